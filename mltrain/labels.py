@@ -1,8 +1,8 @@
 """LabelSet and LabelStats: the two nouns that everything passes around.
 
-A target is 1 (positive), 0 (negative) or -1 (unknown). Targets are held sparse: per image the classes that are listed, each
-with its value, and one `fill` value for all classes that are not. So memory grows with the number of labels, not with
-images x classes (OpenImages has 9 M images x 9,605 classes).
+A target is 1 (positive), 0 (negative) or -1 (unknown). Targets are held sparse: per image the classes that are listed,
+each with its value, and one `fill` value for all classes that are not. So memory grows with the number of labels, not
+with images x classes (OpenImages has 9 M images x 9,605 classes).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class LabelSet:
         root: folder that `files` are relative to.
         files: image files, N of them, as listed in the annotation files.
         class_names: C names; their order is the order of the targets.
-        indptr, indices, values: compressed rows; image i lists the classes ``indices[indptr[i]:indptr[i + 1]]`` with the
-            targets ``values[...]``.
+        indptr, indices, values: compressed rows; image i lists the classes ``indices[indptr[i]:indptr[i + 1]]`` with
+            the targets ``values[...]``.
         fill: target of every class that an image does not list: 0 (fully annotated) or -1 (partially annotated).
 
     Raises:
@@ -105,14 +105,16 @@ class LabelSet:
         fill: int = 0,
     ) -> LabelSet:
         """From per-image lists of class indices; a class listed twice in one list counts once."""
-        parts = [(1, positives), (0, negatives), (-1, unknowns)]
+        parts = [
+            (value, lists) for value, lists in ((1, positives), (0, negatives), (-1, unknowns)) if lists is not None
+        ]
         indptr, indices, values = [0], [], []
-        for lists in (lists for _, lists in parts if lists is not None):
-            if len(lists) != len(files):
-                raise ValueError(f"{name}: {len(lists)} label lists for {len(files)} files")
+        for _, given in parts:
+            if len(given) != len(files):
+                raise ValueError(f"{name}: {len(given)} label lists for {len(files)} files")
         for i in range(len(files)):
             for value, lists in parts:
-                if lists is None or value == fill:
+                if value == fill:
                     continue
                 row = sorted(set(lists[i]))
                 indices.extend(row)
@@ -162,7 +164,8 @@ class LabelSet:
         return len(self._files)
 
     def __repr__(self) -> str:
-        return f"LabelSet({self.name!r}, {len(self)} images, {self.num_classes} classes, {len(self._indices)} labels listed)"
+        sizes = f"{len(self)} images, {self.num_classes} classes, {len(self._indices)} labels listed"
+        return f"LabelSet({self.name!r}, {sizes})"
 
     @property
     def num_classes(self) -> int:
@@ -259,8 +262,8 @@ class LabelSet:
 class LabelStats:
     """Frequencies of a *training* LabelSet: what losses, samplers, heads and group metrics need to know of it.
 
-    Groups follow the Distribution-Balanced benchmark (Wu et al., ECCV 2020): head n >= 100, medium 20 <= n < 100, tail n < 20
-    training positives (class 'backpack' with exactly 100 is head in the published split).
+    Groups follow the Distribution-Balanced benchmark (Wu et al., ECCV 2020): head n >= 100, medium 20 <= n < 100,
+    tail n < 20 training positives (class 'backpack' with exactly 100 is head in the published split).
     """
 
     class_names: tuple[str, ...]
