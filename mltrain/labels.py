@@ -316,39 +316,39 @@ class LabelStats:
         groups = self.groups
         return {name: np.flatnonzero(groups == k) for k, name in enumerate(GROUP_NAMES)}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON and for checkpoints."""
+    def to_arrays(self) -> dict[str, Any]:
+        """Plain values and NumPy arrays; what `from_arrays` takes."""
         return {
             "class_names": list(self.class_names),
             "num_images": self.num_images,
-            "positives": self.positives.tolist(),
-            "negatives": self.negatives.tolist(),
-            "unknowns": self.unknowns.tolist(),
-            "cooccurrence": {
-                "indptr": self.cooccurrence.indptr.tolist(),
-                "indices": self.cooccurrence.indices.tolist(),
-                "data": self.cooccurrence.data.tolist(),
-            },
+            "positives": self.positives,
+            "negatives": self.negatives,
+            "unknowns": self.unknowns,
+            "cooccurrence_indptr": self.cooccurrence.indptr,
+            "cooccurrence_indices": self.cooccurrence.indices,
+            "cooccurrence_data": self.cooccurrence.data,
             "head_min": self.head_min,
             "medium_min": self.medium_min,
         }
 
     @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> LabelStats:
-        """The inverse of `to_json`."""
+    def from_arrays(cls, state: Mapping[str, Any]) -> LabelStats:
+        """The inverse of `to_arrays` and of `to_json`; arrays may be lists or CPU tensors."""
         c = len(state["class_names"])
-        rows = state["cooccurrence"]
-        data = np.asarray(rows["data"], dtype=np.int64)
+        rows = tuple(np.asarray(state[f"cooccurrence_{part}"]) for part in ("data", "indices", "indptr"))
+        counts = {key: _frozen(np.array(state[key], dtype=np.int64)) for key in ("positives", "negatives", "unknowns")}
         return cls(
             class_names=tuple(state["class_names"]),
             num_images=int(state["num_images"]),
-            positives=_frozen(np.asarray(state["positives"], dtype=np.int64)),
-            negatives=_frozen(np.asarray(state["negatives"], dtype=np.int64)),
-            unknowns=_frozen(np.asarray(state["unknowns"], dtype=np.int64)),
-            cooccurrence=sparse.csr_matrix((data, rows["indices"], rows["indptr"]), shape=(c, c)),
+            cooccurrence=sparse.csr_matrix(rows, shape=(c, c), dtype=np.int64),
             head_min=int(state["head_min"]),
             medium_min=int(state["medium_min"]),
+            **counts,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """`to_arrays` with lists in place of arrays."""
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.to_arrays().items()}
 
 
 def _encode(files: Sequence[str]) -> np.ndarray:

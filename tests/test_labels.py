@@ -141,7 +141,7 @@ def test_groups_take_exactly_100_as_head_and_exactly_20_as_medium() -> None:
 
 def test_stats_survive_json() -> None:
     stats = LabelStats.from_labels(make(random_targets(n=120)), head_min=30, medium_min=5)
-    back = LabelStats.from_json(json.loads(json.dumps(stats.to_json())))
+    back = LabelStats.from_arrays(json.loads(json.dumps(stats.to_json())))
     assert json.dumps(back.to_json()) == json.dumps(stats.to_json())
     assert np.array_equal(back.groups, stats.groups)
     assert (back.cooccurrence != stats.cooccurrence).nnz == 0
