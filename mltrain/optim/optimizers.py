@@ -1,0 +1,96 @@
+"""Adam, AdamW and SGD over the parameter groups of `groups.py`.
+
+The ASL, ML-Decoder and CSL papers trained with `torch.optim.Adam`: its weight decay is an L2 term added to the
+gradient ("coupled"), so it passes through Adam's normalisation and acts far weaker on weights with large gradients.
+AdamW shrinks the weights directly by lr * weight_decay, so the same number means something else: 1e-4 is usual for
+Adam here, 1e-2 for AdamW.
+
+`fused=None` takes torch's fused kernels where the parameters' device has them, `True` insists, `False` uses the
+default ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mltrain.optim.groups import parameter_groups
+
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+def adam(
+    model: nn.Module,
+    *,
+    lr: float = 1e-4,
+    weight_decay: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    head_lr_multiplier: float = 1.0,
+    decay_1d: bool = False,
+    fused: bool | None = None,
+) -> torch.optim.Adam:
+    """Adam with coupled L2, the optimizer of the ASL and ML-Decoder papers (their lr and weight decay are the
+    defaults).
+
+    `lr` is the peak of the schedule, per optimizer step, not scaled by the batch size. See the module for coupled L2.
+    """
+    groups = parameter_groups(
+        model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
+    )
+    return torch.optim.Adam(groups, lr=lr, betas=_betas(betas), eps=eps, fused=_fused(groups, fused))
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    lr: float = 1e-4,
+    weight_decay: float = 1e-2,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    head_lr_multiplier: float = 1.0,
+    decay_1d: bool = False,
+    fused: bool | None = None,
+) -> torch.optim.AdamW:
+    """AdamW: decay, scaled by the current lr, of the weights themselves (Loshchilov and Hutter, arXiv 1711.05101)."""
+    groups = parameter_groups(
+        model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
+    )
+    return torch.optim.AdamW(groups, lr=lr, betas=_betas(betas), eps=eps, fused=_fused(groups, fused))
+
+
+def sgd(
+    model: nn.Module,
+    *,
+    lr: float = 0.02,
+    weight_decay: float = 1e-4,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    head_lr_multiplier: float = 1.0,
+    decay_1d: bool = False,
+    fused: bool | None = None,
+) -> torch.optim.SGD:
+    """SGD with momentum and L2; the defaults are those of Distribution-Balanced Loss (Wu et al. 2020), batch 32."""
+    groups = parameter_groups(
+        model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
+    )
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_fused(groups, fused))
+
+
+def _betas(betas: tuple[float, float]) -> tuple[float, float]:
+    """A tuple, whatever sequence a config gave."""
+    if len(betas) != 2:
+        raise ValueError(f"betas must be two numbers, got {betas!r}")
+    return (float(betas[0]), float(betas[1]))
+
+
+def _fused(groups: list[dict[str, Any]], fused: bool | None) -> bool:
+    if fused is not None:
+        return fused
+    return all(
+        parameter.device.type in _FUSED_DEVICES and parameter.is_floating_point()
+        for group in groups
+        for parameter in group["params"]
+    )

@@ -1,0 +1,229 @@
+"""Learning-rate schedules as pure functions of the optimizer step, so resuming needs no state.
+
+`schedule.at(step)` gives (factor of each group's `initial_lr`, which is the peak; momentum or None to leave it
+alone). Steps count optimizer steps from 0. A step beyond the end has the figures of the last one. `epochs` may exceed
+the epochs that are run: ASL trains 41 epochs of an 80-epoch one-cycle and never reaches its low end.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from typing import Any, Literal, Protocol
+
+import torch
+
+
+class Schedule(Protocol):
+    """What `apply` needs."""
+
+    def at(self, step: int) -> tuple[float, float | None]: ...
+
+
+class OneCycle:
+    """One-cycle (Smith and Topin, arXiv 1708.07120), equal to `torch.optim.lr_scheduler.OneCycleLR` to 1e-12.
+
+    The factor climbs from 1 / div_factor to 1 over the first `pct_start` of all steps, then falls to
+    1 / (div_factor * final_div_factor). With `cycle_momentum`, momentum (beta1 of Adam) runs the other way, from
+    `max_momentum` to `base_momentum` and back: torch's default, so what the ASL and ML-Decoder papers ran.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        pct_start: float = 0.2,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
+        anneal: Literal["cos", "linear"] = "cos",
+    ) -> None:
+        self.total_steps = _total_steps(steps_per_epoch, epochs)
+        if not 0 <= pct_start <= 1:
+            raise ValueError(f"pct_start must lie in 0..1, got {pct_start}")
+        if div_factor <= 0 or final_div_factor <= 0:
+            raise ValueError(f"div_factor and final_div_factor must be above 0, got {div_factor}, {final_div_factor}")
+        if not 0 <= base_momentum <= max_momentum < 1:
+            raise ValueError(
+                f"0 <= base_momentum <= max_momentum < 1 is required, got {base_momentum} and {max_momentum}"
+            )
+        if anneal not in ("cos", "linear"):
+            raise ValueError(f"anneal must be cos or linear, got {anneal!r}")
+        self._between = _cosine if anneal == "cos" else _linear
+        self._peak = pct_start * self.total_steps - 1.0
+        self._start = 1.0 / div_factor
+        self._end = self._start / final_div_factor
+        self._momentum = (max_momentum, base_momentum) if cycle_momentum else None
+
+    def at(self, step: int) -> tuple[float, float | None]:
+        step = _clamp(step, self.total_steps)
+        last = self.total_steps - 1
+        rising = step <= self._peak or self._peak >= last
+        if rising:
+            fraction = step / self._peak if self._peak > 0 else 1.0
+            factor = self._between(self._start, 1.0, fraction)
+        else:
+            # A warm-up shorter than one step leaves the peak before step 0, where torch begins the descent too.
+            fraction = (step - self._peak) / (last - self._peak)
+            factor = self._between(1.0, self._end, fraction)
+        if self._momentum is None:
+            return factor, None
+        high, low = self._momentum
+        return factor, self._between(high, low, fraction) if rising else self._between(low, high, fraction)
+
+
+class Cosine:
+    """Linear warm-up from `warmup_start` to 1, then a half cosine to `final` (Loshchilov and Hutter, arXiv
+    1608.03983, no restarts).
+
+    Equal to torch's `LinearLR` followed by `CosineAnnealingLR` over the remaining steps to 1e-12. The warm-up lasts
+    `warmup_steps`, or `warmup_epochs` (a fraction is allowed) where that is None.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.01,
+        final: float = 0.0,
+    ) -> None:
+        self.total_steps = _total_steps(steps_per_epoch, epochs)
+        self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
+        if self._warmup.steps >= self.total_steps:
+            raise ValueError(
+                f"the warm-up of {self._warmup.steps} steps is not shorter than the schedule ({self.total_steps} steps)"
+            )
+        if not 0 <= final <= 1:
+            raise ValueError(f"final must lie in 0..1 (a factor of the peak lr), got {final}")
+        self._final = final
+
+    def at(self, step: int) -> tuple[float, float | None]:
+        step = _clamp(step, self.total_steps)
+        start = self._warmup.steps
+        if step < start:
+            return self._warmup.factor(step), None
+        return _cosine(1.0, self._final, (step - start) / (self.total_steps - start)), None
+
+
+class MultiStep:
+    """The factor is multiplied by `gamma` at each of `milestones` (epochs, a fraction is allowed), with a linear
+    warm-up.
+
+    During the warm-up its factor multiplies the schedule's own, as in mmcv, which Distribution-Balanced Loss used
+    (milestones 5 and 7 of 8 epochs, 500 warm-up steps from 1/3).
+    """
+
+    def __init__(
+        self,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        milestones: list[float],
+        gamma: float = 0.1,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.01,
+    ) -> None:
+        self.total_steps = _total_steps(steps_per_epoch, epochs)
+        self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
+        if any(milestone <= 0 for milestone in milestones) or sorted(set(milestones)) != list(milestones):
+            raise ValueError(f"milestones must be epochs above 0 in increasing order, got {list(milestones)}")
+        if gamma <= 0:
+            raise ValueError(f"gamma must be above 0, got {gamma}")
+        self._milestones = [round(milestone * steps_per_epoch) for milestone in milestones]
+        self._gamma = gamma
+
+    def at(self, step: int) -> tuple[float, float | None]:
+        step = _clamp(step, self.total_steps)
+        return self._warmup.factor(step) * self._gamma ** bisect.bisect_right(self._milestones, step), None
+
+
+class Constant:
+    """The peak throughout, after an optional linear warm-up."""
+
+    def __init__(
+        self,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_start: float = 0.01,
+    ) -> None:
+        self.total_steps = _total_steps(steps_per_epoch, epochs)
+        self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
+
+    def at(self, step: int) -> tuple[float, float | None]:
+        return self._warmup.factor(_clamp(step, self.total_steps)), None
+
+
+def apply(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
+    """Set lr, and momentum or beta1 if the schedule has one, of every group for `step`; returns the factor.
+
+    Called before every optimizer step. A tensor (capturable or compiled optimizers) is filled in place, so no graph
+    breaks.
+    """
+    factor, momentum = schedule.at(step)
+    for group in optimizer.param_groups:
+        _set(group, "lr", group["initial_lr"] * factor)
+        if momentum is None:
+            continue
+        if "betas" in group:
+            beta1, beta2 = group["betas"]
+            if isinstance(beta1, torch.Tensor):
+                beta1.fill_(momentum)
+            else:
+                group["betas"] = (momentum, beta2)
+        elif "momentum" in group:
+            _set(group, "momentum", momentum)
+    return factor
+
+
+def _set(group: dict[str, Any], key: str, value: float) -> None:
+    if isinstance(group[key], torch.Tensor):
+        group[key].fill_(value)
+    else:
+        group[key] = value
+
+
+class _Warmup:
+    """A linear climb from `start` to 1 over `steps` steps."""
+
+    def __init__(self, steps_per_epoch: int, epochs: float, steps: int | None, start: float) -> None:
+        if epochs < 0 or (steps is not None and steps < 0):
+            raise ValueError(f"warmup_epochs and warmup_steps must be 0 or more, got {epochs} and {steps}")
+        if epochs and steps is not None:
+            raise ValueError(f"give warmup_epochs or warmup_steps, not both (got {epochs} and {steps})")
+        if not 0 <= start <= 1:
+            raise ValueError(f"warmup_start must lie in 0..1 (a factor of the peak lr), got {start}")
+        self.steps = round(epochs * steps_per_epoch) if steps is None else steps
+        self._start = start
+
+    def factor(self, step: int) -> float:
+        return 1.0 if step >= self.steps else self._start + (1.0 - self._start) * step / self.steps
+
+
+def _total_steps(steps_per_epoch: int, epochs: int) -> int:
+    if steps_per_epoch < 1 or epochs < 1:
+        raise ValueError(f"steps_per_epoch and epochs must be 1 or more, got {steps_per_epoch} and {epochs}")
+    return steps_per_epoch * epochs
+
+
+def _clamp(step: int, total: int) -> int:
+    if step < 0:
+        raise ValueError(f"step must be 0 or more, got {step}")
+    return step if step < total else total - 1
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * fraction))
+
+
+def _linear(start: float, end: float, fraction: float) -> float:
+    return start + (end - start) * fraction
