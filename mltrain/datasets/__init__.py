@@ -1,0 +1,12 @@
+"""Readers: annotation files -> LabelSet. No image is opened.
+
+Each family has `read_x(...) -> LabelSet` for one split, and a function that config targets, which returns `Splits`.
+"""
+
+from mltrain.datasets.coco import read_coco
+from mltrain.datasets.csv import read_csv
+from mltrain.datasets.shapes import read_shapes
+from mltrain.datasets.splits import Splits, check_files, check_splits
+from mltrain.datasets.voc import read_voc
+
+__all__ = ["Splits", "check_files", "check_splits", "read_coco", "read_csv", "read_shapes", "read_voc"]

@@ -1,0 +1,214 @@
+"""The embedded default: a long-tailed multi-label set of 20 drawn shapes, generated on first use.
+
+Real JPEG files and COCO-format annotation files are written below `root`, then read like any COCO set. Classes are
+outlines (disc, square, ... drop); an object mostly has the colour and texture of its class, on the background of one of
+four scenes, and classes of one scene tend to occur together. Training positives fall geometrically over the classes, so
+that head, medium and tail all exist; validation is flatter, so that the AP of every class means something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from mltrain.datasets import shapes_draw
+from mltrain.datasets.coco import read_coco
+from mltrain.datasets.splits import Splits
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+
+try:
+    import fcntl
+except ImportError:  # Windows: without the lock two processes at once both generate, and one result is kept
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raise it when what is drawn changes: sets of other versions are left alone and a new folder is made."""
+
+VAL_LARGEST, VAL_IMBALANCE = 0.3, 6.0
+MANIFEST = "manifest.json"
+
+
+def shapes(
+    *,
+    name: str = "shapes",
+    root: str,
+    num_train: int = 1500,
+    num_val: int = 500,
+    image_size: int = 96,
+    largest: float = 0.4,
+    imbalance: float = 60.0,
+    seed: int = 0,
+) -> Splits:
+    """Train and val, generated below `root` unless a whole set with the same options is there.
+
+    The same options and seed give the same labels and the same pixels before JPEG encoding.
+
+    Args:
+        name: of the LabelSets and the run folder.
+        root: each combination of options has its own folder in it.
+        num_train: training images.
+        num_val: validation images.
+        image_size: width in pixels; heights are 0.75 to 1 of it.
+        largest: share of the training images in which the most frequent class is.
+        imbalance: training positives of the most frequent class by those of the rarest.
+        seed: of the data, independent of the run's seed.
+
+    Raises:
+        DataError: `root` cannot be written.
+    """
+    options = {
+        "num_train": num_train,
+        "num_val": num_val,
+        "image_size": image_size,
+        "largest": float(largest),
+        "imbalance": float(imbalance),
+        "seed": seed,
+    }
+    if min(num_train, num_val) < 1 or image_size < 16 or seed < 0 or not 0 < largest <= 1 or imbalance < 1:
+        raise ValueError(
+            "shapes needs num_train, num_val >= 1, image_size >= 16, seed >= 0, 0 < largest <= 1, imbalance >= 1; got "
+            + ", ".join(f"{key}={value}" for key, value in options.items())
+        )
+    folder = _folder(Path(root), options)
+    if not _is_whole(folder, options):
+        _make(folder, options)
+    return Splits(
+        read_shapes(folder=folder, split="train", name=name), read_shapes(folder=folder, split="val", name=name)
+    )
+
+
+def read_shapes(
+    *, folder: str | os.PathLike[str], split: Literal["train", "val"] = "val", name: str = "shapes"
+) -> LabelSet:
+    """One split of a generated folder as a LabelSet."""
+    return read_coco(
+        root=folder,
+        annotation_file=f"annotations/{split}.json",
+        image_dir=split,
+        keep_unlabelled=True,
+        name=f"{name}/{split}",
+    )
+
+
+def _folder(root: Path, options: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps([VERSION, options], sort_keys=True).encode()).hexdigest()[:8]
+    return root / f"v{VERSION}_{options['num_train']}_{options['num_val']}_{key}"
+
+
+def _is_whole(folder: Path, options: dict[str, Any]) -> bool:
+    """Whether the folder holds exactly what its manifest, written last, says, with these options."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["version"] != VERSION or manifest["options"] != options:
+            return False
+        for file, digest in manifest["annotations"].items():
+            if hashlib.sha256((folder / file).read_bytes()).hexdigest() != digest:
+                return False
+        for split in ("train", "val"):
+            with os.scandir(folder / split) as entries:
+                sizes = [entry.stat().st_size for entry in entries]
+            if len(sizes) != options[f"num_{split}"] or sum(sizes) != manifest["bytes"][split]:
+                return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _make(folder: Path, options: dict[str, Any]) -> None:
+    """Generate in a temporary folder beside it, then rename; one process does so, others wait for it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder.parent / f".{folder.name}.lock"):
+            if _is_whole(folder, options):  # made by another process meanwhile
+                return
+            start = time.perf_counter()
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                _write(temporary, options)
+                temporary.chmod(0o755)  # mkdtemp gives 0o700
+                _put(temporary, folder, options)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            log.info("shapes: drew %s in %.1f s", folder, time.perf_counter() - start)
+    except OSError as error:
+        raise DataError(
+            f"shapes: cannot write below {folder.parent} ({error.strerror or error}); point paths.data or dataset.root to "
+            "a folder that can be written"
+        ) from error
+
+
+def _put(temporary: Path, folder: Path, options: dict[str, Any]) -> None:
+    """Rename into place; what is there but not whole is removed."""
+    if folder.exists():
+        broken = temporary.with_name(temporary.name + ".old")
+        folder.replace(broken)
+        shutil.rmtree(broken, ignore_errors=True)
+    try:
+        temporary.replace(folder)
+    except OSError:
+        if not _is_whole(folder, options):  # else: another process, without the lock, was first
+            raise
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as stream:
+        if fcntl is not None:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _write(folder: Path, options: dict[str, Any]) -> None:
+    size, seed = options["image_size"], options["seed"]
+    (folder / "annotations").mkdir()
+    manifest: dict[str, Any] = {"version": VERSION, "options": options, "annotations": {}, "bytes": {}}
+    for split, largest, imbalance in (
+        ("train", options["largest"], options["imbalance"]),
+        ("val", VAL_LARGEST, VAL_IMBALANCE),
+    ):
+        (folder / split).mkdir()
+        n = options[f"num_{split}"]
+        counts = shapes_draw.class_counts(n, largest, imbalance)
+        present, scenes = shapes_draw.place_classes(seed, split, n, counts)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        total = 0
+        for i in range(n):
+            pixels, objects = shapes_draw.draw(seed, split, i, np.flatnonzero(present[i]), int(scenes[i]), size)
+            path = folder / split / f"{i:06d}.jpg"
+            Image.fromarray(pixels).save(path, quality=90)
+            total += path.stat().st_size
+            images.append({"id": i, "file_name": path.name, "width": pixels.shape[1], "height": pixels.shape[0]})
+            annotations += [
+                {
+                    "id": len(annotations) + j,
+                    "image_id": i,
+                    "category_id": k + 1,
+                    "bbox": list(box),
+                    "area": area,
+                    "iscrowd": 0,
+                }
+                for j, (k, box, area) in enumerate(objects)
+            ]
+        categories = [{"id": k + 1, "name": label} for k, label in enumerate(shapes_draw.CLASS_NAMES)]
+        text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        file = f"annotations/{split}.json"
+        (folder / file).write_text(text)
+        manifest["annotations"][file] = hashlib.sha256(text.encode()).hexdigest()
+        manifest["bytes"][split] = total
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

@@ -1,0 +1,170 @@
+"""What every reader shares: the splits of a dataset, the checks on them, one log line and one kind of error."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5
+
+
+class Splits(NamedTuple):
+    """The LabelSets of one dataset; all have the same classes in the same order."""
+
+    train: LabelSet
+    val: LabelSet
+    test: LabelSet | None = None
+
+
+def log_labels(labels: LabelSet) -> LabelSet:
+    """Log what a reader found, in one line; returns its argument."""
+    rows, cols = labels.positive_pairs()
+    n, c = len(labels), labels.num_classes
+    counts = np.bincount(cols, minlength=c)
+    empty = [labels.class_names[k] for k in np.flatnonzero(counts == 0)]
+    message = f"{labels.name}: {n} images, {c} classes, {len(rows) / max(n, 1):.2f} labels per image"
+    bare = n - len(np.unique(rows))
+    if bare:
+        message += f", {bare} images without a positive"
+    if not labels.fully_labelled:
+        message += ", partially labelled (unknown targets are -1)"
+    if empty:
+        message += f", {len(empty)} classes without positives ({_some(empty)})"
+    log.info(message)
+    return labels
+
+
+def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) -> None:
+    """Raise one DataError that lists every expected path, found or missing, and how to get what is missing.
+
+    Args:
+        what: the dataset, starts the message.
+        paths: files or folders that must exist.
+        how: where to get them, and which key points elsewhere.
+    """
+    places = list(dict.fromkeys(Path(path).absolute() for path in paths))
+    found = [place.exists() for place in places]
+    if all(found):
+        return
+    lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
+    lines += [f"  {'found  ' if ok else 'missing'}  {place}" for ok, place in zip(found, places, strict=True)]
+    raise DataError("\n".join([*lines, how]))
+
+
+def check_files(labels: LabelSet) -> None:
+    """Check that the file of every image exists, before hours of training stand on it.
+
+    Each folder is listed once in place of one `stat` per image.
+
+    Raises:
+        DataError: files are missing: the first 5, how many, and the folder they were expected in.
+    """
+    missing = [image.file for image in _located(labels) if image.inode is None]
+    if not missing:
+        return
+    folder = Path(labels.root).absolute()
+    advice = "check dataset.root" if folder.is_dir() else "the folder does not exist: check dataset.root"
+    shown = "".join(f"\n  {file}" for file in missing[:SHOWN])
+    more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    raise DataError(
+        f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {folder} ({advice}):"
+        f"{shown}{more}"
+    )
+
+
+def check_splits(splits: Splits) -> None:
+    """Check that no image of the validation or test set is trained on, and that all sets have the same classes.
+
+    Two images are the same when their paths are, symbolic links resolved, or when they are hard links to one file.
+    Missing files are compared by path. The validation and the test set may share images.
+
+    Raises:
+        DataError: how many images are shared, and a few of them; or the classes differ.
+    """
+    train = splits.train
+    held_out = [labels for labels in (splits.val, splits.test) if labels is not None]
+    for other in held_out:
+        if other.class_names != train.class_names:
+            only = sorted(set(other.class_names) ^ set(train.class_names))
+            reason = f"in one only: {_some(only)}" if only else "same names in another order"
+            raise DataError(f"{other.name} and {train.name} have different classes ({reason})")
+    paths: set[str] = set()
+    by_inode: dict[tuple[int, int], str] = {}
+    for image in _located(train):
+        paths.add(image.path)
+        if image.inode is not None:
+            by_inode.setdefault(image.inode, image.path)
+    for other in held_out:
+        shared = [image.file for image in _located(other) if image.path in paths or _linked(image, by_inode)]
+        if shared:
+            listed = "".join(f"\n  {file}" for file in shared[:SHOWN])
+            raise DataError(
+                f"{other.name} shares {len(shared)} of its {len(other)} images with {train.name}, so its figures would "
+                f"be those of the training set. Give each image to one split. Shared, for example:{listed}"
+            )
+
+
+class _Image(NamedTuple):
+    file: str
+    """as listed"""
+    path: str
+    """symbolic links resolved"""
+    inode: tuple[int, int] | None
+    """(device, inode) as the folder lists it; None: there is no such file"""
+
+
+def _linked(image: _Image, by_inode: dict[tuple[int, int], str]) -> bool:
+    """Whether a training image is a hard link to the same file."""
+    twin = None if image.inode is None else by_inode.get(image.inode)
+    # Asked again: some file systems list made-up inode numbers.
+    return twin is not None and Path(image.path).samefile(twin)
+
+
+def _located(labels: LabelSet) -> Iterator[_Image]:
+    """Every image with its place on disk, in order; reads each folder once and opens no image."""
+    folders: dict[str, _Folder] = {}
+    for i in range(len(labels)):
+        file = labels.file(i)
+        parent, name = os.path.split(file)
+        folder = folders.get(parent)
+        if folder is None:
+            folder = folders[parent] = _Folder(Path(labels.root, parent))
+        yield _Image(file, folder.links.get(name) or f"{folder.path}{os.sep}{name}", folder.inodes.get(name))
+
+
+class _Folder:
+    """Files in a folder: their inodes by name, and where the symbolic links among them lead."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = os.path.realpath(folder)
+        self.inodes: dict[str, tuple[int, int]] = {}
+        self.links: dict[str, str] = {}
+        try:
+            device = folder.stat().st_dev
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        self.links[entry.name] = os.path.realpath(entry.path)
+                        if entry.is_file():
+                            status = entry.stat()
+                            self.inodes[entry.name] = (status.st_dev, status.st_ino)
+                    elif not entry.is_dir():
+                        self.inodes[entry.name] = (device, entry.inode())
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise DataError(f"{folder.absolute()}: cannot be listed ({error.strerror})") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

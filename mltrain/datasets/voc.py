@@ -1,0 +1,141 @@
+"""Pascal VOC 2007, 2012 and 07+12 (Everingham et al., IJCV 2010): image-level labels from the object annotations.
+
+Classes are the 20 in alphabetical order. An image's target for a class is 1 when it has an object of the class that is
+not marked `difficult`, 0 when it has none; what an image with difficult objects only gets is the option `difficult`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+from mltrain.datasets.splits import Splits, log_labels, require_paths
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+
+# fmt: off
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+INDEX = {label: k for k, label in enumerate(CLASSES)}
+
+HOW = (
+    "Pascal VOC comes from http://host.robots.ox.ac.uk/pascal/VOC/: VOCtrainval_06-Nov-2007.tar, "
+    "VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar; unpack them into one folder. To use a copy elsewhere: "
+    "dataset.root=FOLDER, the folder that holds VOCdevkit/ (or VOC2007/, VOC2012/)"
+)
+
+TRAIN = {2007: [(2007, "trainval")], 2012: [(2012, "train")], "07+12": [(2007, "trainval"), (2012, "trainval")]}
+VAL = {2007: (2007, "test"), 2012: (2012, "val"), "07+12": (2007, "test")}
+
+
+def voc(
+    *,
+    name: str = "voc",
+    root: str,
+    year: Literal[2007, 2012, "07+12"] = 2007,
+    difficult: Literal["positive", "negative", "ignore"] = "ignore",
+) -> Splits:
+    """VOC train and val as papers use them.
+
+    2007: trainval (5,011 images) and test (4,952). 2012: train (5,717) and val (5,823), for the labels of its test set
+    are not public. 07+12: both trainval sets together (16,551) and VOC2007 test. (Counts as commonly quoted.)
+
+    Args:
+        name: of the LabelSets and the run folder.
+        root: folder that holds `VOCdevkit/` (or directly `VOC2007/`, `VOC2012/`).
+        year: 2007, 2012 or "07+12".
+        difficult: target of a class of which an image has difficult objects only: positive (1; Distribution-Balanced
+            loss does so), negative (0), or ignore (-1; the official evaluation does so).
+
+    Raises:
+        DataError: files are missing or broken.
+    """
+    if year not in TRAIN:
+        raise ValueError(f"year must be 2007, 2012 or '07+12', got {year!r}")
+    parts = [*TRAIN[year], VAL[year]]
+    require_paths(name, [path for part in parts for path in _places(root, *part)], HOW)
+    train = read_voc(root=root, parts=parts[:-1], difficult=difficult, name=f"{name}/train")
+    return Splits(train, read_voc(root=root, parts=parts[-1:], difficult=difficult, name=f"{name}/val"))
+
+
+def read_voc(
+    *,
+    root: str | os.PathLike[str],
+    parts: Sequence[tuple[int, str]],
+    difficult: str = "ignore",
+    name: str | None = None,
+) -> LabelSet:
+    """One or more image lists, joined, as a LabelSet.
+
+    Args:
+        root: as for `voc`.
+        parts: (year, list) pairs, such as ``[(2007, "trainval")]``; the list is ``ImageSets/Main/<list>.txt``.
+        difficult: as for `voc`.
+        name: of the LabelSet; default such as ``voc2007/trainval``.
+
+    Raises:
+        DataError: files are missing or broken.
+    """
+    if difficult not in ("positive", "negative", "ignore"):
+        raise ValueError(f"difficult must be positive, negative or ignore, got {difficult!r}")
+    name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
+    require_paths(name, [path for part in parts for path in _places(root, *part)], HOW)
+    files: list[str] = []
+    positives: list[set[int]] = []
+    unknowns: list[set[int]] = []
+    devkit = _devkit(root)
+    for year, split in parts:
+        ids = _image_ids(devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt")
+        annotations = f"{devkit}/VOC{year}/Annotations"
+        for image_id in ids:
+            clear, hard = _objects(f"{annotations}/{image_id}.xml")
+            files.append(f"VOC{year}/JPEGImages/{image_id}.jpg")
+            positives.append(clear | hard if difficult == "positive" else clear)
+            unknowns.append(hard - clear if difficult == "ignore" else set())
+    return log_labels(
+        LabelSet.from_lists(
+            name=name, root=devkit, files=files, class_names=CLASSES, positives=positives, unknowns=unknowns
+        )
+    )
+
+
+def _devkit(root: str | os.PathLike[str]) -> Path:
+    inner = Path(root, "VOCdevkit")
+    return inner if inner.is_dir() or not any(Path(root).glob("VOC20*")) else Path(root)
+
+
+def _places(root: str | os.PathLike[str], year: int, split: str) -> list[Path]:
+    folder = _devkit(root) / f"VOC{year}"
+    return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations", folder / "JPEGImages"]
+
+
+def _image_ids(path: Path) -> list[str]:
+    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    if not ids:
+        raise DataError(f"{path}: lists no image")
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{path}: {len(ids) - len(set(ids))} images are listed more than once")
+    return ids
+
+
+def _objects(path: str) -> tuple[set[int], set[int]]:
+    """Classes with an object not marked difficult, and classes with a difficult object."""
+    clear: set[int] = set()
+    hard: set[int] = set()
+    try:
+        for entry in ElementTree.parse(path).getroot().iterfind("object"):  # direct children: body parts are deeper
+            label = (entry.findtext("name") or "").strip()
+            (hard if (entry.findtext("difficult") or "0").strip() == "1" else clear).add(INDEX[label])
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: annotation missing; the archive was not unpacked whole. {HOW}") from error
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}: broken xml ({error}); unpack the archive again") from error
+    except KeyError as error:
+        raise DataError(f"{path}: object of class {error}, which is none of the 20: {', '.join(CLASSES)}") from error
+    return clear, hard
