@@ -1,0 +1,223 @@
+"""From a checked config to a Runner: the one place where the parts are wired together."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mltrain.config.build import instantiate
+from mltrain.config.identity import run_folder, run_id
+from mltrain.datasets.splits import Splits, check_files, check_splits
+from mltrain.engine import distributed
+from mltrain.engine.logging import make_sinks, save_environment
+from mltrain.engine.precision import resolve_amp
+from mltrain.engine.progress import Progress
+from mltrain.engine.runner import Outcome, Runner
+from mltrain.engine.seeding import seed_start
+from mltrain.engine.step import TrainStep
+from mltrain.errors import ConfigError
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.metrics.summary import Summary, summarize
+from mltrain.models.classifier import Classifier
+from mltrain.pipeline.loader import EvalLoader, TrainLoader
+from mltrain.report.outcome import write_json, write_per_class, write_predictions
+from mltrain.report.tables import metrics_table
+
+logger = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """What an evaluation needs too: data, statistics and model."""
+
+    splits: Splits
+    stats: LabelStats
+    model: Classifier
+
+
+def train(cfg: DictConfig) -> dict[str, Any] | None:
+    """Run a config to its end and write its results; a finished run is only reported. The result on the main rank.
+
+    Raises:
+        MltrainError: whatever of config, data, numerics or signals stopped it.
+    """
+    folder = run_folder(cfg)
+    finished = folder / "result.json"
+    with distributed.start(cfg.runner.device) as dist:
+        if dist.is_main and cfg.rerun and folder.exists():
+            shutil.rmtree(folder)
+        dist.barrier()
+        if finished.exists():
+            result = json.loads(finished.read_text())
+            if dist.is_main:
+                logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
+            return result
+        runner = assemble(cfg, dist)
+        outcome = runner.fit()
+        return None if outcome is None else _write(cfg, runner, outcome)
+
+
+def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
+    """Read the data, build every part and wire them; nothing is trained yet."""
+    folder = run_folder(cfg)
+    seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
+    parts = build_parts(cfg, dist)
+    splits, stats, model = parts
+    loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
+    optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
+    train_loader = _train_loader(cfg, dist, parts)
+    amp_dtype = resolve_amp(cfg.runner.amp, dist.device)
+    ema = instantiate(cfg.ema, "ema", model=model)
+    step = TrainStep(
+        model=model,
+        loss=loss.to(dist.device),
+        optimizer=optimizer,
+        schedule=instantiate(cfg.schedule, "schedule", steps_per_epoch=train_loader.steps_per_epoch),
+        ema=ema,
+        mix=instantiate(cfg.mix, "mix"),
+        dist=dist,
+        seed=cfg.seed,
+        amp_dtype=amp_dtype,
+        clip_grad_norm=cfg.runner.clip_grad_norm,
+        channels_last=cfg.runner.channels_last,
+        compile=cfg.runner.compile,
+    )
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    config = {str(k): v for k, v in plain.items()}
+    if dist.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        write_json(folder / "stats.json", stats.to_json())
+        save_environment(folder)
+        _describe(folder, step, model, train_loader)
+    return Runner(
+        model=model,
+        ema=ema,
+        train_step=step,
+        train_loader=train_loader,
+        val_loader=eval_loader(cfg, dist, splits.val, model),
+        test_loader=None if splits.test is None else eval_loader(cfg, dist, splits.test, model),
+        train_labels=splits.train,
+        stats=stats,
+        summarize=summarizer(cfg, stats),
+        dist=dist,
+        folder=folder,
+        config=config,
+        sinks=make_sinks(folder, config, dist),
+        progress=Progress(mode=cfg.logger.progress, enabled=dist.is_main),
+        epochs=cfg.runner.epochs,
+        accumulate=cfg.runner.accumulate,
+        max_steps=cfg.runner.max_steps,
+        evaluate_every=cfg.runner.evaluate_every,
+        checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
+        log_every_steps=cfg.logger.every_steps,
+    )
+
+
+def build_parts(cfg: DictConfig, dist: distributed.Distributed) -> Parts:
+    """Splits (checked), statistics of the training labels, and the model on its device."""
+    with dist.first():  # one process generates what a dataset keeps on disk
+        splits: Splits = instantiate(cfg.dataset, "dataset")
+    check_splits(splits)
+    if cfg.data.check_files:
+        for labels in splits:
+            if labels is not None:
+                check_files(labels)
+    stats = LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
+    with dist.first():  # one process downloads pretrained weights
+        backbone = instantiate(cfg.model, "model")
+    num_classes = len(stats.class_names)
+    head = instantiate(cfg.head, "head", in_features=backbone.num_features, num_classes=num_classes, stats=stats)
+    model: nn.Module = Classifier(backbone, head)
+    if cfg.runner.sync_bn and dist.world_size > 1:
+        if dist.device.type != "cuda":
+            raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
+    model = model.to(device=dist.device, memory_format=memory_format)
+    assert isinstance(model, Classifier)
+    return Parts(splits, stats, model)
+
+
+def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
+    """Loader of an evaluation split, at the model's input size."""
+    return EvalLoader(
+        labels,
+        instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size),
+        batch_size=_per_rank(cfg.runner.eval_batch_size or cfg.runner.batch_size, dist, "runner.eval_batch_size"),
+        rank=dist.rank,
+        world_size=dist.world_size,
+        num_workers=cfg.data.num_workers,
+        pin_memory=dist.device.type == "cuda",
+    )
+
+
+def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
+    """`summarize` with the config's settings and the groups of the training set."""
+    settings = {key: cfg.metrics[key] for key in ("threshold", "topk", "words_k", "absent")}
+    return functools.partial(summarize, group_indices=stats.group_indices(), **settings)
+
+
+def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
+    splits, stats, model = parts
+    _per_rank(cfg.runner.batch_size, dist, "runner.batch_size")
+    return TrainLoader(
+        splits.train,
+        instantiate(cfg.augment, "augment", image_size=model.backbone.image_size),
+        instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed),
+        batch_size=cfg.runner.batch_size,
+        accumulate=cfg.runner.accumulate,
+        rank=dist.rank,
+        world_size=dist.world_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        on_corrupt=cfg.data.on_corrupt,
+        corrupt_budget=cfg.data.corrupt_budget,
+        pin_memory=dist.device.type == "cuda",
+    )
+
+
+def _per_rank(batch_size: int, dist: distributed.Distributed, key: str) -> int:
+    if batch_size % dist.world_size:
+        raise ConfigError(
+            f"{key}={batch_size} is the batch over all processes and must divide by their number, {dist.world_size}"
+        )
+    return batch_size // dist.world_size
+
+
+def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
+    lrs = ", ".join(f"{g['name']} {g['initial_lr']:.3g}" for g in step.optimizer.param_groups)
+    logger.info("run folder %s", folder)
+    logger.info("model: %.2f M parameters, %.2f M trained; input %d px", count, trained, model.backbone.image_size)
+    logger.info(
+        "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
+    )
+    logger.info("peak LR: %s", lrs)
+
+
+def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
+    result = outcome.result | {
+        "config_id": run_id(cfg),
+        "dataset": cfg.dataset.name,
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "folder": str(runner.folder),
+    }
+    write_per_class(runner.folder / "per_class.csv", outcome.validation, runner.stats)
+    if cfg.metrics.save_predictions:
+        write_predictions(runner.folder / "predictions.npz", outcome.validation, runner.val_loader.labels)
+    write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
+    best = f"* best by validation mAP, epoch {result['best']['epoch']}; all results in {runner.folder}"
+    logger.info("%s\n%s", metrics_table(result), best)
+    return result

@@ -1,0 +1,353 @@
+"""The training loop.
+
+    fit:  restore -> (train an epoch -> evaluate raw and EMA weights -> remember the best -> save)* -> outcome
+
+Everything random is a function of (seed, step) and the input of (seed, epoch), so a run's whole position is its number
+of optimizer steps: a checkpoint holds that number, weights, EMA, optimizer and history, and a resumed run goes on bit
+for bit as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.evaluator import Predictions, evaluate
+from mltrain.engine.signals import StopSignal
+from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+
+if TYPE_CHECKING:
+    from mltrain.engine.distributed import Distributed
+    from mltrain.engine.logging import Sinks
+    from mltrain.engine.progress import Progress
+    from mltrain.engine.step import StepResult, TrainStep
+    from mltrain.labels import LabelSet, LabelStats
+    from mltrain.metrics.summary import Summary
+    from mltrain.models.classifier import Classifier
+    from mltrain.optim.ema import ModelEma
+    from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of a split and their metrics, per weights ("val" raw, "ema")."""
+
+    predictions: Predictions
+    summaries: dict[str, Summary]
+
+    def best(self) -> str:
+        """The weights with the higher mAP; raw weights where equal."""
+        return max(self.summaries, key=lambda name: self.summaries[name].scalars["map"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run hands to the report; only on the main rank."""
+
+    result: dict[str, Any]
+    validation: Evaluation
+    test: Evaluation | None
+
+
+@dataclass
+class Runner:
+    """Everything a run needs, and where it stands."""
+
+    model: Classifier
+    ema: ModelEma | None
+    train_step: TrainStep
+    train_loader: TrainLoader
+    val_loader: EvalLoader
+    test_loader: EvalLoader | None
+    train_labels: LabelSet
+    stats: LabelStats
+    summarize: Callable[[torch.Tensor, torch.Tensor], Summary]
+    dist: Distributed
+    folder: Path
+    config: dict[str, Any]
+    sinks: Sinks
+    progress: Progress
+    epochs: int
+    accumulate: int = 1
+    max_steps: int | None = None
+    evaluate_every: int = 1
+    checkpoint_every_minutes: float = 10.0
+    log_every_steps: int = 10
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    corrupt: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.checkpoints = CheckpointFolder(self.folder)
+        self.stop = StopSignal()
+        self._clock = time.monotonic()
+        self._saved_at = time.monotonic()
+
+    # -- position ----------------------------------------------------------------------------------------------------
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.train_loader.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished, as a part of an epoch counts when it is the last."""
+        return self.epochs_at(self.step)
+
+    def epochs_at(self, step: int) -> int:
+        """Epochs finished after `step` optimizer steps."""
+        return -(-step // self.steps_per_epoch) if step >= self.total_steps else step // self.steps_per_epoch
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Outcome | None:
+        """Train to the end; the outcome on the main rank, None elsewhere.
+
+        Raises:
+            Interrupted: by SIGTERM or SIGINT, after saving.
+            NonFiniteError: before the step that would have spoilt the weights; a dump says which images it met.
+            DataError: an image could not be read.
+        """
+        with self.stop, self.progress, self.sinks:
+            self._restore()
+            try:
+                self._train()
+                return self._finish()
+            finally:
+                self._close_loaders()
+
+    def _train(self) -> None:
+        try:
+            self._evaluate_epoch()  # of a run that was stopped between an epoch and its evaluation
+            while self.step < self.total_steps:
+                self._train_epoch()
+                self._evaluate_epoch()
+                self._save()
+        except (Interrupted, DataError):  # both leave the state as it is between two steps
+            self._save()
+            raise
+
+    def _train_epoch(self) -> None:
+        epoch, start = divmod(self.step, self.steps_per_epoch)
+        steps = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
+        self.model.train()
+        self.progress.start_epoch(epoch, self.epochs, steps, start)
+        batches = iter(self.train_loader.epoch(epoch, start))
+        for _ in range(start, steps):
+            waited = time.perf_counter()
+            group = self._next_group(batches)
+            waited = time.perf_counter() - waited
+            try:
+                result = self.train_step(self.step, group, self.stop.signum)
+            except NonFiniteError as error:
+                raise self._dump(error, group) from None
+            self.step += 1
+            self.loss_sum += result.loss
+            self._report_step(result, group, waited)
+            if result.signum is not None:
+                name = "SIGTERM" if result.signum == 15 else "SIGINT"
+                raise Interrupted(f"stopped by {name} after step {self.step} of {self.total_steps}", result.signum)
+            if time.monotonic() - self._saved_at > 60 * self.checkpoint_every_minutes:
+                self._save()
+
+    def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of one step."""
+        group = list(itertools.islice(batches, self.accumulate))
+        for batch in group:
+            if batch.corrupt:
+                self.corrupt.extend(batch.corrupt)
+                logger.warning("skipped %d unreadable image(s): %s", len(batch.corrupt), ", ".join(batch.corrupt))
+        return group
+
+    def _report_step(self, result: StepResult, group: list[Batch], waited: float) -> None:
+        lr = self.train_step.optimizer.param_groups[0]["lr"]
+        images = sum(len(batch.targets) for batch in group) * self.dist.world_size
+        self.progress.update(loss=result.loss, lr=lr, images=images, waited=waited)
+        if self.step % self.log_every_steps == 0 or self.step == self.total_steps:
+            scalars = {"train/loss": result.loss, "train/lr": lr, "train/grad_norm": result.grad_norm}
+            self.sinks.log(self.step, {**scalars, **self.progress.rates()})
+
+    def _evaluate_epoch(self) -> None:
+        """Evaluate the epoch that has just ended, unless its evaluation is already in the history."""
+        epoch = self.epochs_at(self.step)
+        at_boundary = self.step == self.total_steps or self.step % self.steps_per_epoch == 0
+        if not at_boundary or epoch == 0 or (self.history and self.history[-1]["epoch"] >= epoch):
+            return
+        trained = self.step - (epoch - 1) * self.steps_per_epoch
+        record: dict[str, Any] = {"epoch": epoch, "step": self.step, "train_loss": self.loss_sum / trained}
+        if epoch % self.evaluate_every == 0 or self.step == self.total_steps:
+            evaluation = self.evaluate(self.val_loader)
+            if evaluation is not None:
+                record |= {name: summary.scalars for name, summary in evaluation.summaries.items()}
+                self._remember_best(epoch, evaluation)
+        self.loss_sum = 0.0
+        self.history.append(record)
+        flat = {"train/epoch_loss": record["train_loss"], "epoch": epoch}
+        for name in self._evaluated():
+            flat |= {f"{name}/{key}": value for key, value in record.get(name, {}).items()}
+        self.sinks.log(self.step, flat)
+        self.progress.end_epoch(self._epoch_line(record))
+
+    def evaluate(self, loader: EvalLoader) -> Evaluation | None:
+        """Metrics of the raw and EMA weights as they are; None away from the main rank."""
+        predictions = evaluate(
+            self._evaluated(),
+            loader,
+            dist=self.dist,
+            amp_dtype=self.train_step.amp_dtype,
+            channels_last=self.train_step.memory_format is torch.channels_last,
+            stop=self.stop,
+        )
+        if predictions is None:
+            return None
+        summaries = {k: self.summarize(logits, predictions.targets) for k, logits in predictions.logits.items()}
+        return Evaluation(predictions, summaries)
+
+    def _evaluated(self) -> dict[str, Classifier]:
+        return {"val": self.model} | ({"ema": self.ema.module} if self.ema is not None else {})
+
+    def _remember_best(self, epoch: int, evaluation: Evaluation) -> None:
+        weights = evaluation.best()
+        score = evaluation.summaries[weights].scalars["map"]
+        if self.best is not None and not score > self.best["map"]:
+            return
+        self.best = {"epoch": epoch, "step": self.step, "weights": weights, "map": score}
+        self.checkpoints.save(self._weights_state() | {"best": self.best, "step": self.step}, "best")
+
+    def _finish(self) -> Outcome | None:
+        """Evaluate the best weights once more, so that what is reported is what `best.pt` gives."""
+        self.dist.barrier()
+        self.load_best()
+        validation = self.evaluate(self.val_loader)
+        test = self.evaluate(self.test_loader) if self.test_loader is not None else None
+        if validation is None or self.best is None:
+            return None
+        self._tick()
+        result: dict[str, Any] = {k: summary.scalars for k, summary in validation.summaries.items()}
+        if test is not None:
+            result["test"] = {k: summary.scalars for k, summary in test.summaries.items()}
+        result |= {
+            "best": self.best,
+            "last": {k: self.history[-1][k] for k in self._evaluated() if k in self.history[-1]},
+            "epochs": self.epochs_at(self.step),
+            "steps": self.step,
+            "seconds": round(self.seconds, 2),
+            "images_per_second": self.progress.mean_rate(),
+            "corrupt_images": sorted(set(self.corrupt)),
+        }
+        return Outcome(result, validation, test)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def _weights_state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "stats": _tensors(self.stats.to_arrays()),
+            "class_names": list(self.stats.class_names),
+            "config": self.config,
+        }
+
+    def _save(self) -> None:
+        self._tick()
+        self._saved_at = time.monotonic()
+        if not self.dist.is_main:
+            return
+        scaler = self.train_step.scaler
+        state = self._weights_state() | {
+            "optimizer": self.train_step.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "corrupt": self.corrupt,
+        }
+        self.checkpoints.save(state, "last")
+
+    def _restore(self) -> None:
+        state = self.checkpoints.load("last")
+        if state is None:
+            self.sinks.resume(0)
+            return
+        self._load_weights(state)
+        self.train_step.optimizer.load_state_dict(state["optimizer"])
+        if self.train_step.scaler is not None and state["scaler"] is not None:
+            self.train_step.scaler.load_state_dict(state["scaler"])
+        for key in ("step", "history", "best", "seconds", "loss_sum", "corrupt"):
+            setattr(self, key, state[key])
+        self.sinks.resume(self.step)
+        logger.info("resumed at step %d of %d", self.step, self.total_steps)
+
+    def load_best(self) -> None:
+        """Put the best weights, raw and EMA, into the model.
+
+        Raises:
+            CheckpointError: the run has none yet.
+        """
+        state = self.checkpoints.load("best")
+        if state is None:
+            raise CheckpointError(f"{self.folder}: no best.pt; let the run finish an evaluation first")
+        self._load_weights(state)
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        if tuple(state["class_names"]) != self.stats.class_names:
+            raise CheckpointError(f"{self.folder}: the checkpoint's class names differ from the dataset's")
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+
+    def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
+        """Write what is needed to look into a step that was not finite."""
+        file = self.folder / f"nonfinite_rank{self.dist.rank}.json"
+        images = [self.train_labels.path(int(i)) for batch in group for i in batch.indices]
+        lrs = {g.get("name", str(k)): g["lr"] for k, g in enumerate(self.train_step.optimizer.param_groups)}
+        dump = {"error": str(error), "step": self.step, "lr": lrs, "images": images, "config": self.config}
+        file.write_text(json.dumps(dump, indent=2))
+        hint = "Try a lower optimizer.lr, runner.clip_grad_norm=1 or runner.amp=off"
+        return NonFiniteError(f"{error}. Images, LR and config of the step: {file}. {hint}.")
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._clock
+        self._clock = now
+
+    def _epoch_line(self, record: dict[str, Any]) -> str:
+        parts = [f"epoch {record['epoch']}/{self.epochs}", f"loss {record['train_loss']:.4g}"]
+        for name in self._evaluated():
+            if name in record:
+                label = {"val": "mAP", "ema": "EMA mAP"}[name]
+                parts.append(f"{label} {record[name]['map']:.2f}")
+        return "  ".join(parts)
+
+    def _close_loaders(self) -> None:
+        for loader in (self.train_loader, self.val_loader, self.test_loader):
+            if loader is not None:
+                loader.close()
+
+
+def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {k: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for k, v in arrays.items()}

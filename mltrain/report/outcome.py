@@ -1,0 +1,70 @@
+"""Files of a finished run or of an evaluation: result.json, per_class.csv, predictions.npz."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
+
+if TYPE_CHECKING:
+    from mltrain.engine.runner import Evaluation
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write in whole or not at all; NaN becomes null."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> None:
+    """One row per class: training frequency, group, and per weights the per-class metrics (percent)."""
+    columns: dict[str, Any] = {
+        "class": stats.class_names,
+        "group": [GROUP_NAMES[g] for g in stats.groups],
+        "train_positives": stats.positives.tolist(),
+    }
+    for name, summary in evaluation.summaries.items():
+        columns |= {f"{name}_{key}": values.tolist() for key, values in summary.per_class.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow(["" if isinstance(v, float) and v != v else _short(v) for v in row])
+    temporary.replace(path)
+
+
+def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet) -> None:
+    """Logits (fp32) per weights, targets (int8), image files and class names, compressed NumPy."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            files=np.array([labels.file(i) for i in range(len(labels))]),
+            class_names=np.array(labels.class_names),
+            targets=evaluation.predictions.targets.numpy(),
+            **{f"logits_{name}": logits.numpy() for name, logits in evaluation.predictions.logits.items()},
+        )
+    temporary.replace(path)
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
