@@ -147,8 +147,8 @@ def _make(folder: Path, options: dict[str, Any]) -> None:
             log.info("shapes: drew %s in %.1f s", folder, time.perf_counter() - start)
     except OSError as error:
         raise DataError(
-            f"shapes: cannot write below {folder.parent} ({error.strerror or error}); point paths.data or dataset.root to "
-            "a folder that can be written"
+            f"shapes: cannot write below {folder.parent} ({error.strerror or error}); point paths.data or dataset.root "
+            "to a folder that can be written"
         ) from error
 
 

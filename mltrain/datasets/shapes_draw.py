@@ -148,7 +148,8 @@ def draw(
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         polygon = (outline * (0.9 + 0.2 * rng.random(2))) @ turn.T * radius + [x, y]
         low, high = polygon.min(0).clip(0), polygon.max(0).clip(max=(width, height))
-        left, top, right, bottom = (*np.floor(low).astype(int).tolist(), *np.ceil(high).astype(int).tolist())
+        left, top = (int(v) for v in np.floor(low))
+        right, bottom = (int(v) for v in np.ceil(high))
         mask = _fill(polygon - [left, top], right - left, bottom - top)
         paint = _paint(rng, int(k), right - left, bottom - top, radius)
         patch = pixels[top:bottom, left:right]
