@@ -1,0 +1,18 @@
+"""Metrics of multi-label classification: average precision, counts (OP OR OF1 CP CR CF1), words at k, a summary."""
+
+from mltrain.metrics.average_precision import average_precision, micro_average_precision
+from mltrain.metrics.counts import Counts, count_at_threshold, count_at_topk, overall_and_per_class
+from mltrain.metrics.summary import Summary, summarize
+from mltrain.metrics.words import words_at_k
+
+__all__ = [
+    "Counts",
+    "Summary",
+    "average_precision",
+    "count_at_threshold",
+    "count_at_topk",
+    "micro_average_precision",
+    "overall_and_per_class",
+    "summarize",
+    "words_at_k",
+]

@@ -1,0 +1,147 @@
+"""Average precision, exact and tie-aware, without sorting every score.
+
+    AP = sum over thresholds t of (R_t - R_before) * P_t        (no interpolation)
+
+Every positive at threshold t contributes P_t / n_positives, so all that is needed per positive is how many positives and
+how many known entries score at or above it. Equal scores share a threshold: the order of the rows never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK_ENTRIES = 1 << 21
+"""Entries (classes times images) copied at a time; bounds the extra memory to a few tens of MB."""
+
+
+def average_precision(logits: Tensor, targets: Tensor) -> Tensor:
+    """Average precision of each class.
+
+    Args:
+        logits: scores `(N, C)` of any floating dtype, ranked as given (fp16 and bf16 are widened, fp64 is kept);
+            infinities are allowed.
+        targets: `(N, C)` of any dtype; 1 positive, 0 negative, -1 unknown. An unknown entry takes no part in its class.
+
+    Returns:
+        float64 `(C,)` on the CPU, in 0..1; NaN where a class has no known positive.
+
+    Raises:
+        ValueError: shapes differ or are not 2-D, logits are not floating point or hold NaN, a target is not 1, 0 or -1.
+
+    Compared with scikit-learn's `average_precision_score` on each class's known entries: equal to 1e-9, ties included.
+    The result is bit for bit the same under any permutation of the rows. CUDA tensors are copied over in blocks of classes.
+    """
+    check_shapes(logits, targets)
+    result = np.empty(logits.shape[1])
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:  # numpy releases the GIL in its long calls
+        for start, scores, labels in _class_blocks(logits, targets):
+            result[start : start + len(scores)] = list(threads.map(_ranking_average_precision, scores, labels))
+    return torch.from_numpy(result)
+
+
+def micro_average_precision(logits: Tensor, targets: Tensor) -> float:
+    """Average precision over all known entries taken as one ranking; NaN without a positive.
+
+    Arguments and errors as `average_precision`; equals scikit-learn's `average="micro"` to 1e-9.
+    """
+    check_shapes(logits, targets)
+    refuse_nan(logits)
+    return _ranking_average_precision(to_scores(logits).reshape(-1), to_labels(targets).reshape(-1))
+
+
+def check_shapes(logits: Tensor, targets: Tensor) -> None:
+    """Both `(images, classes)`, logits floating point; else ValueError."""
+    if logits.dim() != 2 or logits.shape != targets.shape:
+        found = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"logits and targets must both be (images, classes); got {found}")
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point, not {logits.dtype}")
+
+
+def to_scores(logits: Tensor) -> np.ndarray:
+    """Contiguous fp32 (fp64 where given so) on the CPU."""
+    logits = logits.detach()
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return logits.to("cpu", dtype).contiguous().numpy()
+
+
+def to_labels(targets: Tensor) -> np.ndarray:
+    """Contiguous int8 of 1, 0, -1 on the CPU; anything else refused."""
+    targets = targets.detach().cpu().contiguous()
+    labels = targets.to(torch.int8)
+    exact = labels.dtype == targets.dtype or torch.equal(labels.to(targets.dtype), targets)
+    array = labels.numpy()
+    if not exact or (array.size and (array.min() < -1 or array.max() > 1)):
+        raise ValueError("targets must be 1 (positive), 0 (negative) or -1 (unknown); soft targets cannot be ranked")
+    return array
+
+
+def refuse_nan(logits: Tensor) -> None:
+    """ValueError that says how many logits are NaN, if any are."""
+    rows = max(1, BLOCK_ENTRIES // max(1, logits.shape[1]))
+    nans = sum(int(torch.isnan(part).sum()) for part in logits.split(rows))
+    if nans:
+        raise ValueError(f"{nans} of {logits.numel()} logits are NaN: they cannot be ranked")
+
+
+def _class_blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first class, scores, labels) with one contiguous row a class, a bounded number of entries at a time."""
+    images, classes = logits.shape
+    step = max(1, BLOCK_ENTRIES // max(1, images))
+    for start in range(0, classes, step):
+        block = slice(start, start + step)
+        scores = to_scores(logits[:, block].t())
+        if scores.size and np.isnan(scores.min()):  # min carries NaN, and is far cheaper than isnan
+            refuse_nan(logits)
+        yield start, scores, to_labels(targets[:, block].t())
+
+
+def _ranking_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision of one ranking `(N,)`; NaN without a positive."""
+    positives = np.sort(scores[labels == 1])
+    if positives.size == 0:
+        return float("nan")
+    known = labels >= 0
+    if not known.all():
+        scores = scores[known]
+    positives_at_or_above = positives.size - np.searchsorted(positives, positives)
+    precision = positives_at_or_above / _count_at_or_above(scores, positives)
+    return float(precision.sum() / positives.size)
+
+
+def _count_at_or_above(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each of the sorted `wanted` (a subset of the scores), the number of scores at or above it.
+
+    Scores fall into equal buckets over the range of the wanted. A bucket without one of the wanted is only counted; the
+    scores in the others, few unless the wanted crowd together, are sorted. Rounding cannot make it wrong: the bucket's
+    number is a monotone function of the score, the same for equal scores.
+    """
+    low, high = float(wanted[0]), float(wanted[-1])
+    spread = high - low
+    if scores.size < 2048 or not 1e-30 < spread < 1e30:  # small, all tied, or infinite
+        ordered = np.sort(scores)
+        return scores.size - np.searchsorted(ordered, wanted)
+    buckets = min(scores.size, 1 << 16)
+    margin = spread / buckets  # what lies outside the range gets buckets of its own
+    bounds = np.array([low - margin, high + margin], dtype=scores.dtype)
+    scale = scores.dtype.type(buckets / spread)
+
+    def bucket(values: np.ndarray) -> np.ndarray:
+        scaled = np.clip(values, bounds[0], bounds[1])
+        scaled -= bounds[0]
+        scaled *= scale
+        return scaled.astype(np.int64)
+
+    numbers, wanted_numbers = bucket(scores), bucket(wanted)
+    mixed = np.zeros(buckets + 8, dtype=bool)
+    mixed[wanted_numbers] = True
+    counts = np.bincount(numbers, minlength=mixed.size)
+    counts[mixed] = 0
+    below = counts.cumsum()
+    near = np.sort(scores[mixed[numbers]])
+    return (near.size - np.searchsorted(near, wanted)) + (below[-1] - below[wanted_numbers])

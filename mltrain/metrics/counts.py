@@ -1,0 +1,127 @@
+"""Precision, recall and F1 of predicted label sets: OP OR OF1 over all entries, CP CR CF1 over the classes.
+
+An image's predicted labels are the classes above a threshold, or its k highest. Unknown entries (-1) count nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mltrain.metrics.average_precision import BLOCK_ENTRIES, check_shapes, refuse_nan
+
+
+class Counts(NamedTuple):
+    """Known entries of each class, int64 `(C,)` each."""
+
+    hits: np.ndarray
+    """Predicted and positive."""
+    predicted: np.ndarray
+    positives: np.ndarray
+
+    @property
+    def precision(self) -> np.ndarray:
+        """float64 `(C,)`; 0 for a class that was never predicted, as the literature counts it."""
+        return ratio(self.hits, self.predicted)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """float64 `(C,)`; 0 for a class without positives."""
+        return ratio(self.hits, self.positives)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """float64 `(C,)`, 2 hits / (predicted + positives); 0 where both are 0."""
+        return ratio(2 * self.hits, self.predicted + self.positives)
+
+
+def count_at_threshold(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Counts:
+    """Counts with every class predicted whose sigmoid is strictly above `threshold` (0..1, exclusive).
+
+    The comparison is made on the logits, `(N, C)`, against log(t / (1 - t)): a sigmoid in low precision would round.
+    ValueError: threshold out of range, or inputs as in `average_precision`.
+    """
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold must lie between 0 and 1, exclusive; got {threshold}")
+    cut = math.log(threshold / (1.0 - threshold))
+    return _count(logits, targets, cut=cut, k=None)
+
+
+def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
+    """Counts with the k highest logits of each image predicted; among equal logits the lowest class index wins.
+
+    The k are chosen among all classes, as a user of the model would see them; an unknown one among them counts nowhere.
+    ValueError: k is not in 1..C, or inputs as in `average_precision`.
+    """
+    if logits.dim() == 2 and not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"k must be 1 to the number of classes, {logits.shape[1]}; got {k}")
+    return _count(logits, targets, cut=None, k=k)
+
+
+def overall_and_per_class(counts: Counts, classes: np.ndarray | None = None) -> dict[str, float]:
+    """OP, OR, OF1, CP, CR, CF1 and macro_F1 in 0..1.
+
+    O: hits, predictions and positives summed over all classes (OF1 is micro-F1). C: means over `classes` (bool `(C,)`,
+    all when None) of precision and of recall, and CF1 = 2 CP CR / (CP + CR), as in ML-GCN, CSRA and Query2Label.
+    macro_F1 is the mean of the classes' own F1, which some code prints as CF1. 0/0 is 0.
+    """
+    chosen = np.ones(counts.hits.shape, dtype=bool) if classes is None else classes
+    hits, predicted, positives = (int(column.sum()) for column in counts)
+    overall_precision, overall_recall = hits / max(predicted, 1), hits / max(positives, 1)
+    mean_precision, mean_recall = mean(counts.precision[chosen]), mean(counts.recall[chosen])
+    return {
+        "OP": overall_precision,
+        "OR": overall_recall,
+        "OF1": harmonic_mean(overall_precision, overall_recall),
+        "CP": mean_precision,
+        "CR": mean_recall,
+        "CF1": harmonic_mean(mean_precision, mean_recall),
+        "macro_F1": mean(counts.f1[chosen]),
+    }
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """float64 quotient, 0 where the denominator is 0 (the numerator is then 0 too)."""
+    return numerator / np.maximum(denominator, 1)
+
+
+def mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def harmonic_mean(first: float, second: float) -> float:
+    return 2 * first * second / (first + second) if first + second > 0 else 0.0
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """bool `(N, C)`: exactly k True a row, the highest; among equal logits the lowest class index."""
+    kth = logits.topk(k, dim=1).values[:, -1:]
+    above, tied = logits > kth, logits == kth
+    room = k - above.sum(dim=1, keepdim=True)
+    if bool((tied.sum(dim=1, keepdim=True) > room).any()):
+        tied &= tied.cumsum(dim=1) <= room
+    return above | tied
+
+
+def _count(logits: Tensor, targets: Tensor, *, cut: float | None, k: int | None) -> Counts:
+    """Sums over the images, a bounded number of rows at a time, on the tensors' own device."""
+    check_shapes(logits, targets)
+    refuse_nan(logits)
+    classes = logits.shape[1]
+    totals = torch.zeros(3, classes, dtype=torch.int64, device=logits.device)
+    rows = max(1, BLOCK_ENTRIES // max(1, classes))
+    for scores, labels in zip(logits.detach().split(rows), targets.detach().split(rows), strict=True):
+        if scores.numel() == 0:
+            continue
+        labels = labels.to(scores.device)
+        positive, negative = labels == 1, labels == 0
+        if not bool((positive | negative | (labels == -1)).all()):
+            raise ValueError("targets must be 1 (positive), 0 (negative) or -1 (unknown)")
+        chosen = top_k(scores, k) if k is not None else scores > cut
+        hits = (chosen & positive).sum(dim=0)
+        totals += torch.stack([hits, hits + (chosen & negative).sum(dim=0), positive.sum(dim=0)])
+    return Counts(*totals.cpu().numpy())

@@ -1,0 +1,126 @@
+"""All figures of one evaluation, in percent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from mltrain.metrics.average_precision import average_precision, micro_average_precision
+from mltrain.metrics.counts import Counts, count_at_threshold, count_at_topk, overall_and_per_class
+from mltrain.metrics.words import words_at_k
+
+Absent = Literal["exclude", "zero", "error"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`scalars`: figures by name. `per_class`: arrays `(C,)` by name. In percent, except numbers of images, words, classes."""
+
+    scalars: dict[str, float]
+    per_class: dict[str, np.ndarray]
+
+    def to_json(self) -> dict[str, dict]:
+        """Plain floats and lists; NaN (a class without positives) becomes None."""
+        columns = {name: [_plain(value) for value in column.tolist()] for name, column in self.per_class.items()}
+        return {"scalars": dict(self.scalars), "per_class": columns}
+
+
+def summarize(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    group_indices: Mapping[str, ArrayLike] | None = None,
+    threshold: float = 0.5,
+    topk: int | None = 3,
+    words_k: int | None = 5,
+    absent: Absent = "exclude",
+) -> Summary:
+    """Evaluate one set of predictions.
+
+    Args:
+        logits: `(N, C)` floating point, as the model gave them.
+        targets: `(N, C)` of 1 positive, 0 negative, -1 unknown.
+        group_indices: class indices by group name, as `LabelStats.group_indices()`; each group with an evaluable class
+            gets `map_<name>`.
+        threshold: of the sigmoid, for OP OR OF1 CP CR CF1.
+        topk: labels an image for the same figures with suffix `@k`; None leaves them out.
+        words_k: labels an image for the annotation protocol (`words_P` ...); None leaves them out.
+        absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
+            ("zero", what the ASL family's code does) or is refused ("error").
+
+    Returns:
+        Summary. A figure that is not defined is left out: `map_<name>` of a group without an evaluable class, and the
+        figures at a k above the number of classes.
+
+    Raises:
+        ValueError: no class has a known positive (unless `absent="zero"`), some have none and `absent="error"`, an
+            index is out of range, an unknown `absent`, or inputs as in `average_precision` and `count_at_threshold`.
+    """
+    if absent not in ("exclude", "zero", "error"):
+        raise ValueError(f'absent must be "exclude", "zero" or "error"; got {absent!r}')
+    ap = average_precision(logits, targets).numpy()
+    classes = ap.size
+    missing = np.isnan(ap)
+    if absent == "error" and missing.any():
+        first = ", ".join(str(index) for index in np.flatnonzero(missing)[:5])
+        raise ValueError(f"{missing.sum()} of {classes} classes have no positive (first indices: {first})")
+    if absent != "zero" and missing.all():
+        raise ValueError(f"none of the {classes} classes has a positive: there is nothing to evaluate")
+    evaluable = np.ones(classes, dtype=bool) if absent == "zero" else ~missing
+    ap_in_means = np.nan_to_num(ap)
+
+    scalars = {"map": _percent(ap_in_means[evaluable].mean())}
+    for name, indices in (group_indices or {}).items():
+        members = np.zeros(classes, dtype=bool)
+        members[_checked_indices(name, indices, classes)] = True
+        members &= evaluable
+        if members.any():
+            scalars[f"map_{name}"] = _percent(ap_in_means[members].mean())
+    micro = micro_average_precision(logits, targets)
+    if not math.isnan(micro):
+        scalars["micro_ap"] = _percent(micro)
+
+    counts = count_at_threshold(logits, targets, threshold=threshold)
+    scalars |= _figures(counts, evaluable, suffix="")
+    if topk is not None and topk <= classes:
+        scalars |= _figures(count_at_topk(logits, targets, k=topk), evaluable, suffix=f"@{topk}")
+    if words_k is not None and words_k <= classes:
+        words = words_at_k(logits, targets, k=words_k)
+        scalars |= {f"words_{name}": _percent(words[name]) for name in ("P", "R", "F1")}
+        scalars["words_N+"] = words["N+"]
+    scalars["classes_without_positives"] = float(missing.sum())
+
+    per_class = {
+        "ap": 100.0 * ap,
+        "positives": counts.positives,
+        "predicted": counts.predicted,
+        "precision": 100.0 * counts.precision,
+        "recall": 100.0 * np.where(missing, np.nan, counts.recall),
+        "f1": 100.0 * np.where(missing, np.nan, counts.f1),
+    }
+    return Summary(scalars, per_class)
+
+
+def _figures(counts: Counts, evaluable: np.ndarray, *, suffix: str) -> dict[str, float]:
+    return {f"{name}{suffix}": _percent(value) for name, value in overall_and_per_class(counts, evaluable).items()}
+
+
+def _checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
+    array = np.asarray(indices, dtype=np.int64)
+    if array.size and not (array.min() >= 0 and array.max() < classes):
+        raise ValueError(f'group "{name}" has class indices {array.min()}..{array.max()}; allowed are 0..{classes - 1}')
+    return array
+
+
+def _percent(fraction: float) -> float:
+    return 100.0 * float(fraction)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
