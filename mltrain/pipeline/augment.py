@@ -1,0 +1,269 @@
+"""Image transforms: uint8 RGB array (H, W, 3) -> uint8 tensor (3, S, S) with channels-last strides.
+
+All stay in uint8, crop before they resize, and draw only from torch's default CPU generator, which the loader seeds for
+each image (see `keys`). Resizing is antialiased and is torch's own uint8 kernel: it differs from Pillow's by at most 1
+grey level, and may differ by 1 between processor families.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+# Draws of one image: fixed places, so that switching one augmentation on does not change the draws of another.
+_CROP_TRIES = 10
+_FLIP = 4 * _CROP_TRIES
+_JITTER = _FLIP + 1
+_CUTOUT = _JITTER + 3
+_DRAWS = _CUTOUT + 5
+
+
+class EvalResize:
+    """The deterministic transform of evaluation.
+
+    Args:
+        image_size: S, side of the square output in pixels.
+        resize: ``squish`` resizes to S x S and ignores the aspect ratio (as ASL, Query2Label and ML-Decoder do);
+            ``crop`` resizes the shorter side to ``floor(S / crop_pct)`` and takes the centre S x S. Equal to
+            torchvision's ``Resize`` and ``CenterCrop``.
+        crop_pct: share of the shorter side that ``crop`` keeps, in (0, 1].
+        interpolation: antialiased ``bilinear`` or ``bicubic``.
+
+    Raises:
+        ValueError: an argument is out of range, or `crop_pct` is given for ``squish``.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        resize: Literal["squish", "crop"] = "squish",
+        crop_pct: float = 1.0,
+        interpolation: Interpolation = "bilinear",
+    ) -> None:
+        _check_choice("resize", resize, ("squish", "crop"))
+        _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size}: must be positive")
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct={crop_pct}: must be in (0, 1]")
+        if resize == "squish" and crop_pct != 1:
+            raise ValueError(f"crop_pct={crop_pct} has no effect with resize=squish; use resize=crop, or leave it out")
+        self.image_size = image_size
+        self.resize = resize
+        self.crop_pct = crop_pct
+        self.interpolation = interpolation
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        size = self.image_size
+        if self.resize == "squish":
+            return _resize(image, size, size, self.interpolation)
+        short = math.floor(size / self.crop_pct)
+        resized = _resize(image, *_shorter_side_to(image, short), self.interpolation)
+        height, width = resized.shape[1:]
+        top, left = round((height - size) / 2), round((width - size) / 2)
+        return resized[:, top : top + size, left : left + size]
+
+    def __repr__(self) -> str:
+        return (
+            f"EvalResize(image_size={self.image_size}, resize={self.resize}, crop_pct={self.crop_pct}, "
+            f"interpolation={self.interpolation})"
+        )
+
+
+class ShorterSide:
+    """Shrinks an image until its shorter side is `size`, never enlarges: what a cache for random crops holds."""
+
+    def __init__(self, *, size: int, interpolation: Interpolation = "bilinear") -> None:
+        if size < 1:
+            raise ValueError(f"size={size}: must be positive")
+        self.size = size
+        self.interpolation = interpolation
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        if min(image.shape[:2]) <= self.size:
+            return torch.from_numpy(image).permute(2, 0, 1)
+        return _resize(image, *_shorter_side_to(image, self.size), self.interpolation)
+
+    def __repr__(self) -> str:
+        return f"ShorterSide(size={self.size}, interpolation={self.interpolation})"
+
+
+class TrainAugment:
+    """The random transform of training: crop and resize, flip, colour jitter, cutout, RandAugment, in this order.
+
+    Args:
+        image_size: S, side of the square output in pixels.
+        crop: ``squish`` keeps the whole image and ignores the aspect ratio; ``random_resized`` is Inception's crop
+            (Szegedy et al. 2015), drawn as torchvision's ``RandomResizedCrop`` draws it; ``shorter_side`` takes a
+            square as large as the shorter side at a random place.
+        scale, ratio: of ``random_resized``: share of the area (default 0.08 to 1), aspect ratio (default 3/4 to 4/3).
+        flip: probability of a horizontal flip.
+        color_jitter: strength j; brightness, contrast and saturation are each scaled by U(max(0, 1 - j), 1 + j), in
+            this order and in one pass, rounded and clipped once at the end.
+        cutout: f; a rectangle of f x S by f x S centred on a random pixel (clipped at the border) is filled with a
+            random colour: CutoutPIL of the published ASL training code (Ridnik et al. 2021, f = 0.5). 0 is off.
+        randaugment_ops, randaugment_magnitude: RandAugment (Cubuk et al. 2020), torchvision's operations, out of 30.
+        interpolation: antialiased ``bilinear`` or ``bicubic``.
+
+    Raises:
+        ValueError: an argument is out of range, or `scale` or `ratio` is given for another crop.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        crop: Literal["squish", "random_resized", "shorter_side"] = "squish",
+        scale: tuple[float, float] | None = None,
+        ratio: tuple[float, float] | None = None,
+        flip: float = 0.5,
+        color_jitter: float = 0.0,
+        cutout: float = 0.0,
+        randaugment_ops: int = 0,
+        randaugment_magnitude: int = 9,
+        interpolation: Interpolation = "bilinear",
+    ) -> None:
+        _check_choice("crop", crop, ("squish", "random_resized", "shorter_side"))
+        _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size}: must be positive")
+        if crop != "random_resized" and (scale is not None or ratio is not None):
+            raise ValueError(
+                f"scale and ratio have no effect with crop={crop}; use crop=random_resized, or leave them out"
+            )
+        self.scale = _pair("scale", scale or (0.08, 1.0), upper=1.0)
+        self.ratio = _pair("ratio", ratio or (3 / 4, 4 / 3), upper=math.inf)
+        for name, value in (("flip", flip), ("cutout", cutout)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: must be in 0..1")
+        if color_jitter < 0:
+            raise ValueError(f"color_jitter={color_jitter}: must not be negative")
+        if randaugment_ops < 0 or not 0 <= randaugment_magnitude <= 30:
+            raise ValueError(
+                f"randaugment_ops={randaugment_ops}, randaugment_magnitude={randaugment_magnitude}: "
+                "operations must not be negative and the magnitude is in 0..30"
+            )
+        self.image_size = image_size
+        self.crop = crop
+        self.flip = flip
+        self.color_jitter = color_jitter
+        self.cutout = cutout
+        self.interpolation = interpolation
+        self.randaugment = (
+            v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude) if randaugment_ops else None
+        )
+
+    def cache_resize(self, size: int) -> EvalResize | ShorterSide:
+        """What a cache of resized images holds for this augmentation.
+
+        With ``squish`` the squished image itself, so training from the cache sees the same pixels as without (`size` is
+        not used); with random crops the image shrunk to a shorter side of `size`: a slightly different input.
+        """
+        if self.crop == "squish":
+            return EvalResize(image_size=self.image_size, resize="squish", interpolation=self.interpolation)
+        return ShorterSide(size=size, interpolation=self.interpolation)
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        draws = torch.rand(_DRAWS, dtype=torch.float64).tolist()
+        result = _resize(self._crop(image, draws), self.image_size, self.image_size, self.interpolation)
+        if draws[_FLIP] < self.flip:
+            result = result.flip(-1)
+        if self.color_jitter:
+            low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
+            result = _jitter(result, *(low + u * (high - low) for u in draws[_JITTER : _JITTER + 3]))
+        if self.cutout:
+            result = _cut_out(result, self.cutout, draws[_CUTOUT : _CUTOUT + 5])
+        if self.randaugment is not None:
+            # Through Pillow: its uint8 affine is 4 times as fast as torch's float grid sampling.
+            picture = Image.fromarray(result.permute(1, 2, 0).numpy())
+            result = torch.from_numpy(np.array(self.randaugment(picture))).permute(2, 0, 1)
+        return result
+
+    def _crop(self, image: np.ndarray, draws: list[float]) -> np.ndarray:
+        if self.crop == "squish":
+            return image
+        height, width = image.shape[:2]
+        if self.crop == "shorter_side":
+            side = min(height, width)
+            top, left = _below(height - side + 1, draws[0]), _below(width - side + 1, draws[1])
+            return image[top : top + side, left : left + side]
+        log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for i in range(_CROP_TRIES):
+            u = draws[4 * i : 4 * i + 4]
+            area = height * width * (self.scale[0] + u[0] * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(log_low + u[1] * (log_high - log_low))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = _below(height - h + 1, u[2]), _below(width - w + 1, u[3])
+                return image[top : top + h, left : left + w]
+        # No draw fits: the largest centred part whose ratio is allowed.
+        w, h = width, height
+        if width / height < self.ratio[0]:
+            h = min(height, max(1, round(width / self.ratio[0])))
+        elif width / height > self.ratio[1]:
+            w = min(width, max(1, round(height * self.ratio[1])))
+        top, left = (height - h) // 2, (width - w) // 2
+        return image[top : top + h, left : left + w]
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+
+
+def _pair(name: str, value: tuple[float, float], upper: float) -> tuple[float, float]:
+    if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
+        raise ValueError(f"{name}={tuple(value)}: must be two numbers, 0 < low <= high{'' if upper > 1 else ' <= 1'}")
+    return float(value[0]), float(value[1])
+
+
+def _below(n: int, u: float) -> int:
+    return min(int(u * n), n - 1)
+
+
+def _shorter_side_to(image: np.ndarray, size: int) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    if height <= width:
+        return size, max(size, int(size * width / height))
+    return max(size, int(size * height / width)), size
+
+
+def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> torch.Tensor:
+    """uint8 (H, W, 3) array -> (3, height, width) tensor; shares the memory of `image` where the size is right."""
+    # The batch dimension goes first and then HWC is permuted: only so does torch see channels-last strides and take its
+    # vectorised uint8 kernel, at half the time of the planar one.
+    batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    if image.shape[:2] == (height, width):
+        return batch[0]
+    return F.interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
+
+
+def _jitter(image: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
+    # b x = y, then c y + (1 - c) mean(grey(y)) = z, then s z + (1 - s) grey(z), multiplied out.
+    pixels = image.permute(1, 2, 0).float()
+    grey = pixels @ torch.tensor([0.299, 0.587, 0.114])
+    offset = (1 - contrast) * brightness * float(grey.mean(dtype=torch.float64))
+    grey.mul_((1 - saturation) * contrast * brightness).add_(offset + 0.5)
+    pixels.mul_(saturation * contrast * brightness).add_(grey[..., None]).clamp_(0, 255)
+    return pixels.to(torch.uint8).permute(2, 0, 1)
+
+
+def _cut_out(image: torch.Tensor, factor: float, draws: list[float]) -> torch.Tensor:
+    height, width = image.shape[1:]
+    h, w = int(factor * height + 0.5), int(factor * width + 0.5)
+    centre_y, centre_x = _below(height, draws[0]), _below(width, draws[1])
+    top, left = max(0, centre_y - h // 2), max(0, centre_x - w // 2)
+    bottom, right = min(height, centre_y + h // 2), min(width, centre_x + w // 2)
+    colour = torch.tensor([_below(256, u) for u in draws[2:]], dtype=torch.uint8)
+    result = image.clone()  # `image` may be the caller's, or lie in a cache
+    result[:, top:bottom, left:right] = colour[:, None, None]
+    return result

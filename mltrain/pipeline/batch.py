@@ -1,0 +1,152 @@
+"""One batch, assembled where it is loaded: in a worker, straight into the memory that the main process will read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+from mltrain.pipeline.decode import read_image
+from mltrain.pipeline.keys import IMAGE, hash_key, kept_random_state
+
+
+class Batch(NamedTuple):
+    """Images and targets, on the CPU."""
+
+    images: torch.Tensor
+    """uint8 (B, 3, H, W), RGB, channels last"""
+    targets: torch.Tensor
+    """int8 (B, C): 1, 0 or -1"""
+    indices: torch.Tensor
+    """int64 (B,): places in the LabelSet"""
+    corrupt: list[str]
+    """one line (path and reason) for each image that could not be decoded and is left out"""
+
+
+class Transform(Protocol):
+    """uint8 RGB (H, W, 3) -> uint8 (3, image_size, image_size); may draw from torch's default CPU generator only."""
+
+    image_size: int
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor: ...
+
+
+class ImageSource(Protocol):
+    """Where images come from: files, or a cache of resized ones."""
+
+    def read(self, index: int) -> np.ndarray: ...
+
+
+class Job(NamedTuple):
+    """What a worker is asked for: the images at `indices`, the first of them at `position` of the epoch's order."""
+
+    epoch: int
+    position: int
+    indices: np.ndarray
+
+
+class PackedBatch(NamedTuple):
+    """A batch on its way to the main process: images, then targets, in one buffer (one file descriptor to pass on)."""
+
+    buffer: torch.Tensor
+    capacity: int
+    image_size: int
+    num_classes: int
+    indices: np.ndarray
+    corrupt: list[str]
+    error: str | None
+
+    def unpack(self) -> Batch:
+        """Views of the buffer.
+
+        Raises:
+            DataError: an image could not be decoded, and the loader does not skip.
+        """
+        if self.error is not None:
+            raise DataError(self.error)
+        images, targets = _views(self.buffer, self.capacity, self.image_size, self.num_classes)
+        n = len(self.indices)
+        return Batch(images[:n], targets[:n], torch.from_numpy(self.indices), self.corrupt)
+
+
+def _views(buffer: torch.Tensor, count: int, size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    split = count * size * size * 3
+    images = buffer[:split].view(count, size, size, 3).permute(0, 3, 1, 2)
+    return images, buffer[split : split + count * classes].view(torch.int8).view(count, classes)
+
+
+class FileSource:
+    """Images from their files."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        self._labels = labels
+
+    def read(self, index: int) -> np.ndarray:
+        return read_image(self._labels.path(index))
+
+
+class Assembler:
+    """Turns a `Job` into a `PackedBatch`: a map-style dataset of batches.
+
+    Args:
+        labels: targets, and paths for messages.
+        source: images.
+        transform: applied to each image.
+        seed: of the run: each image is transformed under random state keyed by (seed, epoch, position, index), and the
+            state found before is restored. None: the transform draws nothing.
+        skip: leave undecodable images out, rather than failing the batch.
+    """
+
+    def __init__(
+        self, labels: LabelSet, source: ImageSource, transform: Transform, seed: int | None, skip: bool
+    ) -> None:
+        self._labels = labels
+        self._source = source
+        self._transform = transform
+        self._seed = seed
+        self._skip = skip
+
+    def __getitem__(self, job: Job) -> PackedBatch:
+        if self._seed is None:
+            return self._assemble(job, None)
+        with kept_random_state() as generator:
+            return self._assemble(job, generator)
+
+    def _assemble(self, job: Job, generator: torch.Generator | None) -> PackedBatch:
+        count, size, classes = len(job.indices), self._transform.image_size, self._labels.num_classes
+        buffer = _allocate(count * (size * size * 3 + classes))
+        images, targets = _views(buffer, count, size, classes)
+        kept: list[int] = []
+        corrupt: list[str] = []
+        for offset, index in enumerate(job.indices.tolist()):
+            try:
+                image = self._source.read(index)
+            except DataError as error:
+                if not self._skip:
+                    return PackedBatch(torch.empty(0, dtype=torch.uint8), 0, size, classes, job.indices, [], str(error))
+                corrupt.append(str(error))
+                continue
+            if generator is not None and self._seed is not None:
+                generator.manual_seed(hash_key(IMAGE, self._seed, job.epoch, job.position + offset, index))
+            result = self._transform(image)
+            if result.shape != (3, size, size) or result.dtype != torch.uint8:
+                raise ValueError(
+                    f"{type(self._transform).__name__} gave {result.dtype} {tuple(result.shape)}, "
+                    f"expected torch.uint8 {(3, size, size)}"
+                )
+            images[len(kept)].copy_(result)
+            kept.append(index)
+        indices = np.asarray(kept, dtype=np.int64)
+        targets[: len(kept)] = torch.from_numpy(self._labels.targets_batch(indices))
+        return PackedBatch(buffer, count, size, classes, indices, corrupt, None)
+
+
+def _allocate(size: int) -> torch.Tensor:
+    if get_worker_info() is None:
+        return torch.empty(size, dtype=torch.uint8)
+    # Shared from the start, as in torch's own default_collate: no copy when it is handed over.
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))

@@ -1,0 +1,327 @@
+"""Batches for training and evaluation, the same whatever the number of workers."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+from mltrain.pipeline.batch import Assembler, Batch, FileSource, ImageSource, Job, PackedBatch, Transform
+from mltrain.pipeline.samplers import Sampler
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class TrainLoader:
+    """Micro-batches of training, as a pure function of (seed, epoch, step).
+
+    Step k of an epoch takes ``order[k * G : (k + 1) * G]`` of the sampler's order, G = batch_size * accumulate, cut
+    into accumulate x world_size equal parts, micro-batch major. What is left of the order is dropped; an order shorter
+    than G makes one short step. Each image is augmented under random state keyed by (seed, epoch, position in the
+    order, index): batches do not depend on workers, ranks only cut them, `epoch(e, start_step=k)` continues exactly.
+
+    While an epoch ends, workers already load the first batches of the next one. One epoch is read at a time.
+
+    Args:
+        labels: the training set.
+        augment: transform of an image.
+        sampler: gives the order of an epoch.
+        batch_size: images of a micro-batch over all ranks; a multiple of world_size.
+        accumulate: micro-batches of an optimizer step.
+        rank, world_size: of this process.
+        seed: of the run.
+        num_workers: worker processes; 0 loads in this process; None: see `default_workers`.
+        prefetch: batches that each worker prepares ahead.
+        on_corrupt: ``stop`` at an image that cannot be decoded, or ``skip`` it: the batch gets shorter (it may get
+            empty) and `Batch.corrupt` lists it.
+        corrupt_budget: with ``skip``, more different images than this (seen by this loader) end the run.
+        pin_memory: batches in page-locked memory, for a CUDA device.
+        source: where images come from; None: their files. See `cache`.
+
+    Raises:
+        ValueError: an argument is out of range, or there is nothing to load.
+        DataError: while iterating: an image cannot be decoded (``stop``), or the budget is spent (``skip``).
+    """
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        augment: Transform,
+        sampler: Sampler,
+        *,
+        batch_size: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        num_workers: int | None = None,
+        prefetch: int = 2,
+        on_corrupt: Literal["stop", "skip"] = "stop",
+        corrupt_budget: int = 100,
+        pin_memory: bool = False,
+        source: ImageSource | None = None,
+    ) -> None:
+        _check_sizes(batch_size, rank, world_size)
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate}: must be positive")
+        if batch_size % world_size:
+            raise ValueError(f"batch_size={batch_size} (over all ranks) is not a multiple of world_size={world_size}")
+        if on_corrupt not in ("stop", "skip"):
+            raise ValueError(f"on_corrupt={on_corrupt!r}: must be stop or skip")
+        if corrupt_budget < 0:
+            raise ValueError(f"corrupt_budget={corrupt_budget}: must not be negative")
+        if not len(sampler):
+            raise ValueError(f"{labels.name}: the sampler gives no image")
+        self.corrupt: dict[str, None] = {}
+        self._sampler = sampler
+        self._step_size = min(batch_size * accumulate, len(sampler))
+        self._accumulate = accumulate
+        self._rank = rank
+        self._world_size = world_size
+        self._corrupt_budget = corrupt_budget
+        self._plan = _Plan(self._jobs)
+        self._loader = _data_loader(
+            Assembler(labels, source or FileSource(labels), augment, seed, on_corrupt == "skip"),
+            self._plan,
+            num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+            batch_bytes=-(-batch_size // world_size) * (3 * augment.image_size**2 + labels.num_classes),
+        )
+        self._stream: Iterator[PackedBatch] | None = None
+        self._next = (0, 0)
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes."""
+        return self._loader.num_workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self._sampler) // self._step_size
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch from optimizer step `start_step` on; what comes before is not loaded."""
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step={start_step}: the epoch has {self.steps_per_epoch} steps")
+        return self._iterate(epoch, start_step * self._accumulate)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._stream = None
+        _close(self._loader)
+
+    def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
+        end = self.steps_per_epoch * self._accumulate
+        if start == end:
+            return
+        if self._stream is None or self._next != (epoch, start):
+            self._plan.start = self._next = (epoch, start)
+            self._stream = iter(self._loader)
+        stream = self._stream
+        for micro in range(start, end):
+            if self._stream is not stream or self._next != (epoch, micro):
+                raise RuntimeError(f"epoch {epoch} of the training loader was left: another one has been started")
+            try:
+                packed = next(stream)
+            except BaseException:
+                self._stream = None  # the job is lost: a next epoch() starts anew
+                raise
+            self._next = (epoch, micro + 1) if micro + 1 < end else (epoch + 1, 0)
+            batch = packed.unpack()
+            if batch.corrupt:
+                self._count(batch.corrupt)
+            yield batch
+
+    def _jobs(self, epoch: int, micro: int) -> Iterator[Job]:
+        # Without end: when the jobs of an epoch are handed out, workers go on with the next.
+        parts = self._accumulate * self._world_size
+        while True:
+            order = self._sampler.order(epoch)
+            if len(order) != len(self._sampler):
+                raise ValueError(
+                    f"the sampler gave {len(order)} indices in epoch {epoch}, expected {len(self._sampler)}"
+                )
+            for step in range(micro // self._accumulate, self.steps_per_epoch):
+                for m in range(micro % self._accumulate, self._accumulate):
+                    part = m * self._world_size + self._rank
+                    first, last = (step * self._step_size + k * self._step_size // parts for k in (part, part + 1))
+                    yield Job(epoch, first, order[first:last])
+                micro = 0
+            epoch, micro = epoch + 1, 0
+
+    def _count(self, corrupt: list[str]) -> None:
+        for line in corrupt:
+            if line not in self.corrupt:
+                self.corrupt[line] = None
+                _LOG.warning("left out of training: %s", line)
+        if len(self.corrupt) > self._corrupt_budget:
+            first = "".join(f"\n  {line}" for line in list(self.corrupt)[:5])
+            raise DataError(
+                f"{len(self.corrupt)} images cannot be decoded, more than corrupt_budget={self._corrupt_budget}; "
+                f"the first of them:{first}\nMend or remove them, or raise the budget."
+            )
+
+
+class EvalLoader:
+    """Batches of evaluation: each image once over all ranks, in the LabelSet's order, rank 0's share first.
+
+    Args:
+        labels: the set to evaluate on.
+        transform: deterministic transform of an image.
+        batch_size: images of a batch over all ranks.
+        rank, world_size: of this process.
+        num_workers, prefetch, pin_memory, source: as for `TrainLoader`.
+
+    Raises:
+        ValueError: an argument is out of range.
+        DataError: while iterating: an image cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        transform: Transform,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int | None = None,
+        prefetch: int = 2,
+        pin_memory: bool = False,
+        source: ImageSource | None = None,
+    ) -> None:
+        _check_sizes(batch_size, rank, world_size)
+        first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
+        local = -(-batch_size // world_size)
+        indices = torch.arange(first, last).numpy()
+        self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
+        self._loader = _data_loader(
+            Assembler(labels, source or FileSource(labels), transform, None, False),
+            self._jobs,
+            num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+            batch_bytes=local * (3 * transform.image_size**2 + labels.num_classes),
+        )
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for packed in self._loader:
+            yield packed.unpack()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        _close(self._loader)
+
+
+def default_workers(gpu: bool) -> int:
+    """Worker processes when none are asked for, from the cores this process may use, shared among the local ranks.
+
+    With a GPU all cores but one, at most 16. Without, a quarter of them, at least 1: the model needs the others.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
+
+
+class _Plan:
+    """Sampler of a DataLoader: the jobs from `start` on."""
+
+    def __init__(self, jobs: Callable[[int, int], Iterator[Job]]) -> None:
+        self.start = (0, 0)
+        self._jobs = jobs
+
+    def __iter__(self) -> Iterator[Job]:
+        return self._jobs(*self.start)
+
+
+def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be positive")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank}, world_size={world_size}: must be 0 <= rank < world_size")
+
+
+def _data_loader(
+    assembler: Assembler, jobs: Any, *, num_workers: int, prefetch: int, pin_memory: bool, batch_bytes: int
+) -> DataLoader[PackedBatch]:
+    if num_workers < 0 or prefetch < 1:
+        raise ValueError(f"num_workers={num_workers}, prefetch={prefetch}: must be at least 0 and 1")
+    if num_workers:
+        _check_shared_memory(batch_bytes * (num_workers * prefetch + 2))
+    # Linux means the thread that started the worker, not the process.
+    main_thread = threading.current_thread() is threading.main_thread()
+    return DataLoader(
+        assembler,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=jobs,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=prefetch if num_workers else None,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=partial(_init_worker, main_thread),
+        generator=torch.Generator(),  # else the DataLoader draws from the default one, which belongs to training
+    )
+
+
+def _as_it_is(batch: _T) -> _T:
+    return batch
+
+
+def _init_worker(die_with_thread: bool, worker: int) -> None:
+    """In a new worker: one thread, and life and death decided by the main process alone.
+
+    A terminal or a batch system signals the whole process group; the main process must still be given the batches that
+    it needs to finish its step and save.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if die_with_thread and sys.platform == "linux":
+        # At once, where torch's own watch takes seconds.
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _check_shared_memory(needed: int) -> None:
+    folder = Path("/dev/shm")
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
+        _LOG.warning(
+            "shared memory: batches in flight need up to %.0f MB and /dev/shm has %.0f MB free; a worker that runs out "
+            "is killed by SIGBUS. In a container raise --shm-size, or lower data.num_workers or runner.batch_size.",
+            needed / 1e6,
+            free / 1e6,
+        )
+
+
+def _close(loader: DataLoader[PackedBatch]) -> None:
+    iterator = loader._iterator
+    loader._iterator = None
+    if iterator is None:
+        return
+    workers = list(getattr(iterator, "_workers", ()))
+    iterator._shutdown_workers()  # type: ignore[attr-defined]
+    for worker in workers:
+        worker.join(timeout=5)
+        if worker.is_alive():  # stuck in a read: SIGTERM is ignored
+            worker.kill()
+            worker.join()
