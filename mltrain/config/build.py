@@ -1,0 +1,82 @@
+"""Components from their config sections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mltrain.config.check import allowed_targets, signature_of
+from mltrain.config.compose import load, load_run
+from mltrain.config.schema import INJECTED
+from mltrain.config.signatures import Signature, TargetError, locate, nearest
+from mltrain.errors import ConfigError
+
+__all__ = ["instantiate", "load", "load_run"]
+
+
+def instantiate(section: DictConfig | dict[str, Any], path: str, **injected: Any) -> Any:
+    """Call the target of a component section with its options and those `injected` values that it names.
+
+    `path` is the section (`loss`), for messages and for what may be injected there (`schema.INJECTED`). Returns None
+    for a section that is switched off. Lists become tuples where the target says so; components inside options are
+    built first. Raises ConfigError, naming the path, for options that do not fit or that the target refuses with a
+    ValueError or TypeError.
+    """
+    stray = sorted(injected.keys() - set(INJECTED[path.split(".")[0]]))
+    if stray:
+        raise ValueError(f"{', '.join(stray)} cannot be injected in {path}: not in mltrain.config.schema.INJECTED")
+    if isinstance(section, DictConfig):
+        root = section._get_root()
+        allowed = allowed_targets({"paths": _plain(OmegaConf.select(root, "paths"))})
+        tree = OmegaConf.to_container(section, resolve=True)
+    else:
+        allowed, tree = allowed_targets({}), section
+    return _build(tree, path, injected, allowed)
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+
+
+def _build(node: Any, path: str, injected: dict[str, Any], allowed: tuple[str, ...]) -> Any:
+    if isinstance(node, list):
+        return [_build(item, f"{path}.{index}", injected, allowed) for index, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if "_target_" not in node:
+        return {key: _build(value, f"{path}.{key}", injected, allowed) for key, value in node.items()}
+    target = node["_target_"]
+    if target is None:
+        return None
+    try:
+        signature = signature_of(target, allowed)
+        call = locate(target)
+    except TargetError as error:
+        raise ConfigError(f"{path}._target_={target}: {error}") from error
+    options = {
+        key: _build(value, f"{path}.{key}", injected, allowed) for key, value in node.items() if key != "_target_"
+    }
+    arguments = _bind(signature, options, injected, path)
+    try:
+        return call(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path} ({target}): {error}") from error
+
+
+def _bind(signature: Signature, options: dict[str, Any], injected: dict[str, Any], path: str) -> dict[str, Any]:
+    for key in options:
+        if key not in signature.parameters and not signature.open:
+            near = nearest(key, signature.parameters)
+            hint = f"; did you mean {path}.{near}?" if near else ""
+            raise ConfigError(f"{path}.{key}: {signature.name} has no option {key}{hint}")
+    given = {name: value for name, value in injected.items() if name in signature.parameters}
+    missing = [name for name in signature.required if name not in options and name not in given]
+    if missing:
+        raise ConfigError(f"{path}: {signature.name} needs {', '.join(missing)}")
+    parameters = signature.parameters
+    converted = {
+        k: parameters[k].kind.convert(v) if k in parameters and parameters[k].kind.accepts(v) else v
+        for k, v in options.items()
+    }
+    return {**converted, **given}

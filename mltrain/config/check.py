@@ -1,0 +1,284 @@
+"""The whole config judged at once, before torch is imported and before data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mltrain.config.schema import ALLOWED_TARGETS, FRAME, INJECTED, SWITCHABLE, Base, Option, frame_options
+from mltrain.config.signatures import (
+    PACKAGE,
+    UNKNOWN,
+    Signature,
+    TargetError,
+    import_signature,
+    nearest,
+    read_signature,
+)
+from mltrain.config.types import Kind, spell
+from mltrain.errors import ConfigError
+
+Origin = Callable[[str], str]  # where a key was set, for the message; "" where unknown
+_BROKEN = object()  # a value whose interpolation failed: reported once, judged no further
+
+
+def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictConfig:
+    """The config, resolved and with every option that was left out at its default; in struct mode.
+
+    Frame sections are held against the dataclasses of `schema`, components against their target's signature (read from
+    source; a target of another package is imported, after everything else was found right). Raises ConfigError with
+    every unknown, missing, misplaced or ill-typed key: path, value, what is allowed and the nearest valid name.
+    """
+    checked, problems = find_problems(cfg, origin=origin)
+    if problems:
+        raise ConfigError(message(problems))
+    return checked
+
+
+def message(problems: list[str]) -> str:
+    head = "1 problem in the config:" if len(problems) == 1 else f"{len(problems)} problems in the config:"
+    return "\n".join([head, *("  " + problem.replace("\n", "\n      ") for problem in problems)])
+
+
+def find_problems(cfg: DictConfig, *, origin: Origin = lambda path: "") -> tuple[DictConfig, list[str]]:
+    """`check_config` that returns its problems, each a text that begins with the path of its key."""
+    checker = _Checker(origin)
+    tree = checker.resolve(cfg, "")
+    tree.pop("hydra", None)
+    checker.root(tree)
+    checked = OmegaConf.create(tree) if not checker.problems else OmegaConf.create()
+    OmegaConf.set_struct(checked, True)
+    return checked, checker.problems
+
+
+def allowed_targets(tree: dict[str, Any]) -> tuple[str, ...]:
+    paths = tree.get("paths")
+    extra = paths.get("allow_targets") if isinstance(paths, dict) else None
+    names = [name for name in extra if isinstance(name, str) and name] if isinstance(extra, list) else []
+    return (*ALLOWED_TARGETS, *(name.rstrip(".") + "." for name in names))
+
+
+def signature_of(target: Any, allowed: tuple[str, ...]) -> Signature:
+    """The signature a `_target_` stands for. Raises TargetError where it is not allowed or does not exist."""
+    if not isinstance(target, str):
+        raise TargetError(f"must be the dotted name of a class or function, e.g. {PACKAGE}.losses.AsymmetricLoss")
+    if not (target + ".").startswith(allowed):
+        prefixes = ", ".join(prefix + "*" for prefix in allowed)
+        raise TargetError(f"is not among the packages a config may name: {prefixes} (paths.allow_targets adds more)")
+    return read_signature(target) if target.startswith(PACKAGE + ".") else import_signature(target, allowed)
+
+
+class _Checker:
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.problems: list[str] = []
+        self.allowed: tuple[str, ...] = ALLOWED_TARGETS
+        self.names: dict[str, list[str]] = {}  # section -> its valid keys, to suggest from
+        self.foreign: list[tuple[dict[str, Any], str, str]] = []  # components that only an import can judge
+
+    def problem(self, path: str, text: str, *, value: Any = _BROKEN, allowed: Iterable[str] = ()) -> None:
+        shown = path if value is _BROKEN else f"{path}={spell(value)}"
+        where = self.origin(path)
+        names = ", ".join(allowed)
+        lines = [f"{shown}: {text}" + (f" ({where})" if where else ""), *([f"allowed: {names}"] if names else [])]
+        self.problems.append("\n".join(lines))
+
+    def resolve(self, node: DictConfig | ListConfig, path: str) -> Any:
+        """Plain dicts and lists, interpolations resolved; one that fails is a problem and becomes `_BROKEN`."""
+        keys: Iterable[Any] = node.keys() if isinstance(node, DictConfig) else range(len(node))
+        items = []
+        for key in keys:
+            here = f"{path}.{key}" if path else str(key)
+            if here == "hydra":
+                continue
+            try:
+                value = node[key]
+            except OmegaConfBaseException as error:
+                missing = OmegaConf.is_missing(node, key)
+                text = str(error).split("\n")[0]
+                self.problem(here, "has no value yet (???); set it" if missing else f"cannot be resolved: {text}")
+                value = _BROKEN
+            items.append((key, self.resolve(value, here) if isinstance(value, (DictConfig, ListConfig)) else value))
+        return dict(items) if isinstance(node, DictConfig) else [value for _, value in items]
+
+    def root(self, tree: dict[str, Any]) -> None:
+        self.allowed = allowed_targets(tree)
+        base = frame_options(Base)
+        frame = {name: frame_options(section) for name, section in FRAME.items()}
+        self.names = {name: sorted(options) for name, options in frame.items()}
+        for name in INJECTED:
+            self.names[name] = self.component_names(name, tree.get(name))
+        known = [*INJECTED, *FRAME, *base]
+        for key in tree:
+            if key not in known:
+                self.unknown(str(key), key, known, tree[key])
+        self.options(tree, base, "", only=frozenset(base))
+        for name, options in frame.items():
+            self.frame_section(tree, name, options)
+        for name in INJECTED:
+            if name not in tree:
+                self.problem(name, f"is missing; choose one with {name}=OPTION")
+            elif tree[name] is not _BROKEN:
+                tree[name] = self.component(tree[name], name, name)
+        if not self.problems:
+            for node, path, section in self.foreign:
+                self.foreign_component(node, path, section)
+
+    def component_names(self, section: str, node: Any) -> list[str]:
+        try:
+            signature = read_signature(node["_target_"])
+        except (TargetError, TypeError, KeyError, AttributeError):
+            return []
+        return [name for name in signature.parameters if name not in INJECTED[section]]
+
+    def frame_section(self, tree: dict[str, Any], name: str, options: dict[str, Option]) -> None:
+        node = tree.setdefault(name, {})
+        if node is _BROKEN:
+            return
+        if not isinstance(node, dict):
+            self.problem(
+                name, "is a section; set its options", value=node, allowed=(f"{name}.{key}" for key in options)
+            )
+            return
+        for key, value in node.items():
+            if key not in options:
+                self.unknown(f"{name}.{key}", key, sorted(options), value, section=name)
+        self.options(node, options, name + ".", only=frozenset(options))
+
+    def options(self, node: dict[str, Any], options: dict[str, Option], prefix: str, only: frozenset[str]) -> None:
+        for key in only & node.keys():
+            option, value = options[key], node[key]
+            if self.typed(prefix + key, option.kind, value, option.range) and value is not None:
+                too_small = option.least is not None and value < option.least
+                if too_small or (option.most is not None and value > option.most):
+                    self.problem(prefix + key, f"must be {option.kind}{option.range}", value=value)
+                node[key] = option.kind.convert(value)
+        for key, option in options.items():
+            node.setdefault(key, option.default)
+
+    def component(self, node: Any, path: str, section: str) -> Any:
+        """A `_target_` with its arguments; returns it with defaults filled in."""
+        if not isinstance(node, dict):
+            self.problem(path, f"must be a component; choose one with {section}=OPTION", value=node)
+            return node
+        if "_target_" not in node:
+            self.problem(path, f"has no _target_; choose an option with {section}=OPTION")
+            return node
+        target = node["_target_"]
+        if target is _BROKEN:
+            return node
+        if target is None:
+            return self.switched_off(node, path, section)
+        external = isinstance(target, str) and not target.startswith(PACKAGE + ".")
+        try:
+            if external and (target + ".").startswith(self.allowed):
+                self.foreign.append((node, path, section))
+                self.nested(node, path, section)
+                return node
+            signature = signature_of(target, self.allowed)
+        except TargetError as error:
+            self.problem(f"{path}._target_", str(error), value=target)
+            return node
+        return self.bind(node, path, section, signature)
+
+    def switched_off(self, node: dict[str, Any], path: str, section: str) -> dict[str, Any]:
+        if section not in SWITCHABLE or path != section:
+            self.problem(f"{path}._target_", "must name a class or function: this section cannot be off", value=None)
+        for key in node.keys() - {"_target_"}:
+            self.problem(f"{path}.{key}", f"cannot be set: {section} is switched off", value=node[key])
+        return node
+
+    def foreign_component(self, node: dict[str, Any], path: str, section: str) -> None:
+        try:
+            signature = signature_of(node["_target_"], self.allowed)
+        except TargetError as error:
+            self.problem(f"{path}._target_", str(error), value=node["_target_"])
+            return
+        self.bind(node, path, section, signature)
+
+    def bind(self, node: dict[str, Any], path: str, section: str, signature: Signature) -> dict[str, Any]:
+        injected = INJECTED[section]
+        settable = sorted(name for name in signature.parameters if name not in injected)
+        for key in [key for key in node if key != "_target_"]:
+            value, here = node[key], f"{path}.{key}"
+            if key in injected and key in signature.parameters:
+                self.problem(here, "cannot be set: the program works it out and passes it", value=value)
+            elif key in signature.parameters:
+                kind = signature.parameters[key].kind
+                if _holds_target(value):
+                    self.nested({key: value}, path, section)
+                elif self.typed(here, kind, value):
+                    node[key] = _listed(kind.convert(value))
+            elif not signature.open:
+                self.unknown(here, key, settable, value, section=section, owner=signature.name)
+        for name, parameter in signature.parameters.items():
+            if name in node or name in injected:
+                continue
+            if parameter.required:
+                self.problem(f"{path}.{name}", f"is missing: {signature.name} needs it ({parameter.kind})")
+            elif parameter.default is not UNKNOWN:
+                node[name] = _listed(parameter.default)
+        return node
+
+    def nested(self, node: dict[str, Any], path: str, section: str) -> None:
+        """Components inside a component's arguments, at any depth."""
+        for key, value in node.items():
+            here = f"{path}.{key}"
+            for index, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                place = here if index is None else f"{here}.{index}"
+                if isinstance(item, dict):
+                    if "_target_" in item:
+                        self.component(item, place, section)
+                    else:
+                        self.nested(item, place, section)
+
+    def typed(self, path: str, kind: Kind, value: Any, bounds: str = "") -> bool:
+        if value is _BROKEN or _contains_broken(value):
+            return False
+        if kind.accepts(value):
+            return True
+        text = f"must be {kind}{bounds}"
+        if isinstance(value, str):
+            near = nearest(value, [word for word in str(kind).split(" | ") if word.isidentifier()])
+            if near and near not in ("int", "float", "string", "path"):
+                text += f"; did you mean {path}={near}?"
+        elif "string" in str(kind) and isinstance(value, (int, float)):
+            text += f"; quote it: \"{path}='{spell(value)}'\""
+        self.problem(path, text, value=value)
+        return False
+
+    def unknown(self, path: str, key: Any, known: list[str], value: Any, *, section: str = "", owner: str = "") -> None:
+        """An unknown key: the nearest key of its section, else the same or a similar key elsewhere."""
+        prefix = path[: len(path) - len(str(key))]
+        near = nearest(str(key), known)
+        suggestion = f"{prefix}{near}" if near else self.elsewhere(str(key), section)
+        text = f"{owner} has no option {key}" if owner else f"there is no {path}"
+        hint = f"; did you mean {suggestion}?" if suggestion else ""
+        self.problem(path, text + hint, value=value, allowed=known or ["nothing"])
+
+    def elsewhere(self, key: str, section: str) -> str | None:
+        others = {name: keys for name, keys in self.names.items() if name != section}
+        for name, keys in others.items():
+            if key in keys:
+                return f"{name}.{key}"
+        near = nearest(key, sorted({k for keys in others.values() for k in keys}), cutoff=0.75)
+        return next((f"{name}.{near}" for name, keys in others.items() if near in keys), None)
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_target(item) for item in value.values())
+    return isinstance(value, list) and any(_holds_target(item) for item in value)
+
+
+def _contains_broken(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(item is _BROKEN or _contains_broken(item) for item in items)
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists: what YAML can hold."""
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,196 @@
+"""The command line of the tools: overrides in, a checked config to the work function, errors as messages."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mltrain.errors import ConfigError, Interrupted, MltrainError
+
+Work = Callable[[Any], Any]  # takes the checked DictConfig
+
+
+def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | None = None) -> NoReturn:
+    """Run `work(cfg)` for the command line, and leave the process: with 0, or with the exit code of a MltrainError.
+
+    `--help` and `--cfg job` answer without torch. `-m` runs a sweep through Hydra's launcher. An unexpected exception
+    keeps its traceback.
+    """
+    with leaving():
+        run(config_name, work, sys.argv[1:], about=about, config_dir=config_dir)
+    sys.exit(0)
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Turn the errors that are the user's to mend into their message and exit code."""
+    _log_to_stderr()
+    try:
+        yield
+    except ConfigError as error:
+        _say(str(error), once=True)  # every rank finds the same
+        sys.exit(error.exit_code)
+    except MltrainError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted", once=True)
+        sys.exit(130)
+
+
+def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir: Path | None) -> None:
+    arguments = _arguments(argv)
+    if arguments.help:
+        sys.stdout.write(help_text(about, config_dir))
+        return
+    from mltrain.config.compose import CONFIGS, Source, load
+
+    folders = tuple(Path(folder) for folder in arguments.config_dir)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder}: no such folder")
+    source = Source((config_dir or CONFIGS).resolve(), folders, config_name)
+    if arguments.multirun:
+        _sweep(work, arguments.overrides, source)
+        return
+    for override in arguments.overrides:
+        if override.lstrip("+~").startswith(("hydra.", "hydra/")) and "hydra.searchpath" not in override:
+            raise ConfigError(f"{override}: Hydra's own settings are for sweeps: add -m")
+    cfg = load(arguments.overrides, source=source)
+    if arguments.cfg:
+        from omegaconf import OmegaConf
+
+        sys.stdout.write(OmegaConf.to_yaml(cfg))
+        return
+    work(cfg)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        flags = [word for word in sys.argv[1:] if word.startswith("-")]
+        plain = (
+            f"; options of the config are written without dashes: KEY=VALUE, e.g. runner.epochs=5 (found {flags[0]})"
+        )
+        raise ConfigError(message + (plain if flags else "") + "; see --help")
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir", action="append", default=[])
+    return parser.parse_intermixed_args(argv)
+
+
+def _sweep(work: Work, overrides: list[str], source: Any) -> None:
+    """Check every job of the sweep, then hand it to Hydra."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "-m under torchrun: every rank would run the whole sweep by itself; start one torchrun per run, in a loop, "
+            "or sweep without torchrun"
+        )
+    from hydra import main as hydra_main
+
+    from mltrain.config.check import message
+    from mltrain.config.compose import load, scan_overrides
+
+    scan = scan_overrides(overrides, source, sweep=True)
+    if scan.problems:
+        raise ConfigError(message(scan.problems))
+    jobs = _expand(overrides)
+    for job in jobs or []:
+        try:
+            load(job, source=source)
+        except ConfigError as error:
+            raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
+    search = [f"file://{folder.resolve()}" for folder in source.extra]
+    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    failed: list[str] = []
+    task = functools.partial(_job, work=work, source=source, total=len(jobs or []), failed=failed)
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [argv[0], "-m", *scan.overrides, *extra]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints and exits before the error gets here
+    try:
+        functools.update_wrapper(task, work)
+        hydra_main(version_base="1.3", config_path=str(source.folder), config_name=source.name)(task)()
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
+    if failed:
+        raise MltrainError(f"{len(failed)} of {len(jobs or failed)} jobs failed: " + "; ".join(failed))
+
+
+def _expand(overrides: list[str]) -> list[list[str]] | None:
+    """The jobs of Hydra's basic sweeper; None where another sweeper decides as it goes."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if any(text.startswith(("hydra/sweeper=", "hydra.sweeper")) for text in overrides):
+        return None
+    parsed = OverridesParser.create().parse_overrides([o for o in overrides if not o.startswith(("hydra.", "hydra/"))])
+    return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def _job(cfg: Any, *, work: Work, source: Any, total: int, failed: list[str]) -> Any:
+    """One job of a sweep: compose its overrides as a single run would, and go on with the next where it fails."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from mltrain.config.compose import load
+
+    job = HydraConfig.get().job
+    overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
+    _say(f"\njob {int(job.num) + 1}{f' of {total}' if total else ''}: {' '.join(overrides)}")
+    try:
+        return work(load(overrides, source=source))
+    except Interrupted as error:
+        _say(str(error))
+        sys.exit(error.exit_code)  # ends the sweep: the next job must not start
+    except MltrainError as error:
+        _say(str(error))
+        failed.append(" ".join(overrides))
+        return None
+
+
+def help_text(about: str, config_dir: Path | None = None) -> str:
+    """What `--help` shows: the tool's own text, then the groups with their options."""
+    from mltrain.config.compose import CONFIGS, Source
+
+    source = Source(config_dir or CONFIGS)
+    lines = [about.strip(), "", "Groups and their options (GROUP=OPTION):"]
+    for group in source.groups():
+        options = source.options(group)
+        if options and options != ["default"]:
+            shown = f"+{group}" if group == "experiment" else group
+            text = ", ".join(options)
+            lines += textwrap.wrap(text, 110, initial_indent=f"  {shown:<12} ", subsequent_indent=" " * 15)
+    return "\n".join(lines) + "\n"
+
+
+def _log_to_stderr() -> None:
+    """The package's own messages, plain, from the main process; warnings from all."""
+    logger = logging.getLogger("mltrain")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    logger.propagate = False
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _say(text: str, *, once: bool = False) -> None:
+    if not once or _rank() == 0:
+        sys.stderr.write((text if _rank() == 0 else f"rank {_rank()}: {text}") + "\n")

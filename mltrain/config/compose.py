@@ -1,0 +1,277 @@
+"""From overrides to a checked config: Hydra composes, `check` judges, and every complaint comes in one form.
+
+An override `a.b=1` is handed to Hydra as `++a.b=1`, so that it may also set an option that the YAML file leaves at its
+default; whether there is such an option is for `check_config` to say, here as for a key in a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mltrain.config.check import check_config, find_problems, message
+from mltrain.config.identity import default_name
+from mltrain.config.schema import FRAME, INJECTED
+from mltrain.config.signatures import nearest
+from mltrain.config.types import spell
+from mltrain.errors import ConfigError
+
+log = logging.getLogger(__name__)
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where configs are: the main folder, searched last, and the folders of `--config-dir`."""
+
+    folder: Path = CONFIGS
+    extra: tuple[Path, ...] = ()
+    name: str = "train"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (*self.extra, self.folder)
+
+    def options(self, group: str) -> list[str]:
+        found = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
+        return sorted(found | ({"default"} if group in FRAME else set()))
+
+    def groups(self) -> list[str]:
+        """Known groups in the order of the schema, then others that have a folder."""
+        known = [*INJECTED, *FRAME, EXPERIMENT]
+        others = {path.name for folder in self.folders for path in folder.glob("*/") if path.is_dir()}
+        return [*known, *sorted(others - {*known, "hydra"})]
+
+    def file(self, relative: str) -> Path | None:
+        return next((folder / relative for folder in self.folders if (folder / relative).is_file()), None)
+
+
+@dataclass
+class Scan:
+    """Overrides made ready for Hydra, and what is wrong with the others."""
+
+    overrides: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)  # component -> option chosen by an override
+    experiments: list[str] = field(default_factory=list)  # overrides that choose an experiment
+    spoiled: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
+
+
+def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> DictConfig:
+    """Compose and check a config: what `tools/train.py OVERRIDES` would run. Raises ConfigError with all problems."""
+    source = source or Source()
+    scan = scan_overrides(overrides, source)
+    composed, problems = None, list(scan.problems)
+    try:
+        composed = _compose(scan.overrides, source)
+        if scan.choices and scan.experiments:
+            _replace_chosen_sections(composed, scan, source)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        problems.append(explain(error))
+    if composed is None:
+        raise ConfigError(message(problems))
+    choices = dict(composed.hydra.runtime.choices)
+    with open_dict(composed):
+        del composed["hydra"]
+    checked, found = find_problems(composed, origin=_Origin(overrides, scan, choices, source))
+    problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.spoiled]
+    if problems:
+        raise ConfigError(message(problems))
+    if checked.name is None:
+        checked.name = default_name(checked, choices)
+    return checked
+
+
+def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
+    """The checked config of a run folder, with `KEY=VALUE` changes (no group choices). Raises ConfigError."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no run folder: it has no config.yaml")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"{path}: holds no config")
+    parser = OverridesParser.create()
+    for raw in overrides:
+        override = _parse(parser, raw)
+        if isinstance(override, str):
+            raise ConfigError(override)
+        if override.is_sweep_override() or override.is_delete() or override.package is not None:
+            raise ConfigError(f"{raw}: only KEY=VALUE can change a finished run's config")
+        OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
+    return check_config(cfg)
+
+
+def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
+    """Judge each override by itself: its syntax, and, where it chooses an option of a group, whether there is one."""
+    parser = OverridesParser.create()
+    groups = source.groups()
+    scan = Scan()
+    for raw in overrides:
+        override = _parse(parser, raw)
+        if isinstance(override, str):
+            scan.problems.append(override)
+            continue
+        key = override.key_or_group
+        if override.is_hydra_override() or override.is_delete():
+            scan.overrides.append(raw)
+        elif override.is_sweep_override() and not sweep:
+            text = "gives several values: for one run each add -m; for a list write"
+            scan.problems.append(f"{raw}: {text} {key}=[{raw.split('=', 1)[1]}]")
+        elif key in groups and not isinstance(override.value(), dict):
+            _scan_choice(scan, override, source)
+        else:
+            scan.overrides.append(raw if key in groups else "++" + raw.lstrip("+"))
+    return scan
+
+
+def _parse(parser: OverridesParser, raw: str) -> Override | str:
+    """The override, or what is wrong with it."""
+    if "=" not in raw and not raw.startswith("~"):
+        return f"{raw}: is no override; write KEY=VALUE, e.g. runner.epochs=5 or loss=asl"
+    try:
+        return parser.parse_override(raw)
+    except HydraException as error:
+        detail = str(error).split("\n")[0]
+        return (
+            f"{raw}: cannot be read ({detail}); write KEY=VALUE and quote what holds special characters: \"KEY='a, b'\""
+        )
+
+
+def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
+    group, raw = override.key_or_group, override.input_line or ""
+    if override.package is not None:
+        scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
+        return
+    # sweep_string_iterator spells each value of a sweep as an override would
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    values = [v for value in values for v in (value if isinstance(value, list) else [value])]
+    options = source.options(group)
+    for value in values:
+        if value not in options:
+            near = nearest(str(value), options)
+            hint = f"; did you mean {group}={near}?" if near else ""
+            listed = ", ".join(options) or "none"
+            scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
+            scan.spoiled.add(group)
+    if group in scan.spoiled:
+        return
+    text = raw.lstrip("+")
+    if group in INJECTED or group in FRAME:
+        scan.overrides.append(text)
+        scan.choices[group] = str(values[-1])
+    else:
+        scan.overrides.append("+" + text)
+        if group == EXPERIMENT:
+            scan.experiments.append("+" + text)
+
+
+@contextmanager
+def _hydra(folder: Path) -> Iterator[None]:
+    """Hydra's composition over a folder, also inside a job that Hydra itself has started."""
+    state = GlobalHydra.instance()
+    outer = state.hydra
+    state.clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
+    if not (source.folder / f"{source.name}.yaml").is_file():
+        raise ConfigError(
+            f"{source.folder}: no {source.name}.yaml here; this must be the folder `configs` of a checkout"
+        )
+    search = [f"file://{folder.resolve()}" for folder in source.extra]
+    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    with _hydra(source.folder.resolve()):
+        return compose(source.name, [*overrides, *extra], return_hydra_config=True)
+
+
+def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:
+    """A component chosen by an override takes nothing from the experiment: its options were for another component."""
+    without = _compose([text for text in scan.overrides if text not in scan.experiments], source)
+    for section in scan.choices:
+        before: Any = OmegaConf.to_container(cfg[section])
+        after: Any = OmegaConf.to_container(without[section])
+        if before == after:
+            continue
+        left = [f"{section}.{k}={spell(v)}" for k, v in before.items() if k not in after or after[k] != v]
+        log.warning(
+            "%s=%s replaces what the experiment sets there: %s", section, scan.choices[section], ", ".join(left)
+        )
+        with open_dict(cfg):
+            cfg[section] = after
+
+
+def explain(error: Exception) -> str:
+    """What Hydra, OmegaConf or YAML found wrong while composing, in our form."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        wanted = str(error.missing_cfg_file).removesuffix(".yaml")
+        group, _, option = wanted.rpartition("/")
+        options = list(error.options or ())
+        near = nearest(option, options)
+        hint = f"; did you mean {group}: {near}?" if near else ""
+        parent = str(error).split(":")[0] + ": " if str(error).startswith("In '") else ""
+        allowed = f"\nallowed: {', '.join(options)}" if options else ""
+        return f"{parent}there is no config {wanted}{hint}{allowed}"
+    text = str(error).split("\nConfig search path:")[0].strip()
+    cause = str(error.__cause__).strip() if error.__cause__ is not None else ""
+    if cause and cause not in text:
+        text = f"{text}: {cause}" if text else cause
+    return text or type(error).__name__
+
+
+class _Origin:
+    """Where a key was set: an override, else the line of the experiment or group file that has it."""
+
+    def __init__(self, overrides: Sequence[str], scan: Scan, choices: dict[str, Any], source: Source) -> None:
+        self.keys = [raw.lstrip("+~").split("=", 1)[0] for raw in overrides]
+        self.choices, self.source = choices, source
+        self.experiments = [str(choices[EXPERIMENT])] if choices.get(EXPERIMENT) else []
+
+    def __call__(self, path: str) -> str:
+        for key in self.keys:
+            if path == key or (path.startswith(key + ".") and key not in self.choices):
+                return "from an override"
+        keys = path.split(".")
+        section, option = keys[0], self.choices.get(keys[0])
+        for relative, inner in [
+            *((f"{EXPERIMENT}/{name}.yaml", keys) for name in self.experiments),
+            (f"{self.source.name}.yaml", keys),
+            (f"{section}/{option}.yaml", keys[1:]),
+        ]:
+            file = self.source.file(relative)
+            line = find_line(file, inner) if file is not None and inner else None
+            if line is not None:
+                return f"from {self.source.folder.name}/{relative}, line {line}"
+        return ""
+
+
+def find_line(file: Path, keys: Sequence[str]) -> int | None:
+    """The line of a key in a YAML file, or None."""
+    node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = None
+    for key in keys:
+        entries = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next(((name, value) for name, value in entries if name.value == key), None)
+        if found is None:
+            return None
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

@@ -1,0 +1,160 @@
+"""What a config holds: the frame's sections with their defaults, and the components with what the program injects.
+
+The dataclasses below are the one place of the frame's options: name, type, default, range and meaning. They are offered
+to Hydra as `<section>: default`, so no YAML file repeats them. A component (a loss, a dataset ...) has no class here: it
+is a `_target_` with keyword arguments, and the target's own signature says which options there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from hydra.core.config_store import ConfigStore
+
+from mltrain.config.types import Kind, parse_annotation
+
+
+def _number(default: Any, *, least: float, most: float | None = None) -> Any:
+    """A numeric option and its closed range."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+@dataclass(frozen=True)
+class Base:
+    """Scalars at the root of the config."""
+
+    seed: int = _number(
+        0, least=0, most=2**31 - 1
+    )  # of initialisation, order, augmentation; part of the run's identity
+    name: str | None = None  # second level of the run folder; null: <model>-<head>-<loss>
+    rerun: bool = False  # train again where a finished run of the same config exists
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The training loop."""
+
+    epochs: int = _number(10, least=1)
+    batch_size: int = _number(32, least=1)  # global: over all ranks, per micro-batch
+    eval_batch_size: int | None = _number(None, least=1)  # global; null: batch_size
+    accumulate: int = _number(1, least=1)  # micro-batches per optimizer step
+    max_steps: int | None = _number(None, least=1)  # stop after this many optimizer steps
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: the fastest safe type of the device
+    clip_grad_norm: float | None = _number(None, least=0)  # null: no clipping
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps ...
+    channels_last: bool = True
+    compile: bool = False  # torch.compile
+    sync_bn: bool = False  # batch-norm statistics over all ranks
+    evaluate_every: int = _number(1, least=1)  # epochs; the last epoch is always evaluated
+    checkpoint_every_minutes: float = _number(10.0, least=0)  # besides the one at each epoch's end; 0: only that
+    deterministic: bool = False  # torch.use_deterministic_algorithms: slower, the same bits on the same GPU
+
+
+@dataclass(frozen=True)
+class Data:
+    """Reading images."""
+
+    num_workers: int | None = _number(None, least=0)  # per rank; null: from the number of cores
+    on_corrupt: Literal["stop", "skip"] = "stop"  # a training image that cannot be decoded; evaluation always stops
+    corrupt_budget: int = _number(100, least=0)  # skipped images that end the run
+    cache: bool = False  # keep resized images on disk
+    cache_dir: str | None = None  # null: <paths.data>/cache
+    check_files: bool = True  # look for every image file before training
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Evaluation."""
+
+    head_min: int = _number(100, least=1)  # head: at least this many training positives
+    medium_min: int = _number(20, least=0)  # medium: at least this many; tail: fewer
+    threshold: float = _number(0.5, least=0, most=1)  # of the sigmoid, for OP OR OF1 CP CR CF1
+    topk: int = _number(3, least=1)  # for the same at the k best classes of an image
+    words_k: int = _number(5, least=1)  # annotation length of the per-word protocol
+    absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
+    save_predictions: bool = False  # logits and targets of the evaluated splits in the run folder
+
+
+@dataclass(frozen=True)
+class Logger:
+    """Where figures go besides metrics.jsonl."""
+
+    tensorboard: bool = True
+    wandb: bool = False  # needs mltrain[wandb]
+    mlflow: bool = False  # needs mltrain[mlflow]
+    project: str = "mltrain"  # project (wandb) or experiment (mlflow) name
+    every_steps: int = _number(10, least=1)  # optimizer steps between two records of the training loss
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"  # auto: a bar on a terminal, lines otherwise
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders, and whose code a config may name."""
+
+    data: str = "data"  # where dataset configs look for their files
+    runs: str = "runs"  # run folders: <runs>/<dataset.name>/<name>/<id>
+    allow_targets: list[str] = field(default_factory=list)  # more packages that `_target_` may name
+
+
+FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "logger": Logger, "paths": Paths}
+
+# Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
+INJECTED: dict[str, tuple[str, ...]] = {
+    "dataset": (),
+    "model": (),
+    "head": ("in_features", "num_classes", "stats"),
+    "loss": ("num_classes", "stats"),
+    "sampler": ("labels", "stats", "seed"),
+    "augment": ("image_size",),
+    "eval_resize": ("image_size",),
+    "mix": (),
+    "optimizer": ("model",),
+    "schedule": ("steps_per_epoch",),
+    "ema": ("model",),
+}
+SWITCHABLE = frozenset({"mix", "ema"})  # may be switched off: `_target_: null`
+
+ALLOWED_TARGETS = ("mltrain.", "torch.nn.", "torch.optim.", "torchvision.", "timm.")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a frame section."""
+
+    kind: Kind
+    default: Any
+    least: float | None
+    most: float | None
+
+    @property
+    def range(self) -> str:
+        if self.least is None:
+            return ""
+        return f" of at least {self.least:g}" if self.most is None else f" from {self.least:g} to {self.most:g}"
+
+
+def frame_options(section: type) -> dict[str, Option]:
+    """The options of a frame dataclass."""
+    instance = section()
+    return {
+        item.name: Option(
+            kind=parse_annotation(str(item.type)),
+            default=getattr(instance, item.name),
+            least=item.metadata.get("least"),
+            most=item.metadata.get("most"),
+        )
+        for item in fields(section)
+    }
+
+
+def register() -> None:
+    """Offer the frame's defaults to Hydra, as plain values: it is `check_config` that judges types."""
+    store = ConfigStore.instance()
+    store.store(name="base", node={name: option.default for name, option in frame_options(Base).items()})
+    for name, section in FRAME.items():
+        node = {key: option.default for key, option in frame_options(section).items()}
+        store.store(group=name, name="default", node=node)
+
+
+register()

@@ -1,0 +1,208 @@
+"""Type annotations as a config sees them: read from source text, without importing what they name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Resolve = Callable[[str], "ast.expr | None"]  # the expression a module-level alias stands for
+
+
+class Kind:
+    """What a value may be. Here: anything (an annotation this module does not know)."""
+
+    def accepts(self, value: Any) -> bool:
+        return True
+
+    def convert(self, value: Any) -> Any:
+        """An accepted value as the annotation spells it: an int as float, a list as tuple."""
+        return value
+
+    def __str__(self) -> str:
+        return "any value"
+
+
+@dataclass(frozen=True)
+class Atom(Kind):
+    type: type
+    name: str
+
+    def accepts(self, value: Any) -> bool:
+        if isinstance(value, bool):
+            return self.type is bool
+        return isinstance(value, (int, float) if self.type is float else self.type)
+
+    def convert(self, value: Any) -> Any:
+        return float(value) if self.type is float else value
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    values: tuple[Any, ...]
+
+    def accepts(self, value: Any) -> bool:
+        return any(value == allowed and type(value) is type(allowed) for allowed in self.values)
+
+    def __str__(self) -> str:
+        return " | ".join(spell(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class Items(Kind):
+    """A list, tuple, set or sequence; `fixed` gives the kinds of a tuple of known length."""
+
+    item: Kind
+    fixed: tuple[Kind, ...] | None = None
+    as_tuple: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if self.fixed is not None:
+            return len(value) == len(self.fixed) and all(k.accepts(v) for k, v in zip(self.fixed, value, strict=True))
+        return all(self.item.accepts(v) for v in value)
+
+    def convert(self, value: Any) -> Any:
+        kinds = self.fixed or (self.item,) * len(value)
+        converted = [kind.convert(v) for kind, v in zip(kinds, value, strict=True)]
+        return tuple(converted) if self.as_tuple else converted
+
+    def __str__(self) -> str:
+        if self.fixed is not None:
+            return f"a list [{', '.join(map(str, self.fixed))}]"
+        return "a list" if type(self.item) is Kind else f"a list of {self.item}"
+
+
+@dataclass(frozen=True)
+class Mapping(Kind):
+    value: Kind
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, dict) and all(self.value.accepts(v) for v in value.values())
+
+    def convert(self, value: Any) -> Any:
+        return {key: self.value.convert(v) for key, v in value.items()}
+
+    def __str__(self) -> str:
+        return "a mapping" if type(self.value) is Kind else f"a mapping to {self.value}"
+
+
+@dataclass(frozen=True)
+class OneOf(Kind):
+    options: tuple[Kind, ...]
+
+    def accepts(self, value: Any) -> bool:
+        return any(option.accepts(value) for option in self.options)
+
+    def convert(self, value: Any) -> Any:
+        for option in self.options:
+            # `int | float` keeps an int
+            if option.accepts(value) and option.convert(value) == value and type(option.convert(value)) is type(value):
+                return value
+        return next((option.convert(value) for option in self.options if option.accepts(value)), value)
+
+    def __str__(self) -> str:
+        return " | ".join(str(option) for option in self.options)
+
+
+ANY = Kind()
+NULL = Atom(type(None), "null")
+_ATOMS: dict[str, Kind] = {
+    "int": Atom(int, "int"),
+    "float": Atom(float, "float"),
+    "bool": Atom(bool, "true | false"),
+    "str": Atom(str, "string"),
+    "Path": Atom(str, "path"),
+    "PathLike": Atom(str, "path"),
+    "None": NULL,
+}
+_LISTS = frozenset({"list", "List", "Sequence", "Iterable", "Collection", "set", "Set", "frozenset"})
+_TUPLES = frozenset({"tuple", "Tuple"})
+_MAPPINGS = frozenset({"dict", "Dict", "Mapping"})
+
+
+def spell(value: Any) -> str:
+    """A value as YAML and the command line write it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(spell(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {spell(v)}" for k, v in value.items()) + "}"
+    return str(value) if value != "" else "''"
+
+
+def parse_annotation(node: ast.expr | str | None, resolve: Resolve = lambda name: None) -> Kind:
+    """The kind of an annotation, given as source or syntax tree; one that cannot be read accepts any value."""
+    if node is None:
+        return ANY
+    if isinstance(node, str):
+        node = ast.parse(node, mode="eval").body
+    if isinstance(node, ast.Constant):
+        return (
+            NULL
+            if node.value is None
+            else parse_annotation(node.value, resolve)
+            if isinstance(node.value, str)
+            else ANY
+        )
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _one_of([node.left, node.right], resolve)
+    if isinstance(node, ast.Subscript):
+        return _parse_generic(node, resolve)
+    name = _last_name(node)
+    if name in _ATOMS:
+        return _ATOMS[name]
+    if name in _LISTS or name in _TUPLES:
+        return Items(ANY, as_tuple=name in _TUPLES)
+    if name in _MAPPINGS:
+        return Mapping(ANY)
+    if isinstance(node, ast.Name):
+        alias = resolve(node.id)
+        if alias is not None:
+            return parse_annotation(alias, resolve)
+    return ANY
+
+
+def _parse_generic(node: ast.Subscript, resolve: Resolve) -> Kind:
+    name = _last_name(node.value)
+    arguments = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name == "Literal":
+        return Choice(tuple(ast.literal_eval(argument) for argument in arguments))
+    if name == "Union":
+        return _one_of(arguments, resolve)
+    if name == "Optional":
+        return _one_of([*arguments, ast.Constant(None)], resolve)
+    if name in ("Annotated", "Final"):
+        return parse_annotation(arguments[0], resolve)
+    if name == "PathLike":
+        return _ATOMS["Path"]
+    if name in _LISTS:
+        return Items(parse_annotation(arguments[0], resolve))
+    if name in _TUPLES:
+        if len(arguments) == 2 and isinstance(arguments[1], ast.Constant) and arguments[1].value is Ellipsis:
+            return Items(parse_annotation(arguments[0], resolve), as_tuple=True)
+        return Items(ANY, tuple(parse_annotation(argument, resolve) for argument in arguments), as_tuple=True)
+    if name in _MAPPINGS:
+        return Mapping(parse_annotation(arguments[-1], resolve))
+    return ANY
+
+
+def _one_of(nodes: list[ast.expr], resolve: Resolve) -> Kind:
+    options: list[Kind] = []
+    for kind in (parse_annotation(node, resolve) for node in nodes):
+        options.extend(kind.options if isinstance(kind, OneOf) else [kind])
+    return ANY if any(type(option) is Kind for option in options) else OneOf(tuple(options))
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
