@@ -1,0 +1,80 @@
+"""Backbone and head as one classifier over raw images."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mltrain.models.backbone import Backbone, Features, create_backbone
+from mltrain.models.heads import GlobalAveragePool, MLDecoder
+
+HEADS: dict[str, type[nn.Module]] = {"gap": GlobalAveragePool, "ml_decoder": MLDecoder}
+
+
+class Classifier(nn.Module):
+    """Images `(B, 3, H, W)` with values 0..255, uint8 or float -> logits `(B, C)`.
+
+    Normalises with the backbone's mean and std, which are buffers and so saved with the weights: a checkpoint evaluates
+    with the numbers it was trained with. Keeps the images' memory format.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1) * 255)  # in the images' unit, 0..255
+        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1) * 255)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean).div_(self.std)
+
+    def features(self, images: Tensor) -> Features:
+        """The backbone's features of raw images."""
+        features: Features = self.backbone(self.normalize(images))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images).tokens)
+        return logits
+
+
+def create_classifier(
+    *,
+    name: str,
+    num_classes: int,
+    head: str = "gap",
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    image_size: int | None = None,
+    backbone_options: dict[str, Any] | None = None,
+    head_options: dict[str, Any] | None = None,
+) -> Classifier:
+    """A classifier without Hydra: `create_classifier(name="resnet50", num_classes=80, head="ml_decoder")`.
+
+    Args:
+        name, pretrained, checkpoint, image_size: see `create_backbone`; `backbone_options` are its other arguments.
+        num_classes: C.
+        head: `gap` or `ml_decoder`; `head_options` are arguments of its class.
+
+    Raises:
+        ValueError: unknown head or option; and what `create_backbone` raises.
+    """
+    if head not in HEADS:
+        raise ValueError(f"head={head!r}: must be one of {', '.join(HEADS)}")
+    for given, target in ((backbone_options, create_backbone), (head_options, HEADS[head])):
+        allowed = set(inspect.signature(target).parameters) - {
+            "name", "pretrained", "checkpoint", "image_size", "in_features", "num_classes"
+        }  # fmt: skip
+        for key in given or {}:
+            if key not in allowed:
+                raise ValueError(f"{key}: not an option of {target.__name__}; it has {', '.join(sorted(allowed))}")
+    backbone = create_backbone(
+        name=name, pretrained=pretrained, checkpoint=checkpoint, image_size=image_size, **(backbone_options or {})
+    )
+    return Classifier(backbone, HEADS[head](backbone.num_features, num_classes, **(head_options or {})))

@@ -1,0 +1,6 @@
+"""Heads: feature tokens `(B, N, D)` -> logits `(B, C)`."""
+
+from mltrain.models.heads.gap import GlobalAveragePool
+from mltrain.models.heads.ml_decoder import MLDecoder
+
+__all__ = ["GlobalAveragePool", "MLDecoder"]

@@ -1,0 +1,35 @@
+"""Global average pooling and a linear layer."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mltrain.models.heads.prior import bias_start
+
+
+class GlobalAveragePool(nn.Module):
+    """Mean over the tokens, dropout, linear layer: tokens `(B, N, D)` -> logits `(B, C)`.
+
+    Weights start from N(0, 0.01), as in TResNet's classifier; the bias from 0, or where a sigmoid answers `prior`.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        dropout: probability, on the pooled features.
+        prior: probability that each class has at the start; None: 0.5. With many classes a small one (0.01) saves the
+            first steps, which otherwise only learn that most labels are absent.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, dropout: float = 0.0, prior: float | None = None) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        self.dropout = dropout
+        self.fc = nn.Linear(in_features, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.constant_(self.fc.bias, bias_start(prior))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.fc(F.dropout(tokens.mean(1), self.dropout, self.training))
+        return x

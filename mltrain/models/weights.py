@@ -1,0 +1,180 @@
+"""Weights files of other projects: read without running code in them, matched to a module, with a report."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mltrain.errors import CheckpointError
+
+# Where training scripts put the weights inside a checkpoint, averaged weights first (they are the ones evaluated).
+CONTAINERS = ("state_dict_ema", "model_ema", "model", "state_dict")
+# Left by wrappers (DDP, torch.compile): never a real part of a name.
+WRAPPERS = ("module.", "_orig_mod.")
+# Left by an outer model: stripped where that makes more names fit.
+OUTER = ("backbone.", "model.", "encoder.")
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did. Names are the module's, those of `skipped` the file's."""
+
+    source: str
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...] = ()  # in the file, not in the module (the classifier of another task, say)
+    reshaped: tuple[str, ...] = ()  # loaded after being resampled (position embeddings of another image size)
+    missing: tuple[str, ...] = ()  # in the module, not in the file: keep their initial values
+    mismatched: tuple[
+        str, ...
+    ] = ()  # in both, of other shapes: keep their initial values; "name: file (...), model (...)"
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        for label in ("reshaped", "skipped", "missing", "mismatched"):
+            names = getattr(self, label)
+            if names:
+                lines.append(f"  {label} {len(names)}: {_some(names)}")
+        return "\n".join(lines)
+
+
+def _some(names: tuple[str, ...], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Tensors by name from a `.safetensors` file or a PyTorch file (`.pt`, `.pth`, `.pth.tar`, `.bin`).
+
+    A PyTorch file may hold the tensors themselves or a checkpoint with them under `state_dict_ema`, `model_ema`,
+    `model` or `state_dict` (the first found in this order). It is read with `weights_only=True`: no code in it is run.
+
+    Raises:
+        CheckpointError: no such file, not a weights file, or a pickle of more than tensors and plain containers.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"weights file {path}: no such file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"weights file {path}: not a readable safetensors file ({error})") from error
+    try:
+        # timm's own training checkpoints hold their arguments as a Namespace, which is data
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"weights file {path}: refused, because it is damaged or holds more than tensors, and reading that would "
+            "run code from the file. Only tensors in plain dictionaries are read; convert it where you trust it: "
+            "`torch.save(model.state_dict(), ...)` or safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"weights file {path}: not a readable PyTorch file ({error})") from error
+    for key in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not state:
+        raise CheckpointError(
+            f"weights file {path}: found no tensors by name; expected a state dict, or a checkpoint with one under "
+            f"{', '.join(CONTAINERS)}"
+        )
+    return state
+
+
+def strip_prefixes(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
+    """`state` with the prefixes removed that wrappers and outer models leave before the `names` of a module."""
+    state = dict(state)
+    for prefix in WRAPPERS * 2:
+        if any(k.startswith(prefix) for k in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    for _ in OUTER:
+        known = len(names & state.keys())
+        for prefix in OUTER:
+            inner = {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
+            # without a single known name (foreign naming) only a prefix of every name is safe to take off
+            if len(names & inner) > known or (not known and len(inner) == len(state)):
+                # an outer name that would now collide with an inner one gives way
+                state = {k: v for k, v in state.items() if k.startswith(prefix) or k not in inner}
+                state = {k.removeprefix(prefix): v for k, v in state.items()}
+                break
+        else:
+            break
+    return state
+
+
+def load_weights(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str = "weights",
+    convert: Callable[[StateDict, nn.Module], StateDict] | None = None,
+    partial: bool = False,
+) -> LoadReport:
+    """Copy `state` into `module` by name, and say what was loaded.
+
+    Names in the file alone are skipped. Anything in the module that the file lacks or has in another shape is an error
+    unless `partial`: then it keeps its initial value. Batch counters of batch-norm may be missing. Nothing is copied
+    before all checks have passed.
+
+    Args:
+        module: gets the weights.
+        state: tensors by name, prefixes such as `module.` or `backbone.` allowed.
+        source: the file's name, for messages.
+        convert: renames and resamples the file's tensors for `module` (timm's `checkpoint_filter_fn`); used only where
+            names or shapes do not fit as they are.
+        partial: accept missing and mismatched tensors.
+
+    Raises:
+        CheckpointError: nothing fits, or something is missing or mismatched and `partial` is false.
+    """
+    target = module.state_dict()
+    state = strip_prefixes(state, set(target))
+    before = {k: v.shape for k, v in state.items()}
+
+    def fits(key: str) -> bool:
+        return key in state and state[key].shape == target[key].shape
+
+    def needed(key: str) -> bool:
+        return not key.endswith("num_batches_tracked")
+
+    if convert is not None and not all(fits(k) for k in target if needed(k)):
+        try:
+            state = {k: v for k, v in convert(dict(state), module).items() if isinstance(v, Tensor)}
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise CheckpointError(
+                f"{source}: made for another model: converting it failed ({type(error).__name__}: {error})"
+            ) from error
+    loaded = tuple(k for k in target if fits(k))
+    report = LoadReport(
+        source=source,
+        loaded=loaded,
+        skipped=tuple(k for k in state if k not in target),
+        reshaped=tuple(k for k in loaded if k in before and before[k] != state[k].shape),
+        missing=tuple(k for k in target if k not in state and needed(k)),
+        mismatched=tuple(
+            f"{k}: file {tuple(state[k].shape)}, model {tuple(target[k].shape)}"
+            for k in target
+            if k in state and not fits(k)
+        ),
+    )
+    if not any(needed(k) for k in loaded):
+        raise CheckpointError(f"{report}\n  no tensor fits the model: is it of the same architecture?")
+    if (report.missing or report.mismatched) and not partial:
+        raise CheckpointError(
+            f"{report}\n  refused: every weight of the model must be in the file "
+            "(model.partial_checkpoint=true loads what fits)"
+        )
+    module.load_state_dict({k: state[k] for k in loaded}, strict=False)
+    return report
