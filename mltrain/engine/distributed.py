@@ -1,0 +1,270 @@
+"""One process or many behind one interface: `with start("auto") as ranks: ...`.
+
+Started by `torchrun --nproc_per_node=N`, each process is a rank with a device of its own: NCCL between GPUs, gloo
+between CPUs. CPU tensors and Python objects travel by gloo in either case. Without torchrun everything here is a
+no-op that gives what one rank would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mltrain.errors import ConfigError, Interrupted, MltrainError
+
+T = TypeVar("T")
+
+_TRANSFER_BYTES = 256 * 2**20
+
+
+class Distributed:
+    """This process among its peers. Build it with `start`.
+
+    Attributes:
+        rank, world_size: this process's number and how many there are.
+        local_rank: its number on this machine.
+        device: where its model lives.
+        is_main: rank 0, which alone writes files and logs.
+    """
+
+    def __init__(self, *, rank: int, world_size: int, local_rank: int, device: torch.device) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+        self.device = device
+        self.is_main = rank == 0
+        # Beside NCCL, which moves GPU memory only, a gloo group carries CPU tensors and objects.
+        several_gpus = world_size > 1 and device.type == "cuda"
+        self._cpu_group: Any = dist.new_group(backend="gloo") if several_gpus else None
+
+    def __enter__(self) -> Distributed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # After an error a peer may be inside a collective, and leaving the group in an orderly way would wait for it.
+        # Ending the process closes the connections instead, and the peer's collective fails at once.
+        if error is None or isinstance(error, Interrupted):  # the latter is agreed on by all ranks
+            self.close()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place, on the tensor's own device; returns the tensor."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=self._group(tensor))
+        return tensor
+
+    def all_gather_objects(self, value: T) -> list[T]:
+        """Every rank's `value`, in rank order, on every rank. Small Python objects; tensors go through
+        `gather_rows`."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._cpu_group)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's `value` on every rank."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._cpu_group)
+        return values[0]
+
+    @torch.no_grad()
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's buffers (batch-norm statistics), one message per dtype."""
+        if self.world_size == 1:
+            return
+        by_dtype: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+        for buffer in module.buffers():
+            if buffer.numel():
+                by_dtype.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        for buffers in by_dtype.values():
+            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            dist.broadcast(flat.view(torch.uint8), src=0, group=self._group(flat))
+            for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+                buffer.copy_(values.view(buffer.shape))
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier(group=self._cpu_group)
+
+    def gather_rows(self, tensor: torch.Tensor, *, to_all: bool = False) -> torch.Tensor | None:
+        """Concatenate (n_r, ...) tensors along the first dimension, in rank order; n_r may differ, and be 0.
+
+        Returns the (sum n_r, ...) tensor on rank 0, or on every rank with `to_all`; None elsewhere. Any dtype. Rows
+        are received straight into their place in the result, so the memory needed beyond it is nothing on the
+        receiving side.
+
+        Raises:
+            ValueError: on every rank, where ranks disagree in dtype or in the shape of a row.
+        """
+        if self.world_size == 1:
+            return tensor
+        metas = self.all_gather_objects((tuple(tensor.shape), str(tensor.dtype), tensor.device.type))
+        if any((meta[0][1:], meta[1:]) != (metas[0][0][1:], metas[0][1:]) for meta in metas):
+            raise ValueError(f"gather_rows: ranks disagree in row shape, dtype or device: {metas}")
+        counts = [meta[0][0] for meta in metas]
+        receives = to_all or self.is_main
+        out = (
+            torch.empty((sum(counts), *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
+            if receives
+            else None
+        )
+        group = self._group(tensor)
+        start = 0
+        for source, count in enumerate(counts):
+            rows = tensor if source == self.rank else None
+            if out is not None:
+                place = out[start : start + count]
+                if rows is not None:
+                    place.copy_(rows)
+                rows = place
+            start += count
+            if rows is None or rows.numel() == 0:
+                continue
+            self._move(rows.contiguous(), source, to_all, group)
+        return out
+
+    def _move(self, rows: torch.Tensor, source: int, to_all: bool, group: Any) -> None:
+        """Take `rows` from `source` to rank 0 or to all, as bytes: gloo does not know every dtype."""
+        data = rows.view(-1).view(torch.uint8)
+        for chunk in data.split(_TRANSFER_BYTES):
+            if to_all:
+                dist.broadcast(chunk, src=source, group=group)
+            elif source != 0 and self.is_main:
+                dist.recv(chunk, src=source, group=group)
+            elif source != 0:
+                dist.send(chunk, dst=0, group=group)
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Run the block on rank 0 first, then on the first rank of every other machine, then on the rest.
+
+        For work whose result lies in files, such as generating a data set: the later ranks find it done. An error on
+        one rank ends the block on all of them: there as it was, elsewhere as MltrainError with its message.
+        """
+        turn = 0 if self.is_main else 1 if self.local_rank == 0 else 2
+        for _ in range(turn):
+            self._raise_together(None)
+        try:
+            yield
+        except BaseException as error:
+            if self.world_size > 1:
+                self.all_gather_objects(f"{type(error).__name__}: {error}")
+            raise
+        for _ in range(turn, 3):
+            self._raise_together(None)
+
+    def _raise_together(self, failure: str | None) -> None:
+        for rank, found in enumerate(self.all_gather_objects(failure)):
+            if found is not None and rank != self.rank:
+                raise MltrainError(f"rank {rank} stopped with {found}")
+
+    def _group(self, tensor: torch.Tensor) -> Any:
+        return self._cpu_group if tensor.device.type == "cpu" else None
+
+
+def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed:
+    """Join the process group that torchrun's variables describe (none: a single process) and choose this rank's device.
+
+    `device` is auto (CUDA, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps. With several ranks a machine's GPUs
+    are dealt by local rank. A collective that waits longer than `timeout_minutes` for a peer raises instead of
+    hanging; a peer that dies is noticed at once.
+
+    Raises:
+        ConfigError: the device is not there, does not suit several ranks, or torchrun's variables are incomplete.
+    """
+    world_size = _variable("WORLD_SIZE", 1)
+    if world_size == 1:
+        return Distributed(rank=0, world_size=1, local_rank=0, device=_single_device(device))
+    missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE={world_size} is set but {', '.join(missing)} is not; start with "
+            f"`torchrun --nproc_per_node=N tools/train.py ...`, or unset WORLD_SIZE to run one process"
+        )
+    rank, local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
+    chosen = _rank_device(device, local_rank)
+    timeout = timedelta(minutes=timeout_minutes)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        dist.init_process_group("nccl", timeout=timeout, device_id=chosen)
+    else:
+        dist.init_process_group("gloo", timeout=timeout)
+    return Distributed(rank=rank, world_size=world_size, local_rank=local_rank, device=chosen)
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdigit():
+        raise ConfigError(f"the environment variable {name} must be a whole number, found {text!r}; torchrun sets it")
+    return int(text)
+
+
+def _parse(request: str) -> torch.device | None:
+    """None for auto."""
+    if request == "auto":
+        return None
+    kind, _, index = request.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (":" in request and not (kind == "cuda" and index.isdigit())):
+        raise ConfigError(f"runner.device={request!r} is not known; allowed: auto, cpu, cuda, cuda:N, mps")
+    device = torch.device(request)
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+            raise ConfigError(f"runner.device={request}, but {why}; use runner.device=auto or cpu")
+        if index and int(index) >= count:
+            raise ConfigError(
+                f"runner.device={request}, but there are {count} CUDA devices: cuda:0 to cuda:{count - 1}"
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("runner.device=mps, but torch finds no Apple GPU; use runner.device=auto or cpu")
+    return device
+
+
+def _single_device(request: str) -> torch.device:
+    device = _parse(request)
+    if device is None:
+        device = torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _rank_device(request: str, local_rank: int) -> torch.device:
+    device = _parse(request)
+    if device is not None and (device.type == "mps" or device.index is not None):
+        raise ConfigError(
+            f"runner.device={request} names one device, but this run has several processes; use auto, cuda or cpu"
+        )
+    if (device is None and not torch.cuda.is_available()) or (device is not None and device.type == "cpu"):
+        return torch.device("cpu")
+    # Counted against all local ranks, not this one, so that every rank of the machine refuses alike.
+    wanted = max(_variable("LOCAL_WORLD_SIZE", 1), local_rank + 1)
+    count = torch.cuda.device_count()
+    if wanted > count:
+        raise ConfigError(
+            f"{wanted} processes on this machine, but {count} CUDA devices; "
+            f"start with `torchrun --nproc_per_node={count}`, or set runner.device=cpu"
+        )
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,315 @@
+"""Where a run's figures go: metrics.jsonl always, TensorBoard, wandb and mlflow as the config says.
+
+Only the main rank writes. On resume, records after the resumed step are dropped, so a resumed run's log reads like
+that of one that never stopped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+import torch
+
+from mltrain.engine.distributed import Distributed
+from mltrain.errors import ConfigError
+
+Scalars = Mapping[str, Any]
+
+
+class Sink(Protocol):
+    """One place figures go to."""
+
+    def resume(self, step: int) -> None:
+        """Open; the run stands after optimizer step `step`, and what was logged beyond it is void."""
+
+    def log(self, step: int, scalars: dict[str, Any]) -> None:
+        """Record figures after optimizer step `step`."""
+
+    def close(self, failed: bool) -> None:
+        """Finish; `failed` where the run ended with an error."""
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, `step` first, flushed at once. Figures that are not finite become
+    null."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+        self._kept: set[tuple[int, frozenset[str]]] = set()
+
+    def resume(self, step: int) -> None:
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                record = _parse(line)
+                if record is not None and record["step"] <= step:
+                    kept.append(line)
+                    # What was logged at the resumed step itself may be logged again, such as an evaluation.
+                    if record["step"] == step:
+                        self._kept.add((step, frozenset(record)))
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, step: int, scalars: dict[str, Any]) -> None:
+        assert self._file is not None, "resume() comes first"
+        record = {"step": step, **{key: _finite(value) for key, value in scalars.items()}}
+        if self._kept and (step, frozenset(record)) in self._kept:
+            return
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self, failed: bool) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class TensorBoard:
+    """Event files, one event for all figures of a `log`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: Any = None
+
+    def resume(self, step: int) -> None:
+        # Imported here, and without torch.utils.tensorboard: other tools of the project need not pay for it.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(self.folder), flush_secs=30)
+        if step:
+            # A session that starts at a step makes TensorBoard drop what earlier ones recorded from there on.
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def log(self, step: int, scalars: dict[str, Any]) -> None:
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in _numbers(scalars)]
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
+        self._writer.add_event(event)
+
+    def close(self, failed: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class Wandb:
+    """Weights & Biases; a resumed run goes on in the same wandb run. Its own variables (WANDB_MODE ...) apply."""
+
+    def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
+        _require("wandb", "logger.wandb")
+        self.folder, self.project, self.config = folder, project, config
+        self._run: Any = None
+
+    def resume(self, step: int) -> None:
+        import wandb
+
+        name = _run_name(self.folder)
+        self._run = wandb.init(
+            project=self.project, name=name, id=name, dir=str(self.folder), config=dict(self.config), resume="allow"
+        )
+        # wandb's own step must never fall, which a resumed one does: `step` is a figure like others and the x axis.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, scalars: dict[str, Any]) -> None:
+        self._run.log({"step": step, **dict(_numbers(scalars))})
+
+    def close(self, failed: bool) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=int(failed))
+            self._run = None
+
+
+class Mlflow:
+    """MLflow; a resumed run goes on in the same MLflow run. MLFLOW_TRACKING_URI says where, else a folder of the
+    run's."""
+
+    def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
+        _require("mlflow", "logger.mlflow")
+        self.folder, self.project, self.config = folder, project, config
+        self._client: Any = None
+
+    def resume(self, step: int) -> None:
+        from mlflow.tracking import MlflowClient
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder / "mlruns").resolve().as_uri()
+        self._client = MlflowClient(tracking_uri=uri)
+        experiment = self._client.get_experiment_by_name(self.project)
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self.project)
+        name = _run_name(self.folder)
+        found = self._client.search_runs([experiment_id], f"tags.mltrain_run = '{name}'", max_results=1)
+        if step and found:
+            self._id = found[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+            return
+        self._id = self._client.create_run(experiment_id, run_name=name, tags={"mltrain_run": name}).info.run_id
+        for key, value in _flatten(self.config):
+            self._client.log_param(self._id, key, str(value)[:500])
+
+    def log(self, step: int, scalars: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        # MLflow allows letters, digits, _ - . space and / in a name.
+        metrics = [Metric(re.sub(r"[^\w\-./ ]", "_", k), v, now, step) for k, v in _numbers(scalars)]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def close(self, failed: bool) -> None:
+        if self._client is not None:
+            self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+            self._client = None
+
+
+class Sinks:
+    """Every sink behind one `log`; a context manager that closes them. Empty away from the main rank."""
+
+    def __init__(self, sinks: Iterable[Sink]) -> None:
+        self.sinks = list(sinks)
+
+    def __enter__(self) -> Sinks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for sink in self.sinks:
+            sink.close(error is not None)
+
+    def resume(self, step: int) -> None:
+        """Open every sink for a run that stands after `step` optimizer steps (0: a new one). Comes before `log`."""
+        for sink in self.sinks:
+            sink.resume(step)
+
+    def log(self, step: int, scalars: Scalars) -> None:
+        """Record figures after optimizer step `step`. Values are numbers, one-element tensors, strings or None."""
+        if self.sinks:
+            plain = {key: _plain(value) for key, value in scalars.items()}
+            for sink in self.sinks:
+                sink.log(step, plain)
+
+
+def make_sinks(folder: Path, config: Mapping[str, Any], dist: Distributed) -> Sinks:
+    """The sinks that `config["logger"]` asks for.
+
+    Raises:
+        ConfigError: on every rank, where a package is missing; with the command that installs it.
+    """
+    options = config["logger"]
+    sinks: list[Sink] = [MetricsLog(folder / "metrics.jsonl")]
+    if options["tensorboard"]:
+        sinks.append(TensorBoard(folder / "tensorboard"))
+    if options["wandb"]:
+        sinks.append(Wandb(folder, project=options["project"], config=config))
+    if options["mlflow"]:
+        sinks.append(Mlflow(folder, project=options["project"], config=config))
+    return Sinks(sinks if dist.is_main else [])
+
+
+def save_environment(folder: Path) -> None:
+    """Write `environment.json`: versions, git commit of the source, hardware and command line of this start."""
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "hydra-core", "omegaconf", "mltrain")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    environment = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+        "git": _git(Path(__file__).parent),
+        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "gpus": gpus,
+        "cuda": torch.version.cuda if gpus else None,
+        "world_size": int(os.environ.get("WORLD_SIZE") or 1),
+    }
+    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value  # a one-element tensor or a NumPy number
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(scalars: Scalars) -> list[tuple[str, float]]:
+    return [(key, float(value)) for key, value in scalars.items() if isinstance(value, (int, float))]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A record, or None for a line that a kill cut short."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def _require(package: str, key: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{key}=true needs the package {package}: pip install 'mltrain[{package}]', or {key}=false")
+
+
+def _run_name(folder: Path) -> str:
+    """<dataset>-<name>-<id>, in the letters every service allows."""
+    return re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that this code runs from, and whether tracked files were changed; None for an installed
+    copy."""
+    try:
+        commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        commit, status = (
+            subprocess.run(
+                ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(status)}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8", errors="replace"))
+        if found:
+            return found.group(1).strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,149 @@
+"""What a person watching the run sees: a bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+
+_BAR_SECONDS = 0.2
+_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+
+
+class Progress:
+    """Loss, LR, images/s, share of time spent waiting for data, and time left for the whole run.
+
+    `mode` is bar, lines (one every `line_seconds`), off, or auto: a bar if stderr is a terminal, lines otherwise.
+    With `enabled=False` (ranks other than the main one) it shows nothing and still measures. A loss given as a tensor
+    is read, which waits for a GPU, only when it is shown.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["auto", "bar", "lines", "off"] = "auto",
+        enabled: bool = True,
+        line_seconds: float = 10.0,
+    ) -> None:
+        if mode == "auto":
+            mode = "bar" if sys.stderr.isatty() else "lines"
+        self.mode = mode if enabled else "off"
+        self._every = {"bar": _BAR_SECONDS, "lines": line_seconds, "off": float("inf")}[self.mode]
+        self._bar: tqdm | None = None
+        self._stack = ExitStack()
+        self._epoch = self._epochs = self._steps = self._step = 0
+        # Totals of this process: (seconds training, images, seconds waiting for data).
+        self._seconds = self._images = self._waited = 0.0
+        self._shown = self._reported = (0.0, 0.0, 0.0)
+        self._started: float | None = None
+        self._done = 0
+        self._last = self._next = 0.0
+
+    def __enter__(self) -> Progress:
+        if self.mode == "bar":
+            # Log records go above the bar instead of through it, for the loggers that write to the console.
+            loggers = [logging.getLogger(), logging.getLogger("mltrain")]
+            consoles = [item for item in loggers if any(_is_console(handler) for handler in item.handlers)]
+            self._stack.enter_context(logging_redirect_tqdm(loggers=consoles))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close_bar()
+        self._stack.close()
+
+    def start_epoch(self, epoch: int, epochs: int, steps: int, start: int = 0) -> None:
+        """Epoch `epoch` (from 0) of `epochs` begins at its step `start` of `steps`."""
+        now = time.perf_counter()
+        self._epoch, self._epochs, self._steps, self._step = epoch, epochs, steps, start
+        self._started = now if self._started is None else self._started
+        self._last, self._next = now, now + self._every
+        if self.mode == "bar":
+            self._close_bar()
+            label = f"epoch {epoch + 1}/{epochs}"
+            self._bar = tqdm(
+                total=steps,
+                initial=start,
+                desc=label,
+                leave=False,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                bar_format=_BAR_FORMAT,
+            )
+
+    def update(self, *, loss: float | torch.Tensor, lr: float, images: int, waited: float) -> None:
+        """A step is done: `images` over all ranks, of its time `waited` seconds on the loader."""
+        now = time.perf_counter()
+        self._seconds += now - self._last
+        self._images += images
+        self._waited += waited
+        self._last = now
+        self._step += 1
+        self._done += 1
+        if now >= self._next:
+            self._next = now + self._every
+            self._show(float(loss), lr)
+
+    def end_epoch(self, line: str) -> None:
+        """The epoch and its evaluation are over; `line` sums them up."""
+        self._close_bar()
+        if self.mode != "off":
+            logger.info("%s  %.0f img/s", line, self.mean_rate())
+
+    def rates(self) -> dict[str, float]:
+        """Images/s and data-wait share since the last call, for the log; of training alone, without evaluation."""
+        speed, share = self._window(self._reported)
+        self._reported = self._totals()
+        return {"train/images_per_second": speed, "train/data_wait": share}
+
+    def mean_rate(self) -> float:
+        """Images/s of all training in this process, without evaluation."""
+        return self._images / self._seconds if self._seconds else 0.0
+
+    def _totals(self) -> tuple[float, float, float]:
+        return (self._seconds, self._images, self._waited)
+
+    def _window(self, since: tuple[float, float, float]) -> tuple[float, float]:
+        seconds, images, waited = (now - then for now, then in zip(self._totals(), since, strict=True))
+        return (images / seconds, waited / seconds) if seconds else (0.0, 0.0)
+
+    def _show(self, loss: float, lr: float) -> None:
+        speed, share = self._window(self._shown)
+        self._shown = self._totals()
+        figures = f"loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} img/s  data {share:.0%}  eta {_duration(self._eta())}"
+        if self._bar is not None:
+            self._bar.n = self._step
+            self._bar.set_postfix_str(figures)
+        else:
+            logger.info("epoch %d/%d  step %d/%d  %s", self._epoch + 1, self._epochs, self._step, self._steps, figures)
+
+    def _eta(self) -> float:
+        """Seconds left for the whole run, at this process's pace so far, evaluations included."""
+        assert self._started is not None
+        left = (self._epochs - self._epoch) * self._steps - self._step
+        return (time.perf_counter() - self._started) / self._done * left
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
