@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,9 +50,16 @@ def find_problems(cfg: DictConfig, *, origin: Origin = lambda path: "") -> tuple
     tree = checker.resolve(cfg, "")
     tree.pop("hydra", None)
     checker.root(tree)
-    checked = OmegaConf.create(tree) if not checker.problems else OmegaConf.create()
+    checked = OmegaConf.create(tree) if not checker.found else OmegaConf.create()
     OmegaConf.set_struct(checked, True)
     return checked, checker.problems
+
+
+def _references(node: DictConfig | ListConfig, key: Any) -> list[str]:
+    """The keys that a value takes its own from: `${runner.epochs}`."""
+    if not OmegaConf.is_interpolation(node, key):
+        return []
+    return re.findall(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[key]))  # type: ignore[index]
 
 
 def allowed_targets(tree: dict[str, Any]) -> tuple[str, ...]:
@@ -74,17 +82,24 @@ def signature_of(target: Any, allowed: tuple[str, ...]) -> Signature:
 class _Checker:
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
-        self.problems: list[str] = []
+        self.found: list[tuple[str, str]] = []  # path, text
+        self.references: dict[str, list[str]] = {}
         self.allowed: tuple[str, ...] = ALLOWED_TARGETS
         self.names: dict[str, list[str]] = {}  # section -> its valid keys, to suggest from
         self.foreign: list[tuple[dict[str, Any], str, str]] = []  # components that only an import can judge
+
+    @property
+    def problems(self) -> list[str]:
+        """All texts, without those that only repeat the problem of the key a value is taken from."""
+        paths = {path for path, _ in self.found}
+        return [text for path, text in self.found if paths.isdisjoint(self.references.get(path, ()))]
 
     def problem(self, path: str, text: str, *, value: Any = _BROKEN, allowed: Iterable[str] = ()) -> None:
         shown = path if value is _BROKEN else f"{path}={spell(value)}"
         where = self.origin(path)
         names = ", ".join(allowed)
         lines = [f"{shown}: {text}" + (f" ({where})" if where else ""), *([f"allowed: {names}"] if names else [])]
-        self.problems.append("\n".join(lines))
+        self.found.append((path, "\n".join(lines)))
 
     def resolve(self, node: DictConfig | ListConfig, path: str) -> Any:
         """Plain dicts and lists, interpolations resolved; one that fails is a problem and becomes `_BROKEN`."""
@@ -94,6 +109,7 @@ class _Checker:
             here = f"{path}.{key}" if path else str(key)
             if here == "hydra":
                 continue
+            self.references[here] = _references(node, key)
             try:
                 value = node[key]
             except OmegaConfBaseException as error:
@@ -123,7 +139,7 @@ class _Checker:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
                 tree[name] = self.component(tree[name], name, name)
-        if not self.problems:
+        if not self.found:
             for node, path, section in self.foreign:
                 self.foreign_component(node, path, section)
 
@@ -187,6 +203,7 @@ class _Checker:
     def switched_off(self, node: dict[str, Any], path: str, section: str) -> dict[str, Any]:
         if section not in SWITCHABLE or path != section:
             self.problem(f"{path}._target_", "must name a class or function: this section cannot be off", value=None)
+            return node
         for key in node.keys() - {"_target_"}:
             self.problem(f"{path}.{key}", f"cannot be set: {section} is switched off", value=node[key])
         return node

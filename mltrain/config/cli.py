@@ -29,6 +29,26 @@ def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | No
     sys.exit(0)
 
 
+def main_of_run(work: Callable[[Path, Any], Any], *, about: str) -> NoReturn:
+    """As `main`, for a tool that takes a run folder and KEY=VALUE changes: `work(folder, cfg)`, cfg from the folder."""
+    with leaving():
+        arguments = _Parser(add_help=False, allow_abbrev=False)
+        arguments.add_argument("words", nargs="*")
+        arguments.add_argument("-h", "--help", action="store_true")
+        given = arguments.parse_intermixed_args(sys.argv[1:])
+        if given.help:
+            sys.stdout.write(about.strip() + "\n")
+        else:
+            from mltrain.config.compose import load_run
+
+            folders = [word for word in given.words if "=" not in word or Path(word).is_dir()]
+            if len(folders) != 1:
+                raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(folders)}); see --help")
+            folder = Path(folders[0])
+            work(folder, load_run(folder, [word for word in given.words if word != folders[0]]))
+    sys.exit(0)
+
+
 @contextmanager
 def leaving() -> Iterator[None]:
     """Turn the errors that are the user's to mend into their message and exit code."""
@@ -75,11 +95,14 @@ def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        flags = [word for word in sys.argv[1:] if word.startswith("-")]
-        plain = (
-            f"; options of the config are written without dashes: KEY=VALUE, e.g. runner.epochs=5 (found {flags[0]})"
-        )
-        raise ConfigError(message + (plain if flags else "") + "; see --help")
+        from mltrain.config.schema import FRAME, frame_options
+        from mltrain.config.signatures import nearest
+
+        flags = [word.lstrip("-").split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+        keys = {key: f"{name}.{key}" for name, section in FRAME.items() for key in frame_options(section)}
+        near = nearest(flags[-1].replace("-", "_").split(".")[-1], keys) if flags else None
+        example = f"did you mean {keys[near]}=VALUE?" if near else "e.g. runner.epochs=5"
+        raise ConfigError(f"{message}; keys of the config are written KEY=VALUE, without dashes: {example} (--help)")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -108,15 +131,16 @@ def _sweep(work: Work, overrides: list[str], source: Any) -> None:
     if scan.problems:
         raise ConfigError(message(scan.problems))
     jobs = _expand(overrides)
+    ready: dict[str, Any] = {}
     for job in jobs or []:
         try:
-            load(job, source=source)
+            ready[" ".join(text.lstrip("+") for text in job)] = load(job, source=source)
         except ConfigError as error:
             raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
     search = [f"file://{folder.resolve()}" for folder in source.extra]
     extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
     failed: list[str] = []
-    task = functools.partial(_job, work=work, source=source, total=len(jobs or []), failed=failed)
+    task = functools.partial(_job, work=work, source=source, ready=ready, failed=failed)
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [argv[0], "-m", *scan.overrides, *extra]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints and exits before the error gets here
@@ -141,23 +165,24 @@ def _expand(overrides: list[str]) -> list[list[str]] | None:
     return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
-def _job(cfg: Any, *, work: Work, source: Any, total: int, failed: list[str]) -> Any:
-    """One job of a sweep: compose its overrides as a single run would, and go on with the next where it fails."""
+def _job(cfg: Any, *, work: Work, source: Any, ready: dict[str, Any], failed: list[str]) -> Any:
+    """One job of a sweep, on the config that a single run would have; where it fails, the next one goes on."""
     from hydra.core.hydra_config import HydraConfig
 
     from mltrain.config.compose import load
 
     job = HydraConfig.get().job
-    overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
-    _say(f"\njob {int(job.num) + 1}{f' of {total}' if total else ''}: {' '.join(overrides)}")
+    overrides = [text.lstrip("+") for text in HydraConfig.get().overrides.task]
+    text = " ".join(overrides)
+    _say(f"\njob {int(job.num) + 1}{f' of {len(ready)}' if ready else ''}: {text}")
     try:
-        return work(load(overrides, source=source))
+        return work(ready.get(text) or load(overrides, source=source))
     except Interrupted as error:
         _say(str(error))
         sys.exit(error.exit_code)  # ends the sweep: the next job must not start
     except MltrainError as error:
         _say(str(error))
-        failed.append(" ".join(overrides))
+        failed.append(text)
         return None
 
 

@@ -135,13 +135,13 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
         elif key in groups and not isinstance(override.value(), dict):
             _scan_choice(scan, override, source)
         else:
-            scan.overrides.append(raw if key in groups else "++" + raw.lstrip("+"))
+            scan.overrides.append("++" + raw.lstrip("+"))
     return scan
 
 
 def _parse(parser: OverridesParser, raw: str) -> Override | str:
     """The override, or what is wrong with it."""
-    if "=" not in raw and not raw.startswith("~"):
+    if raw.startswith("=") or ("=" not in raw and not raw.startswith("~")):
         return f"{raw}: is no override; write KEY=VALUE, e.g. runner.epochs=5 or loss=asl"
     try:
         return parser.parse_override(raw)

@@ -1,8 +1,8 @@
 """What a config holds: the frame's sections with their defaults, and the components with what the program injects.
 
-The dataclasses below are the one place of the frame's options: name, type, default, range and meaning. They are offered
-to Hydra as `<section>: default`, so no YAML file repeats them. A component (a loss, a dataset ...) has no class here: it
-is a `_target_` with keyword arguments, and the target's own signature says which options there are.
+The dataclasses below are the one place of the frame's options: name, type, default, range and meaning. Hydra gets them
+as `<section>: default`, so no YAML file repeats them. A component (a loss, a dataset ...) has no class here: it is a
+`_target_` with keyword arguments, and the target's own signature says which options there are.
 """
 
 from __future__ import annotations
