@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from mltrain.engine import distributed
+from mltrain.engine.logging import MetricsLog, Sinks, TensorBoard, make_sinks, save_environment
+from mltrain.engine.progress import Progress, _duration
+from mltrain.errors import ConfigError
+
+
+def _config(**options):
+    logger = {"tensorboard": False, "wandb": False, "mlflow": False, "project": "tests", **options}
+    return {"logger": logger, "loss": {"gamma_neg": 4.0}, "name": "n"}
+
+
+def _records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def one_rank(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return distributed.start("cpu")
+
+
+# metrics.jsonl
+
+
+def test_records_are_on_the_disk_at_once_with_numbers_of_every_kind(tmp_path, one_rank):
+    with make_sinks(tmp_path, _config(), one_rank) as sinks:
+        sinks.resume(0)
+        sinks.log(3, {"a": 1, "b": torch.tensor(0.5), "c": np.float32(2.0), "d": float("nan"), "e": "text"})
+        sinks.log(4, {"inf": float("inf"), "none": None})
+        assert _records(tmp_path / "metrics.jsonl") == [
+            {"step": 3, "a": 1, "b": 0.5, "c": 2.0, "d": None, "e": "text"},
+            {"step": 4, "inf": None, "none": None},
+        ]
+
+
+def test_a_resumed_log_reads_like_one_that_never_stopped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.resume(0)
+    for step in (10, 20, 30):
+        log.log(step, {"loss": step / 10})
+    log.log(20, {"map": 50.0})
+    log.close(failed=True)
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')  # a kill in the middle of a line
+    log = MetricsLog(path)
+    log.resume(20)
+    log.log(20, {"map": 50.0})  # the evaluation of the resumed step is repeated
+    log.log(20, {"other": 1.0})
+    log.log(30, {"loss": 3.0})
+    log.close(failed=False)
+    assert _records(path) == [
+        {"step": 10, "loss": 1.0},
+        {"step": 20, "loss": 2.0},
+        {"step": 20, "map": 50.0},
+        {"step": 20, "other": 1.0},
+        {"step": 30, "loss": 3.0},
+    ]
+
+
+def test_a_new_run_starts_an_empty_log(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5, "loss": 1.0}\n')
+    log = MetricsLog(path)
+    log.resume(0)
+    log.close(failed=False)
+    assert path.read_text() == ""
+
+
+def test_other_ranks_write_nothing(tmp_path, one_rank):
+    one_rank.is_main = False
+    with make_sinks(tmp_path, _config(tensorboard=True), one_rank) as sinks:
+        sinks.resume(0)
+        sinks.log(1, {"a": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+# Other sinks
+
+
+def test_tensorboard_reads_back_what_was_logged_and_forgets_what_a_resume_voids(tmp_path, one_rank):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resumed, steps in ((0, (1, 2, 3)), (1, (2,))):
+        with make_sinks(tmp_path, _config(tensorboard=True), one_rank) as sinks:
+            sinks.resume(resumed)
+            for step in steps:
+                sinks.log(step, {"train/loss": step + 10.0 * resumed, "text": "skipped", "val/map": torch.tensor(5)})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["train/loss", "val/map"]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 1.0), (2, 12.0)]
+
+
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, one_rank, monkeypatch, package):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    one_rank.is_main = False  # every rank must refuse, or the others would wait for the main one
+    with pytest.raises(ConfigError, match=rf"logger\.{package}=true needs.*pip install 'mltrain\[{package}\]'"):
+        make_sinks(tmp_path, _config(**{package: True}), one_rank)
+
+
+def test_wandb_goes_on_in_the_same_run_offline(tmp_path, one_rank, monkeypatch):
+    pytest.importorskip("wandb", reason="needs mltrain[wandb]")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for resumed in (0, 2):
+        with make_sinks(tmp_path, _config(wandb=True), one_rank) as sinks:
+            sinks.resume(resumed)
+            sinks.log(resumed + 1, {"train/loss": 1.0, "text": "skipped"})
+    runs = [folder.name for folder in (tmp_path / "wandb").glob("offline-run-*")]
+    assert len({name.split("-", 3)[-1] for name in runs}) == 1
+
+
+def test_mlflow_goes_on_in_the_same_run(tmp_path, one_rank, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs mltrain[mlflow]")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for resumed in (0, 2):
+        with make_sinks(tmp_path, _config(mlflow=True), one_rank) as sinks:
+            sinks.resume(resumed)
+            sinks.log(resumed + 1, {"train/loss": 1.0 + resumed, "val/P@3": 2.0})
+    client = mlflow.tracking.MlflowClient(tracking_uri=(tmp_path / "mlruns").resolve().as_uri())
+    runs = client.search_runs([client.get_experiment_by_name("tests").experiment_id])
+    assert len(runs) == 1
+    history = client.get_metric_history(runs[0].info.run_id, "train/loss")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 1.0), (3, 3.0)]
+    assert runs[0].info.status == "FINISHED"
+    assert runs[0].data.params["loss.gamma_neg"] == "4.0"
+
+
+def test_every_sink_learns_whether_the_run_failed():
+    class Spy:
+        def close(self, failed):
+            self.failed = failed
+
+    spies = [Spy(), Spy()]
+    with pytest.raises(ZeroDivisionError), Sinks(spies):
+        raise ZeroDivisionError
+    assert [spy.failed for spy in spies] == [True, True]
+    with Sinks(spies):
+        pass
+    assert [spy.failed for spy in spies] == [False, False]
+
+
+def test_tensorboard_that_was_never_opened_closes(tmp_path):
+    TensorBoard(tmp_path).close(failed=True)
+
+
+def test_the_environment_names_versions_hardware_and_command(tmp_path):
+    save_environment(tmp_path)
+    found = json.loads((tmp_path / "environment.json").read_text())
+    assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["cpu"]["cores"] >= 1
+    assert isinstance(found["command"], list)
+    assert found["git"] is None or len(found["git"]["commit"]) == 40
+
+
+# Progress
+
+
+def _epochs(progress, caplog, epochs=2):
+    with caplog.at_level(logging.INFO), progress:
+        for epoch in range(epochs):
+            progress.start_epoch(epoch, epochs, 3)
+            for step in range(3):
+                progress.update(loss=torch.tensor(0.125 * (step + 1)), lr=1e-4, images=8, waited=0.0)
+            progress.end_epoch(f"epoch {epoch + 1}: mAP 50.00")
+
+
+def test_lines_tell_loss_rate_speed_and_time_left(caplog):
+    _epochs(Progress(mode="lines", line_seconds=0.0), caplog)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 8
+    assert lines[1].startswith("epoch 1/2  step 2/3  loss 0.25  lr 1.00e-04  ")
+    assert all(part in lines[1] for part in (" img/s", "data 0%", "eta 0:00"))
+    assert lines[3].startswith("epoch 1: mAP 50.00")
+
+
+def test_lines_come_at_their_cadence_and_a_loss_is_read_only_when_shown(caplog):
+    class Unreadable(torch.Tensor):
+        def __float__(self):
+            raise AssertionError("read")
+
+    progress = Progress(mode="lines", line_seconds=60.0)
+    with caplog.at_level(logging.INFO), progress:
+        progress.start_epoch(0, 1, 2)
+        progress.update(loss=torch.tensor(1.0).as_subclass(Unreadable), lr=1e-4, images=8, waited=0.0)
+        progress.end_epoch("done")
+    assert [record.getMessage().split("  ")[0] for record in caplog.records] == ["done"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "off"}, {"mode": "lines", "enabled": False}, {"mode": "bar", "enabled": False}]
+)
+def test_off_and_other_ranks_show_nothing_but_still_measure(options, caplog, capsys):
+    progress = Progress(**options)
+    _epochs(progress, caplog)
+    assert caplog.records == []
+    assert capsys.readouterr() == ("", "")
+    assert progress.mean_rate() > 0
+    assert set(progress.rates()) == {"train/images_per_second", "train/data_wait"}
+
+
+def test_a_bar_goes_to_stderr_and_log_lines_stand_above_it(capsys, caplog, monkeypatch):
+    monkeypatch.setattr("mltrain.engine.progress._BAR_SECONDS", 0.0)
+    progress = Progress(mode="bar")
+    progress._every = 0.0
+    _epochs(progress, caplog)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "epoch 1/2" in err
+    assert "loss 0.375  lr 1.00e-04" in err
+    assert [record.getMessage()[:8] for record in caplog.records] == ["epoch 1:", "epoch 2:"]
+
+
+def test_auto_is_lines_where_stderr_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert Progress().mode == "lines"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert Progress().mode == "bar"
+
+
+def test_rates_are_those_since_the_last_call(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    progress = Progress(mode="off")
+    progress.start_epoch(0, 1, 10)
+    for images, seconds in ((10, 1.0), (10, 1.0), (40, 1.0)):
+        clock[0] += seconds
+        progress.update(loss=0.0, lr=0.0, images=images, waited=0.25)
+        if images == 10 and clock[0] == 2.0:
+            assert progress.rates() == {"train/images_per_second": 10.0, "train/data_wait": 0.25}
+    assert progress.rates() == {"train/images_per_second": 40.0, "train/data_wait": 0.25}
+    assert progress.mean_rate() == 20.0
+    assert progress._eta() == pytest.approx(7.0)
+    clock[0] += 100.0  # an evaluation
+    progress.start_epoch(1, 2, 10)
+    clock[0] += 1.0
+    progress.update(loss=0.0, lr=0.0, images=20, waited=0.0)
+    assert progress.mean_rate() == 20.0
+
+
+def test_time_left_reads_as_a_clock():
+    assert [_duration(s) for s in (0.4, 61, 3661)] == ["0:00", "1:01", "1:01:01"]
