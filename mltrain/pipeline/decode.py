@@ -107,7 +107,7 @@ def _turned(segment: bytes) -> bool:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     image.load()
     with contextlib.suppress(*_BAD_METADATA):  # the pixels are fine
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     mode = image.mode
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or (mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
         return _on_white(image)

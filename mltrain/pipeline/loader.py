@@ -207,8 +207,12 @@ class EvalLoader:
         source: ImageSource | None = None,
     ) -> None:
         _check_sizes(batch_size, rank, world_size)
+        self.labels = labels
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         local = -(-batch_size // world_size)
+        largest_share = -(-len(labels) // world_size)
+        self.rounds = -(-largest_share // local)
+        """Batches of the rank that has most."""
         indices = torch.arange(first, last).numpy()
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
         self._loader = _data_loader(
@@ -237,9 +241,13 @@ def default_workers(gpu: bool) -> int:
 
     With a GPU all cores but one, at most 16. Without, a quarter of them, at least 1: the model needs the others.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cores = available_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Plan:

@@ -1,0 +1,250 @@
+"""Resized images on disk: decoding and resizing are paid once.
+
+A cache is one file of raw pixels, ``KEY.pixels``, and its index, ``KEY.index.npy``; KEY is a hash of the image paths
+and of the resizing. The index is written last: a cache without one, or whose pixels it does not fit, does not exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+from mltrain.pipeline.augment import EvalResize, ShorterSide
+from mltrain.pipeline.decode import read_image
+from mltrain.pipeline.loader import available_cores
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1
+_REPORT_SECONDS = 10.0
+_ABSENT = -1
+# Columns of the index. Size and time of the image file: a changed file makes the cache stale.
+_OFFSET, _HEIGHT, _WIDTH, _FILE_SIZE, _FILE_TIME = range(5)
+
+
+class CachedImages:
+    """Images of a cache, read through a memory map; opened by `cached_images`.
+
+    An image that could not be decoded when the cache was made is not in it: it is read from its file, which raises the
+    `DataError` that says why.
+    """
+
+    def __init__(self, labels: LabelSet, pixels: Path, index: np.ndarray) -> None:
+        self._labels = labels
+        self._file = pixels
+        self._index = index
+        self._map: np.memmap | None = self._open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}  # a map does not travel to another process, its file does
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def read(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        offset, height, width = self._index[index, : _WIDTH + 1].tolist()
+        if offset == _ABSENT:
+            return read_image(self._labels.path(index))
+        if self._map is None:
+            self._map = self._open()
+        assert self._map is not None
+        return self._map[offset : offset + height * width * 3].reshape(height, width, 3)
+
+    def _open(self) -> np.memmap | None:
+        # Copy on write: the file is never changed, and torch takes the array without a warning.
+        return np.memmap(self._file, dtype=np.uint8, mode="c") if self._file.stat().st_size else None
+
+
+def cached_images(
+    labels: LabelSet, resize: EvalResize | ShorterSide, *, folder: str | os.PathLike[str], threads: int | None = None
+) -> CachedImages:
+    """Opens the cache of a LabelSet, after making it if it is not there or an image file has changed since.
+
+    Two processes that ask at once are safe: one makes it, the other waits. An interrupted or failed attempt leaves
+    nothing that would be used.
+
+    Args:
+        labels: whose images.
+        resize: what is stored: the result of this transform.
+        folder: where caches live; made if absent. A local file system: the lock is advisory.
+        threads: that decode; None: one for each core.
+
+    Raises:
+        DataError: an image file is missing, or the disk is full.
+    """
+    folder = Path(folder)
+    key = _key(labels, resize)
+    pixels, index_file = folder / f"{key}.pixels", folder / f"{key}.index.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"{key}.lock"):
+            files = _file_states(labels)
+            index = _open_index(pixels, index_file, files)
+            if index is None:
+                index_file.unlink(missing_ok=True)
+                index = _make(labels, resize, pixels, index_file, files, threads)
+            return CachedImages(labels, pixels, index)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{folder}: the disk is full ({error.strerror}), the cache of {len(labels)} resized images was not "
+                "made; "
+                "free some space, choose another data.cache_dir, or set data.cache=false"
+            ) from error
+        raise DataError(f"{folder}: cannot make the cache of resized images: {error}") from error
+
+
+def _key(labels: LabelSet, resize: EvalResize | ShorterSide) -> str:
+    digest = hashlib.sha256(f"{_VERSION}\0{resize!r}\0".encode())
+    for path in labels.image_paths:
+        digest.update(os.path.realpath(path).encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is up to the user
+        yield
+        return
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # given back by the system when this process ends, however it ends
+        yield
+
+
+def _file_states(labels: LabelSet) -> np.ndarray:
+    """Size and modification time of each image file, int64 (N, 2)."""
+    states = np.empty((len(labels), 2), dtype=np.int64)
+    for i in range(len(labels)):
+        try:
+            stat = os.stat(labels.path(i))  # noqa: PTH116  (N calls)
+        except OSError as error:
+            raise DataError(f"{labels.path(i)}: cannot read the file: {error.strerror or error}") from error
+        states[i] = stat.st_size, stat.st_mtime_ns
+    return states
+
+
+def _open_index(pixels: Path, index_file: Path, files: np.ndarray) -> np.ndarray | None:
+    try:
+        index = np.load(index_file, allow_pickle=False)
+        size = pixels.stat().st_size
+    except (OSError, ValueError, EOFError):
+        return None
+    if index.shape != (len(files), 5) or size != int((index[:, _HEIGHT] * index[:, _WIDTH]).sum()) * 3:
+        return None
+    if not np.array_equal(index[:, _FILE_SIZE:], files):
+        _LOG.info("%s: image files have changed; the cache is made again", pixels)
+        return None
+    return index
+
+
+def _make(
+    labels: LabelSet,
+    resize: EvalResize | ShorterSide,
+    pixels: Path,
+    index_file: Path,
+    files: np.ndarray,
+    threads: int | None,
+) -> np.ndarray:
+    started = time.monotonic()
+    _check_space(pixels.parent, len(labels), resize)
+    index = np.concatenate(
+        [np.full((len(files), 1), _ABSENT), np.zeros((len(files), 2), dtype=np.int64), files], axis=1
+    )
+    partial = pixels.with_suffix(".partial")
+    try:
+        with partial.open("wb") as out:
+            _fill(labels, resize, out.fileno(), index, threads or available_cores())
+            os.fsync(out.fileno())
+        partial.replace(pixels)
+        index_partial = index_file.with_suffix(".partial")
+        with index_partial.open("wb") as handle:
+            np.save(handle, index)
+            handle.flush()
+            os.fsync(handle.fileno())
+        index_partial.replace(index_file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    missing = int((index[:, _OFFSET] == _ABSENT).sum())
+    _LOG.info(
+        "cached %d images of %s in %s: %.0f MB, %.1f s%s",
+        len(labels) - missing,
+        labels.name,
+        pixels,
+        pixels.stat().st_size / 1e6,
+        time.monotonic() - started,
+        f"; {missing} cannot be decoded" if missing else "",
+    )
+    return index
+
+
+def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: np.ndarray, threads: int) -> None:
+    """Writes pixels to the file descriptor `out`, and offset, height and width of each image to `index`."""
+    # Threads do, and share one file without ado: decoding, resizing and writing all leave the interpreter lock.
+    end, end_lock = 0, threading.Lock()
+    stop = threading.Event()
+    todo = iter(range(len(labels)))
+
+    def work() -> None:
+        nonlocal end
+        for i in todo:
+            if stop.is_set():
+                return
+            try:
+                image = read_image(labels.path(i))
+            except DataError as error:
+                _LOG.warning("not in the cache: %s", error)
+                continue
+            pixels = resize(image).permute(1, 2, 0).contiguous().numpy()
+            with end_lock:
+                offset, end = end, end + pixels.nbytes
+            _write(out, pixels.reshape(-1).data, offset)
+            index[i, : _WIDTH + 1] = offset, pixels.shape[0], pixels.shape[1]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                running = {pool.submit(work) for _ in range(threads)}
+                while running:
+                    done, running = wait(running, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                    if running and not done:
+                        cached = int((index[:, _OFFSET] != _ABSENT).sum())
+                        _LOG.info("caching resized images of %s: %d of %d", labels.name, cached, len(labels))
+            finally:
+                stop.set()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write(out: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(out, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _check_space(folder: Path, count: int, resize: EvalResize | ShorterSide) -> None:
+    side = resize.image_size**2 if isinstance(resize, EvalResize) else resize.size**2 * 4 // 3  # of a 4:3 photograph
+    needed, free = count * side * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free", str(folder))
