@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ from torch import nn
 from mltrain.config.build import instantiate
 from mltrain.config.identity import run_folder, run_id
 from mltrain.datasets.splits import Splits, check_files, check_splits
-from mltrain.engine import distributed
+from mltrain.engine import distributed, evaluator
+from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
-from mltrain.engine.runner import Outcome, Runner
+from mltrain.engine.runner import Outcome, Runner, check_classes, load_best, load_weights
 from mltrain.engine.seeding import seed_start
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError
@@ -62,6 +64,45 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
         runner = assemble(cfg, dist)
         outcome = runner.fit()
         return None if outcome is None else _write(cfg, runner, outcome)
+
+
+def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
+
+    Raises:
+        CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
+    """
+    with distributed.start(cfg.runner.device) as dist:
+        cfg.rerun = False
+        if cfg.model.get("pretrained"):
+            cfg.model.pretrained = False  # the run's own weights follow
+        state = load_best(CheckpointFolder(folder))
+        splits, stats, model = build_parts(cfg, dist, LabelStats.from_arrays(state["stats"]))
+        check_classes(state, splits.val.class_names, folder)
+        weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
+        settings = {
+            "dist": dist,
+            "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
+            "channels_last": cfg.runner.channels_last,
+        }
+        result: dict[str, Any] = {"best": state["best"]}
+        for name, labels in (("val", splits.val), ("test", splits.test)):
+            if labels is None:
+                continue
+            with closing(eval_loader(cfg, dist, labels, model)) as loader:
+                evaluation = evaluator.evaluate(weights, loader, summarizer(cfg, stats), **settings)
+            if evaluation is None:
+                continue
+            scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
+            result |= scalars if name == "val" else {"test": scalars}
+            write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
+            if cfg.metrics.save_predictions:
+                write_predictions(folder / f"predictions_{name}.npz", evaluation, labels)
+        if not dist.is_main:
+            return None
+        write_json(folder / "evaluation.json", result)
+        logger.info("%s\n* best by validation mAP, epoch %d", metrics_table(result), result["best"]["epoch"])
+        return result
 
 
 def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
@@ -122,8 +163,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     )
 
 
-def build_parts(cfg: DictConfig, dist: distributed.Distributed) -> Parts:
-    """Splits (checked), statistics of the training labels, and the model on its device."""
+def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
+    """Splits (checked), statistics of the training labels (unless given), and the model on its device."""
     with dist.first():  # one process generates what a dataset keeps on disk
         splits: Splits = instantiate(cfg.dataset, "dataset")
     check_splits(splits)
@@ -131,7 +172,7 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed) -> Parts:
         for labels in splits:
             if labels is not None:
                 check_files(labels)
-    stats = LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
+    stats = stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
     with dist.first():  # one process downloads pretrained weights
         backbone = instantiate(cfg.model, "model")
     num_classes = len(stats.class_names)
@@ -142,7 +183,7 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed) -> Parts:
             raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
-    model = model.to(device=dist.device, memory_format=memory_format)
+    model = model.to(device=dist.device).to(memory_format=memory_format)
     assert isinstance(model, Classifier)
     return Parts(splits, stats, model)
 
@@ -152,7 +193,7 @@ def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet
     return EvalLoader(
         labels,
         instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size),
-        batch_size=_per_rank(cfg.runner.eval_batch_size or cfg.runner.batch_size, dist, "runner.eval_batch_size"),
+        batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
         rank=dist.rank,
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
@@ -168,7 +209,11 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
 
 def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
     splits, stats, model = parts
-    _per_rank(cfg.runner.batch_size, dist, "runner.batch_size")
+    if cfg.runner.batch_size % dist.world_size:
+        raise ConfigError(
+            f"runner.batch_size={cfg.runner.batch_size} is the batch over all processes; it must be a multiple of their "
+            f"number, {dist.world_size}"
+        )
     return TrainLoader(
         splits.train,
         instantiate(cfg.augment, "augment", image_size=model.backbone.image_size),
@@ -183,14 +228,6 @@ def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) 
         corrupt_budget=cfg.data.corrupt_budget,
         pin_memory=dist.device.type == "cuda",
     )
-
-
-def _per_rank(batch_size: int, dist: distributed.Distributed, key: str) -> int:
-    if batch_size % dist.world_size:
-        raise ConfigError(
-            f"{key}={batch_size} is the batch over all processes and must divide by their number, {dist.world_size}"
-        )
-    return batch_size // dist.world_size
 
 
 def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:

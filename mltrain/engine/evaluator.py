@@ -1,19 +1,20 @@
-"""Logits of a whole split, in the order of its images, from one or more weights in one pass over the data."""
+"""Logits and metrics of a whole split, from one or more weights in one pass over the data."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from mltrain.engine.signals import StopSignal
-from mltrain.errors import Interrupted
+from mltrain.errors import DataError, Interrupted
 
 if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
+    from mltrain.metrics.summary import Summary
     from mltrain.models.classifier import Classifier
     from mltrain.pipeline.loader import EvalLoader
 
@@ -28,8 +29,46 @@ class Predictions:
     """int8 (N, C)"""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of a split and their metrics, per weights ("val" raw, "ema")."""
+
+    predictions: Predictions
+    summaries: dict[str, Summary]
+
+    def best(self) -> str:
+        """The weights with the higher mAP; raw weights where equal."""
+        return max(self.summaries, key=lambda name: self.summaries[name].scalars["map"])
+
+
 def evaluate(
+    models: Mapping[str, Classifier],
+    loader: EvalLoader,
+    summarize: Callable[[torch.Tensor, torch.Tensor], Summary],
+    *,
+    dist: Distributed,
+    amp_dtype: torch.dtype | None = None,
+    channels_last: bool = True,
+    stop: StopSignal | None = None,
+) -> Evaluation | None:
+    """Predictions and metrics of each of `models`; on the main rank, None elsewhere.
+
+    Raises:
+        DataError: no class has a positive, or other targets that cannot be evaluated.
+        Interrupted: see `predict`.
+    """
+    predictions = predict(models, loader, dist=dist, amp_dtype=amp_dtype, channels_last=channels_last, stop=stop)
+    if predictions is None:
+        return None
+    try:
+        summaries = {name: summarize(logits, predictions.targets) for name, logits in predictions.logits.items()}
+    except ValueError as error:
+        raise DataError(f"{loader.labels.name}: {error}") from error
+    return Evaluation(predictions, summaries)
+
+
+@torch.inference_mode()
+def predict(
     models: Mapping[str, Classifier],
     loader: EvalLoader,
     *,
@@ -65,7 +104,7 @@ def evaluate(
             targets.append(batch.targets)
             indices.append(batch.indices)
         _stop_together(dist, stop)
-    num_classes = loader.num_classes
+    num_classes = loader.labels.num_classes
     order = dist.gather_rows(torch.cat([*indices, torch.empty(0, dtype=torch.int64)]))
     rows = {k: dist.gather_rows(torch.cat([*v, torch.empty(0, num_classes)])) for k, v in logits.items()}
     labels = dist.gather_rows(torch.cat([*targets, torch.empty(0, num_classes, dtype=torch.int8)]))

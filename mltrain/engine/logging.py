@@ -152,7 +152,11 @@ class Mlflow:
     def resume(self, step: int) -> None:
         from mlflow.tracking import MlflowClient
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder / "mlruns").resolve().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            # MLflow 3.17 opens a folder only when told so; its alternative, a database, needs more than mlflow-skinny.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = (self.folder / "mlruns").resolve().as_uri()
         self._client = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name(self.project)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self.project)

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from mltrain.engine.checkpoint import CheckpointFolder
-from mltrain.engine.evaluator import Predictions, evaluate
+from mltrain.engine.evaluator import Evaluation, evaluate
 from mltrain.engine.signals import StopSignal
 from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
 
@@ -37,18 +37,6 @@ if TYPE_CHECKING:
     from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Predictions of a split and their metrics, per weights ("val" raw, "ema")."""
-
-    predictions: Predictions
-    summaries: dict[str, Summary]
-
-    def best(self) -> str:
-        """The weights with the higher mAP; raw weights where equal."""
-        return max(self.summaries, key=lambda name: self.summaries[name].scalars["map"])
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,6 @@ class Runner:
     best: dict[str, Any] | None = None
     seconds: float = 0.0
     loss_sum: float = 0.0
-    corrupt: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointFolder(self.folder)
@@ -175,10 +162,8 @@ class Runner:
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
         """The micro-batches of one step."""
         group = list(itertools.islice(batches, self.accumulate))
-        for batch in group:
-            if batch.corrupt:
-                self.corrupt.extend(batch.corrupt)
-                logger.warning("skipped %d unreadable image(s): %s", len(batch.corrupt), ", ".join(batch.corrupt))
+        if any(len(batch.indices) == 0 for batch in group):
+            raise DataError(f"no image of a batch could be read:\n  {group[0].corrupt}")
         return group
 
     def _report_step(self, result: StepResult, group: list[Batch], waited: float) -> None:
@@ -212,21 +197,18 @@ class Runner:
 
     def evaluate(self, loader: EvalLoader) -> Evaluation | None:
         """Metrics of the raw and EMA weights as they are; None away from the main rank."""
-        predictions = evaluate(
+        return evaluate(
             self._evaluated(),
             loader,
+            self.summarize,
             dist=self.dist,
             amp_dtype=self.train_step.amp_dtype,
             channels_last=self.train_step.memory_format is torch.channels_last,
             stop=self.stop,
         )
-        if predictions is None:
-            return None
-        summaries = {k: self.summarize(logits, predictions.targets) for k, logits in predictions.logits.items()}
-        return Evaluation(predictions, summaries)
 
     def _evaluated(self) -> dict[str, Classifier]:
-        return {"val": self.model} | ({"ema": self.ema.module} if self.ema is not None else {})
+        return evaluated(self.model, self.ema)
 
     def _remember_best(self, epoch: int, evaluation: Evaluation) -> None:
         weights = evaluation.best()
@@ -238,8 +220,8 @@ class Runner:
 
     def _finish(self) -> Outcome | None:
         """Evaluate the best weights once more, so that what is reported is what `best.pt` gives."""
-        self.dist.barrier()
-        self.load_best()
+        self.dist.barrier()  # best.pt is written by the main rank
+        load_weights(load_best(self.checkpoints), self.model, self.ema)
         validation = self.evaluate(self.val_loader)
         test = self.evaluate(self.test_loader) if self.test_loader is not None else None
         if validation is None or self.best is None:
@@ -255,7 +237,7 @@ class Runner:
             "steps": self.step,
             "seconds": round(self.seconds, 2),
             "images_per_second": self.progress.mean_rate(),
-            "corrupt_images": sorted(set(self.corrupt)),
+            "corrupt_images": list(self.train_loader.corrupt),
         }
         return Outcome(result, validation, test)
 
@@ -284,7 +266,7 @@ class Runner:
             "best": self.best,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
-            "corrupt": self.corrupt,
+            "corrupt": list(self.train_loader.corrupt),
         }
         self.checkpoints.save(state, "last")
 
@@ -293,32 +275,16 @@ class Runner:
         if state is None:
             self.sinks.resume(0)
             return
-        self._load_weights(state)
+        check_classes(state, self.stats.class_names, self.folder)
+        load_weights(state, self.model, self.ema)
         self.train_step.optimizer.load_state_dict(state["optimizer"])
         if self.train_step.scaler is not None and state["scaler"] is not None:
             self.train_step.scaler.load_state_dict(state["scaler"])
-        for key in ("step", "history", "best", "seconds", "loss_sum", "corrupt"):
+        self.train_loader.corrupt.update(dict.fromkeys(state["corrupt"]))
+        for key in ("step", "history", "best", "seconds", "loss_sum"):
             setattr(self, key, state[key])
         self.sinks.resume(self.step)
         logger.info("resumed at step %d of %d", self.step, self.total_steps)
-
-    def load_best(self) -> None:
-        """Put the best weights, raw and EMA, into the model.
-
-        Raises:
-            CheckpointError: the run has none yet.
-        """
-        state = self.checkpoints.load("best")
-        if state is None:
-            raise CheckpointError(f"{self.folder}: no best.pt; let the run finish an evaluation first")
-        self._load_weights(state)
-
-    def _load_weights(self, state: dict[str, Any]) -> None:
-        if tuple(state["class_names"]) != self.stats.class_names:
-            raise CheckpointError(f"{self.folder}: the checkpoint's class names differ from the dataset's")
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
 
     def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
         """Write what is needed to look into a step that was not finite."""
@@ -347,6 +313,55 @@ class Runner:
         for loader in (self.train_loader, self.val_loader, self.test_loader):
             if loader is not None:
                 loader.close()
+
+
+def load_best(checkpoints: CheckpointFolder) -> dict[str, Any]:
+    """The state of `best.pt`.
+
+    Raises:
+        CheckpointError: there is none yet, or it cannot be read.
+    """
+    state = checkpoints.load("best")
+    if state is None:
+        raise CheckpointError(f"{checkpoints.folder}: no best.pt; let the run finish an evaluation first")
+    return state
+
+
+def check_classes(state: dict[str, Any], class_names: tuple[str, ...], folder: Path) -> None:
+    """Refuse a checkpoint of other classes: their order is part of the weights.
+
+    Raises:
+        CheckpointError: naming the first class that differs.
+    """
+    saved = tuple(state["class_names"])
+    if saved == class_names:
+        return
+    pairs = itertools.zip_longest(saved, class_names, fillvalue="(none)")
+    k, (old, new) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise CheckpointError(
+        f"{folder}: the checkpoint has {len(saved)} classes, the dataset {len(class_names)}; the first that differs is "
+        f"number {k}, {old!r} in the checkpoint and {new!r} in the dataset. Give the dataset the run was trained on."
+    )
+
+
+def load_weights(state: dict[str, Any], model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
+    """Put a checkpoint's raw and EMA weights into their modules, and name these as evaluations do.
+
+    Raises:
+        CheckpointError: weights and model do not fit.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+    return evaluated(model, ema)
+
+
+def evaluated(model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
+    """The weights that are evaluated, by the names used in results: "val" raw, "ema"."""
+    return {"val": model} | ({} if ema is None else {"ema": cast("Classifier", ema.module)})
 
 
 def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,13 @@ MIN_LOSS_SCALE = 2.0**-10
 
 
 class MicroBatch(Protocol):
-    """What the step reads of `mltrain.pipeline.loader.Batch`."""
+    """What the step reads of `mltrain.pipeline.batch.Batch`."""
 
-    images: torch.Tensor
-    targets: torch.Tensor
-    indices: torch.Tensor
+    @property
+    def images(self) -> torch.Tensor: ...
+
+    @property
+    def targets(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
