@@ -1,0 +1,61 @@
+"""Focal loss: Lin, Goyal, Girshick, He, Dollar,
+"Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mltrain.losses._focusing import negative_term, negative_term_sum_, positive_term
+from mltrain.losses.base import PerLabelLoss, Reduction
+
+
+class FocalLoss(PerLabelLoss):
+    """Focal loss, eq. 4 and 5: ``-a (1-p)^gamma y log p - (1-a) p^gamma (1-y) log(1-p)``, p = sigmoid(x).
+
+    Without `alpha` (eq. 4) both terms weigh 1: the "focal" baseline of the ASL family, which is its (gamma_neg,
+    gamma_pos, clip) = (2, 2, 0). With it, eq. 5; the paper detects with gamma 2, alpha 0.25. The paper differentiates
+    the weight, so the gradient is the full one by default; the ASL family's training code holds it constant, which
+    `detach_weight=True` does.
+
+    Args:
+        gamma: focusing exponent, >= 0; 0 is (alpha-weighted) binary cross-entropy.
+        alpha: weight of the positive term in [0, 1], the negative one getting 1 - alpha; None for eq. 4.
+        detach_weight: do not differentiate the focusing weight.
+        reduction: see `PerLabelLoss`.
+
+    Raises:
+        ValueError: gamma negative, alpha outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+        detach_weight: bool = False,
+        reduction: Reduction = "sum",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        if not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma={gamma} must be 0 or above")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"alpha={alpha} must be in [0, 1], or None for no class weight")
+        self.gamma = gamma
+        self.alpha = alpha
+        self.detach_weight = detach_weight
+
+    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = positive_term(x, gamma=self.gamma, detach=self.detach_weight)
+        return (value, derivative) if self.alpha is None else (value * self.alpha, derivative * self.alpha)
+
+    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = negative_term(x, gamma=self.gamma, clip=0, detach=self.detach_weight)
+        return (value, derivative) if self.alpha is None else (value * (1 - self.alpha), derivative * (1 - self.alpha))
+
+    def negative_sum_(self, x: Tensor, work: Tensor) -> float:
+        total = negative_term_sum_(x, work, gamma=self.gamma, clip=0, detach=self.detach_weight)
+        if self.alpha is None:
+            return total
+        x.mul_(1 - self.alpha)
+        return total * (1 - self.alpha)
