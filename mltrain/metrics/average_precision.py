@@ -2,8 +2,8 @@
 
     AP = sum over thresholds t of (R_t - R_before) * P_t        (no interpolation)
 
-Every positive at threshold t contributes P_t / n_positives, so all that is needed per positive is how many positives and
-how many known entries score at or above it. Equal scores share a threshold: the order of the rows never matters.
+Every positive at threshold t contributes P_t / n_positives, so all that is needed per positive is how many positives
+and how many known entries score at or above it. Equal scores share a threshold: the order of rows never matters.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def average_precision(logits: Tensor, targets: Tensor) -> Tensor:
         ValueError: shapes differ or are not 2-D, logits are not floating point or hold NaN, a target is not 1, 0 or -1.
 
     Compared with scikit-learn's `average_precision_score` on each class's known entries: equal to 1e-9, ties included.
-    The result is bit for bit the same under any permutation of the rows. CUDA tensors are copied over in blocks of classes.
+    Bit for bit the same under any permutation of the rows. CUDA tensors are copied over in blocks of classes.
     """
     check_shapes(logits, targets)
     result = np.empty(logits.shape[1])
@@ -126,7 +126,7 @@ def _count_at_or_above(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     if scores.size < 2048 or not 1e-30 < spread < 1e30:  # small, all tied, or infinite
         ordered = np.sort(scores)
         return scores.size - np.searchsorted(ordered, wanted)
-    buckets = min(scores.size, 1 << 16)
+    buckets = min(scores.size, 1 << 20)
     margin = spread / buckets  # what lies outside the range gets buckets of its own
     bounds = np.array([low - margin, high + margin], dtype=scores.dtype)
     scale = scores.dtype.type(buckets / spread)
@@ -137,11 +137,17 @@ def _count_at_or_above(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         scaled *= scale
         return scaled.astype(np.int64)
 
-    numbers, wanted_numbers = bucket(scores), bucket(wanted)
+    wanted_numbers = bucket(wanted)
     mixed = np.zeros(buckets + 8, dtype=bool)
     mixed[wanted_numbers] = True
-    counts = np.bincount(numbers, minlength=mixed.size)
+    counts = np.zeros(mixed.size, dtype=np.int64)
+    near_parts = []
+    for start in range(0, scores.size, BLOCK_ENTRIES):
+        part = scores[start : start + BLOCK_ENTRIES]
+        numbers = bucket(part)
+        counts += np.bincount(numbers, minlength=mixed.size)
+        near_parts.append(part[mixed[numbers]])
+    near = np.sort(np.concatenate(near_parts))
     counts[mixed] = 0
     below = counts.cumsum()
-    near = np.sort(scores[mixed[numbers]])
     return (near.size - np.searchsorted(near, wanted)) + (below[-1] - below[wanted_numbers])

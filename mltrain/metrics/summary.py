@@ -20,7 +20,7 @@ Absent = Literal["exclude", "zero", "error"]
 
 @dataclass(frozen=True)
 class Summary:
-    """`scalars`: figures by name. `per_class`: arrays `(C,)` by name. In percent, except numbers of images, words, classes."""
+    """`scalars`: figures by name. `per_class`: arrays `(C,)` by name. In percent, except numbers of things."""
 
     scalars: dict[str, float]
     per_class: dict[str, np.ndarray]
