@@ -1,0 +1,137 @@
+"""The command line, in real processes that may not import torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Tool
+
+SCRIPT = """
+import sys
+from mltrain.config import cli
+from mltrain.errors import DataError, Interrupted
+
+def work(cfg):
+    if cfg.seed == 7:
+        raise DataError("no such file: seven")
+    if cfg.seed == 8:
+        raise KeyError("eight")
+    if cfg.seed == 9:
+        raise KeyboardInterrupt
+    if cfg.seed == 10:
+        raise Interrupted("stopped by SIGTERM", 15)
+    print("ran", cfg.name, cfg.seed)
+
+cli.main("train", work, about="about this tool", config_dir=%r)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "tool.py"
+    path.write_text(SCRIPT.replace("%r", f"__import__('pathlib').Path({str(ROOT / 'configs')!r})"))
+    return path
+
+
+def test_help_is_short_and_names_groups_options_and_keys(tool: Tool) -> None:
+    run = tool("--help")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) < 60
+    assert max(map(len, lines)) <= 120
+    for expected in ("tools/train.py -m loss=", "+experiment", "ml_decoder", "runner.epochs", "coco2017"):
+        assert expected in run.stdout
+
+
+def test_cfg_job_prints_the_whole_checked_config(tool: Tool) -> None:
+    run = tool("--cfg", "job", "loss=bce", "runner.epochs=3")
+    assert run.returncode == 0, run.stderr
+    shown = yaml.safe_load(run.stdout)
+    assert (shown["runner"]["epochs"], shown["schedule"]["epochs"], shown["name"]) == (3, 3, "small-gap-bce")
+    assert tool("--cfg", "job", "runner.epoch=3").returncode == 2
+
+
+def test_a_config_error_is_a_message_and_exit_code_2(tool: Tool) -> None:
+    run = tool("runner.epoch=3", "loss=asll")
+    assert run.returncode == 2
+    assert "did you mean runner.epochs?" in run.stderr
+    assert "did you mean loss=asl?" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_dashes_before_a_key_are_answered_with_the_key(tool: Tool) -> None:
+    run = tool("--epochs", "3")
+    assert run.returncode == 2
+    assert "did you mean runner.epochs=VALUE?" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("seed", "code", "message"),
+    [
+        (1, 0, ""),
+        (7, 2, "no such file: seven"),
+        (8, 1, "KeyError: 'eight'"),
+        (9, 130, "interrupted"),
+        (10, 143, "stopped by SIGTERM"),
+    ],
+)
+def test_errors_of_the_work_become_messages_and_exit_codes(
+    tool: Tool, script: Path, seed: int, code: int, message: str
+) -> None:
+    run = tool(f"seed={seed}", script=script)
+    assert run.returncode == code
+    assert message in run.stderr
+    assert ("Traceback" in run.stderr) == (seed == 8), "only the unexpected has a traceback"
+
+
+def test_a_sweep_runs_every_combination_and_leaves_only_its_record(tool: Tool, script: Path, tmp_path: Path) -> None:
+    run = tool("-m", "loss=bce,asl", "head=gap,ml_decoder", "seed=0,1", script=script)
+    assert run.returncode == 0, run.stderr
+    expected = {f"ran small-{h}-{lo} {s}" for lo in ("bce", "asl") for h in ("gap", "ml_decoder") for s in (0, 1)}
+    assert set(run.stdout.splitlines()) == expected
+    assert "job 8 of 8: loss=asl head=ml_decoder seed=1" in run.stderr
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.yaml")}
+    assert len(left) == 1
+    assert left.pop().startswith("runs/multirun/")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_goes_on_after_a_failed_job_and_says_so(tool: Tool, script: Path) -> None:
+    run = tool("-m", "seed=7,1", script=script)
+    assert run.returncode == 2
+    assert "ran small-gap-asl 1" in run.stdout
+    assert "1 of 2 jobs failed: seed=7" in run.stderr
+
+
+def test_a_sweep_ends_where_it_is_interrupted(tool: Tool, script: Path) -> None:
+    run = tool("-m", "seed=10,1", script=script)
+    assert run.returncode == 143
+    assert run.stdout == ""
+
+
+def test_a_sweep_with_a_typo_in_one_job_runs_nothing(tool: Tool, script: Path) -> None:
+    for overrides in (["loss=bce,asll"], ["loss=bce,asl", "loss.gamma_neg=1"], ["seed=0,x"]):
+        run = tool("-m", *overrides, script=script)
+        assert run.returncode == 2
+        assert run.stdout == ""
+
+
+def test_a_sweep_under_torchrun_is_refused(tool: Tool) -> None:
+    run = tool("-m", "seed=0,1", WORLD_SIZE="2", RANK="0")
+    assert run.returncode == 2
+    assert "-m under torchrun" in run.stderr
+    assert tool("-m", "seed=0,1", WORLD_SIZE="2", RANK="1").stderr == "", "said once, by the main rank"
+
+
+def test_a_copy_of_the_project_elsewhere_finds_its_own_configs(tool: Tool, tmp_path: Path) -> None:
+    for name in ("configs", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / "elsewhere" / name)
+    copied = tmp_path / "elsewhere/configs/loss/asl.yaml"
+    copied.write_text(copied.read_text() + "\nunheard_of: 1\n")
+    run = tool("loss=asl", script=tmp_path / "elsewhere/tools/train.py")
+    assert run.returncode == 2
+    assert "unheard_of" in run.stderr

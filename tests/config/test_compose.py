@@ -1,0 +1,119 @@
+"""How a config is put together: what wins over what, and what is filled in."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mltrain.config.compose import Source, load, load_run
+from mltrain.config.schema import FRAME, frame_options
+from mltrain.errors import ConfigError
+
+RECIPE = """# @package _global_
+defaults:
+  - override /loss: asl
+  - override /schedule: one_cycle
+runner:
+  epochs: 7
+loss:
+  gamma_neg: 6.0
+schedule:
+  epochs: 9
+name: recipe
+"""
+
+
+@pytest.fixture
+def recipe(source: Source) -> Source:
+    (source.folder / "experiment/recipe.yaml").write_text(RECIPE)
+    return source
+
+
+@pytest.mark.parametrize("spelling", ["+experiment=recipe", "experiment=recipe"])
+def test_an_experiment_applies_last_wherever_it_stands(recipe: Source, spelling: str) -> None:
+    for overrides in ([spelling], [spelling, "dataset=shapes"], ["dataset=shapes", spelling]):
+        cfg = load(overrides, source=recipe)
+        assert (cfg.runner.epochs, cfg.loss.gamma_neg, cfg.schedule.epochs, cfg.name) == (7, 6.0, 9, "recipe")
+
+
+def test_a_value_on_the_command_line_wins_over_the_experiment(recipe: Source) -> None:
+    cfg = load(["+experiment=recipe", "loss.gamma_neg=2", "runner.epochs=3"], source=recipe)
+    assert (cfg.loss.gamma_neg, cfg.runner.epochs, cfg.schedule.epochs) == (2.0, 3, 9)
+
+
+def test_a_choice_on_the_command_line_replaces_the_section_of_the_experiment(
+    recipe: Source, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mltrain"), "propagate", True)
+    for overrides in (["+experiment=recipe", "loss=bce"], ["loss=bce", "+experiment=recipe"]):
+        caplog.clear()
+        cfg = load(overrides, source=recipe)
+        assert cfg.loss == load(["loss=bce"], source=recipe).loss
+        assert (cfg.runner.epochs, cfg.schedule.epochs) == (7, 9), "the other sections stay"
+        assert "loss=bce replaces what the experiment sets there: loss.gamma_neg=6.0" in caplog.text
+
+
+def test_a_replaced_section_keeps_its_interpolations_and_overrides(recipe: Source) -> None:
+    cfg = load(["+experiment=recipe", "schedule=cosine", "schedule.final=0.1", "runner.epochs=5"], source=recipe)
+    assert (cfg.schedule.epochs, cfg.schedule.final) == (5, 0.1)
+
+
+def test_every_option_is_there_with_its_default() -> None:
+    cfg = load()
+    for name, section in FRAME.items():
+        assert set(cfg[name]) == set(frame_options(section))
+    assert {"gamma_neg", "gamma_pos", "clip", "detach_weight", "reduction"} <= set(cfg.loss)
+
+
+def test_an_option_that_the_yaml_file_leaves_out_can_be_set(source: Source) -> None:
+    (source.folder / "loss/asl.yaml").write_text("_target_: mltrain.losses.asl.AsymmetricLoss\n")
+    assert load(["loss.gamma_neg=3"], source=source).loss == load(["loss=asl", "loss.gamma_neg=3"]).loss
+
+
+def test_whole_numbers_become_floats_where_a_float_is_asked_for() -> None:
+    cfg = load(["optimizer.lr=1", "runner.clip_grad_norm=5"])
+    assert isinstance(cfg.optimizer.lr, float)
+    assert isinstance(cfg.runner.clip_grad_norm, float)
+
+
+def test_the_name_says_what_was_chosen() -> None:
+    assert load(["model=resnet50", "head=ml_decoder", "loss=bce"]).name == "resnet50-ml_decoder-bce"
+    assert load(["name=mine"]).name == "mine"
+
+
+def test_a_folder_of_ones_own_adds_options_and_recipes(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    source = Source(extra=(tmp_path,))
+    assert load(["+experiment=mine"], source=source).seed == 5
+    with pytest.raises(ConfigError, match="did you mean experiment=mine"):
+        load(["+experiment=mien"], source=source)
+
+
+def test_a_config_can_be_composed_while_hydra_is_in_use() -> None:
+    from hydra import compose, initialize_config_dir
+
+    from mltrain.config.compose import CONFIGS
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        load(["seed=1"])
+        assert compose("train", ["seed=3"]).seed == 3
+
+
+def test_a_run_folder_gives_back_its_config(tmp_path: Path) -> None:
+    cfg = load(["seed=4", "loss=bce"])
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert load_run(tmp_path) == cfg
+    assert load_run(tmp_path, ["runner.device=cpu"]).runner.device == "cpu"
+    with pytest.raises(ConfigError, match=r"did you mean runner\.device"):
+        load_run(tmp_path, ["runner.devce=cpu"])
+    with pytest.raises(ConfigError, match=r"it has no config\.yaml"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_a_folder_without_configs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no train\.yaml here"):
+        load(source=Source(tmp_path))

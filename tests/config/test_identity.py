@@ -1,0 +1,93 @@
+"""The run id follows what the result depends on, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mltrain.config.compose import CONFIGS, load
+from mltrain.config.identity import default_name, run_folder, run_id
+
+BASE = load()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "rerun=true",
+        "data.num_workers=3",
+        "data.cache=true",
+        "logger.tensorboard=false",
+        "logger.every_steps=1",
+        "paths.runs=/elsewhere",
+        "paths.data=/elsewhere",
+        "runner.checkpoint_every_minutes=1",
+        "runner.eval_batch_size=7",
+        "optimizer.lr=0.0001",
+        "optimizer.lr=1e-4",
+        "seed=0",
+        "loss=asl",
+    ],
+)
+def test_what_cannot_change_the_result_does_not_change_the_id(override: str) -> None:
+    assert run_id(load([override])) == run_id(BASE)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "runner.epochs=3",
+        "runner.batch_size=8",
+        "optimizer.lr=2e-4",
+        "loss.gamma_neg=3",
+        "loss=bce",
+        "ema=none",
+        "dataset.root=/elsewhere",
+        "runner.amp=fp16",
+    ],
+)
+def test_what_can_change_the_result_changes_the_id(override: str) -> None:
+    assert run_id(load([override])) != run_id(BASE)
+
+
+def test_the_id_does_not_depend_on_the_order_of_keys_or_the_process() -> None:
+    turned = OmegaConf.create({key: BASE[key] for key in reversed(list(BASE))})
+    assert run_id(turned) == run_id(BASE)
+    code = "from mltrain.config import load; from mltrain.config.identity import run_id; print(run_id(load()), end='')"
+    for hash_seed in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(CONFIGS.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout == run_id(BASE)
+
+
+def test_a_saved_config_has_the_same_id(tmp_path: Path) -> None:
+    OmegaConf.save(BASE, tmp_path / "config.yaml")
+    saved = OmegaConf.load(tmp_path / "config.yaml")
+    assert isinstance(saved, type(BASE))
+    assert run_id(saved) == run_id(BASE)
+
+
+def test_the_folder_is_dataset_name_id() -> None:
+    assert run_folder(BASE) == Path("runs/shapes/small-gap-asl") / run_id(BASE)
+    assert len(run_id(BASE)) == 8
+    assert int(run_id(BASE), 16) >= 0
+
+
+def test_a_config_composed_by_hydra_alone_has_a_name_too() -> None:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        cfg = compose("train", ["head=ml_decoder"])
+    assert default_name(cfg).split("-")[1:] == ["ml_decoder", "asl"]
+    assert run_folder(cfg).name == run_id(cfg)

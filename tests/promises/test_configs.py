@@ -1,0 +1,64 @@
+"""Every config file composes, passes the check, and names a target that exists."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from mltrain.config.compose import CONFIGS, Source, load
+from mltrain.config.schema import FRAME, INJECTED
+from mltrain.config.signatures import locate
+
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "train.yaml" and "hydra" not in path.parts)
+REQUIRED = {"model/timm": ["model.name=resnet18"]}  # what such a file leaves to the user (???)
+
+
+@functools.cache
+def rounds() -> dict[str, list[Path]]:
+    return {group: [path for path in FILES if path.parent.name == group] for group in INJECTED}
+
+
+@functools.cache
+def composed(number: int) -> DictConfig:
+    """The config of the number-th file of every group together: few compositions cover all files."""
+    chosen = [files[number % len(files)] for files in rounds().values() if files]
+    return load([text for path in chosen for text in overrides(path)])
+
+
+def overrides(path: Path) -> list[str]:
+    return [f"{path.parent.name}={path.stem}", *REQUIRED.get(identifier(path), [])]
+
+
+def identifier(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def test_there_are_configs_of_every_component() -> None:
+    groups = {path.parent.name for path in FILES}
+    assert groups >= INJECTED.keys()
+    assert groups <= INJECTED.keys() | FRAME.keys() | {"experiment"}, "a folder that no section reads"
+
+
+@pytest.mark.parametrize("path", FILES, ids=identifier)
+def test_a_config_file_composes_and_names_what_exists(path: Path) -> None:
+    group = path.parent.name
+    cfg = composed(rounds()[group].index(path)) if group in INJECTED else load(overrides(path))
+    sections = [group] if group in INJECTED else list(INJECTED)
+    for section in sections:
+        target = cfg[section]._target_
+        assert target is None or callable(locate(target))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "experiment"], ids=identifier)
+def test_a_recipe_says_its_command_and_source(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header[0] == "# @package _global_"
+    assert header[1].startswith(f"# python tools/train.py +experiment={path.stem}")
+    assert len(header) > 2, "what it reproduces"
+
+
+def test_the_default_config_is_complete() -> None:
+    assert load(source=Source()).dataset.name == "shapes"
