@@ -120,6 +120,10 @@ def read_coco(
             "file_name), categories (id, name) and annotations (image_id, category_id)"
         ) from error
     del data
+    names = [label for _, label in categories]
+    if len(set(names)) != len(names):
+        twice = sorted({label for label in names if names.count(label) > 1})
+        raise DataError(f"{path}: categories share a name: {', '.join(twice[:5])}")
     if not len(ids) or not categories:
         raise DataError(f"{path}: lists {len(ids)} images and {len(categories)} categories; both are needed")
     rows = _positions(path, "image", ids, pairs[:, 0])
@@ -131,7 +135,7 @@ def read_coco(
         name=name or f"coco{year}/{split}",
         root=folder,
         files=files,
-        class_names=[label for _, label in categories],
+        class_names=names,
         indptr=np.searchsorted(rows, np.arange(n + 1)),
         indices=cols,
         values=np.ones(len(cols), dtype=np.int8),

@@ -181,7 +181,7 @@ def _free_place(
 ) -> tuple[float, float, float]:
     """(radius, x, y) of an object that hides little of the others: the best of 12 draws."""
     best, least = (0.0, 0.0, 0.0), np.inf
-    radius = min(width, height) * (0.15 + 0.1 * rng.random())
+    radius = min(width, height) * (0.18 + 0.1 * rng.random())
     for _ in range(12):
         x, y = (0.8 * radius + rng.random(2) * (np.array([width, height]) - 1.6 * radius)).tolist()
         hidden = sum(max(0.0, radius + r - float(np.hypot(x - a, y - b))) for a, b, r in taken)
@@ -200,8 +200,8 @@ def _fill(polygon: np.ndarray, width: int, height: int) -> np.ndarray:
 def _paint(rng: np.random.Generator, k: int, width: int, height: int, radius: float) -> np.ndarray:
     """Surface of an object of class k, float (H, W, 3): mostly, not always, in the colour and texture of its class."""
     typical_hue, typical_texture = (k * 0.618034 + 0.05) % 1.0, k % 3
-    hue = typical_hue + 0.08 * (rng.random() - 0.5) if rng.random() < 0.8 else rng.random()
-    texture = typical_texture if rng.random() < 0.8 else int(rng.integers(0, 3))
+    hue = typical_hue + 0.05 * (rng.random() - 0.5) if rng.random() < 0.96 else rng.random()
+    texture = typical_texture if rng.random() < 0.92 else int(rng.integers(0, 3))
     value = 0.55 + 0.45 * rng.random()
     light, dark = _colour(hue, 0.85, value), _colour(hue, 0.9, value * 0.45)
     if texture == 0:

@@ -1,0 +1,153 @@
+"""Promises of the COCO reader."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mltrain.datasets import check_files, check_splits, read_coco
+from mltrain.datasets.coco import coco
+from mltrain.errors import DataError
+
+CATEGORIES = [{"id": 7, "name": "train"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+
+
+def write(path: Path, images: list[int], pairs: list[tuple[int, int]], **more: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {
+        "info": {"year": 2017},
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in images],
+        "annotations": [
+            {"id": k, "image_id": image, "category_id": category, "iscrowd": k % 2}
+            for k, (image, category) in enumerate(pairs)
+        ],
+        "categories": CATEGORIES,
+        **more,
+    }
+    path.write_text(json.dumps(data))
+    return path
+
+
+def tree(root: Path, year: int = 2017) -> Path:
+    for split, images in (("train", [5, 3, 9]), ("val", [4, 8])):
+        write(
+            root / "annotations" / f"instances_{split}{year}.json",
+            images,
+            [(images[0], 90), (images[0], 1), (images[0], 90), (images[1], 7)],
+        )
+        folder = root / f"{split}{year}"
+        folder.mkdir()
+        for i in images:
+            (folder / f"{i:012d}.jpg").touch()
+    return root
+
+
+@pytest.mark.parametrize("year", [2014, 2017])
+def test_official_tree_gives_ascending_category_ids_and_crowds_as_present(tmp_path: Path, year: int) -> None:
+    splits = coco(root=str(tree(tmp_path, year)), year=year, keep_unlabelled=True, name="mine")  # type: ignore[arg-type]
+    train = splits.train
+    assert train.class_names == ("person", "train", "toothbrush")
+    assert train.dense().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert [train.file(i) for i in range(3)] == ["000000000005.jpg", "000000000003.jpg", "000000000009.jpg"]
+    assert (train.name, splits.val.name, splits.test) == ("mine/train", "mine/val", None)
+    assert train.fully_labelled
+    for labels in splits[:2]:
+        check_files(labels)
+    check_splits(splits)
+
+
+def test_unlabelled_images_are_left_out_unless_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    labels = read_coco(root=tree(tmp_path), year=2017, split="train")
+    assert labels.dense().tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert "1 images without any annotation left out" in caplog.text
+
+
+def test_own_file_names_are_patterns(tmp_path: Path) -> None:
+    for split, image in (("train", 1), ("val", 2)):
+        write(tmp_path / f"{split}.json", [image], [(image, 1)])
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "images" / split / f"{image:012d}.jpg").touch()
+    splits = coco(root=str(tmp_path), annotations="{split}.json", images="images/{split}")
+    check_files(splits.train)
+    check_files(splits.val)
+
+
+def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path) -> None:
+    tree(tmp_path, 2014)
+    (tmp_path / "annotations" / "instances_val2014.json").unlink()
+    with pytest.raises(DataError) as error:
+        coco(root=str(tmp_path), year=2014)
+    message = str(error.value)
+    assert f"missing  {tmp_path}/annotations/instances_val2014.json" in message
+    assert message.count("found    ") == 3 and "cocodataset.org" in message and "dataset.root" in message
+
+
+def edit(path: Path, change: Any) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.pop("annotations"), "annotations"),
+        (lambda d: d["images"][0].pop("file_name"), "file_name"),
+        (lambda d: d["annotations"][0].update(category_id=2), "unknown category id, the first 2"),
+        (lambda d: d["annotations"][0].update(image_id=77), "unknown image id, the first 77"),
+        (lambda d: d["images"].append(d["images"][0]), "image id 5 appears more than once"),
+        (lambda d: d.update(images=[]), "0 images"),
+        (lambda d: d["categories"].append({"id": 8, "name": "person"}), "person"),
+        (lambda d: d["annotations"][0].update(image_id="x"), "detection format"),
+    ],
+)
+def test_a_broken_annotation_file_is_named_with_what_is_wrong(tmp_path: Path, change: Any, said: str) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+    edit(path, change)
+    with pytest.raises(DataError) as error:
+        read_coco(root=tmp_path, year=2017, split="train")
+    assert str(path) in str(error.value) and said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"images": [', "", "[1, 2]", "\x00\x01"])
+def test_a_truncated_annotation_file_is_named(tmp_path: Path, text: str) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="instances_train2017.json"):
+        read_coco(root=tmp_path, year=2017, split="train")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_coco_equals_pycocotools_and_prints_nothing(
+    shared_data: Path, split: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pycocotools.coco import COCO
+
+    root = shared_data / "coco_tiny"
+    labels = read_coco(root=root, year=2017, split=split)
+    assert capfd.readouterr().out == ""
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCO(root / "annotations" / f"instances_{split}2017.json")
+    assert len(labels) == 80 == len(theirs.imgToAnns) and labels.num_classes == 80
+    ids = sorted(theirs.getCatIds())
+    assert labels.class_names == tuple(entry["name"] for entry in theirs.loadCats(ids))
+    by_file = {entry["file_name"]: entry["id"] for entry in theirs.loadImgs(theirs.getImgIds())}
+    expected = np.zeros((80, 80), dtype=np.int8)
+    for i in range(80):
+        for entry in theirs.imgToAnns[by_file[labels.file(i)]]:
+            expected[i, ids.index(entry["category_id"])] = 1
+    assert (labels.dense() == expected).all()
+    check_files(labels)
+
+
+def test_a_year_that_does_not_exist_is_a_wrong_argument() -> None:
+    with pytest.raises(ValueError, match="2014 or 2017"):
+        coco(root="x", year=2015)  # type: ignore[arg-type]

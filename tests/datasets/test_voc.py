@@ -1,0 +1,123 @@
+"""Promises of the VOC reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mltrain.datasets import check_files, check_splits, read_voc
+from mltrain.datasets.voc import CLASSES, voc
+from mltrain.errors import DataError
+
+PART = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+
+
+def annotate(year_root: Path, image_id: str, objects: list[tuple[str, int]]) -> None:
+    body = "".join(
+        f"<object><name>{name}</name><pose>Left</pose><difficult>{hard}</difficult>{PART}</object>"
+        for name, hard in objects
+    )
+    path = year_root / "Annotations" / f"{image_id}.xml"
+    path.write_text(f"<annotation><filename>{image_id}.jpg</filename>{body}</annotation>\n")
+
+
+def tree(root: Path) -> Path:
+    for year, lists in (
+        (2007, {"trainval": ["000005", "000007"], "test": ["000001"]}),
+        (2012, {"train": ["2008_000002"], "val": ["2008_000003"], "trainval": ["2008_000002", "2008_000003"]}),
+    ):
+        folder = root / "VOCdevkit" / f"VOC{year}"
+        for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (folder / name).mkdir(parents=True)
+        for split, ids in lists.items():
+            (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+            for image_id in ids:
+                (folder / "JPEGImages" / f"{image_id}.jpg").touch()
+                annotate(folder, image_id, [("person", 0)])
+    annotate(root / "VOCdevkit" / "VOC2007", "000005", [("chair", 0), ("chair", 1), ("bottle", 1), ("sofa", 0)])
+    return root
+
+
+@pytest.mark.parametrize(("difficult", "bottle"), [("positive", 1), ("negative", 0), ("ignore", -1)])
+def test_difficult_objects_follow_the_option_and_body_parts_are_no_objects(
+    tmp_path: Path, difficult: Any, bottle: int
+) -> None:
+    train = voc(root=str(tree(tmp_path)), year=2007, difficult=difficult).train
+    row = dict(zip(train.class_names, train.targets(0).tolist(), strict=True))
+    assert train.class_names == CLASSES == tuple(sorted(CLASSES)) and len(CLASSES) == 20
+    assert {name: value for name, value in row.items() if value} == {
+        "chair": 1,
+        "sofa": 1,
+        **({"bottle": bottle} if bottle else {}),
+    }
+    assert train.fully_labelled == (difficult != "ignore")
+
+
+@pytest.mark.parametrize(
+    ("year", "train", "val"),
+    [
+        (2007, ["VOC2007/JPEGImages/000005.jpg", "VOC2007/JPEGImages/000007.jpg"], ["VOC2007/JPEGImages/000001.jpg"]),
+        (2012, ["VOC2012/JPEGImages/2008_000002.jpg"], ["VOC2012/JPEGImages/2008_000003.jpg"]),
+        (
+            "07+12",
+            [
+                "VOC2007/JPEGImages/000005.jpg",
+                "VOC2007/JPEGImages/000007.jpg",
+                "VOC2012/JPEGImages/2008_000002.jpg",
+                "VOC2012/JPEGImages/2008_000003.jpg",
+            ],
+            ["VOC2007/JPEGImages/000001.jpg"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_splits_are_those_of_papers(tmp_path: Path, year: Any, train: list[str], val: list[str], inside: bool) -> None:
+    root = tree(tmp_path) / ("VOCdevkit" if inside else "")
+    splits = voc(root=str(root), year=year)
+    assert [splits.train.file(i) for i in range(len(splits.train))] == train
+    assert [splits.val.file(i) for i in range(len(splits.val))] == val
+    check_files(splits.train)
+    check_files(splits.val)
+    check_splits(splits)
+
+
+def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        voc(root=str(tmp_path / "none"), year="07+12")
+    message = str(error.value)
+    for place in ("VOC2007/ImageSets/Main/test.txt", "VOC2012/ImageSets/Main/trainval.txt", "VOC2012/JPEGImages"):
+        assert message.count(f"{tmp_path}/none/VOCdevkit/{place}\n") == 1
+    assert "host.robots.ox.ac.uk" in message and "dataset.root" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<annotation><object>", "broken xml"),
+        ("<annotation><object><name>zebra</name></object></annotation>", "zebra"),
+        (None, "annotation missing"),
+    ],
+)
+def test_a_broken_annotation_is_named(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tree(tmp_path) / "VOCdevkit" / "VOC2007" / "Annotations" / "000007.xml"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_voc(root=tmp_path, parts=[(2007, "trainval")])
+    assert str(path) in str(error.value) and said in str(error.value)
+
+
+def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
+    path = tree(tmp_path) / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
+    path.write_text("000001\n000001\n")
+    with pytest.raises(DataError, match="1 images are listed more than once"):
+        read_voc(root=tmp_path, parts=[(2007, "test")])
+
+
+@pytest.mark.parametrize("wrong", [{"year": 2010}, {"difficult": "skip"}])
+def test_a_value_outside_the_choice_is_a_wrong_argument(tmp_path: Path, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        voc(root=str(tree(tmp_path)), **wrong)
