@@ -115,3 +115,21 @@ def test_state_survives_a_round_trip_with_group_names():
 def test_wrong_options_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build(Net())
+
+
+@pytest.mark.parametrize("build", [adam, adamw, sgd])
+def test_fused_steps_equal_plain_ones_for_channels_last_weights(build):
+    torch.manual_seed(0)
+    fused = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)).to(
+        memory_format=torch.channels_last
+    )
+    plain = copy.deepcopy(fused)
+    optimizers = [build(fused, lr=0.01, fused=True), build(plain, lr=0.01, fused=False)]
+    for _ in range(3):
+        x = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+        for model, optimizer in zip((fused, plain), optimizers, strict=True):
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
