@@ -153,16 +153,17 @@ def _make(folder: Path, options: dict[str, Any]) -> None:
 
 
 def _put(temporary: Path, folder: Path, options: dict[str, Any]) -> None:
-    """Rename into place; what is there but not whole is removed."""
-    if folder.exists():
-        broken = temporary.with_name(temporary.name + ".old")
-        folder.replace(broken)
-        shutil.rmtree(broken, ignore_errors=True)
+    """Rename into place. What is there but not whole makes room; what is whole, another process made it, stays."""
     try:
         temporary.replace(folder)
     except OSError:
-        if not _is_whole(folder, options):  # else: another process, without the lock, was first
-            raise
+        if _is_whole(folder, options):
+            return
+        broken = temporary.with_name(temporary.name + ".old")
+        with contextlib.suppress(FileNotFoundError):
+            folder.replace(broken)
+        shutil.rmtree(broken, ignore_errors=True)
+        temporary.replace(folder)
 
 
 @contextlib.contextmanager

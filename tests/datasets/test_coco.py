@@ -121,7 +121,7 @@ def test_a_broken_annotation_file_is_named_with_what_is_wrong(tmp_path: Path, ch
 def test_a_truncated_annotation_file_is_named(tmp_path: Path, text: str) -> None:
     path = tree(tmp_path) / "annotations" / "instances_train2017.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="instances_train2017.json"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json"):
         read_coco(root=tmp_path, year=2017, split="train")
 
 
