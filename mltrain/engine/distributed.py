@@ -35,15 +35,15 @@ class Distributed:
         is_main: rank 0, which alone writes files and logs.
     """
 
-    def __init__(self, *, rank: int, world_size: int, local_rank: int, device: torch.device) -> None:
+    def __init__(
+        self, *, rank: int, world_size: int, local_rank: int, device: torch.device, cpu_group: Any = None
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.local_rank = local_rank
         self.device = device
         self.is_main = rank == 0
-        # Beside NCCL, which moves GPU memory only, a gloo group carries CPU tensors and objects.
-        several_gpus = world_size > 1 and device.type == "cuda"
-        self._cpu_group: Any = dist.new_group(backend="gloo") if several_gpus else None
+        self._cpu_group = cpu_group
 
     def __enter__(self) -> Distributed:
         return self
@@ -202,12 +202,15 @@ def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed
     rank, local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
     chosen = _rank_device(device, local_rank)
     timeout = timedelta(minutes=timeout_minutes)
+    cpu_group = None
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         dist.init_process_group("nccl", timeout=timeout, device_id=chosen)
+        # NCCL moves GPU memory only: a gloo group beside it carries CPU tensors and objects.
+        cpu_group = dist.new_group(backend="gloo", timeout=timeout)
     else:
         dist.init_process_group("gloo", timeout=timeout)
-    return Distributed(rank=rank, world_size=world_size, local_rank=local_rank, device=chosen)
+    return Distributed(rank=rank, world_size=world_size, local_rank=local_rank, device=chosen, cpu_group=cpu_group)
 
 
 def _variable(name: str, default: int) -> int:

@@ -276,7 +276,7 @@ def _require(package: str, key: str) -> None:
 
 def _run_name(folder: Path) -> str:
     """<dataset>-<name>-<id>, in the letters every service allows."""
-    return re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))
+    return re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))[-100:]
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -57,7 +57,7 @@ def test_decay_1d_decays_everything():
 
 def test_wrappers_do_not_hide_the_head():
     model = Net()
-    wrapped = nn.DataParallel(torch.compile(model))
+    wrapped = nn.DataParallel(nn.DataParallel(model))
     assert bare_module(wrapped) is model
     assert _names(model, parameter_groups(wrapped, lr=1.0, weight_decay=0.0))["head_decay"] == {"head.weight"}
 
