@@ -130,8 +130,8 @@ def run(paths: list[str], scratch: Path, args: argparse.Namespace) -> None:
     compare("evaluation, squish", lambda: squish, lambda: loader, n, args.rounds)
     loader.close()
 
-    source = cached_images(labels, transform, folder=scratch / "cache")
-    loader = EvalLoader(labels, transform, source=source, **common)
+    cached = cached_images(labels, transform, folder=scratch / "cache")
+    loader = EvalLoader(labels, transform, cache=cached, **common)
     compare("evaluation, squish, from the cache", lambda: squish, lambda: loader, n, args.rounds)
     loader.close()
 
@@ -148,8 +148,8 @@ def run(paths: list[str], scratch: Path, args: argparse.Namespace) -> None:
     steps = [transforms.Resize((size, size)), transforms.RandomHorizontalFlip()]
     flipped = plain_loader(paths, targets, steps, True, args)
     augment = TrainAugment(image_size=size, crop="squish")
-    source = cached_images(labels, augment.cache_resize(size), folder=scratch / "cache")
-    train = TrainLoader(labels, augment, sampler, source=source, **common)
+    cached = cached_images(labels, augment.cache_resize(size), folder=scratch / "cache")
+    train = TrainLoader(labels, augment, sampler, cache=cached, **common)
     compare(
         "training, squish and flip, from the cache", lambda: flipped, lambda: train.epoch(next(epochs)), n, args.rounds
     )

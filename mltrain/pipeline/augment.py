@@ -1,8 +1,8 @@
 """Image transforms: uint8 RGB array (H, W, 3) -> uint8 tensor (3, S, S) with channels-last strides.
 
 All stay in uint8, crop before they resize, and draw only from torch's default CPU generator, which the loader seeds for
-each image (see `keys`). Resizing is antialiased and is torch's own uint8 kernel: it differs from Pillow's by at most 1
-grey level, and may differ by 1 between processor families.
+each image (see `keys`). Resizing is antialiased and is torch's own uint8 kernel: it differs from Pillow's by at most 2
+grey levels, and may differ by 1 between processor families.
 """
 
 from __future__ import annotations

@@ -35,6 +35,16 @@ class Transform(Protocol):
     def __call__(self, image: np.ndarray) -> torch.Tensor: ...
 
 
+class AsItIs:
+    """No transform: the image is resized already."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image).permute(2, 0, 1)
+
+
 class ImageSource(Protocol):
     """Where images come from: files, or a cache of resized ones."""
 

@@ -26,7 +26,6 @@ from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize, ShorterSide
 from mltrain.pipeline.decode import read_image
-from mltrain.pipeline.loader import available_cores
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -36,6 +35,11 @@ _ABSENT = -1
 _OFFSET, _HEIGHT, _WIDTH, _FILE_SIZE, _FILE_TIME = range(5)
 
 
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class CachedImages:
     """Images of a cache, read through a memory map; opened by `cached_images`.
 
@@ -43,7 +47,8 @@ class CachedImages:
     `DataError` that says why.
     """
 
-    def __init__(self, labels: LabelSet, pixels: Path, index: np.ndarray) -> None:
+    def __init__(self, labels: LabelSet, resize: str, pixels: Path, index: np.ndarray) -> None:
+        self.resize = resize
         self._labels = labels
         self._file = pixels
         self._index = index
@@ -98,7 +103,7 @@ def cached_images(
             if index is None:
                 index_file.unlink(missing_ok=True)
                 index = _make(labels, resize, pixels, index_file, files, threads)
-            return CachedImages(labels, pixels, index)
+            return CachedImages(labels, repr(resize), pixels, index)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(

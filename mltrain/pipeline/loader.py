@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.pipeline.batch import Assembler, Batch, FileSource, ImageSource, Job, PackedBatch, Transform
+from mltrain.pipeline.batch import AsItIs, Assembler, Batch, FileSource, Job, PackedBatch, Transform
+from mltrain.pipeline.cache import CachedImages, available_cores
 from mltrain.pipeline.samplers import Sampler
 
 _LOG = logging.getLogger(__name__)
@@ -48,9 +49,9 @@ class TrainLoader:
         prefetch: batches that each worker prepares ahead.
         on_corrupt: ``stop`` at an image that cannot be decoded, or ``skip`` it: the batch gets shorter (it may get
             empty) and `Batch.corrupt` lists it.
-        corrupt_budget: with ``skip``, more different images than this (seen by this loader) end the run.
+        corrupt_budget: with ``skip``, more different images than this in `corrupt` end the run.
         pin_memory: batches in page-locked memory, for a CUDA device.
-        source: where images come from; None: their files. See `cache`.
+        cache: resized images (of ``augment.cache_resize(...)``) to read in place of the files, see `cached_images`.
 
     Raises:
         ValueError: an argument is out of range, or there is nothing to load.
@@ -73,7 +74,7 @@ class TrainLoader:
         on_corrupt: Literal["stop", "skip"] = "stop",
         corrupt_budget: int = 100,
         pin_memory: bool = False,
-        source: ImageSource | None = None,
+        cache: CachedImages | None = None,
     ) -> None:
         _check_sizes(batch_size, rank, world_size)
         if accumulate < 1:
@@ -87,6 +88,7 @@ class TrainLoader:
         if not len(sampler):
             raise ValueError(f"{labels.name}: the sampler gives no image")
         self.corrupt: dict[str, None] = {}
+        """Path and reason of each image that was left out; a resumed run fills it with what was found before."""
         self._sampler = sampler
         self._step_size = min(batch_size * accumulate, len(sampler))
         self._accumulate = accumulate
@@ -95,7 +97,7 @@ class TrainLoader:
         self._corrupt_budget = corrupt_budget
         self._plan = _Plan(self._jobs)
         self._loader = _data_loader(
-            Assembler(labels, source or FileSource(labels), augment, seed, on_corrupt == "skip"),
+            Assembler(labels, cache or FileSource(labels), augment, seed, on_corrupt == "skip"),
             self._plan,
             num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
             prefetch=prefetch,
@@ -186,10 +188,11 @@ class EvalLoader:
         transform: deterministic transform of an image.
         batch_size: images of a batch over all ranks.
         rank, world_size: of this process.
-        num_workers, prefetch, pin_memory, source: as for `TrainLoader`.
+        num_workers, prefetch, pin_memory: as for `TrainLoader`.
+        cache: what `transform` gives, to read in place of the files.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the cache holds what another transform gives.
         DataError: while iterating: an image cannot be decoded.
     """
 
@@ -204,9 +207,11 @@ class EvalLoader:
         num_workers: int | None = None,
         prefetch: int = 2,
         pin_memory: bool = False,
-        source: ImageSource | None = None,
+        cache: CachedImages | None = None,
     ) -> None:
         _check_sizes(batch_size, rank, world_size)
+        if cache is not None and cache.resize != repr(transform):
+            raise ValueError(f"the cache holds images resized by {cache.resize}, expected {transform!r}")
         self.labels = labels
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         local = -(-batch_size // world_size)
@@ -216,7 +221,9 @@ class EvalLoader:
         indices = torch.arange(first, last).numpy()
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
         self._loader = _data_loader(
-            Assembler(labels, source or FileSource(labels), transform, None, False),
+            Assembler(
+                labels, cache or FileSource(labels), AsItIs(transform.image_size) if cache else transform, None, False
+            ),
             self._jobs,
             num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
             prefetch=prefetch,
@@ -243,11 +250,6 @@ def default_workers(gpu: bool) -> int:
     """
     cores = available_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Plan:

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from mltrain.pipeline.augment import EvalResize, ShorterSide, TrainAugment
+
+from .conftest import photograph
+
+SHAPES = [(60, 91), (91, 60), (40, 40), (13, 200)]
+
+
+def run(augment, image: np.ndarray, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return augment(image)
+
+
+def planes(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_squish_equals_pillow_within_two_grey_levels(shape, interpolation):
+    image = photograph(0, *shape)
+    result = EvalResize(image_size=32, interpolation=interpolation)(image)
+    assert result.shape == (3, 32, 32) and result.dtype == torch.uint8
+    expected = np.array(Image.fromarray(image).resize((32, 32), Image.Resampling[interpolation.upper()]))
+    assert np.abs(result.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_equals_torchvision_resize_and_centre_crop(shape, crop_pct):
+    image = photograph(0, *shape)
+    expected = v2.Compose([v2.Resize(int(32 / crop_pct), antialias=True), v2.CenterCrop(32)])(planes(image))
+    result = EvalResize(image_size=32, resize="crop", crop_pct=crop_pct)(image)
+    assert (result.int() - expected.int()).abs().max() <= 1  # torchvision takes the planar kernel
+
+
+@pytest.mark.parametrize("crop", ["squish", "random_resized", "shorter_side"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_crop_gives_the_size_that_was_asked_for(shape, crop):
+    image = photograph(0, *shape)
+    augment = TrainAugment(image_size=24, crop=crop, color_jitter=0.3, cutout=0.5, randaugment_ops=2)
+    for seed in range(5):
+        result = run(augment, image, seed)
+        assert result.shape == (3, 24, 24) and result.dtype == torch.uint8
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees():
+    image = photograph(0, 60, 90)
+    torch.testing.assert_close(
+        TrainAugment(image_size=32, flip=0.0)(image), EvalResize(image_size=32)(image), rtol=0, atol=0
+    )
+
+
+FULL = {"color_jitter": 0.4, "cutout": 0.5, "randaugment_ops": 2}
+
+
+@pytest.mark.parametrize("crop", ["squish", "random_resized", "shorter_side"])
+def test_the_generator_decides_everything(crop):
+    image = photograph(0, 60, 90)
+    augment = TrainAugment(image_size=32, crop=crop, **FULL)
+    first = run(augment, image, 1)
+    np.random.seed(5)  # state that must not matter
+    assert torch.equal(first, run(augment, image, 1))
+    assert not torch.equal(first, run(augment, image, 2))
+
+
+@pytest.mark.parametrize("options", [{"flip": 1.0}, {"color_jitter": 0.4}, {"cutout": 0.5}, {"randaugment_ops": 2}])
+@pytest.mark.parametrize("size", [32, 60])
+def test_the_source_image_is_not_changed(options, size):
+    image = photograph(0, 60, 60)
+    kept = image.copy()
+    changed = [not torch.equal(run(TrainAugment(image_size=size, **options), image, s), planes(kept)) for s in range(4)]
+    assert any(changed)
+    np.testing.assert_array_equal(image, kept)
+
+
+def test_flip_mirrors_with_its_probability():
+    image = photograph(0, 32, 32)
+    augment = TrainAugment(image_size=32, flip=0.3)
+    results = [run(augment, image, seed) for seed in range(300)]
+    flipped = sum(torch.equal(result, planes(image).flip(-1)) for result in results)
+    assert flipped + sum(torch.equal(result, planes(image)) for result in results) == 300
+    assert 60 <= flipped <= 120
+
+
+def test_random_resized_crop_stays_within_its_bounds():
+    height, width = 90, 120
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    image = np.stack([rows, columns, columns], axis=2)
+    augment = TrainAugment(image_size=64, crop="random_resized", scale=(0.2, 0.6), ratio=(0.5, 2.0), flip=0.0)
+    areas, ratios = [], []
+    for seed in range(200):
+        result = run(augment, image, seed).int()
+        h = int(result[0].max() - result[0].min()) + 1
+        w = int(result[1].max() - result[1].min()) + 1
+        areas.append(h * w / (height * width))
+        ratios.append(w / h)
+    assert 0.17 < min(areas) < 0.25 and 0.55 < max(areas) < 0.66
+    assert 0.45 < min(ratios) < 0.65 and 1.5 < max(ratios) < 2.2
+
+
+def test_random_resized_crop_of_a_strip_falls_back_to_its_centre():
+    image = np.zeros((4, 400, 3), np.uint8)
+    image[:, 197:203] = 200
+    result = run(TrainAugment(image_size=6, crop="random_resized", scale=(0.9, 1.0), flip=0.0), image)
+    assert (result > 150).float().mean() > 0.8
+
+
+def test_colour_jitter_equals_the_three_adjustments_in_turn():
+    image = photograph(3, 32, 32)
+    augment = TrainAugment(image_size=32, flip=0.0, color_jitter=0.2)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        brightness, contrast, saturation = (0.8 + 0.4 * torch.rand(49, dtype=torch.float64)[41:44]).tolist()
+        x = planes(image).float() / 255
+        x = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(x, brightness), contrast), saturation)
+        # torchvision's grey uses 0.2989, 0.587, 0.114, which do not add up to 1.
+        assert (run(augment, image, seed) - x * 255).abs().max() < 1.0
+
+
+def test_cutout_fills_one_rectangle_of_half_the_side_with_one_colour():
+    image = np.full((40, 40, 3), 77, np.uint8)
+    augment = TrainAugment(image_size=40, flip=0.0, cutout=0.5)
+    sizes = []
+    for seed in range(60):
+        result = run(augment, image, seed)
+        cut = (result != 77).any(0)
+        rows, columns = cut.any(1).nonzero().flatten(), cut.any(0).nonzero().flatten()
+        assert cut[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert len(torch.unique(result[:, cut], dim=1).T) == 1
+        assert len(rows) <= 20 and len(columns) <= 20
+        sizes.append((len(rows), len(columns)))
+    assert (20, 20) in sizes and min(min(s) for s in sizes) < 20  # whole ones, and ones that the border clips
+
+
+def test_randaugment_is_that_of_torchvision():
+    image = photograph(0, 32, 32)
+    augment = TrainAugment(image_size=32, flip=0.0, randaugment_ops=2, randaugment_magnitude=9)
+    torch.manual_seed(4)
+    torch.rand(49, dtype=torch.float64)  # what the augmentation draws for itself
+    expected = v2.RandAugment(num_ops=2, magnitude=9)(Image.fromarray(image))
+    assert torch.equal(run(augment, image, 4), planes(np.array(expected)))
+
+
+def test_one_augmentation_does_not_change_the_draws_of_another():
+    image = photograph(0, 60, 90)
+    plain = run(TrainAugment(image_size=32, crop="random_resized"), image, 3)
+    cut = run(TrainAugment(image_size=32, crop="random_resized", cutout=0.25), image, 3)
+    assert (plain == cut).float().mean() > 0.9
+
+
+def test_shorter_side_shrinks_and_never_enlarges():
+    assert ShorterSide(size=30)(photograph(0, 60, 90)).shape == (3, 30, 45)
+    assert ShorterSide(size=30)(photograph(0, 91, 60)).shape == (3, 45, 30)
+    assert ShorterSide(size=64)(photograph(0, 60, 90)).shape == (3, 60, 90)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop": "centre"},
+        {"scale": (0.5, 1.0)},
+        {"crop": "shorter_side", "ratio": (1.0, 1.0)},
+        {"crop": "random_resized", "scale": (0.5, 1.5)},
+        {"crop": "random_resized", "scale": (0.9, 0.5)},
+        {"flip": 1.5},
+        {"cutout": -0.1},
+        {"color_jitter": -1.0},
+        {"randaugment_ops": -1},
+        {"randaugment_magnitude": 31},
+        {"interpolation": "nearest"},
+        {"image_size": 0},
+    ],
+)
+def test_an_argument_that_is_wrong_or_without_effect_is_refused(options):
+    with pytest.raises(ValueError, match=next(name for name in reversed(options) if name in str(options))):
+        TrainAugment(**{"image_size": 32, **options})
+
+
+@pytest.mark.parametrize("options", [{"resize": "fit"}, {"crop_pct": 0.875}, {"resize": "crop", "crop_pct": 0.0}])
+def test_a_wrong_evaluation_resize_is_refused(options):
+    with pytest.raises(ValueError, match=r"resize|crop_pct"):
+        EvalResize(image_size=32, **options)
