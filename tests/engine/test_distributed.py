@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import nn
 
 from mltrain.engine import distributed
 from mltrain.errors import ConfigError, DataError
+from tests.engine.ranks import run_ranks
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
