@@ -1,0 +1,149 @@
+"""TrainStep: gradients of one big batch however it is cut; nothing moves when something is not finite."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mltrain.engine import distributed
+from mltrain.engine.step import TrainStep
+from mltrain.errors import NonFiniteError
+from mltrain.optim import Constant, ModelEma
+
+
+class Loss(nn.Module):
+    """BCE over known entries, reduced as `reduction` says."""
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        known = targets >= 0
+        total = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).float(), reduction="none")[known].sum()
+        return total / {"sum": 1, "mean": known.sum(), "batchmean": len(logits)}[self.reduction]
+
+
+def batch(images: torch.Tensor, targets: torch.Tensor) -> SimpleNamespace:
+    return SimpleNamespace(images=images, targets=targets, indices=torch.arange(len(images)))
+
+
+def data(n: int = 12, c: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(n, 3, 4, 4, generator=generator)
+    return images, torch.randint(-1, 2, (n, c), generator=generator, dtype=torch.int8)
+
+
+def make_step(dist: distributed.Distributed, loss: nn.Module, **options: object) -> TrainStep:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.GELU(), nn.Linear(16, 5))
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "initial_lr": 0.1}], lr=0.1, momentum=0.9)
+    ema = ModelEma(model)
+    schedule = Constant(steps_per_epoch=10, epochs=1)
+    step = TrainStep(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        ema=ema,
+        mix=None,
+        dist=dist,
+        seed=0,
+        **options,  # type: ignore[arg-type]
+    )
+    step.bare = model  # type: ignore[attr-defined]
+    return step
+
+
+def weights(step: TrainStep) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in step.bare.parameters()])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "batchmean"])
+@pytest.mark.parametrize("cuts", [(6,), (3, 5), (1, 2, 3, 11)])
+def test_accumulated_gradients_equal_those_of_one_batch(reduction: str, cuts: tuple[int, ...]) -> None:
+    images, targets = data()
+    with distributed.start("cpu") as dist:
+        whole, parts = (make_step(dist, Loss(reduction), channels_last=False) for _ in range(2))
+        one = whole(0, [batch(images, targets)])
+        pieces = zip(images.tensor_split(cuts), targets.tensor_split(cuts), strict=True)
+        many = parts(0, [batch(*piece) for piece in pieces])
+    assert many.loss == pytest.approx(one.loss, rel=1e-6)
+    assert many.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_nothing_moves_when_loss_or_gradient_is_not_finite(spoilt: str) -> None:
+    class Spoil(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x * (float("nan") if spoilt == "loss" else 1.0)
+
+        @staticmethod
+        def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
+            return grad * float("inf")
+
+    class Bad(Loss):
+        on = False
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            value = super().forward(logits, targets)
+            return Spoil.apply(value) if self.on else value
+
+    images, targets = data()
+    loss = Bad("mean")
+    with distributed.start("cpu") as dist:
+        step = make_step(dist, loss, channels_last=False)
+        step(0, [batch(images, targets)])
+        before = weights(step).clone()
+        assert step.ema is not None
+        ema, optimizer = copy.deepcopy(step.ema.state_dict()), copy.deepcopy(step.optimizer.state_dict())
+        loss.on = True
+        with pytest.raises(NonFiniteError, match=r"step 1: the (loss|gradient norm) is (nan|inf)"):
+            step(1, [batch(images, targets)])
+        assert torch.equal(weights(step), before)
+        assert step.ema.updates == ema["updates"]
+        for name, value in step.ema.state_dict()["module"].items():
+            assert torch.equal(value, ema["module"][name])
+        for key, state in step.optimizer.state_dict()["state"].items():
+            assert torch.equal(state["momentum_buffer"], optimizer["state"][key]["momentum_buffer"])
+        loss.on = False  # and no gradient is left behind
+        step(1, [batch(images, targets)])
+        assert torch.isfinite(weights(step)).all()
+
+
+def test_clipping_scales_the_step_to_the_norm_asked_for() -> None:
+    images, targets = data()
+    with distributed.start("cpu") as dist:
+        free, clipped = (
+            make_step(dist, Loss("sum"), channels_last=False, clip_grad_norm=limit) for limit in (None, 0.01)
+        )
+        start = weights(free).clone()
+        norm = free(0, [batch(images, targets)]).grad_norm
+        assert clipped(0, [batch(images, targets)]).grad_norm == pytest.approx(norm)
+    ratio = (weights(clipped) - start).norm() / (weights(free) - start).norm()
+    assert norm > 0.1
+    assert float(ratio) == pytest.approx(0.01 / norm, rel=1e-3)
+
+
+def test_random_layers_repeat_for_the_same_step_and_differ_between_steps_and_micro_batches() -> None:
+    images, targets = data()
+    seen: list[torch.Tensor] = []
+    with distributed.start("cpu") as dist:
+        step = make_step(dist, Loss("sum"), channels_last=False)
+        step.forward_model = nn.Sequential(step.forward_model, nn.Dropout(0.5))
+        step.forward_model.register_forward_hook(lambda *args: seen.append(args[2] == 0))
+        for number in (3, 3, 4):
+            torch.rand(7)  # what happened before must not matter
+            step(number, [batch(images, targets)] * 2)
+    first, again, later = seen[:2], seen[2:4], seen[4:]
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], later[0])
