@@ -18,6 +18,8 @@ from torch import Tensor
 BLOCK_ENTRIES = 1 << 21
 """Entries (classes times images) copied at a time; bounds the extra memory to a few tens of MB."""
 
+WRONG_TARGETS = "targets must be 1 (positive), 0 (negative) or -1 (unknown); soft targets cannot be ranked"
+
 
 def average_precision(logits: Tensor, targets: Tensor) -> Tensor:
     """Average precision of each class.
@@ -51,7 +53,9 @@ def micro_average_precision(logits: Tensor, targets: Tensor) -> float:
     """
     check_shapes(logits, targets)
     refuse_nan(logits)
-    return _ranking_average_precision(to_scores(logits).reshape(-1), to_labels(targets).reshape(-1))
+    labels = to_labels(targets).reshape(-1)
+    refuse_other_labels(labels)
+    return _ranking_average_precision(to_scores(logits).reshape(-1), labels)
 
 
 def check_shapes(logits: Tensor, targets: Tensor) -> None:
@@ -64,21 +68,24 @@ def check_shapes(logits: Tensor, targets: Tensor) -> None:
 
 
 def to_scores(logits: Tensor) -> np.ndarray:
-    """Contiguous fp32 (fp64 where given so) on the CPU."""
-    logits = logits.detach()
+    """fp32 (fp64 where given so) on the CPU; a view where nothing has to change."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return logits.to("cpu", dtype).contiguous().numpy()
+    return logits.detach().to("cpu", dtype).numpy()
 
 
 def to_labels(targets: Tensor) -> np.ndarray:
-    """Contiguous int8 of 1, 0, -1 on the CPU; anything else refused."""
-    targets = targets.detach().cpu().contiguous()
+    """int8 on the CPU; a view where nothing has to change. Values int8 cannot hold exactly are refused."""
+    targets = targets.detach().cpu()
     labels = targets.to(torch.int8)
-    exact = labels.dtype == targets.dtype or torch.equal(labels.to(targets.dtype), targets)
-    array = labels.numpy()
-    if not exact or (array.size and (array.min() < -1 or array.max() > 1)):
-        raise ValueError("targets must be 1 (positive), 0 (negative) or -1 (unknown); soft targets cannot be ranked")
-    return array
+    if labels.dtype != targets.dtype and not torch.equal(labels.to(targets.dtype), targets):
+        raise ValueError(WRONG_TARGETS)
+    return labels.numpy()
+
+
+def refuse_other_labels(labels: np.ndarray) -> None:
+    """ValueError unless all are 1, 0 or -1."""
+    if labels.size and (labels.min() < -1 or labels.max() > 1):
+        raise ValueError(WRONG_TARGETS)
 
 
 def refuse_nan(logits: Tensor) -> None:
@@ -95,10 +102,20 @@ def _class_blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, np.nda
     step = max(1, BLOCK_ENTRIES // max(1, images))
     for start in range(0, classes, step):
         block = slice(start, start + step)
-        scores = to_scores(logits[:, block].t())
+        scores = _transposed(to_scores(logits[:, block]))
         if scores.size and np.isnan(scores.min()):  # min carries NaN, and is far cheaper than isnan
             refuse_nan(logits)
-        yield start, scores, to_labels(targets[:, block].t())
+        labels = _transposed(to_labels(targets[:, block]))
+        refuse_other_labels(labels)
+        yield start, scores, labels
+
+
+def _transposed(array: np.ndarray) -> np.ndarray:
+    """Contiguous copy of `array.T`, in tiles that stay in the cache: about three times as fast as in one go."""
+    result = np.empty(array.shape[::-1], dtype=array.dtype)
+    for row in range(0, len(array), 512):
+        result[:, row : row + 512] = array[row : row + 512].T
+    return result
 
 
 def _ranking_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
