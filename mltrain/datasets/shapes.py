@@ -47,11 +47,11 @@ def shapes(
     *,
     name: str = "shapes",
     root: str,
-    num_train: int = 1500,
+    num_train: int = 2000,
     num_val: int = 500,
     image_size: int = 96,
     largest: float = 0.4,
-    imbalance: float = 60.0,
+    imbalance: float = 70.0,
     seed: int = 0,
 ) -> Splits:
     """Train and val, generated below `root` unless a whole set with the same options is there.

@@ -69,15 +69,24 @@ def check_files(labels: LabelSet) -> None:
     Raises:
         DataError: files are missing: the first 5, how many, and the folder they were expected in.
     """
-    missing = [image.file for image in _located(labels) if image.inode is None]
+    folders: dict[str, _Folder] = {}
+    missing: list[str] = []
+    for i in range(len(labels)):
+        file = labels.file(i)
+        parent, _, name = file.rpartition("/")
+        folder = folders.get(parent)
+        if folder is None:
+            folder = folders[parent] = _Folder(Path(labels.root, parent))
+        if name not in folder.inodes:
+            missing.append(file)
     if not missing:
         return
-    folder = Path(labels.root).absolute()
-    advice = "check dataset.root" if folder.is_dir() else "the folder does not exist: check dataset.root"
+    root = Path(labels.root).absolute()
+    advice = "check dataset.root" if root.is_dir() else "the folder does not exist: check dataset.root"
     shown = "".join(f"\n  {file}" for file in missing[:SHOWN])
     more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     raise DataError(
-        f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {folder} ({advice}):"
+        f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
         f"{shown}{more}"
     )
 
@@ -135,7 +144,7 @@ def _located(labels: LabelSet) -> Iterator[_Image]:
     folders: dict[str, _Folder] = {}
     for i in range(len(labels)):
         file = labels.file(i)
-        parent, name = os.path.split(file)
+        parent, _, name = file.rpartition("/")
         folder = folders.get(parent)
         if folder is None:
             folder = folders[parent] = _Folder(Path(labels.root, parent))

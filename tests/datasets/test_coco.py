@@ -125,6 +125,23 @@ def test_a_truncated_annotation_file_is_named(tmp_path: Path, text: str) -> None
         read_coco(root=tmp_path, year=2017, split="train")
 
 
+def test_outlines_are_skipped_and_names_that_look_like_them_are_not(tmp_path: Path) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+
+    def change(data: dict[str, Any]) -> None:
+        data["images"][0]["file_name"] = 'a "bbox": [1] [2].jpg'
+        data["categories"][0]["name"] = "bbox"
+        data["annotations"][0].update(segmentation=[[1.5, -2e-3], [3]], bbox=[], area=2)
+        data["annotations"][1].update(segmentation={"counts": [1, 2], "size": [4, 5]}, bbox=[1, 2, 3, 4])
+        data["annotations"][2].update(segmentation={"counts": "[1]abc", "size": [4, 5]})
+
+    before = read_coco(root=tmp_path, year=2017, split="train").dense()
+    edit(path, change)
+    after = read_coco(root=tmp_path, year=2017, split="train")
+    assert (after.dense() == before).all()
+    assert after.file(0) == 'a "bbox": [1] [2].jpg' and after.class_names[1] == "bbox"
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_coco_equals_pycocotools_and_prints_nothing(
     shared_data: Path, split: str, capfd: pytest.CaptureFixture[str]

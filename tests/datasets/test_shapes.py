@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mltrain.datasets import check_files, check_splits, shapes_draw
-from mltrain.datasets.shapes import shapes
+from mltrain.datasets.shapes import VERSION, shapes
 from mltrain.errors import DataError
 from mltrain.labels import LabelStats
 
@@ -75,7 +75,7 @@ def test_default_train_is_long_tailed_with_all_groups_and_val_is_not() -> None:
 
 def test_labels_on_disk_are_the_drawn_ones(tmp_path: Path) -> None:
     train = shapes(root=str(tmp_path), **SMALL).train
-    wanted = shapes_draw.class_counts(30, 0.4, 60.0)
+    wanted = shapes_draw.class_counts(30, 0.4, 70.0)
     present, _ = shapes_draw.place_classes(0, "train", 30, wanted)
     assert (train.dense() == present).all()
     assert LabelStats.from_labels(train).positives.tolist() == present.sum(0).tolist()
@@ -93,6 +93,26 @@ def test_same_seed_gives_same_pixels_and_labels_another_seed_others() -> None:
         shapes_draw.place_classes(3, "val", 50, shapes_draw.class_counts(50, 0.3, 6))[0]
         == shapes_draw.place_classes(3, "val", 50, shapes_draw.class_counts(50, 0.3, 6))[0]
     ).all()
+
+
+def test_what_is_drawn_has_not_changed_since_this_version() -> None:
+    """When this fails because the drawing was changed on purpose: raise VERSION and write the new figures here.
+
+    Mean colour and height of a few images, loose enough for another platform's rounding.
+    """
+    assert VERSION == 1
+    figures = []
+    for i in range(0, 17, 4):
+        pixels, _ = shapes_draw.draw(0, "train", i, np.arange(i, i + 4), i % 4, 96)
+        figures.append([*pixels.reshape(-1, 3).mean(0), pixels.shape[0]])
+    expected = [
+        [101.44, 70.98, 64.60, 83],
+        [103.86, 95.72, 71.21, 95],
+        [126.98, 78.72, 73.45, 93],
+        [151.31, 131.16, 117.50, 75],
+        [130.23, 100.27, 92.57, 76],
+    ]
+    np.testing.assert_allclose(figures, expected, atol=0.2)
 
 
 def test_a_whole_set_is_reused_and_options_have_folders_of_their_own(

@@ -1,0 +1,48 @@
+"""Promises of configs/dataset: every file fits its function, and without its data it says what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mltrain.errors import DataError
+
+FOLDER = Path(__file__).parents[2] / "configs" / "dataset"
+OURS = ("shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "csv")
+
+
+def load(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    module, _, function = config.pop("_target_").rpartition(".")
+    return getattr(importlib.import_module(module), function), config
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_config_shows_every_option_with_its_default(name: str) -> None:
+    function, config = load(name)
+    parameters = inspect.signature(function).parameters
+    assert list(config) == list(parameters)
+    own = {"name", "year", "keep_unlabelled"}
+    for key, parameter in parameters.items():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if parameter.default is not inspect.Parameter.empty and key not in own:
+            assert config[key] == parameter.default, key
+    assert config["name"] == name
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name != "shapes"])
+def test_without_its_data_a_config_says_what_is_expected_where(name: str, tmp_path: Path) -> None:
+    function, config = load(name)
+    key = "file" if name == "csv" else "root"
+    assert config[key].startswith("${paths.data}/")
+    config[key] = config[key].replace("${paths.data}", str(tmp_path))
+    with pytest.raises(DataError) as error:
+        function(**config)
+    message = str(error.value)
+    assert message.startswith(f"{name}: ") and f"missing  {config[key]}" in message and f"dataset.{key}=" in message
