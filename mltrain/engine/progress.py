@@ -40,7 +40,7 @@ class Progress:
         self._every = {"bar": _BAR_SECONDS, "lines": line_seconds, "off": float("inf")}[self.mode]
         self._bar: tqdm | None = None
         self._stack = ExitStack()
-        self._epoch = self._epochs = self._steps = self._step = 0
+        self._epoch = self._epochs = self._steps = self._step = self._left = 0
         # Totals of this process: (seconds training, images, seconds waiting for data).
         self._seconds = self._images = self._waited = 0.0
         self._shown = self._reported = (0.0, 0.0, 0.0)
@@ -62,10 +62,10 @@ class Progress:
         self._close_bar()
         self._stack.close()
 
-    def start_epoch(self, epoch: int, epochs: int, steps: int, start: int = 0) -> None:
-        """Epoch `epoch` (from 0) of `epochs` begins at its step `start` of `steps`."""
+    def start_epoch(self, epoch: int, epochs: int, steps: int, start: int, left: int) -> None:
+        """Epoch `epoch` (from 0) of `epochs` begins at its step `start` of `steps`; the whole run has `left` to go."""
         now = time.perf_counter()
-        self._epoch, self._epochs, self._steps, self._step = epoch, epochs, steps, start
+        self._epoch, self._epochs, self._steps, self._step, self._left = epoch, epochs, steps, start, left
         self._started = now if self._started is None else self._started
         self._last, self._next = now, now + self._every
         if self.mode == "bar":
@@ -90,6 +90,7 @@ class Progress:
         self._last = now
         self._step += 1
         self._done += 1
+        self._left -= 1
         if now >= self._next:
             self._next = now + self._every
             self._show(float(loss), lr)
@@ -130,8 +131,7 @@ class Progress:
     def _eta(self) -> float:
         """Seconds left for the whole run, at this process's pace so far, evaluations included."""
         assert self._started is not None
-        left = (self._epochs - self._epoch) * self._steps - self._step
-        return (time.perf_counter() - self._started) / self._done * left
+        return (time.perf_counter() - self._started) / self._done * self._left
 
     def _close_bar(self) -> None:
         if self._bar is not None:

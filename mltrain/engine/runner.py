@@ -140,7 +140,7 @@ class Runner:
         epoch, start = divmod(self.step, self.steps_per_epoch)
         steps = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
         self.model.train()
-        self.progress.start_epoch(epoch, self.epochs, steps, start)
+        self.progress.start_epoch(epoch, self.epochs, steps, start, self.total_steps - self.step)
         batches = iter(self.train_loader.epoch(epoch, start))
         for _ in range(start, steps):
             waited = time.perf_counter()

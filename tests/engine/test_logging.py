@@ -170,7 +170,7 @@ def test_the_environment_names_versions_hardware_and_command(tmp_path):
 def _epochs(progress, caplog, epochs=2):
     with caplog.at_level(logging.INFO), progress:
         for epoch in range(epochs):
-            progress.start_epoch(epoch, epochs, 3)
+            progress.start_epoch(epoch, epochs, 3, 0, 3 * (epochs - epoch))
             for step in range(3):
                 progress.update(loss=torch.tensor(0.125 * (step + 1)), lr=1e-4, images=8, waited=0.0)
             progress.end_epoch(f"epoch {epoch + 1}: mAP 50.00")
@@ -192,7 +192,7 @@ def test_lines_come_at_their_cadence_and_a_loss_is_read_only_when_shown(caplog):
 
     progress = Progress(mode="lines", line_seconds=60.0)
     with caplog.at_level(logging.INFO), progress:
-        progress.start_epoch(0, 1, 2)
+        progress.start_epoch(0, 1, 2, 0, 2)
         progress.update(loss=torch.tensor(1.0).as_subclass(Unreadable), lr=1e-4, images=8, waited=0.0)
         progress.end_epoch("done")
     assert [record.getMessage().split("  ")[0] for record in caplog.records] == ["done"]
@@ -233,7 +233,7 @@ def test_rates_are_those_since_the_last_call(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     progress = Progress(mode="off")
-    progress.start_epoch(0, 1, 10)
+    progress.start_epoch(0, 1, 10, 0, 10)
     for images, seconds in ((10, 1.0), (10, 1.0), (40, 1.0)):
         clock[0] += seconds
         progress.update(loss=0.0, lr=0.0, images=images, waited=0.25)
@@ -243,7 +243,7 @@ def test_rates_are_those_since_the_last_call(monkeypatch):
     assert progress.mean_rate() == 20.0
     assert progress._eta() == pytest.approx(7.0)
     clock[0] += 100.0  # an evaluation
-    progress.start_epoch(1, 2, 10)
+    progress.start_epoch(1, 2, 10, 0, 10)
     clock[0] += 1.0
     progress.update(loss=0.0, lr=0.0, images=20, waited=0.0)
     assert progress.mean_rate() == 20.0

@@ -1,0 +1,44 @@
+"""Two processes do what one does on the same global batch: gradients, weights and metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.promises.runs import execute, fit, state, torchrun
+
+# No batch-norm: its statistics are those of each rank's share unless runner.sync_bn, which needs GPUs.
+SMOOTH = ["model.name=test_vit", "model.freeze_norm=false", "runner.epochs=2", "dataset.num_val=25"]
+
+
+@pytest.mark.parametrize("options", [["loss=asl"], ["loss=bce", "loss.reduction=mean", "runner.accumulate=2"]])
+def test_two_ranks_train_and_evaluate_as_one_process(overrides: list[str], tmp_path: Path, options: list[str]) -> None:
+    settings = [*overrides, *SMOOTH, *options, "runner.batch_size=8"]
+    one = fit([*settings, f"paths.runs={tmp_path}/one"])
+    execute(torchrun(*settings))
+    two = next((tmp_path / "runs").rglob("result.json")).parent
+    assert two.name == one.name, "the number of processes must not be part of the identity"
+    a, b = state(one), state(two)
+    for key, value in a["model"].items():
+        torch.testing.assert_close(b["model"][key], value, rtol=2e-4, atol=2e-5, msg=key)
+    assert b["loss_sum"] == pytest.approx(a["loss_sum"], rel=1e-4)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    for weights in ("val", "ema"):
+        for key, value in results[0][weights].items():
+            # 25 images over two ranks: padding the shorter share, or losing the odd image, would move these.
+            assert results[1][weights][key] == pytest.approx(value, rel=1e-2, abs=0.5), key
+
+
+def test_odd_batch_over_two_ranks_is_refused_with_one_message(overrides: list[str]) -> None:
+    done = execute(torchrun(*overrides, "runner.batch_size=9"), code=1)
+    assert "runner.batch_size=9" in done.stderr
+    assert re.search(r"multiple of .*\b2\b", done.stderr)
+
+
+def test_sweep_under_torchrun_is_refused(overrides: list[str]) -> None:
+    done = execute(torchrun("-m", *overrides, "seed=0,1"), code=1)
+    assert "-m under torchrun" in done.stderr
