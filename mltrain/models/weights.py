@@ -19,8 +19,6 @@ from mltrain.errors import CheckpointError
 CONTAINERS = ("state_dict_ema", "model_ema", "model", "state_dict")
 # Left by wrappers (DDP, torch.compile): never a real part of a name.
 WRAPPERS = ("module.", "_orig_mod.")
-# Left by an outer model: stripped where that makes more names fit.
-OUTER = ("backbone.", "model.", "encoder.")
 
 StateDict = dict[str, Tensor]
 
@@ -93,25 +91,21 @@ def read_state_dict(path: str | Path) -> StateDict:
     return state
 
 
-def strip_prefixes(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
-    """`state` with the prefixes removed that wrappers and outer models leave before the `names` of a module."""
+def strip_prefix(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
+    """`state` without what wrappers and outer models put before the `names` of a module: the prefix by which most fit."""
     state = dict(state)
     for prefix in WRAPPERS * 2:
         if any(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
-    for _ in OUTER:
-        known = len(names & state.keys())
-        for prefix in OUTER:
-            inner = {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
-            # without a single known name (foreign naming) only a prefix of every name is safe to take off
-            if len(names & inner) > known or (not known and len(inner) == len(state)):
-                # an outer name that would now collide with an inner one gives way
-                state = {k: v for k, v in state.items() if k.startswith(prefix) or k not in inner}
-                state = {k.removeprefix(prefix): v for k, v in state.items()}
-                break
-        else:
-            break
-    return state
+
+    def inner(prefix: str) -> set[str]:
+        return {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
+
+    prefixes = {""} | {".".join(k.split(".")[:depth]) + "." for k in state for depth in (1, 2, 3)}
+    best = max(sorted(prefixes, key=lambda p: (len(p), p)), key=lambda p: len(names & inner(p)))
+    # a name outside the prefix gives way to one inside
+    outside = {k: v for k, v in state.items() if not k.startswith(best) and k not in inner(best)}
+    return {k.removeprefix(best): v for k, v in state.items() if k.startswith(best)} | outside
 
 
 def load_weights(
@@ -140,7 +134,7 @@ def load_weights(
         CheckpointError: nothing fits, or something is missing or mismatched and `partial` is false.
     """
     target = module.state_dict()
-    state = strip_prefixes(state, set(target))
+    state = strip_prefix(state, set(target))
     before = {k: v.shape for k, v in state.items()}
 
     def fits(key: str) -> bool:
