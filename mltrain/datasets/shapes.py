@@ -36,7 +36,7 @@ except ImportError:  # Windows: without the lock two processes at once both gene
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raise it when what is drawn changes: sets of other versions are left alone and a new folder is made."""
 
 VAL_LARGEST, VAL_IMBALANCE = 0.3, 6.0

@@ -6,6 +6,7 @@ All choices come from numpy generators keyed by (seed, split, what); an image de
 from __future__ import annotations
 
 import colorsys
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -156,8 +157,8 @@ def draw(
         patch += mask[..., None] * (paint - patch)
         box = (*low.round(1).tolist(), *(high - low).round(1).tolist())
         objects.append(Object(int(k), box, round(float(mask.sum()), 1)))
-    pixels += rng.normal(0.0, 6.0, pixels.shape[:2])[..., None]
-    return pixels.clip(0, 255).astype(np.uint8), objects
+    pixels += 6.0 * rng.standard_normal(pixels.shape[:2], dtype=np.float32)[..., None]
+    return pixels.clip(0, 255, out=pixels).astype(np.uint8), objects
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -165,15 +166,17 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, scene: int, height: int, width: int) -> np.ndarray:
-    """A gradient in the scene's tint with soft waves, float (H, W, 3)."""
+    """A gradient in the scene's tint with soft waves, float32 (H, W, 3)."""
     hue = scene / NUM_SCENES + 0.1 * (rng.random() - 0.5)
     top, bottom = (
         _colour(hue + 0.1 * rng.random(), 0.1 + 0.4 * rng.random(), 0.25 + 0.7 * rng.random()) for _ in range(2)
     )
-    y, x = np.mgrid[0:height, 0:width]
-    ramp = (y / height)[..., None]
-    wave = np.sin((x * (rng.random() - 0.5) + y * (rng.random() - 0.5)) * 0.6 + TAU * rng.random())
-    return top * (1 - ramp) + bottom * ramp + 14 * wave[..., None]
+    down, along = np.arange(height)[:, None], np.arange(width)
+    along = 0.6 * (rng.random() - 0.5) * along
+    down_wave = 0.6 * (rng.random() - 0.5) * down + TAU * rng.random()
+    wave = np.sin(along) * np.cos(down_wave) + np.cos(along) * np.sin(down_wave)  # sin(along + down), two short sines
+    ramp = top + (bottom - top) * (down / height)
+    return ramp.astype(np.float32)[:, None] + (14 * wave).astype(np.float32)[..., None]
 
 
 def _free_place(
@@ -182,9 +185,9 @@ def _free_place(
     """(radius, x, y) of an object that hides little of the others: the best of 12 draws."""
     best, least = (0.0, 0.0, 0.0), np.inf
     radius = min(width, height) * (0.18 + 0.1 * rng.random())
-    for _ in range(12):
-        x, y = (0.8 * radius + rng.random(2) * (np.array([width, height]) - 1.6 * radius)).tolist()
-        hidden = sum(max(0.0, radius + r - float(np.hypot(x - a, y - b))) for a, b, r in taken)
+    for across, down in rng.random((12, 2)).tolist():
+        x, y = 0.8 * radius + across * (width - 1.6 * radius), 0.8 * radius + down * (height - 1.6 * radius)
+        hidden = sum(max(0.0, radius + r - math.hypot(x - a, y - b)) for a, b, r in taken)
         if hidden < least:
             best, least = (radius, x, y), hidden
     return best
@@ -206,7 +209,8 @@ def _paint(rng: np.random.Generator, k: int, width: int, height: int, radius: fl
     light, dark = _colour(hue, 0.85, value), _colour(hue, 0.9, value * 0.45)
     if texture == 0:
         return np.broadcast_to(light, (height, width, 3))
-    y, x = np.mgrid[0:height, 0:width]
+    y, x = np.arange(height)[:, None], np.arange(width)[None]
     period = TAU / max(4.0, 0.55 * radius)
-    pattern = np.sin(x * period) if texture == 1 else np.sin(x * period) * np.sin(y * period) * 2
+    stripes = np.broadcast_to(np.sin(x * period), (height, width))
+    pattern = stripes if texture == 1 else stripes * np.sin(y * period) * 2
     return light + (dark - light) * (0.5 + 0.5 * np.tanh(3 * pattern))[..., None]

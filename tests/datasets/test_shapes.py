@@ -100,17 +100,17 @@ def test_what_is_drawn_has_not_changed_since_this_version() -> None:
 
     Mean colour and height of a few images, loose enough for another platform's rounding.
     """
-    assert VERSION == 1
+    assert VERSION == 2
     figures = []
     for i in range(0, 17, 4):
         pixels, _ = shapes_draw.draw(0, "train", i, np.arange(i, i + 4), i % 4, 96)
         figures.append([*pixels.reshape(-1, 3).mean(0), pixels.shape[0]])
     expected = [
-        [101.44, 70.98, 64.60, 83],
-        [103.86, 95.72, 71.21, 95],
-        [126.98, 78.72, 73.45, 93],
-        [151.31, 131.16, 117.50, 75],
-        [130.23, 100.27, 92.57, 76],
+        [101.48, 71.02, 64.66, 83],
+        [103.78, 95.64, 71.14, 95],
+        [127.09, 78.83, 73.56, 93],
+        [151.29, 131.13, 117.46, 75],
+        [130.07, 100.11, 92.39, 76],
     ]
     np.testing.assert_allclose(figures, expected, atol=0.2)
 
