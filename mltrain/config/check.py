@@ -73,10 +73,12 @@ def signature_of(target: Any, allowed: tuple[str, ...]) -> Signature:
     """The signature a `_target_` stands for. Raises TargetError where it is not allowed or does not exist."""
     if not isinstance(target, str):
         raise TargetError(f"must be the dotted name of a class or function, e.g. {PACKAGE}.losses.AsymmetricLoss")
+    ours = target.startswith(PACKAGE + ".")
+    signature = read_signature(target) if ours else None  # first: a misspelt name of ours gets its suggestion
     if not (target + ".").startswith(allowed):
         prefixes = ", ".join(prefix + "*" for prefix in allowed)
         raise TargetError(f"is not among the packages a config may name: {prefixes} (paths.allow_targets adds more)")
-    return read_signature(target) if target.startswith(PACKAGE + ".") else import_signature(target, allowed)
+    return signature if signature is not None else import_signature(target, allowed)
 
 
 class _Checker:
@@ -134,6 +136,7 @@ class _Checker:
         self.options(tree, base, "", only=frozenset(base))
         for name, options in frame.items():
             self.frame_section(tree, name, options)
+        self.groups(tree["metrics"])
         for name in INJECTED:
             if name not in tree:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
@@ -164,12 +167,19 @@ class _Checker:
                 self.unknown(f"{name}.{key}", key, sorted(options), value, section=name)
         self.options(node, options, name + ".", only=frozenset(options))
 
+    def groups(self, metrics: Any) -> None:
+        """Head begins where medium ends."""
+        medium, head = (metrics.get(k) if isinstance(metrics, dict) else None for k in ("medium_min", "head_min"))
+        if isinstance(medium, int) and isinstance(head, int) and medium > head:
+            self.problem("metrics.medium_min", f"must not be above metrics.head_min={head}", value=medium)
+
     def options(self, node: dict[str, Any], options: dict[str, Option], prefix: str, only: frozenset[str]) -> None:
         for key in only & node.keys():
             option, value = options[key], node[key]
             if self.typed(prefix + key, option.kind, value, option.range) and value is not None:
-                too_small = option.least is not None and value < option.least
-                if too_small or (option.most is not None and value > option.most):
+                least, most = option.least, option.most
+                # the negation also refuses NaN
+                if (least is not None and not value >= least) or (most is not None and not value <= most):
                     self.problem(prefix + key, f"must be {option.kind}{option.range}", value=value)
                 node[key] = option.kind.convert(value)
         for key, option in options.items():

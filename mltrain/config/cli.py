@@ -78,12 +78,14 @@ def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir
         if not folder.is_dir():
             raise ConfigError(f"--config-dir {folder}: no such folder")
     source = Source((config_dir or CONFIGS).resolve(), folders, config_name)
+    if arguments.multirun and arguments.cfg:
+        raise ConfigError("--cfg shows one config, -m runs several: choose one")
     if arguments.multirun:
         _sweep(work, arguments.overrides, source)
         return
     for override in arguments.overrides:
-        if override.lstrip("+~").startswith(("hydra.", "hydra/")) and "hydra.searchpath" not in override:
-            raise ConfigError(f"{override}: Hydra's own settings are for sweeps: add -m")
+        if override.lstrip("+~").startswith(("hydra.", "hydra/")):
+            raise ConfigError(f"{override}: Hydra's own settings are for sweeps (-m); more configs: --config-dir DIR")
     cfg = load(arguments.overrides, source=source)
     if arguments.cfg:
         from omegaconf import OmegaConf
@@ -101,6 +103,8 @@ class _Parser(argparse.ArgumentParser):
         flags = [word.lstrip("-").split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
         keys = {key: f"{name}.{key}" for name, section in FRAME.items() for key in frame_options(section)}
         near = nearest(flags[-1].replace("-", "_").split(".")[-1], keys) if flags else None
+        if not message.startswith("unrecognized"):
+            raise ConfigError(f"{message} (--help)")
         example = f"did you mean {keys[near]}=VALUE?" if near else "e.g. runner.epochs=5"
         raise ConfigError(f"{message}; keys of the config are written KEY=VALUE, without dashes: {example} (--help)")
 
@@ -130,7 +134,7 @@ def _sweep(work: Work, overrides: list[str], source: Any) -> None:
     scan = scan_overrides(overrides, source, sweep=True)
     if scan.problems:
         raise ConfigError(message(scan.problems))
-    jobs = _expand(overrides)
+    jobs = _expand(scan.overrides)
     ready: dict[str, Any] = {}
     for job in jobs or []:
         try:

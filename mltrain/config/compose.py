@@ -18,7 +18,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -102,7 +102,10 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: no run folder: it has no config.yaml")
-    cfg = OmegaConf.load(path)
+    try:
+        cfg = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path}: holds no config")
     parser = OverridesParser.create()
@@ -157,10 +160,19 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
     if override.package is not None:
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
         return
-    # sweep_string_iterator spells each value of a sweep as an override would
-    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-    values = [v for value in values for v in (value if isinstance(value, list) else [value])]
-    options = source.options(group)
+    options, value = source.options(group), override.value()
+    one = group in INJECTED or group in FRAME
+    if isinstance(value, Glob):
+        values: list[Any] = list(value.filter(options))
+        raw = f"{group}={','.join(values)}"
+    elif override.is_sweep_override():
+        values = list(override.sweep_string_iterator())  # each value as an override spells it
+    else:
+        values = value if isinstance(value, list) else [value]
+    if not values or (one and isinstance(value, list) and not override.is_sweep_override()):
+        scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION\nallowed: {', '.join(options)}")
+        scan.spoiled.add(group)
+        return
     for value in values:
         if value not in options:
             near = nearest(str(value), options)
@@ -171,7 +183,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
     if group in scan.spoiled:
         return
     text = raw.lstrip("+")
-    if group in INJECTED or group in FRAME:
+    if one:
         scan.overrides.append(text)
         scan.choices[group] = str(values[-1])
     else:

@@ -115,7 +115,11 @@ INJECTED: dict[str, tuple[str, ...]] = {
 }
 SWITCHABLE = frozenset({"mix", "ema"})  # may be switched off: `_target_: null`
 
-ALLOWED_TARGETS = ("mltrain.", "torch.nn.", "torch.optim.", "torchvision.", "timm.")
+# Whose code a config may call. Narrower than whole packages: torch.load or a download is no loss.
+ALLOWED_TARGETS = (
+    *(f"mltrain.{part}." for part in ("datasets", "longtail", "losses", "models", "optim", "pipeline")),
+    *("torch.nn.", "torch.optim.", "torchvision.ops.", "torchvision.transforms.", "timm."),
+)
 
 
 @dataclass(frozen=True)

@@ -218,9 +218,10 @@ def _literal(module: Module, node: ast.expr) -> Any:
         value = module.value(node.id)
         return UNKNOWN if value is None else _literal(module, value)
     try:
-        return ast.literal_eval(node)
+        value = ast.literal_eval(node)
     except ValueError:
         return UNKNOWN
+    return value if isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))) else UNKNOWN
 
 
 def _decorator_name(node: ast.expr) -> str:
@@ -263,9 +264,8 @@ def import_signature(target: str, allowed: tuple[str, ...]) -> Signature:
     if not callable(found):
         raise TargetError("is no class or function")
     home = str(getattr(found, "__module__", None)) + "."
-    packages = tuple(prefix.split(".")[0] + "." for prefix in allowed)
-    if not home.startswith(packages):
-        raise TargetError(f"is defined in {home[:-1]}, which is not allowed")
+    if not home.startswith(allowed):
+        raise TargetError(f"is defined in {home[:-1]}, which a config may not name (paths.allow_targets adds more)")
     try:
         signature = inspect.signature(found)
     except ValueError:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Tool
+
+from mltrain.config.compose import CONFIGS
+
+ROOT = CONFIGS.parent
+Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SCRIPT = """
 import sys
@@ -98,6 +104,12 @@ def test_a_sweep_runs_every_combination_and_leaves_only_its_record(tool: Tool, s
     assert len(left) == 1
     assert left.pop().startswith("runs/multirun/")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_takes_hydras_globs_and_ranges(tool: Tool, script: Path) -> None:
+    run = tool("-m", "head=glob(*)", "seed=range(0,2)", "loss=choice(bce)", "ema=none", script=script)
+    assert run.returncode == 0, run.stderr
+    assert {"ran small-gap-bce 0", "ran small-ml_decoder-bce 1"} <= set(run.stdout.splitlines())
 
 
 def test_a_sweep_goes_on_after_a_failed_job_and_says_so(tool: Tool, script: Path) -> None:

@@ -73,6 +73,11 @@ TYPOS = [
     ("loss._target_=null", "this section cannot be off"),
     ("ema._target_=subprocess.run", "is not among the packages a config may name"),
     ("loss={gama: 1}", "loss.gama=1: AsymmetricLoss has no option gama"),
+    ("loss=[bce,asl]", "a config has one loss"),
+    ("metrics.medium_min=200", "must not be above metrics.head_min=100"),
+    ("metrics.threshold=nan", "from 0 to 1"),
+    ("loss._target_=mltrain.report.outcome.write_json", "is not among the packages a config may name"),
+    ("head._target_=torch.load", "is not among the packages a config may name"),
     ("loss=bce,asl", "for one run each add -m"),
     ("loss@head=asl", "write loss=OPTION"),
     ("runner.epochs", "write KEY=VALUE"),
@@ -170,7 +175,12 @@ def test_a_typo_in_a_file_is_refused_with_the_file_and_its_line(
 
 
 def test_a_target_may_not_be_reached_through_an_allowed_module() -> None:
-    for target in ("torch.nn.functional.os.system", "mltrain.config.cli.os.system", "mltrain.config.cli.sys.exit"):
+    for target in (
+        "torch.nn.functional.torch.load",
+        "timm.layers.config.os.system",
+        "mltrain.config.cli.os.system",
+        "mltrain.config.cli.sys.exit",
+    ):
         with pytest.raises(ConfigError, match=r"loss\._target_"):
             load([f"loss._target_={target}", "~loss.gamma_neg"])
 
