@@ -171,8 +171,8 @@ def _background(rng: np.random.Generator, scene: int, height: int, width: int) -
     top, bottom = (
         _colour(hue + 0.1 * rng.random(), 0.1 + 0.4 * rng.random(), 0.25 + 0.7 * rng.random()) for _ in range(2)
     )
-    down, along = np.arange(height)[:, None], np.arange(width)
-    along = 0.6 * (rng.random() - 0.5) * along
+    down = np.arange(height)[:, None]
+    along = 0.6 * (rng.random() - 0.5) * np.arange(width)
     down_wave = 0.6 * (rng.random() - 0.5) * down + TAU * rng.random()
     wave = np.sin(along) * np.cos(down_wave) + np.cos(along) * np.sin(down_wave)  # sin(along + down), two short sines
     ramp = top + (bottom - top) * (down / height)
