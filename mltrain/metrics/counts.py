@@ -66,7 +66,7 @@ def overall_and_per_class(counts: Counts, classes: np.ndarray | None = None) -> 
     """OP, OR, OF1, CP, CR, CF1 and macro_F1 in 0..1.
 
     O: hits, predictions and positives summed over all classes (OF1 is micro-F1). C: means over `classes` (bool `(C,)`,
-    all when None) of precision and of recall, and CF1 = 2 CP CR / (CP + CR), as in ML-GCN, CSRA and Query2Label.
+    all when None) of precision and of recall, and CF1 = 2 CP CR / (CP + CR), as CSRA and most papers compute it.
     macro_F1 is the mean of the classes' own F1, which some code prints as CF1. 0/0 is 0.
     """
     chosen = np.ones(counts.hits.shape, dtype=bool) if classes is None else classes
