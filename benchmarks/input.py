@@ -3,13 +3,16 @@
     python benchmarks/input.py [--folder FOLDER_OF_JPEGS] [--size 448] [--workers 2]
 
 The peer is written as most people write it: Pillow opens, converts and resizes, ToTensor makes float32, Normalize,
-default_collate. Both sides read the same files (from the page cache), take turns, and are timed over whole epochs after
-one that warms up; the ratio is that of the medians. Without --folder, photograph-like 640 x 480 JPEGs are made.
+default_collate. Both sides read the same files (from the page cache) and take turns, each with fresh workers; timing
+starts when the first batches are there and the figures are medians over the rounds. CPU time is that of this process with
+its workers: it says what is left for training on the same machine, and does not suffer from a busy one.
+Without --folder, photograph-like 640 x 480 JPEGs are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -34,7 +37,7 @@ CLASSES = 80
 
 
 def make_photographs(folder: Path, count: int) -> None:
-    """JPEGs of 1/f noise in colour with hard edges, of about as many bytes per pixel as COCO's photographs."""
+    """JPEGs of coloured 1/f noise, hard edges and grain, of about as many bytes per pixel as COCO has."""
     generator = torch.Generator().manual_seed(0)
     for i in range(count):
         image = torch.full((1, 3, 480, 640), 0.5)
@@ -45,6 +48,7 @@ def make_photographs(folder: Path, count: int) -> None:
         for _ in range(6):
             y, x = torch.randint(0, 400, (2,), generator=generator).tolist()
             image[..., y : y + 80, x : x + 120] += torch.randn(1, 3, 1, 1, generator=generator) * 0.15
+        image += 0.05 * torch.randn(1, 1, 480, 640, generator=generator)  # grain
         pixels = (image[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{i:04d}.jpg", quality=90)
 
@@ -74,23 +78,47 @@ def plain_loader(
         shuffle=train,
         drop_last=train,
         num_workers=args.workers,
-        persistent_workers=args.workers > 0,
     )
 
 
-def seconds(batches: Iterable) -> float:
-    start = time.perf_counter()
-    for _ in batches:
-        pass
-    return time.perf_counter() - start
+def cpu_seconds() -> float:
+    """CPU time so far of this process and its children (Linux)."""
+    own = Path("/proc/self/task")
+    children = [pid for task in own.iterdir() for pid in (task / "children").read_text().split()]
+    ticks = 0
+    for pid in ["self", *children]:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def compare(title: str, peer: Callable[[], Iterable], ours: Callable[[], Iterable], images: int, rounds: int) -> None:
-    seconds(peer())
-    seconds(ours())
-    taken = [(seconds(peer()), seconds(ours())) for _ in range(rounds)]
-    a, b = (images / statistics.median(column) for column in zip(*taken, strict=True))
-    print(f"{title:44s} plain {a:7.0f} img/s   mltrain {b:7.0f} img/s   {b / a:5.2f} x")
+def measure(batches: Iterable, args: argparse.Namespace) -> tuple[float, float]:
+    """Seconds and CPU seconds of an image, after the batches that the workers have ready at the start."""
+    skipped, timed = 2 * args.workers, 0
+    for k, batch in enumerate(batches):
+        if k < skipped:
+            start, cpu = time.perf_counter(), cpu_seconds()
+        else:
+            timed += len(batch[0])
+    return (time.perf_counter() - start) / timed, (cpu_seconds() - cpu) / timed
+
+
+def compare(
+    title: str, peer: DataLoader, make: Callable[[], TrainLoader | EvalLoader], args: argparse.Namespace
+) -> None:
+    taken = []
+    for epoch in range(args.rounds):
+        plain = measure(peer, args)
+        loader = make()
+        ours = measure(loader.epoch(epoch) if isinstance(loader, TrainLoader) else loader, args)
+        loader.close()
+        taken.append((*plain, *ours))
+    wall, cpu, our_wall, our_cpu = (statistics.median(column) for column in zip(*taken, strict=True))
+    print(
+        f"{title:42s} plain {1 / wall:6.0f} img/s {cpu * 1e3:5.2f} CPU ms   mltrain {1 / our_wall:6.0f} img/s "
+        f"{our_cpu * 1e3:5.2f} CPU ms   {wall / our_wall:5.2f} x ({cpu / our_cpu:.2f} x by CPU)",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -121,39 +149,32 @@ def run(paths: list[str], scratch: Path, args: argparse.Namespace) -> None:
     labels = LabelSet.from_dense(
         name="bench", root="/", files=paths, class_names=[str(c) for c in range(CLASSES)], targets=targets
     )
-    size, n = args.size, len(paths)
+    size = args.size
     common = {"batch_size": args.batch_size, "num_workers": args.workers}
 
     transform = EvalResize(image_size=size)
     squish = plain_loader(paths, targets, [transforms.Resize((size, size))], False, args)
-    loader = EvalLoader(labels, transform, **common)
-    compare("evaluation, squish", lambda: squish, lambda: loader, n, args.rounds)
-    loader.close()
-
+    compare("evaluation, squish", squish, lambda: EvalLoader(labels, transform, **common), args)
     cached = cached_images(labels, transform, folder=scratch / "cache")
-    loader = EvalLoader(labels, transform, cache=cached, **common)
-    compare("evaluation, squish, from the cache", lambda: squish, lambda: loader, n, args.rounds)
-    loader.close()
+    compare("evaluation, from the cache", squish, lambda: EvalLoader(labels, transform, cache=cached, **common), args)
 
-    epochs = iter(range(1000))
-    steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    cropped = plain_loader(paths, targets, steps, True, args)
     sampler = UniformSampler(labels=labels)
-    train = TrainLoader(labels, TrainAugment(image_size=size, crop="random_resized"), sampler, **common)
-    compare(
-        "training, random resized crop and flip", lambda: cropped, lambda: train.epoch(next(epochs)), n, args.rounds
-    )
-    train.close()
+    steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    crops = plain_loader(paths, targets, steps, True, args)
+    crop = TrainAugment(image_size=size, crop="random_resized")
+    compare("training, random resized crop, flip", crops, lambda: TrainLoader(labels, crop, sampler, **common), args)
 
     steps = [transforms.Resize((size, size)), transforms.RandomHorizontalFlip()]
-    flipped = plain_loader(paths, targets, steps, True, args)
-    augment = TrainAugment(image_size=size, crop="squish")
-    cached = cached_images(labels, augment.cache_resize(size), folder=scratch / "cache")
-    train = TrainLoader(labels, augment, sampler, cache=cached, **common)
+    flips = plain_loader(paths, targets, steps, True, args)
+    flip = TrainAugment(image_size=size, crop="squish")
+    compare("training, squish, flip", flips, lambda: TrainLoader(labels, flip, sampler, **common), args)
+    cached = cached_images(labels, flip.cache_resize(), folder=scratch / "cache")
     compare(
-        "training, squish and flip, from the cache", lambda: flipped, lambda: train.epoch(next(epochs)), n, args.rounds
+        "training, squish, flip, from the cache",
+        flips,
+        lambda: TrainLoader(labels, flip, sampler, cache=cached, **common),
+        args,
     )
-    train.close()
 
 
 if __name__ == "__main__":

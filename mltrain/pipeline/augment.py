@@ -162,15 +162,16 @@ class TrainAugment:
             v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude) if randaugment_ops else None
         )
 
-    def cache_resize(self, size: int) -> EvalResize | ShorterSide:
+    def cache_resize(self, size: int | None = None) -> EvalResize | ShorterSide:
         """What a cache of resized images holds for this augmentation.
 
         With ``squish`` the squished image itself, so training from the cache sees the same pixels as without (`size` is
-        not used); with random crops the image shrunk to a shorter side of `size`: a slightly different input.
+        not used); with random crops the image shrunk to a shorter side of `size` (default: 8/7 of image_size): a
+        slightly different input.
         """
         if self.crop == "squish":
             return EvalResize(image_size=self.image_size, resize="squish", interpolation=self.interpolation)
-        return ShorterSide(size=size, interpolation=self.interpolation)
+        return ShorterSide(size=size or round(self.image_size * 8 / 7), interpolation=self.interpolation)
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         draws = torch.rand(_DRAWS, dtype=torch.float64).tolist()
