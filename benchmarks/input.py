@@ -4,8 +4,8 @@
 
 The peer is written as most people write it: Pillow opens, converts and resizes, ToTensor makes float32, Normalize,
 default_collate. Both sides read the same files (from the page cache) and take turns, each with fresh workers; timing
-starts when the first batches are there and the figures are medians over the rounds. CPU time is that of this process with
-its workers: it says what is left for training on the same machine, and does not suffer from a busy one.
+starts when the first batches are there and the figures are medians over the rounds. CPU time is that of this process
+with its workers: it says what is left for training on the same machine, and does not suffer from a busy one.
 Without --folder, photograph-like 640 x 480 JPEGs are made.
 """
 

@@ -36,6 +36,12 @@ def gather(loader) -> list[Batch]:
     return batches
 
 
+def gather_epoch(loader: TrainLoader) -> list[Batch]:
+    batches = list(loader.epoch(0))
+    loader.close()
+    return batches
+
+
 def equal(first: Iterable[Batch], second: Iterable[Batch]) -> None:
     first, second = list(first), list(second)
     assert len(first) == len(second)
@@ -128,12 +134,13 @@ def test_ranks_and_accumulation_only_cut_the_steps_of_one_process(labels, world_
         assert torch.equal(torch.cat([piece.targets for piece in pieces]), expected.targets)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_a_set_smaller_than_a_step_makes_one_short_step(labels, world_size):
-    few = labels.select(range(4))
-    loaders = [train_loader(few, batch_size=6, accumulate=2, rank=r, world_size=world_size) for r in range(world_size)]
+def test_a_set_smaller_than_a_step_makes_one_short_step(labels, world_size, workers):
+    few, options = labels.select(range(4)), {"batch_size": 6, "accumulate": 2, "num_workers": workers}
+    loaders = [train_loader(few, rank=r, world_size=world_size, **options) for r in range(world_size)]
     assert all(loader.steps_per_epoch == 1 for loader in loaders)
-    batches = [list(loader.epoch(0)) for loader in loaders]
+    batches = [gather_epoch(loader) for loader in loaders]
     assert all(len(of_rank) == 2 for of_rank in batches)
     seen = sorted(i for of_rank in batches for batch in of_rank for i in batch.indices.tolist())
     assert seen == [0, 1, 2, 3]
