@@ -75,14 +75,15 @@ def negative_term_sum_(x: Tensor, work: Tensor, *, gamma: float, clip: float, de
         if gamma == 0:
             return loss.sum().item()
         weight = _power_(b.copy_(p), gamma)
-        total = torch.dot(weight, loss).item()
         if detach:
             p.mul_(weight)
-        else:  # p - g (1-p) log(1-p) is the point at p between -g log(1-p) and 1
-            torch.lerp(loss.clamp_(max=_LARGE).mul_(gamma), x.new_ones(()), p, out=x).mul_(weight)
-        return total
+            return loss.mul_(weight).sum().item()
+        # p - g (1-p) log(1-p) is the point at p between -g log(1-p) and 1
+        slope = torch.lerp(loss.clamp(max=_LARGE).mul_(gamma), x.new_ones(()), p)
+        torch.mul(slope, weight, out=x)
+        return loss.mul_(weight).sum().item()
     p = x.sigmoid_()
-    shifted = torch.sub(p.new_tensor(clip), p, out=b).clamp_(max=0)  # -p_m
+    shifted = torch.sub(torch.scalar_tensor(clip, dtype=p.dtype), p, out=b).clamp_(max=0)  # -p_m
     p.addcdiv_(p, torch.add(shifted, 1, out=a), value=-clip)  # p (1-p) / (1-p_m), where p_m > 0
     log = torch.log1p(shifted, out=a)
     if gamma == 0:
@@ -90,15 +91,15 @@ def negative_term_sum_(x: Tensor, work: Tensor, *, gamma: float, clip: float, de
         p.mul_(shifted.sign_().neg_())
     elif detach:
         weight = _power_(shifted if gamma % 2 == 0 else shifted.neg_(), gamma)
-        total = -torch.dot(weight, log).item()
         p.mul_(weight)
+        total = -log.mul_(weight).sum().item()
     else:
         # p(1-p)/(1-p_m) p_m^(g-1) [p_m - g (1-p_m) log(1-p_m)]
         # where the bracket is the point at p_m between -g log(1-p_m) and 1.
         shifted.neg_()
         weight = _power_(shifted.clamp(min=_TINY), gamma - 1)
         p.mul_(weight)
-        total = -torch.dot(weight.mul_(shifted), log).item()
+        total = -weight.mul_(shifted).mul_(log).sum().item()
         p.mul_(torch.lerp(log.mul_(-gamma), x.new_ones(()), shifted, out=log))
     return total
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
 
@@ -110,8 +108,9 @@ class _Fused(torch.autograd.Function):
         return result.loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True: what follows would pass for a constant
+            raise RuntimeError(f"{type(ctx.term).__name__} gives first derivatives only: no create_graph=True")
         # The buffer is handed over, not copied. Should the graph be walked again (retain_graph), it is computed again.
         grad, ctx.grad = ctx.grad, None
         if grad is None:
@@ -133,7 +132,7 @@ def _evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad:
     dtype = torch.promote_types(x.dtype, torch.float32)
     on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
     per_entry = loss.reduction == "none"
-    special = np.flatnonzero(y.bool().numpy()) if on_cpu and not per_entry else None
+    special = y.bool().numpy().nonzero()[0] if on_cpu and not per_entry else None
     grad: Tensor | None = None
     total: Tensor
     known: Tensor | int

@@ -34,6 +34,7 @@ class BinaryCrossEntropy(PerLabelLoss):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.label_smoothing:
+            targets = targets.to(torch.promote_types(targets.dtype, torch.float32))
             smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             targets = torch.where(targets < 0, -1, smooth)
         return super().forward(logits, targets)
