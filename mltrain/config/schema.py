@@ -35,8 +35,8 @@ class Base:
 class Runner:
     """The training loop."""
 
-    epochs: int = _number(10, least=1)
-    batch_size: int = _number(32, least=1)  # global: over all ranks, per micro-batch
+    epochs: int = _number(40, least=1)
+    batch_size: int = _number(64, least=1)  # global: over all ranks, per micro-batch
     eval_batch_size: int | None = _number(None, least=1)  # global; null: batch_size
     accumulate: int = _number(1, least=1)  # micro-batches per optimizer step
     max_steps: int | None = _number(None, least=1)  # stop after this many optimizer steps
@@ -70,8 +70,8 @@ class Metrics:
     head_min: int = _number(100, least=1)  # head: at least this many training positives
     medium_min: int = _number(20, least=0)  # medium: at least this many; tail: fewer
     threshold: float = _number(0.5, least=0, most=1)  # of the sigmoid, for OP OR OF1 CP CR CF1
-    topk: int = _number(3, least=1)  # for the same at the k best classes of an image
-    words_k: int = _number(5, least=1)  # annotation length of the per-word protocol
+    topk: int | None = _number(3, least=1)  # null: none; for the same at the k best classes of an image
+    words_k: int | None = _number(5, least=1)  # null: none; annotation length of the per-word protocol
     absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
     save_predictions: bool = False  # logits and targets of the evaluated splits in the run folder
 
