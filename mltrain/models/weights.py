@@ -92,7 +92,7 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 
 def strip_prefix(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
-    """`state` without what wrappers and outer models put before the `names` of a module: the prefix by which most fit."""
+    """`state` without what wrappers and outer models put before the `names` of a module."""
     state = dict(state)
     for prefix in WRAPPERS * 2:
         if any(k.startswith(prefix) for k in state):
@@ -101,6 +101,7 @@ def strip_prefix(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
     def inner(prefix: str) -> set[str]:
         return {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
 
+    # the outer prefix is the one without which most names fit, the shortest of those
     prefixes = {""} | {".".join(k.split(".")[:depth]) + "." for k in state for depth in (1, 2, 3)}
     best = max(sorted(prefixes, key=lambda p: (len(p), p)), key=lambda p: len(names & inner(p)))
     # a name outside the prefix gives way to one inside

@@ -130,5 +130,6 @@ def _dropout(x: Tensor, rate: float) -> Tensor:
         return F.dropout(x, rate)
     dropped = min(max(round(rate * 65536), 1), 65535)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    keep = (bits[: x.numel()] >= dropped - 32768).view(x.shape)
-    return x.mul_(keep.to(x.dtype).mul_(65536 / (65536 - dropped)))
+    keep = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(bits[: x.numel()].view(x.shape), dropped - 32768, out=keep)
+    return x.mul_(keep.mul_(65536 / (65536 - dropped)))
