@@ -137,7 +137,7 @@ def main() -> None:
         if folder is None:
             folder = Path(scratch)
             make_photographs(folder, 64)
-        found = [str(path) for path in sorted(folder.glob("*.jpg"))]
+        found = [str(path) for path in sorted(folder.resolve().glob("*.jpg"))]
         paths = [found[i % len(found)] for i in range(args.images // args.batch_size * args.batch_size)]
         mean_bytes = statistics.mean(Path(path).stat().st_size for path in found)
         print(f"{len(found)} files of {mean_bytes / 1e3:.0f} kB, {args.size} px, {args.workers} workers")
