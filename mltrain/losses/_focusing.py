@@ -63,15 +63,17 @@ def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool) -> tupl
     return value, slope
 
 
-def negative_term_sum_(x: Tensor, work: Tensor, *, gamma: float, clip: float, detach: bool) -> float:
-    """Sum L- over the logits x (n,) and overwrite them with its derivative; `work` (2, n) is scratch space.
+def negative_term_sum_(
+    x: Tensor, skip: Tensor, out: Tensor, work: Tensor, *, gamma: float, clip: float, detach: bool
+) -> float:
+    """Sum L- over the logits x (n,) but for the indices `skip`; its derivative goes to `out`, which may be x.
 
-    The same as `negative_term`, in place.
+    The same as `negative_term`, in place; `work` (2, n) is scratch space.
     """
     a, b = work.unbind()
     if clip == 0:
-        loss = torch.ops.aten.softplus.out(x, 1, 50.0, out=a)
-        p = x.sigmoid_()
+        loss = torch.ops.aten.softplus.out(x, 1, 50.0, out=a).index_fill_(0, skip, 0)
+        p = torch.sigmoid(x, out=out).index_fill_(0, skip, 0)
         if gamma == 0:
             return loss.sum().item()
         weight = _power_(b.copy_(p), gamma)
@@ -80,9 +82,9 @@ def negative_term_sum_(x: Tensor, work: Tensor, *, gamma: float, clip: float, de
             return loss.mul_(weight).sum().item()
         # p - g (1-p) log(1-p) is the point at p between -g log(1-p) and 1
         slope = torch.lerp(loss.clamp(max=_LARGE).mul_(gamma), x.new_ones(()), p)
-        torch.mul(slope, weight, out=x)
+        torch.mul(slope, weight, out=out)
         return loss.mul_(weight).sum().item()
-    p = x.sigmoid_()
+    p = torch.sigmoid(x, out=out).index_fill_(0, skip, 0)  # so that p_m and all below are 0 there
     shifted = torch.sub(torch.scalar_tensor(clip, dtype=p.dtype), p, out=b).clamp_(max=0)  # -p_m
     p.addcdiv_(p, torch.add(shifted, 1, out=a), value=-clip)  # p (1-p) / (1-p_m), where p_m > 0
     log = torch.log1p(shifted, out=a)

@@ -57,5 +57,5 @@ class AsymmetricLoss(PerLabelLoss):
     def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return negative_term(x, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)
 
-    def negative_sum_(self, x: Tensor, work: Tensor) -> float:
-        return negative_term_sum_(x, work, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)
+    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
+        return negative_term_sum_(x, skip, out, work, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)

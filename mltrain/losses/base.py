@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
 
-# 65,536 fp32 entries are 256 KiB, which torch splits over two threads: three such buffers stay in the cores' caches.
-CPU_PIECE = 65_536
+# Three buffers of 131,072 fp32 entries, which torch splits over its threads, stay in the caches of two cores.
+CPU_PIECE = 131_072
 # On an accelerator pieces only bound the memory of very large batches.
 DEVICE_PIECE = 1 << 24
 
@@ -50,20 +50,18 @@ class PerLabelLoss(nn.Module):
         raise NotImplementedError
 
     def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a negative label at logit x, and its derivative: finite for every x, also an infinite one.
-
-        Both are 0 at x = -inf.
-        """
+        """The loss of a negative label at logit x, and its derivative: finite for every x, also an infinite one."""
         raise NotImplementedError
 
-    def negative_sum_(self, x: Tensor, work: Tensor) -> float:
-        """Sum the negative term over x (n,) and overwrite x with its derivative.
+    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
+        """Sum the negative term over x (n,) but for the indices `skip`, and write its derivative to `out`, 0 at `skip`.
 
-        The hot path on the CPU; override it to work in place, with `work` (2, n) as scratch space.
+        The hot path on the CPU; override it to work in place, with `work` (2, n) as scratch space. `out` may be `x`; if
+        it isn't, `x` is read only.
         """
         loss, derivative = self.negative(x)
-        x.copy_(derivative)
-        return loss.sum().item()
+        out.copy_(derivative).index_fill_(0, skip, 0)
+        return loss.index_fill_(0, skip, 0).sum().item()
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         _check(logits, targets)
@@ -132,13 +130,13 @@ def _evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad:
     dtype = torch.promote_types(x.dtype, torch.float32)
     on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
     per_entry = loss.reduction == "none"
-    special = y.bool().numpy().nonzero()[0] if on_cpu and not per_entry else None
+    special = _nonzero(y) if on_cpu and not per_entry else None
     grad: Tensor | None = None
     total: Tensor
     known: Tensor | int
-    if special is not None and special.size <= x.numel() // 4:
+    if special is not None and special.numel() <= x.numel() // 4:
         grad = torch.empty_like(x, dtype=dtype)
-        value, known = _mostly_negative(loss, x, y, torch.from_numpy(special), grad)
+        value, known = _mostly_negative(loss, x, y, special, grad, with_grad)
         total = torch.scalar_tensor(value, dtype=dtype)
     else:
         if on_cpu and y.numel():
@@ -158,17 +156,18 @@ def _evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad:
     return _Result(total, None if grad is None else grad.view(logits.shape), divisor)
 
 
-def _mostly_negative(loss: PerLabelLoss, x: Tensor, y: Tensor, special: Tensor, buffer: Tensor) -> tuple[float, int]:
-    """Sum over entries (n,) of which all but those at the indices `special` are negatives. CPU.
+def _mostly_negative(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, special: Tensor, buffer: Tensor, with_grad: bool
+) -> tuple[float, int]:
+    """Sum over entries (n,) of which all but those at the sorted indices `special` are negatives. CPU.
 
-    The derivative goes to `buffer` (n,).
+    The derivative goes to `buffer` (n,), scratch space where it isn't wanted.
     """
     n = x.numel()
-    buffer.copy_(x)
     total, known = 0.0, n
     derivative = None
     if special.numel():
-        xs, ys = buffer.index_select(0, special), y.index_select(0, special)
+        xs, ys = x.index_select(0, special).to(buffer.dtype), y.index_select(0, special)
         if torch.equal(ys, torch.ones_like(ys)):
             value, derivative = loss.positive(xs)
         else:
@@ -176,15 +175,30 @@ def _mostly_negative(loss: PerLabelLoss, x: Tensor, y: Tensor, special: Tensor, 
             value, derivative, is_known = _mixed(loss, xs, ys.to(xs.dtype))
             known -= int(is_known.logical_not_().sum())
         total = value.sum().item()
-        buffer.index_fill_(0, special, -torch.inf)  # as a negative: no loss
-    piece = min(CPU_PIECE, n)
+    # Two pieces at least, where it matters: the scratch space is then no larger than the gradient.
+    piece = min(CPU_PIECE, max(n // 2 + 1, 16_384), n)
     work = buffer.new_empty((2, piece))
-    for start in range(0, n, CPU_PIECE):
-        part = buffer[start : start + CPU_PIECE]
-        total += loss.negative_sum_(part, work if part.numel() == piece else work[:, : part.numel()])
-    if derivative is not None:
+    skips = [special]
+    if n > piece:
+        ends = torch.searchsorted(special, torch.arange(piece, n, piece)).tolist()
+        skips = list((special % piece).tensor_split(ends))
+    for skip, part, out in zip(skips, x.split(piece), buffer.split(piece), strict=True) if n else ():
+        if part.dtype != out.dtype:
+            part = out.copy_(part)
+        total += loss.negative_sum_(part, skip, out, work if part.numel() == piece else work[:, : part.numel()])
+    if derivative is not None and with_grad:
         buffer.index_copy_(0, special, derivative)
     return total, known
+
+
+def _nonzero(y: Tensor) -> Tensor:
+    """Indices (k,), sorted, of what isn't 0 in y (n,): few, so large inputs are searched eight entries at a time. CPU."""
+    flags = y.view(torch.int8) if y.dtype.itemsize == 1 else y.bool().view(torch.int8)
+    if flags.numel() < 65_536 or flags.numel() % 8 or flags.storage_offset() % 8:
+        return torch.from_numpy(flags.bool().numpy().nonzero()[0])
+    words = flags.view(torch.int64).nonzero().view(-1)
+    word, byte = flags.view(-1, 8).index_select(0, words).nonzero().unbind(1)
+    return (words * 8).index_select(0, word).add_(byte)
 
 
 def _dense(

@@ -46,5 +46,5 @@ class BinaryCrossEntropy(PerLabelLoss):
     def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return negative_term(x, gamma=0, clip=0, detach=True)
 
-    def negative_sum_(self, x: Tensor, work: Tensor) -> float:
-        return negative_term_sum_(x, work, gamma=0, clip=0, detach=True)
+    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
+        return negative_term_sum_(x, skip, out, work, gamma=0, clip=0, detach=True)

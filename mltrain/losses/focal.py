@@ -53,9 +53,9 @@ class FocalLoss(PerLabelLoss):
         value, derivative = negative_term(x, gamma=self.gamma, clip=0, detach=self.detach_weight)
         return (value, derivative) if self.alpha is None else (value * (1 - self.alpha), derivative * (1 - self.alpha))
 
-    def negative_sum_(self, x: Tensor, work: Tensor) -> float:
-        total = negative_term_sum_(x, work, gamma=self.gamma, clip=0, detach=self.detach_weight)
+    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
+        total = negative_term_sum_(x, skip, out, work, gamma=self.gamma, clip=0, detach=self.detach_weight)
         if self.alpha is None:
             return total
-        x.mul_(1 - self.alpha)
+        out.mul_(1 - self.alpha)
         return total * (1 - self.alpha)

@@ -287,11 +287,13 @@ def test_empty_batches_have_zero_loss(loss: PerLabelLoss, reduction: str, shape:
 
 
 @pytest.mark.parametrize("size", [CPU_PIECE - 1, CPU_PIECE, CPU_PIECE + 1, 2 * CPU_PIECE, 2 * CPU_PIECE + 7])
-@pytest.mark.parametrize("kind", ["hard", "mixup", "dense"])
+@pytest.mark.parametrize("kind", ["hard", "unknown", "mixup", "dense"])
 @pytest.mark.parametrize("options", [{}, {"clip": 0.0, "detach_weight": False}])
 def test_pieces_join_without_a_seam(size: int, kind: str, options: dict[str, Any]) -> None:
     x, y = torch.randn(1, size), make_targets(kind, (1, size))
     y[0, -1] = y[0, 0] = 1
+    if kind in ("hard", "unknown"):
+        y = y.to(torch.int8)
     expected, expected_grad = plain(
         x, y, gamma_neg=4, gamma_pos=0, clip=options.get("clip", 0.05), detach=options.get("detach_weight", True)
     )
