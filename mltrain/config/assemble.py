@@ -29,6 +29,7 @@ from mltrain.errors import ConfigError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
+from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.report.outcome import write_json, write_per_class, write_predictions
 from mltrain.report.tables import metrics_table
@@ -190,14 +191,16 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
 
 def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
     """Loader of an evaluation split, at the model's input size."""
+    resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
         labels,
-        instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size),
+        resize,
         batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
         rank=dist.rank,
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
         pin_memory=dist.device.type == "cuda",
+        cache=_cached(cfg, labels, resize),
     )
 
 
@@ -211,12 +214,15 @@ def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) 
     splits, stats, model = parts
     if cfg.runner.batch_size % dist.world_size:
         raise ConfigError(
-            f"runner.batch_size={cfg.runner.batch_size} is the batch over all processes; it must be a multiple of their "
-            f"number, {dist.world_size}"
+            f"runner.batch_size={cfg.runner.batch_size} is the batch over all processes; "
+            f"it must be a multiple of their number, {dist.world_size}"
         )
+    augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
+    if cfg.data.cache and not hasattr(augment, "cache_resize"):
+        raise ConfigError(f"data.cache=true: {cfg.augment._target_} has no cache_resize; set data.cache=false")
     return TrainLoader(
         splits.train,
-        instantiate(cfg.augment, "augment", image_size=model.backbone.image_size),
+        augment,
         instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed),
         batch_size=cfg.runner.batch_size,
         accumulate=cfg.runner.accumulate,
@@ -227,7 +233,14 @@ def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) 
         on_corrupt=cfg.data.on_corrupt,
         corrupt_budget=cfg.data.corrupt_budget,
         pin_memory=dist.device.type == "cuda",
+        cache=_cached(cfg, splits.train, augment.cache_resize(cfg.data.cache_size)) if cfg.data.cache else None,
     )
+
+
+def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | None:
+    if not cfg.data.cache:
+        return None
+    return cached_images(labels, resize, folder=cfg.data.cache_dir or Path(cfg.paths.data) / "cache")
 
 
 def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:

@@ -17,7 +17,6 @@ IRRELEVANT = frozenset(
         "logger",
         "paths",
         "data.num_workers",
-        "data.cache",
         "data.cache_dir",
         "data.check_files",
         "data.corrupt_budget",

@@ -60,6 +60,7 @@ class Data:
     corrupt_budget: int = _number(100, least=0)  # skipped images that end the run
     cache: bool = False  # keep resized images on disk
     cache_dir: str | None = None  # null: <paths.data>/cache
+    cache_size: int | None = _number(None, least=1)  # shorter side kept for random crops; null: 8/7 of the input size
     check_files: bool = True  # look for every image file before training
 
 
