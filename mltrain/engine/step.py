@@ -153,7 +153,7 @@ class TrainStep:
 
     def _gradient_norm(self) -> torch.Tensor:
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad_norm, norm)
         return norm
