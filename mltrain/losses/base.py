@@ -192,7 +192,7 @@ def _mostly_negative(
 
 
 def _nonzero(y: Tensor) -> Tensor:
-    """Indices (k,), sorted, of what isn't 0 in y (n,): few, so large inputs are searched eight entries at a time. CPU."""
+    """Indices (k,), sorted, of what isn't 0 in y (n,): few, so large inputs are searched eight at a time. CPU."""
     flags = y.view(torch.int8) if y.dtype.itemsize == 1 else y.bool().view(torch.int8)
     if flags.numel() < 65_536 or flags.numel() % 8 or flags.storage_offset() % 8:
         return torch.from_numpy(flags.bool().numpy().nonzero()[0])
