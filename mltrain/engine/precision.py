@@ -15,8 +15,9 @@ def resolve_amp(setting: str, device: torch.device) -> torch.dtype | None:
     """The autocast dtype of ``runner.amp`` on a device, or None for full precision.
 
     ``auto`` takes bf16 on a GPU that has it in hardware and fp16 (with loss scaling) on an older one. On a CPU it takes
-    bf16 only where the processor multiplies bf16 matrices in tiles (AMX): with AVX-512 bf16 alone the convolutions of
-    small networks were measured to gain less than the casts cost.
+    bf16 only where the processor multiplies bf16 matrices in tiles (AMX). With AVX-512 bf16 alone it depends on the
+    network: MobileNetV2 trains about 1.35 times as fast, the small default network slower (docs/results.md), so there
+    it is left to ``runner.amp=bf16``.
 
     Raises:
         ConfigError: fp16 on a CPU, which has no loss-scaled fp16 training.

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from mltrain.config.assemble import build_parts, eval_loader, summarizer, train
+from mltrain.config.build import load
+from mltrain.config.identity import run_folder
+from mltrain.engine import distributed
+from mltrain.engine.evaluator import evaluate
 from mltrain.metrics import average_precision
-from tests.promises.runs import ROOT, command, execute, fit
+from tests.promises.runs import ROOT, command, execute, fit, state
 
 
 def test_run_folder_is_complete_and_evaluate_reproduces_its_numbers(overrides: list[str]) -> None:
@@ -88,3 +93,36 @@ def test_coco_files_train_through_the_whole_program(shared_data: Path, tmp_path:
     result = json.loads((folder / "result.json").read_text())
     assert result["steps"] == 5
     assert 0 < result["val"]["map"] <= 100
+
+
+def test_real_coco_images_can_be_learnt_by_heart(shared_data: Path, tmp_path: Path) -> None:
+    cfg = load(
+        [
+            "dataset=coco2017",
+            f"dataset.root={shared_data}/coco_tiny",
+            "model=small",
+            "augment=none",
+            "optimizer=scratch",
+            "optimizer.weight_decay=0",
+            "loss=bce",
+            "ema=none",
+            "runner.batch_size=20",
+            "runner.epochs=60",
+            "runner.evaluate_every=60",
+            "runner.device=cpu",
+            "data.num_workers=1",
+            "logger.progress=off",
+            "logger.tensorboard=false",
+            f"paths.runs={tmp_path}",
+        ]
+    )
+    train(cfg)
+    with distributed.start("cpu") as dist:
+        splits, stats, model = build_parts(cfg, dist)
+        model.load_state_dict(state(run_folder(cfg))["model"])
+        loader = eval_loader(cfg, dist, splits.train, model)
+        evaluation = evaluate({"val": model}, loader, summarizer(cfg, stats), dist=dist)
+        loader.close()
+    assert evaluation is not None
+    assert len(evaluation.predictions.targets) == 80
+    assert evaluation.summaries["val"].scalars["map"] > 95
