@@ -43,7 +43,8 @@ def main() -> None:
                     times[amp].append(time.perf_counter() - start)
         fp32, bf16 = (batch / statistics.median(times[amp]) for amp in (False, True))
         print(
-            f"{name} at {size}, {frozen} stages frozen: fp32 {fp32:.0f} img/s, bf16 {bf16:.0f} img/s, {bf16 / fp32:.2f}x"
+            f"{name} at {size} px, {frozen} stages frozen: fp32 {fp32:.0f} img/s, "
+            f"bf16 {bf16:.0f} img/s, {bf16 / fp32:.2f}x"
         )
 
 
