@@ -336,7 +336,9 @@ class LabelStats:
         """The inverse of `to_arrays` and of `to_json`; arrays may be lists or CPU tensors."""
         c = len(state["class_names"])
         rows = tuple(np.asarray(state[f"cooccurrence_{part}"]) for part in ("data", "indices", "indptr"))
-        counts = {key: _frozen(np.array(state[key], dtype=np.int64)) for key in ("positives", "negatives", "unknowns")}
+        counts = {
+            key: _frozen(np.asarray(state[key]).astype(np.int64)) for key in ("positives", "negatives", "unknowns")
+        }
         return cls(
             class_names=tuple(state["class_names"]),
             num_images=int(state["num_images"]),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mltrain.engine.signals import StopSignal
-from mltrain.errors import DataError, Interrupted
+from mltrain.errors import DataError, Interrupted, NonFiniteError
 
 if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
@@ -55,11 +55,14 @@ def evaluate(
 
     Raises:
         DataError: no class has a positive, or other targets that cannot be evaluated.
+        NonFiniteError: a logit is NaN.
         Interrupted: see `predict`.
     """
     predictions = predict(models, loader, dist=dist, amp_dtype=amp_dtype, channels_last=channels_last, stop=stop)
     if predictions is None:
         return None
+    for name, logits in predictions.logits.items():
+        _refuse_nan(name, logits, loader)
     try:
         summaries = {name: summarize(logits, predictions.targets) for name, logits in predictions.logits.items()}
     except ValueError as error:
@@ -106,13 +109,24 @@ def predict(
         _stop_together(dist, stop)
     num_classes = loader.labels.num_classes
     order = dist.gather_rows(torch.cat([*indices, torch.empty(0, dtype=torch.int64)]))
-    rows = {k: dist.gather_rows(torch.cat([*v, torch.empty(0, num_classes)])) for k, v in logits.items()}
+    # Popped, so that no more than one set of logits is held twice.
+    rows = {k: dist.gather_rows(torch.cat([*logits.pop(k), torch.empty(0, num_classes)])) for k in list(logits)}
     labels = dist.gather_rows(torch.cat([*targets, torch.empty(0, num_classes, dtype=torch.int8)]))
     if order is None or labels is None:
         return None
-    back = torch.argsort(order)
-    assert torch.equal(order[back], torch.arange(len(order))), "each image must be evaluated exactly once"
-    return Predictions({k: v[back] for k, v in rows.items() if v is not None}, labels[back])
+    # The loader gives each rank a stretch of the set, in order.
+    assert torch.equal(order, torch.arange(len(loader.labels))), "each image must be evaluated exactly once, in order"
+    return Predictions({k: v for k, v in rows.items() if v is not None}, labels)
+
+
+def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:
+    bad = logits.isnan().any(dim=1).nonzero().view(-1)
+    if len(bad):
+        weights = {"val": "raw", "ema": "EMA"}.get(name, name)
+        raise NonFiniteError(
+            f"{loader.labels.name}: the {weights} weights give NaN for {len(bad)} of {len(logits)} images, first for "
+            f"{loader.labels.path(int(bad[0]))}. Try runner.amp=off, a lower optimizer.lr or runner.clip_grad_norm=1."
+        )
 
 
 def _stop_together(dist: Distributed, stop: StopSignal | None) -> None:

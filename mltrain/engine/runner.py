@@ -156,14 +156,15 @@ class Runner:
             if result.signum is not None:
                 name = "SIGTERM" if result.signum == 15 else "SIGINT"
                 raise Interrupted(f"stopped by {name} after step {self.step} of {self.total_steps}", result.signum)
-            if time.monotonic() - self._saved_at > 60 * self.checkpoint_every_minutes:
+            if 0 < 60 * self.checkpoint_every_minutes < time.monotonic() - self._saved_at:
                 self._save()
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
         """The micro-batches of one step."""
         group = list(itertools.islice(batches, self.accumulate))
-        if any(len(batch.indices) == 0 for batch in group):
-            raise DataError(f"no image of a batch could be read:\n  {group[0].corrupt}")
+        if not any(len(batch.indices) for batch in group):
+            lines = "".join(f"\n  {line}" for batch in group for line in batch.corrupt)
+            raise DataError(f"no image of a step could be decoded:{lines}\nMend them or remove them from the data set.")
         return group
 
     def _report_step(self, result: StepResult, group: list[Batch], waited: float) -> None:
@@ -224,6 +225,7 @@ class Runner:
         load_weights(load_best(self.checkpoints), self.model, self.ema)
         validation = self.evaluate(self.val_loader)
         test = self.evaluate(self.test_loader) if self.test_loader is not None else None
+        corrupt = [line for lines in self.dist.all_gather_objects(list(self.train_loader.corrupt)) for line in lines]
         if validation is None or self.best is None:
             return None
         self._tick()
@@ -237,7 +239,7 @@ class Runner:
             "steps": self.step,
             "seconds": round(self.seconds, 2),
             "images_per_second": self.progress.mean_rate(),
-            "corrupt_images": list(self.train_loader.corrupt),
+            "corrupt_images": list(dict.fromkeys(corrupt)),
         }
         return Outcome(result, validation, test)
 
@@ -272,6 +274,12 @@ class Runner:
 
     def _restore(self) -> None:
         state = self.checkpoints.load("last")
+        steps = self.dist.all_gather_objects(None if state is None else state["step"])
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"{self.folder}: the processes found checkpoints of different steps, by rank {steps}; "
+                "paths.runs must be a folder that all machines share"
+            )
         if state is None:
             self.sinks.resume(0)
             return

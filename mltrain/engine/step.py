@@ -106,21 +106,26 @@ class TrainStep:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
+        # Where loss scaling has met an infinite gradient, the scaler left the weights as they were.
+        if self.ema is not None and math.isfinite(result.grad_norm):
             self.ema.update()
         return result
 
     def _accumulate(self, step: int, batches: Sequence[MicroBatch]) -> torch.Tensor:
         total = None
-        for micro, (batch, weight) in enumerate(zip(batches, self._weights(batches), strict=True)):
+        # A micro-batch is empty where all its images were corrupt and left out; its place still counts as a key.
+        weights = self._weights(batches)
+        filled = [micro for micro, batch in enumerate(batches) if len(batch.targets)]
+        for micro in filled:
+            batch, weight = batches[micro], weights[micro]
             seed_step(self.seed, step, micro, self.dist.rank)
-            with self._sync_gradients(micro == len(batches) - 1):
+            with self._sync_gradients(micro == filled[-1]):
                 logits, targets = self._forward(batch, step, micro)
                 loss = self.loss(logits, targets)
                 loss = loss if weight == 1.0 else loss * weight
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None, "a step needs at least one micro-batch"
+        assert total is not None, "a step needs at least one image on each rank"
         return total
 
     def _forward(self, batch: MicroBatch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,7 +149,7 @@ class TrainStep:
         count = _known if reduction == "mean" else len
         counts = [float(count(batch.targets)) for batch in batches]
         total = self.dist.all_reduce_sum(torch.tensor(sum(counts), dtype=torch.float64)).item()
-        return [part * world / total for part in counts]
+        return [part * world / max(total, 1.0) for part in counts]  # 0 where every target is unknown: so is the loss
 
     def _sync_gradients(self, last: bool) -> contextlib.AbstractContextManager[None]:
         if last or not isinstance(self.forward_model, DistributedDataParallel):
@@ -172,11 +177,14 @@ class TrainStep:
 
     def _refuse_non_finite(self, result: StepResult, step: int) -> None:
         # With loss scaling an infinite gradient is the scaler's business: it skips the step and lowers the scale.
-        if math.isfinite(result.loss) and (self.scaler is not None or math.isfinite(result.grad_norm)):
-            if self.scaler is not None and self.scaler.get_scale() < MIN_LOSS_SCALE:
-                scale = self.scaler.get_scale()
-                raise NonFiniteError(f"step {step}: fp16 gradients overflow at every loss scale down to {scale:.1e}")
+        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
             return
+        if math.isfinite(result.loss) and self.scaler is not None:
+            scale = self.scaler.get_scale()  # waits for the device: asked for after an overflow only
+            if scale >= MIN_LOSS_SCALE:
+                return
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(f"step {step}: fp16 gradients overflow at every loss scale down to {scale:.1e}")
         self.optimizer.zero_grad(set_to_none=True)
         what = "the loss" if not math.isfinite(result.loss) else "the gradient norm"
         value = result.loss if not math.isfinite(result.loss) else result.grad_norm

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mltrain.engine import distributed
 from mltrain.engine.step import TrainStep
 from mltrain.errors import NonFiniteError
+from mltrain.losses import AsymmetricLoss
 from mltrain.optim import Constant, ModelEma
 
 
@@ -76,6 +77,70 @@ def test_accumulated_gradients_equal_those_of_one_batch(reduction: str, cuts: tu
     assert many.loss == pytest.approx(one.loss, rel=1e-6)
     assert many.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
     torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "batchmean"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_empty_micro_batch_changes_nothing(reduction: str, place: int) -> None:
+    images, targets = data()
+    parts = [batch(images[:5], targets[:5]), batch(images[5:], targets[5:])]
+    parts.insert(place, batch(images[:0], targets[:0]))
+    with distributed.start("cpu") as dist:
+        whole, cut = (make_step(dist, Loss(reduction), channels_last=False) for _ in range(2))
+        one, many = whole(0, [batch(images, targets)]), cut(0, parts)
+    assert many.loss == pytest.approx(one.loss, rel=1e-6)
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+def test_step_of_unknown_targets_alone_has_no_gradient() -> None:
+    images, targets = data()
+    unknown = torch.full_like(targets, -1)
+    with distributed.start("cpu") as dist:
+        step = make_step(dist, AsymmetricLoss(reduction="mean"), channels_last=False)
+        before = weights(step)
+        result = step(0, [batch(images, unknown)] * 2)
+    assert (result.loss, result.grad_norm) == (0, 0)
+    assert torch.equal(weights(step), before)
+
+
+class Overflowing:
+    """A loss scaler whose gradients have just overflowed; counts how often the device was asked for the scale."""
+
+    def __init__(self, scale: float) -> None:
+        self.value, self.asked, self.overflow = scale, 0, False
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss * (float("inf") if self.overflow else 1.0)
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.overflow:
+            optimizer.step()
+
+    def update(self) -> None: ...
+
+    def get_scale(self) -> float:
+        self.asked += 1
+        return self.value
+
+
+def test_overflow_under_loss_scaling_moves_neither_weights_nor_average_until_the_scale_is_tiny() -> None:
+    images, targets = data()
+    with distributed.start("cpu") as dist:
+        step = make_step(dist, Loss("mean"), channels_last=False)
+        scaler = step.scaler = Overflowing(2.0**16)  # type: ignore[assignment]
+        step(0, [batch(images, targets)])
+        assert scaler.asked == 0, "no wait for the device in an ordinary step"
+        before = weights(step)
+        scaler.overflow = True
+        step(1, [batch(images, targets)])
+        assert torch.equal(weights(step), before)
+        assert step.ema is not None
+        assert step.ema.updates == 1
+        scaler.value = 2.0**-11
+        with pytest.raises(NonFiniteError, match="every loss scale"):
+            step(2, [batch(images, targets)])
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
