@@ -6,12 +6,16 @@ import functools
 import json
 import logging
 import shutil
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mltrain.config.build import instantiate
@@ -19,13 +23,14 @@ from mltrain.config.identity import run_folder, run_id
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
 from mltrain.engine.runner import Outcome, Runner, check_classes, load_best, load_weights
 from mltrain.engine.seeding import seed_start
 from mltrain.engine.step import TrainStep
-from mltrain.errors import ConfigError
+from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
@@ -53,10 +58,7 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
     """
     folder = run_folder(cfg)
     finished = folder / "result.json"
-    with distributed.start(cfg.runner.device) as dist:
-        if dist.is_main and cfg.rerun and folder.exists():
-            shutil.rmtree(folder)
-        dist.barrier()
+    with distributed.start(cfg.runner.device) as dist, _alone_in(folder, dist, rerun=cfg.rerun):
         if finished.exists():
             result = json.loads(finished.read_text())
             if dist.is_main:
@@ -67,6 +69,21 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
         return None if outcome is None else _write(cfg, runner, outcome)
 
 
+@contextmanager
+def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> Iterator[None]:
+    """Keep other processes out of the run folder; `rerun` deletes what an earlier run left in it."""
+    with ExitStack() as held:
+        with dist.first():
+            if dist.is_main:
+                try:
+                    held.enter_context(run_lock(folder))
+                    if rerun and folder.exists():
+                        shutil.rmtree(folder)
+                except OSError as error:
+                    raise ConfigError(f"paths.runs: the run folder {folder} cannot be used: {error}") from error
+        yield
+
+
 def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
 
@@ -75,10 +92,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """
     with distributed.start(cfg.runner.device) as dist:
         cfg.rerun = False
-        if cfg.model.get("pretrained"):
-            cfg.model.pretrained = False  # the run's own weights follow
+        # The run's own weights follow: what it started from is not needed, and may be gone.
+        for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
+            if key in cfg.model:
+                cfg.model[key] = off
         state = load_best(CheckpointFolder(folder))
-        splits, stats, model = build_parts(cfg, dist, LabelStats.from_arrays(state["stats"]))
+        bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
+        splits, stats, model = build_parts(cfg, dist, replace(LabelStats.from_arrays(state["stats"]), **bounds))
         check_classes(state, splits.val.class_names, folder)
         weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
         settings = {
@@ -113,6 +133,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
+    if getattr(loss, "reduction", None) == "none":
+        raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
     train_loader = _train_loader(cfg, dist, parts)
     amp_dtype = resolve_amp(cfg.runner.amp, dist.device)
@@ -135,10 +157,13 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
     if dist.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-        write_json(folder / "stats.json", stats.to_json())
-        save_environment(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+            write_json(folder / "stats.json", stats.to_json())
+            save_environment(folder)
+        except OSError as error:
+            raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
         _describe(folder, step, model, train_loader)
     return Runner(
         model=model,
@@ -169,6 +194,9 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
     with dist.first():  # one process generates what a dataset keeps on disk
         splits: Splits = instantiate(cfg.dataset, "dataset")
     check_splits(splits)
+    for labels in (splits.val, splits.test):
+        if labels is not None:
+            _check_evaluable(labels, cfg.metrics.absent)
     if cfg.data.check_files:
         for labels in splits:
             if labels is not None:
@@ -180,13 +208,35 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
     head = instantiate(cfg.head, "head", in_features=backbone.num_features, num_classes=num_classes, stats=stats)
     model: nn.Module = Classifier(backbone, head)
     if cfg.runner.sync_bn and dist.world_size > 1:
-        if dist.device.type != "cuda":
-            raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = sync_batch_norm(model, dist)
     memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
     model = model.to(device=dist.device).to(memory_format=memory_format)
     assert isinstance(model, Classifier)
     return Parts(splits, stats, model)
+
+
+def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Module:
+    """The model with batch-norm statistics over all ranks."""
+    if dist.device.type != "cuda":
+        raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
+    # timm's: torch's own conversion loses the activation that many of timm's batch-norms hold.
+    converted: nn.Module = convert_sync_batchnorm(model)
+    return converted
+
+
+def _check_evaluable(labels: LabelSet, absent: str) -> None:
+    """Refuse, before training, a split whose metrics would be refused after it."""
+    empty = np.flatnonzero(np.bincount(labels.positive_pairs()[1], minlength=labels.num_classes) == 0)
+    if not len(labels) or (absent != "zero" and len(empty) == labels.num_classes):
+        raise DataError(
+            f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate"
+        )
+    if absent == "error" and len(empty):
+        names = ", ".join(labels.class_names[k] for k in empty[:5])
+        raise DataError(
+            f"{labels.name}: {len(empty)} of {labels.num_classes} classes have no positive ({names}"
+            f"{', ...' if len(empty) > 5 else ''}), and metrics.absent=error; metrics.absent=exclude leaves them out"
+        )
 
 
 def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
@@ -217,13 +267,20 @@ def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) 
             f"runner.batch_size={cfg.runner.batch_size} is the batch over all processes; "
             f"it must be a multiple of their number, {dist.world_size}"
         )
+    parts_of_step = cfg.runner.accumulate * dist.world_size
+    sampler = instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed)
+    if len(sampler) < parts_of_step:
+        raise ConfigError(
+            f"{splits.train.name}: {len(sampler)} images an epoch are too few for runner.accumulate="
+            f"{cfg.runner.accumulate} over {dist.world_size} processes, which cut a step into {parts_of_step} parts"
+        )
     augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
     if cfg.data.cache and not hasattr(augment, "cache_resize"):
         raise ConfigError(f"data.cache=true: {cfg.augment._target_} has no cache_resize; set data.cache=false")
     return TrainLoader(
         splits.train,
         augment,
-        instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed),
+        sampler,
         batch_size=cfg.runner.batch_size,
         accumulate=cfg.runner.accumulate,
         rank=dist.rank,
@@ -267,6 +324,10 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     write_per_class(runner.folder / "per_class.csv", outcome.validation, runner.stats)
     if cfg.metrics.save_predictions:
         write_predictions(runner.folder / "predictions.npz", outcome.validation, runner.val_loader.labels)
+    if outcome.test is not None and runner.test_loader is not None:
+        write_per_class(runner.folder / "per_class_test.csv", outcome.test, runner.stats)
+        if cfg.metrics.save_predictions:
+            write_predictions(runner.folder / "predictions_test.npz", outcome.test, runner.test_loader.labels)
     write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
     best = f"* best by validation mAP, epoch {result['best']['epoch']}; all results in {runner.folder}"
     logger.info("%s\n%s", metrics_table(result), best)

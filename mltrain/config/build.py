@@ -62,6 +62,8 @@ def _build(node: Any, path: str, injected: dict[str, Any], allowed: tuple[str, .
         return call(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path} ({target}): {error}") from error
+    except OSError as error:  # a file that may not be read, a folder in place of a file
+        raise ConfigError(f"{path} ({target}): cannot read or write: {error}") from error
 
 
 def _bind(signature: Signature, options: dict[str, Any], injected: dict[str, Any], path: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class _Checker:
         self.options(tree, base, "", only=frozenset(base))
         for name, options in frame.items():
             self.frame_section(tree, name, options)
-        self.groups(tree["metrics"])
+        self.metrics(tree["metrics"])
         for name in INJECTED:
             if name not in tree:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
@@ -167,11 +167,14 @@ class _Checker:
                 self.unknown(f"{name}.{key}", key, sorted(options), value, section=name)
         self.options(node, options, name + ".", only=frozenset(options))
 
-    def groups(self, metrics: Any) -> None:
-        """Head begins where medium ends."""
+    def metrics(self, metrics: Any) -> None:
+        """What a range alone cannot say: head begins where medium ends; a sigmoid never is 0 or 1."""
         medium, head = (metrics.get(k) if isinstance(metrics, dict) else None for k in ("medium_min", "head_min"))
         if isinstance(medium, int) and isinstance(head, int) and medium > head:
             self.problem("metrics.medium_min", f"must not be above metrics.head_min={head}", value=medium)
+        threshold = metrics.get("threshold") if isinstance(metrics, dict) else None
+        if threshold in (0, 1):
+            self.problem("metrics.threshold", "must lie between 0 and 1, exclusive", value=threshold)
 
     def options(self, node: dict[str, Any], options: dict[str, Option], prefix: str, only: frozenset[str]) -> None:
         for key in only & node.keys():

@@ -58,6 +58,8 @@ class MLDecoder(nn.Module):
             raise ValueError(
                 f"groups={groups}: must be between 1 and the number of classes, {num_classes}; None: min(100, C)"
             )
+        if num_heads < 1 or ffn_dim < 1:
+            raise ValueError(f"num_heads={num_heads}, ffn_dim={ffn_dim}: must be positive")
         if dim < 1 or dim % num_heads:
             raise ValueError(f"dim={dim}: must be a positive multiple of num_heads={num_heads}")
         if not 0 <= dropout < 1:
