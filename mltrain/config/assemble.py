@@ -19,7 +19,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mltrain.config.build import instantiate
-from mltrain.config.identity import run_folder, run_id
+from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.checkpoint import CheckpointFolder
@@ -316,7 +316,7 @@ def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoa
 def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     result = outcome.result | {
         "config_id": run_id(cfg),
-        "dataset": cfg.dataset.name,
+        "dataset": component_name(cfg.dataset),
         "name": cfg.name,
         "seed": cfg.seed,
         "folder": str(runner.folder),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import logging
 import os
@@ -61,6 +62,11 @@ def leaving() -> Iterator[None]:
     except MltrainError as error:
         _say(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _say(f"{error}: free some space or point paths.runs to another disk, then repeat the command to resume")
+        sys.exit(MltrainError.exit_code)
     except KeyboardInterrupt:
         _say("interrupted", once=True)
         sys.exit(130)

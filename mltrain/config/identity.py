@@ -42,16 +42,17 @@ def run_id(cfg: DictConfig) -> str:
 
 def run_folder(cfg: DictConfig) -> Path:
     """`<paths.runs>/<dataset.name>/<name>/<run_id>`."""
-    return Path(cfg.paths.runs) / str(cfg.dataset.name) / (cfg.name or default_name(cfg)) / run_id(cfg)
+    return Path(cfg.paths.runs) / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
 
 
 def default_name(cfg: DictConfig, choices: dict[str, Any] | None = None) -> str:
     """`<model>-<head>-<loss>`: the options chosen, or, where those are not known, what the components are called."""
     choices = choices or {}
-    return "-".join(str(choices.get(section) or _component_name(cfg[section])) for section in ("model", "head", "loss"))
+    return "-".join(str(choices.get(section) or component_name(cfg[section])) for section in ("model", "head", "loss"))
 
 
-def _component_name(component: DictConfig) -> str:
+def component_name(component: DictConfig) -> str:
+    """Its option `name`, or the module of its target: `asl`."""
     return str(component.get("name") or str(component.get("_target_")).split(".")[-2])
 
 

@@ -29,6 +29,8 @@ def work(cfg):
         raise KeyboardInterrupt
     if cfg.seed == 10:
         raise Interrupted("stopped by SIGTERM", 15)
+    if cfg.seed == 11:
+        raise OSError(28, "No space left on device", "runs/metrics.jsonl")
     print("ran", cfg.name, cfg.seed)
 
 cli.main("train", work, about="about this tool", config_dir=%r)
@@ -83,6 +85,7 @@ def test_dashes_before_a_key_are_answered_with_the_key(tool: Tool) -> None:
         (8, 1, "KeyError: 'eight'"),
         (9, 130, "interrupted"),
         (10, 143, "stopped by SIGTERM"),
+        (11, 2, "No space left on device: 'runs/metrics.jsonl': free some space"),
     ],
 )
 def test_errors_of_the_work_become_messages_and_exit_codes(

@@ -83,6 +83,11 @@ def test_the_folder_is_dataset_name_id() -> None:
     assert run_folder(BASE) == Path("runs/shapes/small-gap-asl") / run_id(BASE)
     assert len(run_id(BASE)) == 8
     assert int(run_id(BASE), 16) >= 0
+    tree = OmegaConf.to_container(BASE)
+    assert isinstance(tree, dict)
+    del tree["dataset"]["name"]
+    unnamed = OmegaConf.create(tree, flags={"struct": True})
+    assert run_folder(unnamed).parts[:3] == ("runs", "shapes", "small-gap-asl"), "the module of a target without a name"
 
 
 def test_a_config_composed_by_hydra_alone_has_a_name_too() -> None:
