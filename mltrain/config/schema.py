@@ -136,7 +136,7 @@ class Option:
     def range(self) -> str:
         if self.least is None:
             return ""
-        return f" of at least {self.least:g}" if self.most is None else f" from {self.least:g} to {self.most:g}"
+        return f" of at least {self.least}" if self.most is None else f" from {self.least} to {self.most}"
 
 
 def frame_options(section: type) -> dict[str, Option]:

@@ -363,7 +363,13 @@ def load_weights(state: dict[str, Any], model: Classifier, ema: ModelEma | None)
         if ema is not None:
             ema.load_state_dict(state["ema"])
     except (RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint does not fit the model: {error}") from error
+        lines = str(error).splitlines()
+        more = f"\n  ... and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise CheckpointError(
+            "the checkpoint does not fit the model of the config; give the model and head it was trained with: "
+            + "\n".join(lines[:4])
+            + more
+        ) from error
     return evaluated(model, ema)
 
 
