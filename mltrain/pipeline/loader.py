@@ -145,7 +145,10 @@ class TrainLoader:
                 self._stream = None  # the job is lost: a next epoch() starts anew
                 raise
             self._next = (epoch, micro + 1) if micro + 1 < end else (epoch + 1, 0)
-            batch = packed.unpack()
+            try:
+                batch = packed.unpack()
+            except DataError as error:
+                raise DataError(f"{error}. Mend or remove it, or train without such images: on_corrupt=skip") from None
             if batch.corrupt:
                 self._count(batch.corrupt)
             yield batch
