@@ -19,6 +19,7 @@ OURS = ("shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "csv")
 
 def load(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    config = config.get("dataset", config)  # shapes is a global package: it brings settings of other sections too
     module, _, function = config.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), function), config
 
