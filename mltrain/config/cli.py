@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 
 Work = Callable[[Any], Any]  # takes the checked DictConfig
+RANK_PATIENCE = 10.0  # seconds
 
 
 def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | None = None) -> NoReturn:
@@ -57,7 +59,10 @@ def leaving() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        _say(str(error), once=True)  # every rank finds the same
+        if _rank() > 0:
+            # Rank 0 finds the same and says it; torchrun then ends this one. Leaving first would end rank 0 unheard.
+            time.sleep(RANK_PATIENCE)
+        _say(str(error))
         sys.exit(error.exit_code)
     except MltrainError as error:
         _say(str(error))

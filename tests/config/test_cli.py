@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mltrain.config import cli
 from mltrain.config.compose import CONFIGS
+from mltrain.errors import ConfigError
 
 ROOT = CONFIGS.parent
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -139,7 +141,6 @@ def test_a_sweep_under_torchrun_is_refused(tool: Tool) -> None:
     run = tool("-m", "seed=0,1", WORLD_SIZE="2", RANK="0")
     assert run.returncode == 2
     assert "-m under torchrun" in run.stderr
-    assert tool("-m", "seed=0,1", WORLD_SIZE="2", RANK="1").stderr == "", "said once, by the main rank"
 
 
 def test_a_copy_of_the_project_elsewhere_finds_its_own_configs(tool: Tool, tmp_path: Path) -> None:
@@ -150,3 +151,17 @@ def test_a_copy_of_the_project_elsewhere_finds_its_own_configs(tool: Tool, tmp_p
     run = tool("loss=asl", script=tmp_path / "elsewhere/tools/train.py")
     assert run.returncode == 2
     assert "unheard_of" in run.stderr
+
+
+def test_other_ranks_leave_the_message_of_a_config_error_to_rank_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli.time, "sleep", waits.append)
+    monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)  # it would change the loggers of other tests
+    with pytest.raises(SystemExit) as left, cli.leaving():
+        raise ConfigError("runner.epochs=0: too few")
+    assert waits == [cli.RANK_PATIENCE], "time for rank 0 to be heard before torchrun ends every rank"
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "rank 1: runner.epochs=0: too few\n", "said after all where rank 0 did not fail"
