@@ -98,13 +98,8 @@ class Runner:
         steps = self.epochs * self.steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
-    @property
-    def epoch(self) -> int:
-        """Epochs finished, as a part of an epoch counts when it is the last."""
-        return self.epochs_at(self.step)
-
     def epochs_at(self, step: int) -> int:
-        """Epochs finished after `step` optimizer steps."""
+        """Epochs finished after `step` optimizer steps; a part of an epoch counts when it is the last."""
         return -(-step // self.steps_per_epoch) if step >= self.total_steps else step // self.steps_per_epoch
 
     # -- the loop ----------------------------------------------------------------------------------------------------

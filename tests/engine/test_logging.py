@@ -152,7 +152,8 @@ def test_every_sink_learns_whether_the_run_failed():
 
 
 def test_tensorboard_that_was_never_opened_closes(tmp_path):
-    TensorBoard(tmp_path).close(failed=True)
+    TensorBoard(tmp_path / "events").close(failed=True)
+    assert list(tmp_path.iterdir()) == [], "nothing is written for a run that never began"
 
 
 def test_the_environment_names_versions_hardware_and_command(tmp_path):
