@@ -25,6 +25,7 @@ from mltrain.pipeline.samplers import Sampler
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainLoader:
@@ -134,7 +135,7 @@ class TrainLoader:
             return
         if self._stream is None or self._next != (epoch, start):
             self._plan.start = self._next = (epoch, start)
-            self._stream = iter(self._loader)
+            self._stream = _start(self._loader)
         stream = self._stream
         for micro in range(start, end):
             if self._stream is not stream or self._next != (epoch, micro):
@@ -238,7 +239,7 @@ class EvalLoader:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Batch]:
-        for packed in self._loader:
+        for packed in _start(self._loader):
             yield packed.unpack()
 
     def close(self) -> None:
@@ -296,6 +297,20 @@ def _data_loader(
     )
 
 
+def _start(loader: DataLoader[PackedBatch]) -> Iterator[PackedBatch]:
+    """`iter(loader)`, where a signal during the start of the workers waits for its end.
+
+    Workers inherit the block and lift it when they ignore these signals: there is no moment at which one could die.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _as_it_is(batch: _T) -> _T:
     return batch
 
@@ -307,8 +322,10 @@ def _init_worker(die_with_thread: bool, worker: int) -> None:
     it needs to finish its step and save.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for signum in _GROUP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     if die_with_thread and sys.platform == "linux":
         # At once, where torch's own watch takes seconds.
         pr_set_pdeathsig = 1

@@ -14,6 +14,7 @@ import torch
 
 from mltrain.errors import DataError
 from mltrain.pipeline import batch as batch_module
+from mltrain.pipeline import loader as loader_module
 from mltrain.pipeline.augment import EvalResize, TrainAugment
 from mltrain.pipeline.batch import Batch
 from mltrain.pipeline.loader import EvalLoader, TrainLoader, default_workers
@@ -281,6 +282,27 @@ def test_signals_to_the_group_leave_the_workers_at_work(labels, signum):
     for pid in set(_children(os.getpid())) - before:
         os.kill(pid, signum)
     equal([*batches, *stream], train_loader(labels).epoch(0))
+    loader.close()
+
+
+@needs_proc
+def test_a_signal_while_workers_start_does_not_kill_them(labels, monkeypatch):
+    slow = loader_module._init_worker
+
+    def init(*args):
+        time.sleep(0.3)  # the moment before a worker decides what it does at a signal
+        slow(*args)
+
+    monkeypatch.setattr(loader_module, "_init_worker", init)
+    before = set(_children(os.getpid()))
+    loader = train_loader(labels, num_workers=2)
+    started = loader_module._start(loader._loader)
+    workers = set(_children(os.getpid())) - before
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    assert len(workers) >= 2 and next(started) is not None
+    assert not any(_gone(pid) for pid in workers)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())  # and the main process listens again
     loader.close()
 
 
