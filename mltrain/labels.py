@@ -211,7 +211,14 @@ class LabelSet:
 
     def positive_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """(rows, columns) of all positive targets, int64, sorted by row, then column."""
-        return self._pairs(1)
+        return self.pairs(1)
+
+    def pairs(self, value: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, columns) of all targets that are listed with `value`, int64, sorted by row, then column."""
+        mask = self._values == value
+        rows, cols = self._rows()[mask], self._indices[mask].astype(np.int64)
+        order = np.lexsort((cols, rows))
+        return rows[order], cols[order]
 
     def select(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSet:
         """The images at `indices`, in that order (repeats allowed)."""
@@ -229,13 +236,14 @@ class LabelSet:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of files, class names and targets; independent of `name` and `root`."""
+        """SHA-256 of files, class names and targets; not of `name`, `root` and how sparsely targets are listed."""
         digest = hashlib.sha256()
-        rows, entries = self._rows(), np.arange(len(self._indices))
-        entries = entries[np.lexsort((self._indices, rows))]
+        rows, entries = self._rows(), np.flatnonzero(self._values != self.fill)
+        entries = entries[np.lexsort((self._indices[entries], rows[entries]))]
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[entries], minlength=len(self)))])
         for part in ("\0".join(self.class_names).encode(), b"\0".join(self._files.tolist()), bytes([self.fill & 255])):
             digest.update(hashlib.sha256(part).digest())
-        for array in (self._indptr, self._indices[entries], self._values[entries]):
+        for array in (indptr, self._indices[entries], self._values[entries]):
             digest.update(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
         return digest.hexdigest()
 
@@ -243,12 +251,6 @@ class LabelSet:
 
     def _rows(self) -> np.ndarray:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self._indptr))
-
-    def _pairs(self, value: int) -> tuple[np.ndarray, np.ndarray]:
-        mask = self._values == value
-        rows, cols = self._rows()[mask], self._indices[mask].astype(np.int64)
-        order = np.lexsort((cols, rows))
-        return rows[order], cols[order]
 
     def _entries(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions in the compressed arrays of all entries of the picked rows, and how many each row has."""
@@ -292,10 +294,10 @@ class LabelStats:
         rows, cols = labels.positive_pairs()
         positives = np.bincount(cols, minlength=c).astype(np.int64)
         if labels.fill == 0:
-            unknowns = np.bincount(labels._pairs(-1)[1], minlength=c).astype(np.int64)
+            unknowns = np.bincount(labels.pairs(-1)[1], minlength=c).astype(np.int64)
             negatives = n - positives - unknowns
         else:
-            negatives = np.bincount(labels._pairs(0)[1], minlength=c).astype(np.int64)
+            negatives = np.bincount(labels.pairs(0)[1], minlength=c).astype(np.int64)
             unknowns = n - positives - negatives
         incidence = sparse.csr_matrix((np.ones(len(rows), dtype=np.int64), (rows, cols)), shape=(n, c))
         cooccurrence = sparse.csr_matrix(incidence.T @ incidence)

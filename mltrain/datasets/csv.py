@@ -7,11 +7,12 @@
 Rules:
 
 - A label with a leading ``-`` or ``!`` is a verified negative. One such mark anywhere in the file makes the set
-  partially labelled: what a row does not list is then unknown (-1). Without any mark, what is not listed is negative.
+  partially labelled: what a row does not list is then unknown (-1). Without any such mark, what is not listed is
+  negative, and a label with a leading ``?`` is unknown.
 - Classes are those of the `classes` file (one per line, in its order), else all labels in the file, sorted. A name in
-  the classes file that itself begins with ``-`` or ``!`` is taken as that name.
-- Rows of the same image in the same split are merged (so one row per label works too); a label that is both positive
-  and negative, or an image in two splits, is an error.
+  the classes file that itself begins with a mark is taken as that name.
+- Rows of the same image in the same split are merged (so one row per label works too); a label with two values
+  (positive, negative, unknown), or an image in two splits, is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mltrain.labels import LabelSet
 
 log = logging.getLogger(__name__)
 
-MARKS = ("-", "!")
+MARKS = {"-": 0, "!": 0, "?": -1}
 
 
 @dataclass
@@ -41,7 +42,7 @@ class _Row:
     line: int
     split: str | None
     labels: dict[str, int] = field(default_factory=dict)
-    """label as written, without its mark -> 1 or 0"""
+    """label as written, without its mark -> 1, 0 or -1"""
 
 
 @dataclass
@@ -200,12 +201,13 @@ def _read(
             )
         for text in filter(None, (part.strip() for part in cell.split(separator))):
             label, value = text, 1
-            if text.startswith(MARKS) and (known is None or text not in known):
-                label, value, marked = text[1:].strip(), 0, True
+            if text[0] in MARKS and (known is None or text not in known):
+                label, value = text[1:].strip(), MARKS[text[0]]
+                marked |= value == 0
             if not label or (known is not None and label not in known):
                 raise DataError(f"{where}: " + _unknown_label(label, text, known, classes))
             if row.labels.setdefault(label, value) != value:
-                raise DataError(f"{where}: {image} has {label!r} both as positive and as negative; keep one")
+                raise DataError(f"{where}: {image} has {label!r} twice, with two values (plain, ! and ?); keep one")
     if not rows:
         raise DataError(f"{path}: no row below the header")
     class_names = list(known) if known else sorted({label for row in rows.values() for label in row.labels})
@@ -299,7 +301,7 @@ def _hold_out(
 
 def _labels(table: _Table, images: list[str], name: str) -> LabelSet:
     index = {label: k for k, label in enumerate(table.class_names)}
-    listed: dict[int, list[list[int]]] = {1: [], 0: []}
+    listed: dict[int, list[list[int]]] = {1: [], 0: [], -1: []}
     for image in images:
         for value, lists in listed.items():
             lists.append([index[label] for label, given in table.rows[image].labels.items() if given == value])
@@ -311,6 +313,7 @@ def _labels(table: _Table, images: list[str], name: str) -> LabelSet:
             class_names=table.class_names,
             positives=listed[1],
             negatives=listed[0],
+            unknowns=listed[-1],
             fill=-1 if table.partial else 0,
         )
     )

@@ -42,6 +42,12 @@ def test_one_verified_negative_makes_unlisted_labels_unknown_everywhere(tmp_path
     assert not splits.train.fully_labelled
 
 
+def test_a_question_mark_is_one_unknown_label_and_leaves_the_rest_negative(tmp_path: Path) -> None:
+    splits = csv_file(file=write(tmp_path, PLAIN.replace("sea;sun,train", "sea;?sun,train")), test_split="test")
+    assert splits.train.dense().tolist() == [[1, -1, 0], [0, 0, 0]]
+    assert splits.val.dense().tolist() == [[0, 1, 0]]
+
+
 def test_classes_file_fixes_the_order_and_may_name_a_class_with_a_mark(tmp_path: Path) -> None:
     classes = write(tmp_path, "tree\nsun\n\n-sea\nboat\n", "classes.txt")
     text = "image,labels,split\na.jpg,-sea;!boat,train\nb.jpg,--sea;sun,val\n"
@@ -114,8 +120,8 @@ def test_held_out_share_leaves_the_test_rows_alone(tmp_path: Path) -> None:
         ("image,labels,split\na,sea,train\nb,sae,val\n", "line 3: label 'sae' is not in the classes file"),
         ("image,labels,split\na,sea,train\nb,sae,val\n", "did you mean 'sea'"),
         ("image,labels,split\na,sea;!,train\n", "line 2: label '!' is a mark without a name"),
-        ("image,labels,split\na,sea;-sea,train\n", "line 2: a has 'sea' both as positive and as negative"),
-        ("image,labels,split\na,sea,train\n\na,-sea,train\n", "line 4: a has 'sea' both"),
+        ("image,labels,split\na,sea;-sea,train\n", "line 2: a has 'sea' twice, with two values"),
+        ("image,labels,split\na,sea,train\n\na,-sea,train\n", "line 4: a has 'sea' twice"),
         ("image,labels,split\na,sea,train\na,sea,val\n", "line 3: a is of split 'val' here and 'train' in line 2"),
         ("image,labels,split\na,sea\n", "line 2: 2 fields, the header has 3"),
         ("image,labels,split\n,sea,train\n", "line 2: column 'image' is empty"),

@@ -1,0 +1,366 @@
+"""The folder that holds a split: which images, with which labels, from where and how chosen.
+
+    image_ids.txt       training images, one id a line, in order; val_image_ids.txt the same of the validation part
+    labels.csv          image,labels,split: what `dataset=csv` reads; the image path is relative to the source's root
+    classes.txt         class names in the order of the targets
+    class_counts.csv    per class: images in the source, target, training images reached, validation images, group
+    class_split.json    head, medium, tail: class names
+    cooccurrence.npz    training images in which both classes are (classes x classes, scipy.sparse.load_npz)
+    manifest.json       source and hash of its labels, method, parameters, seed, version, numbers; written last
+
+An id is the stem of the image file, or, where two files share one, the path. A folder appears whole or not at all: it
+is written beside its place, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from mltrain import __version__
+from mltrain.errors import DataError
+from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
+
+FORMAT = "mltrain split 1"
+MANIFEST = "manifest.json"
+SEPARATORS = (";", "|", "/", "\t")
+NEGATIVE, UNKNOWN = "!", "?"  # marks of a label in labels.csv, as in `dataset=csv`
+
+
+class Split(NamedTuple):
+    """What a split folder holds."""
+
+    train: LabelSet
+    val: LabelSet | None
+    manifest: dict[str, Any]
+
+
+def image_ids(labels: LabelSet) -> list[str]:
+    """Stem of each image file; the path without suffix where two share a stem, the path where even these coincide."""
+    files = [labels.file(i) for i in range(len(labels))]
+    for shorten in (lambda file: PurePosixPath(file).stem, lambda file: str(PurePosixPath(file).with_suffix(""))):
+        ids = [shorten(file) for file in files]
+        if len(set(ids)) == len(ids):
+            return ids
+    return files
+
+
+def write_split(
+    folder: str | os.PathLike[str],
+    *,
+    train: LabelSet,
+    val: LabelSet | None = None,
+    ids: Sequence[str] | None = None,
+    val_ids: Sequence[str] | None = None,
+    source_counts: Sequence[int] | np.ndarray | None = None,
+    targets: Sequence[int] | np.ndarray | None = None,
+    head_min: int = 100,
+    medium_min: int = 20,
+    manifest: Mapping[str, Any],
+    finish: Callable[[Path], None] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a split folder in whole or not at all; returns its path.
+
+    Args:
+        folder: must not exist or be empty, unless `overwrite` and it holds a split.
+        train: training images and targets, in the order of image_ids.txt.
+        val: held-out validation part, with the same classes.
+        ids: of the training images; default: `image_ids` of both parts together.
+        val_ids: of the validation images.
+        source_counts: (C,) positives of each class in the source; None: not known.
+        targets: (C,) positives that were asked for; None: no target.
+        head_min: a class with at least so many training positives is head.
+        medium_min: with at least so many medium, with fewer tail.
+        manifest: what the writer knows: source, method, parameters, seed ... The numbers of the split are added.
+        finish: called with the temporary folder, to add plots.
+        overwrite: replace the split in `folder`.
+
+    Raises:
+        ValueError: sizes or classes of the arguments do not fit.
+        DataError: the folder is taken or cannot be written, or a class name cannot be stored.
+    """
+    place = Path(os.path.realpath(folder))
+    check_free(place, overwrite=overwrite)
+    _check_arguments(train, val, ids, val_ids, source_counts, targets)
+    if ids is None or (val is not None and val_ids is None):
+        made = image_ids(train if val is None else _joined(train, val))
+        ids, val_ids = ids or made[: len(train)], val_ids or made[len(train) :]
+    separator = _separator(train.class_names)
+    stats = LabelStats.from_labels(train, head_min, medium_min)
+    content = {
+        "format": FORMAT,
+        **manifest,
+        "mltrain": __version__,
+        "numbers": _numbers(train, val, stats),
+        "labels": {
+            "name": train.name,
+            "root": train.root,
+            "fill": train.fill,
+            "separator": separator,
+            "train_fingerprint": train.fingerprint(),
+            "val": None if val is None else {"name": val.name, "fingerprint": val.fingerprint()},
+        },
+        "head_min": head_min,
+        "medium_min": medium_min,
+    }
+    temporary = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        _write_lines(temporary / "image_ids.txt", ids)
+        if val is not None:
+            _write_lines(temporary / "val_image_ids.txt", val_ids or ())
+        _write_lines(temporary / "classes.txt", train.class_names)
+        _write_labels(temporary / "labels.csv", train, val, separator)
+        _write_counts(temporary / "class_counts.csv", stats, val, source_counts, targets)
+        groups = {name: [train.class_names[k] for k in index] for name, index in stats.group_indices().items()}
+        (temporary / "class_split.json").write_text(_json(groups), encoding="utf-8")
+        sparse.save_npz(temporary / "cooccurrence.npz", stats.cooccurrence)
+        if finish is not None:
+            finish(temporary)
+        (temporary / MANIFEST).write_text(_json(content), encoding="utf-8")
+        _put(temporary, place)
+    except OSError as error:
+        raise DataError(f"cannot write the split {place}: {error.strerror or error}; choose another folder") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return place
+
+
+def read_split(folder: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Split:
+    """The LabelSets of a split folder, equal to those it was written from (same fingerprints).
+
+    Args:
+        folder: as written by `write_split`.
+        root: folder that the image paths are relative to; None: that of the source when the split was made.
+
+    Raises:
+        DataError: a file is missing, damaged or was edited, which the fingerprints in the manifest tell.
+    """
+    place = Path(folder)
+    if not is_split(place):
+        raise DataError(f"{place}: holds no split: there is no {MANIFEST} of format {FORMAT!r}")
+    try:
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+        labels, parts = manifest["labels"], {"train": manifest["labels"]["name"]}
+        if labels["val"] is not None:
+            parts["val"] = labels["val"]["name"]
+        names = (place / "classes.txt").read_text(encoding="utf-8").splitlines()
+        rows = _read_labels(place / "labels.csv", names, labels["separator"])
+        made = {
+            part: LabelSet.from_lists(
+                name=name,
+                root=labels["root"] if root is None else root,
+                files=[row.image for row in rows if row.split == part],
+                class_names=names,
+                positives=[row.listed[1] for row in rows if row.split == part],
+                negatives=[row.listed[0] for row in rows if row.split == part],
+                unknowns=[row.listed[-1] for row in rows if row.split == part],
+                fill=labels["fill"],
+            )
+            for part, name in parts.items()
+        }
+        expected = {"train": labels["train_fingerprint"], "val": (labels["val"] or {}).get("fingerprint")}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(f"{place}: damaged split ({type(error).__name__}: {error}); make it again") from error
+    for part, found in made.items():
+        if found.fingerprint() != expected[part]:
+            raise DataError(
+                f"{place}: the {part} rows of labels.csv are not those that were written (fingerprint); make the split "
+                f"again, or use the edited file as a data set of its own: dataset=csv dataset.file={place}/labels.csv"
+            )
+    return Split(made["train"], made.get("val"), manifest)
+
+
+def is_split(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a split."""
+    try:
+        return bool(json.loads(Path(folder, MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raise DataError unless a split may be written to `folder`."""
+    place = Path(folder)
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    if not is_split(place):
+        raise DataError(f"{place}: exists and holds no split; it is left alone: choose another folder with out=DIR")
+    if not overwrite:
+        raise DataError(f"{place}: holds a split already; overwrite=true replaces it, out=DIR writes elsewhere")
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _check_arguments(
+    train: LabelSet,
+    val: LabelSet | None,
+    ids: Sequence[str] | None,
+    val_ids: Sequence[str] | None,
+    source_counts: Sequence[int] | np.ndarray | None,
+    targets: Sequence[int] | np.ndarray | None,
+) -> None:
+    if val is not None and (val.class_names != train.class_names or val.fill != train.fill):
+        raise ValueError(f"{val.name} and {train.name} must have the same classes and the same fill")
+    for name, given, size in (
+        ("ids", ids, len(train)),
+        ("val_ids", val_ids, 0 if val is None else len(val)),
+        ("source_counts", source_counts, train.num_classes),
+        ("targets", targets, train.num_classes),
+    ):
+        if given is not None and len(given) != size:
+            raise ValueError(f"{name}: {len(given)} given, expected {size}")
+
+
+def _joined(train: LabelSet, val: LabelSet) -> LabelSet:
+    """Both parts in one, for their ids."""
+    files = [part.file(i) for part in (train, val) for i in range(len(part))]
+    return LabelSet.from_lists(name="", root="", files=files, class_names=(), positives=[()] * len(files))
+
+
+def _separator(class_names: Sequence[str]) -> str:
+    """A separator of labels that no class name contains."""
+    for name in class_names:
+        if name != name.strip() or not name or re.search(r"[\r\n]", name):
+            raise DataError(f"class name {name!r} cannot be stored: it is empty, or has spaces around it or a line end")
+    taken = "".join(class_names)
+    for separator in SEPARATORS:
+        if separator not in taken:
+            return separator
+    raise DataError(f"class names use all of {', '.join(map(repr, SEPARATORS))}: none is left to separate them")
+
+
+def _numbers(train: LabelSet, val: LabelSet | None, stats: LabelStats) -> dict[str, Any]:
+    counts = stats.positives
+    present = counts[counts > 0]
+    numbers: dict[str, Any] = {
+        "classes": train.num_classes,
+        "train_images": len(train),
+        "train_labels": int(counts.sum()),
+        "labels_per_image": round(float(counts.sum()) / max(len(train), 1), 4),
+        "largest_class": int(counts.max(initial=0)),
+        "smallest_class": int(counts.min(initial=len(train))),
+        "imbalance": round(float(present.max() / present.min()), 4) if len(present) else None,
+        **{name: len(index) for name, index in stats.group_indices().items()},
+    }
+    if val is not None:
+        numbers |= {"val_images": len(val), "val_labels": len(val.positive_pairs()[0])}
+    return numbers
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def _write_labels(path: Path, train: LabelSet, val: LabelSet | None, separator: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("image", "labels", "split"))
+        for part, labels in (("train", train), ("val", val)):
+            if labels is None:
+                continue
+            cells: list[list[str]] = [[] for _ in range(len(labels))]
+            for value, mark in ((1, ""), (0, NEGATIVE), (-1, UNKNOWN)):
+                if value == labels.fill:
+                    continue
+                names = [mark + name for name in labels.class_names]
+                for row, column in zip(*(array.tolist() for array in labels.pairs(value)), strict=True):
+                    cells[row].append(names[column])
+            writer.writerows((labels.file(i), separator.join(cell), part) for i, cell in enumerate(cells))
+
+
+def _write_counts(
+    path: Path,
+    stats: LabelStats,
+    val: LabelSet | None,
+    source_counts: Sequence[int] | np.ndarray | None,
+    targets: Sequence[int] | np.ndarray | None,
+) -> None:
+    c = len(stats.class_names)
+    val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=c)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("class", "source", "target", "train", "val", "group"))
+        columns = (source_counts, targets, stats.positives, val_counts)
+        for k, name in enumerate(stats.class_names):
+            cells = ["" if column is None else int(column[k]) for column in columns]
+            writer.writerow([name, *cells, GROUP_NAMES[stats.groups[k]]])
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _put(temporary: Path, place: Path) -> None:
+    """Flush, then rename into place; a split that is there moves aside first and is deleted last."""
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o777 & ~mask)  # mkdtemp gives 0o700
+    for file in temporary.iterdir():
+        _sync(file)
+    _sync(temporary)
+    if not place.exists():
+        temporary.replace(place)
+    elif not any(place.iterdir()):
+        place.rmdir()
+        temporary.replace(place)
+    else:
+        old = temporary.with_name(temporary.name + ".old")
+        place.replace(old)
+        temporary.replace(place)
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # a folder cannot be opened there
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    image: str
+    split: str
+    listed: dict[int, list[int]]
+    """value -> class indices"""
+
+
+def _read_labels(path: Path, class_names: Sequence[str], separator: str) -> list[_Row]:
+    index = {name: (k, 1) for k, name in enumerate(class_names)}
+    for mark, value in ((NEGATIVE, 0), (UNKNOWN, -1)):
+        for k, name in enumerate(class_names):
+            index.setdefault(mark + name, (k, value))  # a class that is called so is meant
+    rows = []
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        next(reader, None)
+        for image, cell, split in reader:
+            listed: dict[int, list[int]] = collections.defaultdict(list)
+            for text in cell.split(separator) if cell else ():
+                k, value = index[text]
+                listed[value].append(k)
+            rows.append(_Row(image, split, listed))
+    return rows
