@@ -20,6 +20,7 @@ from torch import nn
 
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name, run_folder, run_id
+from mltrain.config.rehearse import rehearse
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.checkpoint import CheckpointFolder
@@ -192,7 +193,11 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
 def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
     """Splits (checked), statistics of the training labels (unless given), and the model on its device."""
     with dist.first():  # one process generates what a dataset keeps on disk
-        splits: Splits = instantiate(cfg.dataset, "dataset")
+        try:
+            splits: Splits = instantiate(cfg.dataset, "dataset")
+        except DataError:
+            rehearse(cfg)  # the config's own mistakes come first: data can take a day to fetch
+            raise
     check_splits(splits)
     for labels in (splits.val, splits.test):
         if labels is not None:

@@ -55,6 +55,35 @@ def test_mistake_is_refused_before_the_first_step(
         fit([*overrides, *options])
 
 
+ABSENT = ("dataset=coco", "dataset.root=/nowhere", "model=timm", "model.name=test_resnet", "model.image_size=32")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ([], DataError, "missing  /nowhere/annotations"),
+        (["model.pretrained=true"], DataError, "missing  /nowhere/annotations"),  # nothing is downloaded
+        (["model.name=test_vit", "model.image_size=33"], ConfigError, r"model\.image_size=33"),
+        (["model.checkpoint=/nowhere/weights.pt"], CheckpointError, r"/nowhere/weights\.pt: no such file"),
+        (["head=ml_decoder", "head.dim=100"], ConfigError, r"head .*dim=100"),
+        (["head=ml_decoder", "head.groups=80"], DataError, "missing  /nowhere/annotations"),
+        (["loss=asl", "loss.clip=-1"], ConfigError, "loss .*clip=-1"),
+        (["augment.flip=2"], ConfigError, "augment .*flip=2"),
+        (["eval_resize=crop", "eval_resize.crop_pct=2"], ConfigError, "eval_resize .*crop_pct=2"),
+        (["mix=mixup", "mix.probability=2"], ConfigError, "mix .*probability=2"),
+        (["optimizer.lr=-1"], ConfigError, "optimizer .*lr"),
+        (["schedule=one_cycle", "schedule.pct_start=2"], ConfigError, "schedule .*pct_start"),
+        (["ema.decay=2"], ConfigError, "ema .*decay"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_without_data_every_other_part_is_built_and_its_mistakes_come_first(
+    tmp_path: Path, options: list[str], error: type[MltrainError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fit([*ABSENT, f"paths.runs={tmp_path}", "runner.device=cpu", *options])
+
+
 def test_runs_folder_that_cannot_be_written_is_named(overrides: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match=r"paths\.runs: the run folder .*file"):

@@ -1,0 +1,48 @@
+"""A run without its data: every other part is built, so the config's mistakes are known before data are fetched."""
+
+from __future__ import annotations
+
+import logging
+
+from omegaconf import DictConfig
+
+from mltrain.config.build import instantiate
+from mltrain.config.identity import component_name
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.models.classifier import Classifier
+
+logger = logging.getLogger(__name__)
+
+# Stands for the number of classes, which only the data tell: large, for options such as head.groups must not exceed it.
+_CLASSES = 10_000
+_STEPS_PER_EPOCH = 1_000
+
+
+def rehearse(cfg: DictConfig) -> None:
+    """Build model, head, loss and the rest of a config for made-up labels; nothing is downloaded or written.
+
+    Raises:
+        ConfigError: a part refuses its options.
+        CheckpointError: ``model.checkpoint`` cannot be read or does not fit.
+    """
+    labels = LabelSet.from_lists(
+        name="rehearsal", root="", files=["-"], class_names=[str(k) for k in range(_CLASSES)], positives=[[0]]
+    )
+    stats = LabelStats.from_labels(labels)
+    offline = cfg.copy()
+    if "pretrained" in offline.model:
+        offline.model.pretrained = False
+    backbone = instantiate(offline.model, "model")
+    head = instantiate(cfg.head, "head", in_features=backbone.num_features, num_classes=_CLASSES, stats=stats)
+    model = Classifier(backbone, head)
+    instantiate(cfg.loss, "loss", stats=stats, num_classes=_CLASSES)
+    instantiate(cfg.sampler, "sampler", labels=labels, stats=stats, seed=cfg.seed)
+    for section in ("augment", "eval_resize"):
+        instantiate(cfg[section], section, image_size=backbone.image_size)
+    instantiate(cfg.mix, "mix")
+    instantiate(cfg.optimizer, "optimizer", model=model)
+    instantiate(cfg.schedule, "schedule", steps_per_epoch=_STEPS_PER_EPOCH)
+    instantiate(cfg.ema, "ema", model=model)
+    name, parameters = component_name(cfg.model), sum(p.numel() for p in backbone.parameters()) / 1e6
+    size = backbone.image_size
+    logger.info("everything but the data is in order: %s, %.1f M parameters, %d px", name, parameters, size)
