@@ -14,25 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LARGE = 1e30  # stands for infinity where infinity would be multiplied by 0
-_TINY = 1e-30
+LARGE = 1e30  # stands for infinity where infinity would be multiplied by 0
+TINY = 1e-30
 
 
-def _softplus(x: Tensor) -> Tensor:
+def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, 1, 50.0)  # torch's own threshold of 20 is 2e-9 off, visible in fp64
 
 
 def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Tensor]:
     """L+ and its derivative at the logits x (n,)."""
     minus = -x
-    loss, q = _softplus(minus), minus.sigmoid_()
+    loss, q = softplus(minus), minus.sigmoid_()
     if gamma == 0:
         return loss, q.neg_()
-    weight = _power_(q.clone(), gamma)
+    weight = power_(q.clone(), gamma)
     if detach:
         return loss * weight, q.mul_(weight).neg_()
     # -(1-p)^g [(1-p) - g p log p]
-    slope = q + gamma * (1 - q) * loss.clamp(max=_LARGE)
+    slope = q + gamma * (1 - q) * loss.clamp(max=LARGE)
     return loss * weight, slope.mul_(weight).neg_()
 
 
@@ -40,14 +40,14 @@ def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool) -> tupl
     """L- and its derivative at the logits x (n,)."""
     p = torch.sigmoid(x)
     if clip == 0:
-        loss = _softplus(x)
+        loss = softplus(x)
         if gamma == 0:
             return loss, p
-        weight = _power_(p.clone(), gamma)
+        weight = power_(p.clone(), gamma)
         if detach:
             return loss * weight, p.mul_(weight)
         # p^g [p - g (1-p) log(1-p)]
-        slope = p + gamma * torch.sigmoid(-x) * loss.clamp(max=_LARGE)
+        slope = p + gamma * torch.sigmoid(-x) * loss.clamp(max=LARGE)
         return loss * weight, slope.mul_(weight)
     shifted = (p - clip).clamp_(min=0)
     loss = torch.log1p(-shifted).neg_()
@@ -55,11 +55,11 @@ def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool) -> tupl
     if gamma == 0:
         return loss, slope.mul_(shifted.sign())
     # p(1-p) [p_m^g / (1-p_m) - g p_m^(g-1) log(1-p_m)], p_m^(g-1) taken as p_m^g / p_m
-    weight = _power_(shifted.clone(), gamma)
+    weight = power_(shifted.clone(), gamma)
     value = loss * weight
     slope.mul_(weight)
     if not detach:
-        slope.addcmul_(p * (1 - p) * gamma, value / shifted.clamp(min=_TINY))
+        slope.addcmul_(p * (1 - p) * gamma, value / shifted.clamp(min=TINY))
     return value, slope
 
 
@@ -76,12 +76,12 @@ def negative_term_sum_(
         p = torch.sigmoid(x, out=out).index_fill_(0, skip, 0)
         if gamma == 0:
             return loss.sum().item()
-        weight = _power_(b.copy_(p), gamma)
+        weight = power_(b.copy_(p), gamma)
         if detach:
             p.mul_(weight)
             return loss.mul_(weight).sum().item()
         # p - g (1-p) log(1-p) is the point at p between -g log(1-p) and 1
-        slope = torch.lerp(loss.clamp(max=_LARGE).mul_(gamma), x.new_ones(()), p)
+        slope = torch.lerp(loss.clamp(max=LARGE).mul_(gamma), x.new_ones(()), p)
         torch.mul(slope, weight, out=out)
         return loss.mul_(weight).sum().item()
     p = torch.sigmoid(x, out=out).index_fill_(0, skip, 0)  # so that p_m and all below are 0 there
@@ -92,21 +92,21 @@ def negative_term_sum_(
         total = -log.sum().item()
         p.mul_(shifted.sign_().neg_())
     elif detach:
-        weight = _power_(shifted if gamma % 2 == 0 else shifted.neg_(), gamma)
+        weight = power_(shifted if gamma % 2 == 0 else shifted.neg_(), gamma)
         p.mul_(weight)
         total = -log.mul_(weight).sum().item()
     else:
         # p(1-p)/(1-p_m) p_m^(g-1) [p_m - g (1-p_m) log(1-p_m)]
         # where the bracket is the point at p_m between -g log(1-p_m) and 1.
         shifted.neg_()
-        weight = _power_(shifted.clamp(min=_TINY), gamma - 1)
+        weight = power_(shifted.clamp(min=TINY), gamma - 1)
         p.mul_(weight)
         total = -weight.mul_(shifted).mul_(log).sum().item()
         p.mul_(torch.lerp(log.mul_(-gamma), x.new_ones(()), shifted, out=log))
     return total
 
 
-def _power_(base: Tensor, exponent: float) -> Tensor:
+def power_(base: Tensor, exponent: float) -> Tensor:
     """base ** exponent in place, base >= 0: by squaring where that does, torch's general pow being 20 times slower."""
     while exponent >= 2 and exponent % 2 == 0:
         base.square_()

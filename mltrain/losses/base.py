@@ -1,8 +1,10 @@
 """The common ground of losses that treat each label on its own.
 
 Such a loss is ``y * positive(x) + (1 - y) * negative(x)`` for each logit x with target y. A subclass states the two
-terms and their derivatives; everything else is here: fp32 inside, unknown labels, soft targets, reductions, and one
-fused pass that computes the value and the gradient together instead of recording a graph of elementwise kernels.
+terms and their derivatives, and may weight entries and offset logits by class frequencies (`adjust`); everything else
+is here: fp32 inside, unknown labels, soft targets, reductions, and one fused pass that computes the value and the
+gradient together instead of recording a graph of elementwise kernels.
+`PerLabelLoss` is for terms that are the same for all classes, `PerClassLoss` for terms with constants of the class.
 
 On the CPU the pass goes through cache-sized pieces as if every label were a negative, and treats the few others
 (positives, unknown, soft) on their own. Elsewhere it is dense and free of synchronisation.
@@ -10,10 +12,16 @@ On the CPU the pass goes through cache-sized pieces as if every label were a neg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+
+from mltrain.losses._adjust import Adjustment, Targets
+
+At = Callable[[Tensor], Tensor]
+"""Values per class (C,) -> the value of each entry's class, to broadcast with the entries, in their dtype."""
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
 
@@ -63,6 +71,31 @@ class PerLabelLoss(nn.Module):
         out.copy_(derivative).index_fill_(0, skip, 0)
         return loss.index_fill_(0, skip, 0).sum().item()
 
+    # The three terms as the pass calls them: `at` looks up what belongs to the class of each entry.
+
+    def _positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        return self.positive(x)
+
+    def _negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        return self.negative(x)
+
+    def _negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
+        return self.negative_sum_(x, skip, out, work)
+
+    def adjust(self, targets: Targets) -> Adjustment | None:
+        """Weights of the entries and offsets of the logits of a batch with these targets; None for neither."""
+        return None
+
+    def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
+        """Sum weight * negative term over x (n,), and replace x by the derivative of that.
+
+        The hot path on the CPU where there is an adjustment; override it to work in place, with `weight` (n,) and
+        `work` (n,) as scratch space. x has its offset already.
+        """
+        loss, derivative = self.negative(x)
+        torch.mul(derivative, weight, out=x)
+        return torch.dot(loss, weight).item()
+
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         _check(logits, targets)
         if torch.is_grad_enabled() and logits.requires_grad:
@@ -73,6 +106,54 @@ class PerLabelLoss(nn.Module):
         return ", ".join(
             f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_") and name != "training"
         )
+
+
+class PerClassLoss(PerLabelLoss):
+    """Base of losses whose terms hold constants of the class: margins, offsets, weights, exponents.
+
+    A subclass keeps them as buffers (C,) and states the terms as in `PerLabelLoss`, with one more argument:
+    ``at(buffer)`` broadcasts with x and has its dtype. Entries come as whole rows (R, C) or picked out (k,).
+
+    Args:
+        num_classes: C, to which logits are held.
+        reduction: see `PerLabelLoss`.
+
+    Raises:
+        ValueError: as `PerLabelLoss`, and logits of another number of classes.
+    """
+
+    def __init__(self, *, num_classes: int, reduction: Reduction) -> None:
+        super().__init__(reduction=reduction)
+        self.num_classes = num_classes
+
+    def class_positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        """As `positive`; x (R, C) or (k,)."""
+        raise NotImplementedError
+
+    def class_negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        """As `negative`; x (R, C) or (k,)."""
+        raise NotImplementedError
+
+    def class_negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
+        """As `negative_sum_`, of the flat indices `skip`; x and `out` (R, C), `work` (2, R, C)."""
+        loss, derivative = self.class_negative(x, at)
+        out.copy_(derivative).view(-1).index_fill_(0, skip, 0)
+        return loss.view(-1).index_fill_(0, skip, 0).sum().item()
+
+    def _positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        return self.class_positive(x, at)
+
+    def _negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        return self.class_negative(x, at)
+
+    def _negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
+        shape = (-1, self.num_classes)
+        return self.class_negative_sum_(x.view(shape), skip, out.view(shape), work.view(2, *shape), at)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.dim() == 2 and logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits {tuple(logits.shape)} have to be of the loss's {self.num_classes} classes")
+        return super().forward(logits, targets)
 
 
 def _check(logits: Tensor, targets: Tensor) -> None:
@@ -126,11 +207,11 @@ def _evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad:
     if torch.is_autocast_enabled(logits.device.type):
         with torch.autocast(logits.device.type, enabled=False):
             return _evaluate(loss, logits, targets, with_grad=with_grad)
-    x, y = logits.contiguous().view(-1), targets.contiguous().view(-1)
+    x, y = logits.contiguous(), targets.contiguous()
     dtype = torch.promote_types(x.dtype, torch.float32)
     on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
     per_entry = loss.reduction == "none"
-    special = _nonzero(y) if on_cpu and not per_entry else None
+    special = _nonzero(y.view(-1)) if on_cpu and not per_entry else None
     grad: Tensor | None = None
     total: Tensor
     known: Tensor | int
@@ -145,7 +226,7 @@ def _evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad:
         values = torch.empty_like(x, dtype=dtype) if per_entry else None
         total, known = _dense(loss, x, y, grad, values, CPU_PIECE if on_cpu else DEVICE_PIECE)
         if values is not None:
-            total = values.view(logits.shape)
+            total = values
     divisor: Tensor | int = 1
     if loss.reduction == "mean":
         divisor = known.clamp(min=1) if isinstance(known, Tensor) else max(known, 1)
@@ -153,42 +234,99 @@ def _evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad:
         divisor = max(logits.shape[0], 1)
     if not isinstance(divisor, int) or divisor != 1:
         total = total / divisor
-    return _Result(total, None if grad is None else grad.view(logits.shape), divisor)
+    return _Result(total, grad, divisor)
 
 
 def _mostly_negative(
     loss: PerLabelLoss, x: Tensor, y: Tensor, special: Tensor, buffer: Tensor, with_grad: bool
 ) -> tuple[float, int]:
-    """Sum over entries (n,) of which all but those at the sorted indices `special` are negatives. CPU.
+    """Sum over entries (B, C) of which all but those at the sorted flat indices `special` are negatives. CPU.
 
-    The derivative goes to `buffer` (n,), scratch space where it isn't wanted.
+    The derivative goes to `buffer` (B, C), scratch space where it isn't wanted.
     """
-    n = x.numel()
-    total, known = 0.0, n
+    xs = x.view(-1).index_select(0, special).to(buffer.dtype)
+    ys = y.view(-1).index_select(0, special)
+    rows = special.div(max(x.shape[1], 1), rounding_mode="floor")
+    columns = special - rows * x.shape[1]
+    adjustment = loss.adjust(Targets(y, buffer.dtype, (rows, columns, ys)))
+    if adjustment is not None and adjustment.offset is not None:
+        xs += adjustment.offset[columns]
+    total, known = 0.0, x.numel()
     derivative = None
     if special.numel():
-        xs, ys = x.index_select(0, special).to(buffer.dtype), y.index_select(0, special)
+        at = _lookup(xs.dtype, columns)
         if torch.equal(ys, torch.ones_like(ys)):
-            value, derivative = loss.positive(xs)
+            value, derivative = loss._positive(xs, at)
         else:
             _check_range(ys)
-            value, derivative, is_known = _mixed(loss, xs, ys.to(xs.dtype))
+            value, derivative, is_known = _mixed(loss, xs, ys.to(xs.dtype), at)
             known -= int(is_known.logical_not_().sum())
+        if adjustment is not None:
+            weight = adjustment.weights_at(rows, columns)
+            value, derivative = value * weight, derivative * weight
         total = value.sum().item()
+    if adjustment is None:
+        total += _negatives(loss, x.view(-1), special, buffer.view(-1))
+    else:
+        total += _weighted_negatives(loss, x, special, adjustment, buffer)
+    if derivative is not None and with_grad:
+        buffer.view(-1).index_copy_(0, special, derivative)
+    return total, known
+
+
+def _negatives(loss: PerLabelLoss, x: Tensor, special: Tensor, buffer: Tensor) -> float:
+    """Sum over negatives (n,) but for the indices `special`; the derivative goes to `buffer` (n,)."""
+    n = x.numel()
+    total = 0.0
     # Two pieces at least, where it matters: the scratch space is then no larger than the gradient.
-    piece = min(CPU_PIECE, max(n // 2 + 1, 16_384), n)
+    width = loss.num_classes if isinstance(loss, PerClassLoss) else 1
+    piece = min(-(-min(CPU_PIECE, max(n // 2 + 1, 16_384)) // width) * width, n)
     work = buffer.new_empty((2, piece))
-    skips = [special]
-    if n > piece:
-        ends = torch.searchsorted(special, torch.arange(piece, n, piece)).tolist()
-        skips = list((special % piece).tensor_split(ends))
+    at = _lookup(buffer.dtype)
+    skips = _cut(special, piece, n)
     for skip, part, out in zip(skips, x.split(piece), buffer.split(piece), strict=True) if n else ():
         if part.dtype != out.dtype:
             part = out.copy_(part)
-        total += loss.negative_sum_(part, skip, out, work if part.numel() == piece else work[:, : part.numel()])
-    if derivative is not None and with_grad:
-        buffer.index_copy_(0, special, derivative)
-    return total, known
+        scratch = work if part.numel() == piece else work.view(-1)[: 2 * part.numel()].view(2, -1)
+        total += loss._negative_sum_(part, skip, out, scratch, at)
+    return total
+
+
+def _weighted_negatives(
+    loss: PerLabelLoss, x: Tensor, special: Tensor, adjustment: Adjustment, buffer: Tensor
+) -> float:
+    """Sum over negatives (B, C) but for the flat indices `special`; the derivative goes to `buffer` (B, C)."""
+    count, classes = x.shape
+    if not x.numel():
+        return 0.0
+    total = 0.0
+    step = min(max(CPU_PIECE // classes, 1), max(count // 2, 16_384 // classes, 1), count)  # rows at a time
+    work = buffer.new_empty((2, step, classes))
+    for k, skip in enumerate(_cut(special, step * classes, x.numel())):
+        rows = slice(k * step, min((k + 1) * step, count))
+        out, scratch = buffer[rows], work[:, : rows.stop - rows.start]
+        if adjustment.offset is None:
+            out.copy_(x[rows])
+        else:
+            torch.add(x[rows], adjustment.offset, out=out)
+        weight = adjustment.weights(rows, scratch[0]).view(-1)
+        out.view(-1).index_fill_(0, skip, 0)
+        weight.index_fill_(0, skip, 0)
+        total += loss.weighted_negative_sum_(out.view(-1), weight, scratch[1].view(-1))
+    return total
+
+
+def _cut(special: Tensor, piece: int, n: int) -> list[Tensor]:
+    """Of the sorted indices `special` in 0..n-1 those of each piece, counted from its start."""
+    if n <= piece:
+        return [special]
+    ends = torch.searchsorted(special, torch.arange(piece, n, piece)).tolist()
+    return list((special % piece).tensor_split(ends))
+
+
+def _lookup(dtype: torch.dtype, columns: Tensor | None = None) -> At:
+    """`At` of whole rows, or of entries (n,) whose column indices are given."""
+    return lambda values: values.to(dtype) if columns is None else values.to(dtype)[columns]
 
 
 def _nonzero(y: Tensor) -> Tensor:
@@ -202,29 +340,42 @@ def _nonzero(y: Tensor) -> Tensor:
 
 
 def _dense(
-    loss: PerLabelLoss, x: Tensor, y: Tensor, grad: Tensor | None, values: Tensor | None, piece: int
+    loss: PerLabelLoss,
+    x: Tensor,
+    y: Tensor,
+    grad: Tensor | None,
+    values: Tensor | None,
+    piece: int,
 ) -> tuple[Tensor, Tensor]:
-    """Sum over entries (n,) with any targets, without a branch on data. Any device."""
+    """Sum over entries (B, C) with any targets, without a branch on data. Any device."""
     dtype = torch.promote_types(x.dtype, torch.float32)
+    adjustment = loss.adjust(Targets(y, dtype))
     total = x.new_zeros((), dtype=dtype)
     known = torch.zeros((), dtype=torch.int64, device=x.device)
-    for start in range(0, x.numel(), piece):
-        part = slice(start, start + piece)
-        value, derivative, is_known = _mixed(loss, x[part].to(dtype), y[part].to(dtype))
+    step = max(piece // max(x.shape[1], 1), 1)
+    for start in range(0, x.shape[0], step):
+        rows = slice(start, start + step)
+        part = x[rows].to(dtype)
+        if adjustment is not None and adjustment.offset is not None:
+            part = part + adjustment.offset
+        value, derivative, is_known = _mixed(loss, part, y[rows].to(dtype), _lookup(dtype))
+        if adjustment is not None:
+            weight = adjustment.weights(rows, torch.empty_like(part))
+            value, derivative = value * weight, derivative * weight
         if values is None:
             total = total + value.sum()
         else:
-            values[part] = value
+            values[rows] = value
         if grad is not None:
-            grad[part] = derivative
+            grad[rows] = derivative
         known = known + is_known.sum()
     return total, known
 
 
-def _mixed(loss: PerLabelLoss, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _mixed(loss: PerLabelLoss, x: Tensor, y: Tensor, at: At) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, derivative and whether known, per entry, for targets of any kind."""
-    value_pos, grad_pos = loss.positive(x)
-    value_neg, grad_neg = loss.negative(x)
+    value_pos, grad_pos = loss._positive(x, at)
+    value_neg, grad_neg = loss._negative(x, at)
     is_known = ~(y < 0)  # so that a target of NaN is known, and shows
     pos, neg = y.clamp(min=0), (1 - y) * is_known
     # Masked, for 0 * inf is NaN where the logit is infinite.
