@@ -2,9 +2,10 @@
 
 from mltrain.models.backbone import Backbone, Features, create_backbone
 from mltrain.models.classifier import Classifier, create_classifier
-from mltrain.models.heads import GlobalAveragePool, MLDecoder
+from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
 
 __all__ = [
+    "PFC",
     "Backbone",
     "Classifier",
     "Features",

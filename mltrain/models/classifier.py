@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mltrain.models.backbone import Backbone, Features, create_backbone
-from mltrain.models.heads import GlobalAveragePool, MLDecoder
+from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
 
-HEADS: dict[str, type[nn.Module]] = {"gap": GlobalAveragePool, "ml_decoder": MLDecoder}
+HEADS: dict[str, type[nn.Module]] = {"gap": GlobalAveragePool, "ml_decoder": MLDecoder, "pfc": PFC}
 
 
 class Classifier(nn.Module):
@@ -60,7 +60,7 @@ def create_classifier(
     Args:
         name, pretrained, checkpoint, image_size: see `create_backbone`; `backbone_options` are its other arguments.
         num_classes: C.
-        head: `gap` or `ml_decoder`; `head_options` are arguments of its class.
+        head: `gap`, `ml_decoder` or `pfc`; `head_options` are arguments of its class.
 
     Raises:
         ValueError: unknown head or option; and what `create_backbone` raises.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads import GlobalAveragePool, MLDecoder
+from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
 from mltrain.models.heads.ml_decoder import _dropout
 
 
@@ -163,10 +163,70 @@ def test_gap_is_the_mean_of_the_tokens_through_a_linear_layer() -> None:
     assert torch.equal(head(tokens), head(tokens))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_pfc_is_the_mean_through_a_normalised_neck_and_a_linear_layer(training: bool) -> None:
+    torch.manual_seed(0)
+    head = PFC(20, 6, dim=8, dropout=0.0)
+    with torch.no_grad():
+        for tensor in head.state_dict().values():  # also what starts from 0 and 1
+            if tensor.is_floating_point():
+                tensor.uniform_(0.3, 1)
+    head.train(training)
+    tokens = torch.randn(5, 7, 20, requires_grad=True)
+    x = tokens.mean(1) @ head.neck.weight.T + head.neck.bias
+    mean, var = (x.mean(0), x.var(0, correction=0)) if training else (head.norm.running_mean, head.norm.running_var)
+    x = (x - mean) / (var + 1e-5).sqrt() * head.norm.weight + head.norm.bias
+    expected = x @ head.fc.weight.T + head.fc.bias
+    weight = torch.randn(5, 6)
+    inputs = [tokens, *head.parameters()]
+    gradients = torch.autograd.grad((expected * weight).sum(), inputs)
+    logits = head(tokens)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(torch.autograd.grad((logits * weight).sum(), inputs), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_pfc_starts_as_published_and_drops_half_the_neck_in_training() -> None:
+    torch.manual_seed(0)
+    head = PFC(2048, 80)
+    assert {k: tuple(v.shape) for k, v in head.named_parameters()} == {
+        "neck.weight": (256, 2048),
+        "neck.bias": (256,),
+        "norm.weight": (256,),
+        "norm.bias": (256,),
+        "fc.weight": (80, 256),
+        "fc.bias": (80,),
+    }
+    assert head.neck.weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.01)
+    assert head.fc.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert (head.norm.weight == 1).all()
+    assert not any(bias.any() for bias in (head.neck.bias, head.norm.bias, head.fc.bias))
+    seen: list[Tensor] = []
+    head.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    head(torch.randn(64, 3, 2048))
+    assert (seen[0] == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_pfc_trains_on_a_single_image_with_the_running_statistics() -> None:
+    head = PFC(16, 3, dim=8, dropout=0.0)
+    head(torch.randn(4, 2, 16))
+    statistics = [head.norm.running_mean.clone(), head.norm.running_var.clone()]
+    tokens = torch.randn(1, 2, 16)
+    logits = head(tokens)
+    logits.sum().backward()
+    assert head.norm.weight.grad is not None and head.norm.weight.grad.any()
+    assert torch.equal(statistics[0], head.norm.running_mean) and torch.equal(statistics[1], head.norm.running_var)
+    torch.testing.assert_close(head.eval()(tokens), logits)
+    for rows in (2, 1, 3):  # as in a compiled run, where the batch size may change
+        assert torch.isfinite(
+            torch.compile(head.train(), backend="eager", dynamic=True)(tokens.expand(rows, -1, -1))
+        ).all()
+
+
 def test_prior_starts_every_class_at_that_probability() -> None:
-    for head in (GlobalAveragePool(16, 5, prior=0.01), MLDecoder(16, 5, dim=16, prior=0.01)):
+    for head in (GlobalAveragePool(16, 5, prior=0.01), MLDecoder(16, 5, dim=16, prior=0.01), PFC(16, 5, prior=0.01)):
         head.eval()
-        bias = head.fc.bias if isinstance(head, GlobalAveragePool) else head.duplicate_pooling_bias
+        bias = head.duplicate_pooling_bias if isinstance(head, MLDecoder) else head.fc.bias
         torch.testing.assert_close(torch.sigmoid(bias), torch.full((5,), 0.01))
         assert head(torch.zeros(1, 4, 16)).shape == (1, 5)
 
@@ -184,3 +244,9 @@ def test_prior_starts_every_class_at_that_probability() -> None:
 def test_ml_decoder_refuses_options_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MLDecoder(16, 5, **options)
+
+
+@pytest.mark.parametrize("options", [{"dim": 0}, {"dropout": 1.0}, {"prior": 1.0}])
+def test_pfc_refuses_options_out_of_range(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        PFC(16, 5, **options)

@@ -2,5 +2,6 @@
 
 from mltrain.models.heads.gap import GlobalAveragePool
 from mltrain.models.heads.ml_decoder import MLDecoder
+from mltrain.models.heads.pfc import PFC
 
-__all__ = ["GlobalAveragePool", "MLDecoder"]
+__all__ = ["PFC", "GlobalAveragePool", "MLDecoder"]

@@ -1,0 +1,56 @@
+"""PFC: global average pooling, a narrow linear layer with batch-norm, a linear layer."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mltrain.models.heads.prior import bias_start
+
+
+class PFC(nn.Module):
+    """Tokens `(B, N, D)` -> mean -> linear to `dim` -> batch-norm -> dropout -> linear -> logits `(B, C)`.
+
+    The neck and head of Distribution-Balanced Loss (Wu et al., arXiv 2007.09654); no activation in between. Starts as
+    published: the first layer from N(0, 2 / dim) (He et al., fan-out), batch-norm at 1 and 0, the last layer from
+    N(0, 0.01^2); biases 0, the last one where a sigmoid answers `prior`.
+
+    A training batch of one image has no variance: it is normalised with the running statistics, which stay as they are.
+    (With `runner.sync_bn` the batch is that of all ranks.) The batch-norm is the head's: `model.freeze_norm` does not
+    touch it.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        dim: width of the neck.
+        dropout: probability, on the normalised features.
+        prior: probability that each class has at the start; None: 0.5, the published bias of 0.
+    """
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, dim: int = 256, dropout: float = 0.5, prior: float | None = None
+    ) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim={dim}: must be positive")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        self.dropout = dropout
+        self.neck = nn.Linear(in_features, dim)
+        self.norm = nn.BatchNorm1d(dim)
+        self.fc = nn.Linear(dim, num_classes)
+        nn.init.kaiming_normal_(self.neck.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.neck.bias)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.constant_(self.fc.bias, bias_start(prior))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.neck(tokens.mean(1))
+        norm = self.norm
+        # sync_bn has replaced the module by one that is no BatchNorm1d: there every rank has to take part
+        if self.training and len(x) == 1 and isinstance(norm, nn.BatchNorm1d):
+            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        else:
+            x = norm(x)
+        logits: Tensor = self.fc(F.dropout(x, self.dropout, self.training))
+        return logits
