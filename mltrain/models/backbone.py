@@ -6,7 +6,7 @@ import difflib
 import logging
 import math
 import sys
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
         self.std = std
         self.load_report: LoadReport | None = None
         self._frozen: list[str] = []  # modules kept in evaluation mode
-        self._norm_frozen = False
+        self._statistics_frozen = False
         self._token_norm: str | None = None
         self._probe()
 
@@ -131,8 +131,8 @@ class Backbone(nn.Module):
         x: Tensor = self.model.forward_features(images)  # type: ignore[operator]
         return x
 
-    def freeze(self, *, stages: int, norm: bool) -> None:
-        """Stop training of the first `stages` stages (-1: all) and, with `norm`, of every batch-norm."""
+    def freeze(self, *, stages: int, norm: bool | Literal["statistics"]) -> None:
+        """Stop training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""
         names = self._names_of(stages)
         for name, parameter in self.model.named_parameters():
             if name in names:
@@ -146,10 +146,12 @@ class Backbone(nn.Module):
         if norm:
             batch_norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
             if not batch_norms:
-                raise ConfigError("model.freeze_norm=true: this model has no batch-norm; leave it false")
-            for module in batch_norms:
-                module.requires_grad_(False)
-            self._norm_frozen = True
+                value = "true" if norm is True else norm
+                raise ConfigError(f"model.freeze_norm={value}: this model has no batch-norm; leave it false")
+            if norm is True:
+                for module in batch_norms:
+                    module.requires_grad_(False)
+            self._statistics_frozen = True
         self.train(self.training)
 
     def _names_of(self, stages: int) -> set[str]:
@@ -179,7 +181,7 @@ class Backbone(nn.Module):
         if mode:
             for path in self._frozen:
                 self.model.get_submodule(path).eval()
-            if self._norm_frozen:
+            if self._statistics_frozen:
                 for module in self.model.modules():
                     if isinstance(module, _BatchNorm):
                         module.eval()
@@ -195,7 +197,7 @@ def create_backbone(
     image_size: int | None = None,
     drop_path: float | None = None,
     freeze_stages: int = 0,
-    freeze_norm: bool = False,
+    freeze_norm: bool | Literal["statistics"] = False,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     timm_kwargs: dict[str, Any] | None = None,
@@ -213,7 +215,8 @@ def create_backbone(
         drop_path: rate of stochastic depth in [0, 1); None: the timm model's default (0.1 for Swin, 0 for most).
         freeze_stages: 0 none, 1 the stem, 2 also the first stage (block of a plain ViT), ..., -1 the whole backbone.
             Stages are timm's own coarse layer groups. Frozen parts stay in evaluation mode.
-        freeze_norm: batch-norm layers keep their running statistics, scale and shift.
+        freeze_norm: ``True``: batch-norm layers keep their running statistics, scale and shift; ``"statistics"``: only
+            the statistics, with which they also normalise while training (mmdetection's `norm_eval`).
         mean, std: of the input in 0..1 per channel; None: those of the weights of this name (TResNet: 0 and 1).
         timm_kwargs: further arguments of the timm model (`{pad_type: same}`); one that timm does not know is an error.
 

@@ -160,6 +160,20 @@ def test_frozen_batch_norm_keeps_statistics_scale_and_shift_while_convolutions_t
     assert not [k for k in changed if ".bn" in k or "downsample.1" in k or "running" in k]
 
 
+def test_the_published_long_tail_recipe_freezes_stem_and_first_stage_and_all_statistics() -> None:
+    torch.manual_seed(0)
+    options = {"freeze_stages": 2, "freeze_norm": "statistics", "timm_kwargs": {"zero_init_last": False}}
+    model = create_classifier(name="resnet50", num_classes=3, image_size=64, backbone_options=options)
+    parameters = {k for k, _ in model.named_parameters()}
+    frozen = {k for k in parameters if k.removeprefix("backbone.model.").startswith(("conv1.", "bn1.", "layer1."))}
+    assert len(frozen) == 3 + 10 * 3  # of the first stage 3 blocks of 3 convolutions and a projection, each with norm
+    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.train()(images), model.eval()(images))
+    model.train()
+    assert set(_train_step(model)) == parameters - frozen  # scale and shift of the later stages among them; no buffer
+
+
 def test_stochastic_depth_reaches_the_model() -> None:
     backbone = create_backbone(name="convnext_atto", image_size=64, drop_path=0.3)
     assert max(getattr(m, "drop_prob", 0) for m in backbone.modules()) == pytest.approx(0.3)
@@ -181,7 +195,8 @@ def test_stochastic_depth_reaches_the_model() -> None:
         ({"name": "resnet18", "drop_path": 1.5}, "drop_path=1.5"),
         ({"name": "resnet18", "image_size": 64, "freeze_stages": 9}, "0 .none. to 5, or -1.*5: layer4"),
         ({"name": "poolformer_s12", "image_size": 64, "freeze_stages": 1}, "use 0 or -1"),
-        ({"name": "vit_tiny_patch16_224", "image_size": 64, "freeze_norm": True}, "no batch-norm"),
+        ({"name": "vit_tiny_patch16_224", "image_size": 64, "freeze_norm": True}, "freeze_norm=true: .*no batch-norm"),
+        ({"name": "vit_tiny_patch16_224", "image_size": 64, "freeze_norm": "statistics"}, "freeze_norm=statistics: "),
         ({"name": "crossvit_tiny_240"}, "crossvit_tiny_240: cannot serve"),
         ({"name": "resnet18", "std": (1, 0, 1)}, "model.std"),
         ({"name": "resnet18", "image_size": 64, "partial_checkpoint": True}, "no model.checkpoint"),
