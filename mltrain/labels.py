@@ -318,6 +318,10 @@ class LabelStats:
         groups = self.groups
         return {name: np.flatnonzero(groups == k) for k, name in enumerate(GROUP_NAMES)}
 
+    def log_prior_odds(self) -> np.ndarray:
+        """log(positives / negatives) of the known targets, float64 (C,); a count of 0 stands as 1, so it is finite."""
+        return np.log(np.maximum(self.positives, 1)) - np.log(np.maximum(self.negatives, 1))
+
     def to_arrays(self) -> dict[str, Any]:
         """Plain values and NumPy arrays; what `from_arrays` takes."""
         return {

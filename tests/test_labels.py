@@ -139,6 +139,14 @@ def test_groups_take_exactly_100_as_head_and_exactly_20_as_medium() -> None:
         LabelStats.from_labels(make(targets), head_min=10, medium_min=20)
 
 
+def test_log_prior_odds_count_known_targets_and_are_finite_without_images() -> None:
+    targets = np.full((10, 4), -1, dtype=np.int8)
+    targets[:2, 0] = targets[:4, 1] = 1
+    targets[2:8, 0] = targets[:3, 2] = 0
+    odds = LabelStats.from_labels(make(targets)).log_prior_odds()
+    np.testing.assert_allclose(odds, np.log([2 / 6, 4 / 1, 1 / 3, 1 / 1]))
+
+
 def test_stats_survive_json() -> None:
     stats = LabelStats.from_labels(make(random_targets(n=120)), head_min=30, medium_min=5)
     back = LabelStats.from_arrays(json.loads(json.dumps(stats.to_json())))
