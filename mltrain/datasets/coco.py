@@ -25,6 +25,7 @@ from mltrain.labels import LabelSet
 log = logging.getLogger(__name__)
 
 # A list of numbers under one of these keys. Inside a json string the quotes would be escaped, so no string can match.
+OUTLINE = re.compile(rb'"(segmentation|counts)"\s*:\s*\[[-+0-9.eE,\s\[\]]*\]')
 GEOMETRY = re.compile(rb'"(segmentation|bbox|counts)"\s*:\s*\[[-+0-9.eE,\s\[\]]*\]')
 
 HOW = (
@@ -88,6 +89,7 @@ def read_coco(
     year: int = 2014,
     split: str = "val",
     keep_unlabelled: bool = False,
+    drop_degenerate: bool = False,
     annotation_file: str | None = None,
     image_dir: str | None = None,
     name: str | None = None,
@@ -99,6 +101,8 @@ def read_coco(
         year: of the official file names.
         split: of the official file names.
         keep_unlabelled: keep images without any annotation as all negative.
+        drop_degenerate: leave out annotations marked `ignore`, without area, or with a box of less than a pixel in
+            width or height, as Distribution-Balanced Loss does.
         annotation_file: default ``annotations/instances_{split}{year}.json``.
         image_dir: default ``{split}{year}``.
         name: of the LabelSet; default ``coco{year}/{split}``.
@@ -109,8 +113,10 @@ def read_coco(
     path = Path(root, annotation_file or f"annotations/instances_{split}{year}.json")
     folder = Path(root, image_dir or f"{split}{year}")
     require_paths(name or f"coco{year}/{split}", [path], HOW)
-    data = _load(path)
+    data = _load(path, OUTLINE if drop_degenerate else GEOMETRY)
     try:
+        if drop_degenerate:
+            data["annotations"] = [entry for entry in data["annotations"] if not _degenerate(entry)]
         categories = sorted((int(entry["id"]), str(entry["name"])) for entry in data["categories"])
         ids = np.array([entry["id"] for entry in data["images"]], dtype=np.int64)
         files = [entry["file_name"] for entry in data["images"]]
@@ -152,9 +158,9 @@ def read_coco(
     return log_labels(labels)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, left_out: re.Pattern[bytes]) -> dict[str, Any]:
     try:
-        data = json.loads(GEOMETRY.sub(rb'"\1":0', path.read_bytes()))
+        data = json.loads(left_out.sub(rb'"\1":0', path.read_bytes()))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error
     except OSError as error:
@@ -164,6 +170,11 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path}: expected a json object with images, categories and annotations, found a {type(data).__name__}"
         )
     return data
+
+
+def _degenerate(annotation: dict[str, Any]) -> bool:
+    _, _, width, height = annotation["bbox"]
+    return bool(annotation.get("ignore") or annotation["area"] <= 0 or width < 1 or height < 1)
 
 
 def _positions(path: Path, what: str, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def voc(
     if year not in TRAIN:
         raise ValueError(f"year must be 2007, 2012 or '07+12', got {year!r}")
     parts = [*TRAIN[year], VAL[year]]
-    require_paths(name, [path for part in parts for path in _places(root, *part)], HOW)
+    require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     train = read_voc(root=root, parts=parts[:-1], difficult=difficult, name=f"{name}/train")
     return Splits(train, read_voc(root=root, parts=parts[-1:], difficult=difficult, name=f"{name}/val"))
 
@@ -85,11 +85,11 @@ def read_voc(
     if difficult not in ("positive", "negative", "ignore"):
         raise ValueError(f"difficult must be positive, negative or ignore, got {difficult!r}")
     name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
-    require_paths(name, [path for part in parts for path in _places(root, *part)], HOW)
+    require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     files: list[str] = []
     positives: list[set[int]] = []
     unknowns: list[set[int]] = []
-    devkit = _devkit(root)
+    devkit = find_devkit(root)
     for year, split in parts:
         ids = _image_ids(devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt")
         annotations = f"{devkit}/VOC{year}/Annotations"
@@ -105,13 +105,15 @@ def read_voc(
     )
 
 
-def _devkit(root: str | os.PathLike[str]) -> Path:
+def find_devkit(root: str | os.PathLike[str]) -> Path:
+    """The folder that holds `VOC2007/`, `VOC2012/`: `root` or its `VOCdevkit/`."""
     inner = Path(root, "VOCdevkit")
     return inner if inner.is_dir() or not any(Path(root).glob("VOC20*")) else Path(root)
 
 
-def _places(root: str | os.PathLike[str], year: int, split: str) -> list[Path]:
-    folder = _devkit(root) / f"VOC{year}"
+def part_paths(root: str | os.PathLike[str], year: int, split: str) -> list[Path]:
+    """What one image list needs."""
+    folder = find_devkit(root) / f"VOC{year}"
     return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations", folder / "JPEGImages"]
 
 

@@ -14,7 +14,7 @@ import yaml
 from mltrain.errors import DataError
 
 FOLDER = Path(__file__).parents[2] / "configs" / "dataset"
-OURS = ("shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "csv")
+OURS = ("shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "voc_mlt", "coco_mlt", "csv")
 
 
 def load(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
