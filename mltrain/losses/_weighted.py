@@ -1,0 +1,100 @@
+"""The common ground of losses that weight the entries of BCE or focal loss by class frequency."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mltrain.labels import LabelStats
+from mltrain.losses._adjust import Targets
+from mltrain.losses._focusing import LARGE, negative_term, positive_term, power_
+from mltrain.losses.base import PerLabelLoss, Reduction
+
+
+class FrequencyWeightedLoss(PerLabelLoss):
+    """Base of ``weight * factor * (1-p_t)^gamma * -log p_t`` with weights from the training frequencies.
+
+    p_t is sigmoid(x) of a positive and sigmoid(-s x) of a negative, whose term is divided by s (`neg_scale`). Without
+    `focal`, factor is 1 and gamma 0. A subclass states the weights (`adjust`).
+
+    The counts are int64 buffers: they follow the module to its device, and a change of its dtype leaves them exact.
+    They are no part of its state dict, being those of the LabelStats that a checkpoint holds anyway.
+    """
+
+    positives: Tensor
+    """int64 (C,): n_c, training positives of each class"""
+    known: Tensor
+    """int64 (C,): N_c, training images whose label of the class is known"""
+
+    def __init__(
+        self,
+        *,
+        stats: LabelStats,
+        focal: bool,
+        gamma: float,
+        focal_factor: float,
+        reduction: Reduction,
+        neg_scale: float = 1.0,
+    ) -> None:
+        super().__init__(reduction=reduction)
+        if not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma={gamma} must be 0 or above")
+        for name, value in (("focal_factor", focal_factor), ("neg_scale", neg_scale)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value} must be above 0")
+        self._gamma, self._factor = (float(gamma), float(focal_factor)) if focal else (0.0, 1.0)
+        self._neg_scale = float(neg_scale)
+        positives = torch.as_tensor(stats.positives.copy())
+        self.register_buffer("positives", positives, persistent=False)
+        self.register_buffer("known", positives + torch.as_tensor(stats.negatives.copy()), persistent=False)
+
+    def counts(self, targets: Targets) -> Tensor:
+        """n_c (C,), at least 1, in the dtype of the computation.
+
+        Raises:
+            ValueError: the batch has another number of classes.
+        """
+        classes = targets.dense.shape[1]
+        if classes != self.positives.numel():
+            raise ValueError(f"logits and targets have {classes} classes, the statistics {self.positives.numel()}")
+        return self.positives.clamp(min=1).to(targets.dtype)
+
+    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = positive_term(x, gamma=self._gamma, detach=False)
+        return value.mul_(self._factor), derivative.mul_(self._factor)
+
+    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = negative_term(x * self._neg_scale, gamma=self._gamma, clip=0, detach=False)
+        return value * (self._factor / self._neg_scale), derivative * self._factor
+
+    def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
+        if self._neg_scale != 1:
+            x.mul_(self._neg_scale)
+        total = _weighted_negative_term_sum_(x, weight, work, gamma=self._gamma, factor=self._factor)
+        return total / self._neg_scale
+
+
+def _weighted_negative_term_sum_(x: Tensor, weight: Tensor, work: Tensor, *, gamma: float, factor: float) -> float:
+    """Sum factor * weight * -p^gamma log(1-p) over the logits x (n,), and replace x by the derivative.
+
+    In place: `weight` (n,) and `work` (n,) are used up. Where weight is 0, x must be finite.
+    """
+    loss = torch.ops.aten.softplus.out(x, 1, 50.0, out=work)
+    p = x.sigmoid_()
+    if gamma == 0:
+        total = torch.dot(loss, weight).item()
+        p.mul_(weight if factor == 1 else weight.mul_(factor))
+        return total * factor
+    if gamma == 2:
+        weight.mul_(p).mul_(p)
+    else:
+        weight.mul_(power_(p.clone(), gamma))
+    total = torch.dot(loss, weight).item()
+    if not math.isfinite(total):
+        loss.clamp_(max=LARGE)
+    # factor p^g [p - g (1-p) log(1-p)], where the bracket is the point at p between -g log(1-p) and 1
+    torch.lerp(loss.mul_(gamma * factor), x.new_full((), factor), p, out=x)
+    x.mul_(weight)
+    return total * factor
