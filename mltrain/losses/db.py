@@ -27,14 +27,14 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
         w/l * F(-l (z + b_c))  where negative    b_c = -kappa/l * log(N_c / n_c - 1)
         w = alpha + sigmoid(beta * (r - mu))     r = (1/n_c) / sum_j y_kj / n_j
 
-    Re-balancing (eq. 3 to 6): r compares how often class c asks for image k with how often the image is drawn on account
-    of all its labels. An image without positives is the limit r = inf, w = alpha + 1. Negative-tolerant regularisation
-    (NTR, eq. 8 and 9) starts from the class prior and lets negatives go once their logits are low; l is `neg_scale`,
-    kappa `init_bias`. `form="paper"` has b_c = -kappa * log(N_c / n_c - 1), as the paper writes it; its authors' code
-    divides by l besides, and so does the default.
+    Re-balancing: r compares how often class c alone would draw image k with how often all its labels draw it. An image
+    without positives is the limit r = inf, w = alpha + 1. Negative-tolerant regularisation (NTR) starts from the class
+    prior and lets negatives go once their logits are low; l is `neg_scale`, kappa `init_bias`. `form="paper"` has
+    b_c = -kappa * log(N_c / n_c - 1), as the paper writes it; its authors' code divides by l besides, and so does the
+    default.
 
-    Compared with the values and gradients of the authors' code on the published class frequencies: within 1e-5 relative,
-    for each part alone and all together; with an independent formula in fp64: 1e-12. The gradient is the full one,
+    Compared with values and gradients of the authors' code on the published class frequencies, for each part alone and
+    all together: within 1e-5 relative; with an independent formula in fp64: 1e-12. The gradient is the full one,
     through the focal weight too, as theirs. Two differences: logits are never changed, and NTR works without weights.
 
     Unknown entries have no loss and are absent from r; soft positives (mixup) count in r by their share, so that the
@@ -46,9 +46,9 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
         rebalance: use the weights w, else 1.
         alpha: lowest weight, >= 0.
         beta: steepness of the map, above 0.
-        mu: its centre, where w = alpha + 0.5. ``auto`` is the mean of r over the positives of the training set, which is
-            N / sum_c n_c where each image has a positive (0.23 for COCO-MLT, where the paper has 0.2; 0.49 for VOC-MLT,
-            where it has 0.3), and at most 1, the largest r of a positive.
+        mu: its centre, where w = alpha + 0.5. ``auto`` is the mean of r over the positives of the training set, which
+            is N / sum_c n_c where each image has a positive (0.23 for COCO-MLT, where the paper has 0.2; 0.49 for
+            VOC-MLT, where it has 0.3), and at most 1, the largest r of a positive.
         weight_norm: divide the weights by the largest that their image (``by_instance``) or the batch (``by_batch``)
             has over all classes.
         ntr: use negative-tolerant regularisation.
@@ -94,12 +94,11 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
             raise ValueError(f"alpha={alpha} must be 0 or above")
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta={beta} must be above 0")
-        if isinstance(mu, str) and mu != "auto" or not isinstance(mu, str) and not abs(mu) < float("inf"):
+        if mu != "auto" and (isinstance(mu, str) or not abs(mu) < float("inf")):
             raise ValueError(f"mu={mu} must be a number or auto")
         if weight_norm is not None and weight_norm not in get_args(WeightNorm):
-            raise ValueError(
-                f"weight_norm={weight_norm!r} is unknown; allowed: None, {', '.join(get_args(WeightNorm))}"
-            )
+            allowed = ", ".join(get_args(WeightNorm))
+            raise ValueError(f"weight_norm={weight_norm!r} is unknown; allowed: None, {allowed}")
         if weight_norm is not None and not rebalance:
             raise ValueError(f"weight_norm={weight_norm!r} needs rebalance=True: there are no weights to divide")
         if not abs(init_bias) < float("inf"):
