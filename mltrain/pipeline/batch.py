@@ -10,6 +10,7 @@ from torch.utils.data import get_worker_info
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.pipeline.buffers import BatchBuffers, Lent, hand_out
 from mltrain.pipeline.decode import read_image
 from mltrain.pipeline.keys import IMAGE, hash_key, kept_random_state
 
@@ -57,12 +58,14 @@ class Job(NamedTuple):
     epoch: int
     position: int
     indices: np.ndarray
+    buffer: Lent | None = None
+    """where the batch goes; None: to memory of its own"""
 
 
 class PackedBatch(NamedTuple):
-    """A batch on its way to the main process: images, then targets, in one buffer (one file descriptor to pass on)."""
+    """A batch on its way to the main process: images, then targets, in one buffer."""
 
-    buffer: torch.Tensor
+    buffer: torch.Tensor | Lent
     capacity: int
     image_size: int
     num_classes: int
@@ -76,11 +79,19 @@ class PackedBatch(NamedTuple):
         Raises:
             DataError: an image could not be decoded, and the loader does not skip.
         """
+        buffer = self._tensor()
         if self.error is not None:
             raise DataError(self.error)
-        images, targets = _views(self.buffer, self.capacity, self.image_size, self.num_classes)
+        images, targets = _views(buffer, self.capacity, self.image_size, self.num_classes)
         n = len(self.indices)
         return Batch(images[:n], targets[:n], torch.from_numpy(self.indices), self.corrupt)
+
+    def pin_memory(self) -> PackedBatch:
+        """The same in page-locked memory; called by the DataLoader's pinning thread."""
+        return self._replace(buffer=self._tensor().pin_memory())
+
+    def _tensor(self) -> torch.Tensor:
+        return self.buffer if isinstance(self.buffer, torch.Tensor) else hand_out(self.buffer)
 
 
 def _views(buffer: torch.Tensor, count: int, size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,16 +120,24 @@ class Assembler:
         seed: of the run: each image is transformed under random state keyed by (seed, epoch, position, index), and the
             state found before is restored. None: the transform draws nothing.
         skip: leave undecodable images out, rather than failing the batch.
+        buffers: those that jobs come with.
     """
 
     def __init__(
-        self, labels: LabelSet, source: ImageSource, transform: Transform, seed: int | None, skip: bool
+        self,
+        labels: LabelSet,
+        source: ImageSource,
+        transform: Transform,
+        seed: int | None,
+        skip: bool,
+        buffers: BatchBuffers | None,
     ) -> None:
         self._labels = labels
         self._source = source
         self._transform = transform
         self._seed = seed
         self._skip = skip
+        self._buffers = buffers
 
     def __getitem__(self, job: Job) -> PackedBatch:
         if self._seed is None:
@@ -128,8 +147,9 @@ class Assembler:
 
     def _assemble(self, job: Job, generator: torch.Generator | None) -> PackedBatch:
         count, size, classes = len(job.indices), self._transform.image_size, self._labels.num_classes
-        buffer = _allocate(count * (size * size * 3 + classes))
-        images, targets = _views(buffer, count, size, classes)
+        memory = self._memory(job, count * (size * size * 3 + classes))
+        buffer = memory if job.buffer is None else job.buffer
+        images, targets = _views(memory, count, size, classes)
         kept: list[int] = []
         corrupt: list[str] = []
         for offset, index in enumerate(job.indices.tolist()):
@@ -137,7 +157,7 @@ class Assembler:
                 image = self._source.read(index)
             except DataError as error:
                 if not self._skip:
-                    return PackedBatch(torch.empty(0, dtype=torch.uint8), 0, size, classes, job.indices, [], str(error))
+                    return PackedBatch(buffer, count, size, classes, job.indices, [], str(error))
                 corrupt.append(str(error))
                 continue
             if generator is not None and self._seed is not None:
@@ -154,9 +174,11 @@ class Assembler:
         targets[: len(kept)] = torch.from_numpy(self._labels.targets_batch(indices))
         return PackedBatch(buffer, count, size, classes, indices, corrupt, None)
 
-
-def _allocate(size: int) -> torch.Tensor:
-    if get_worker_info() is None:
-        return torch.empty(size, dtype=torch.uint8)
-    # Shared from the start, as in torch's own default_collate: no copy when it is handed over.
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))
+    def _memory(self, job: Job, size: int) -> torch.Tensor:
+        if job.buffer is not None:
+            assert self._buffers is not None and size <= self._buffers.size
+            return self._buffers.memory(job.buffer)
+        if get_worker_info() is None:
+            return torch.empty(size, dtype=torch.uint8)
+        # Shared from the start, as in torch's own default_collate: no copy when it is handed over.
+        return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))

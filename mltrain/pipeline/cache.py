@@ -52,7 +52,7 @@ class CachedImages:
         self._labels = labels
         self._file = pixels
         self._index = index
-        self._map: np.memmap | None = self._open()
+        self._map: np.ndarray | None = self._open()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}  # a map does not travel to another process, its file does
@@ -70,9 +70,11 @@ class CachedImages:
         assert self._map is not None
         return self._map[offset : offset + height * width * 3].reshape(height, width, 3)
 
-    def _open(self) -> np.memmap | None:
+    def _open(self) -> np.ndarray | None:
+        if not self._file.stat().st_size:
+            return None
         # Copy on write: the file is never changed, and torch takes the array without a warning.
-        return np.memmap(self._file, dtype=np.uint8, mode="c") if self._file.stat().st_size else None
+        return np.asarray(np.memmap(self._file, dtype=np.uint8, mode="c"))
 
 
 def cached_images(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.batch import AsItIs, Assembler, Batch, FileSource, Job, PackedBatch, Transform
+from mltrain.pipeline.buffers import BatchBuffers
 from mltrain.pipeline.cache import CachedImages, available_cores
 from mltrain.pipeline.samplers import Sampler
 
@@ -96,14 +98,14 @@ class TrainLoader:
         self._rank = rank
         self._world_size = world_size
         self._corrupt_budget = corrupt_budget
-        self._plan = _Plan(self._jobs)
         self._loader = _data_loader(
-            Assembler(labels, cache or FileSource(labels), augment, seed, on_corrupt == "skip"),
-            self._plan,
+            partial(Assembler, labels, cache or FileSource(labels), augment, seed, on_corrupt == "skip"),
+            self._jobs,
             num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
             batch_bytes=-(-batch_size // world_size) * (3 * augment.image_size**2 + labels.num_classes),
+            held=2 * accumulate,
         )
         self._stream: Iterator[PackedBatch] | None = None
         self._next = (0, 0)
@@ -134,7 +136,7 @@ class TrainLoader:
         if start == end:
             return
         if self._stream is None or self._next != (epoch, start):
-            self._plan.start = self._next = (epoch, start)
+            self._next = (epoch, start)
             self._stream = _start(self._loader)
         stream = self._stream
         for micro in range(start, end):
@@ -154,8 +156,9 @@ class TrainLoader:
                 self._count(batch.corrupt)
             yield batch
 
-    def _jobs(self, epoch: int, micro: int) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[Job]:
         # Without end: when the jobs of an epoch are handed out, workers go on with the next.
+        epoch, micro = self._next
         parts = self._accumulate * self._world_size
         while True:
             order = self._sampler.order(epoch)
@@ -224,15 +227,15 @@ class EvalLoader:
         """Batches of the rank that has most."""
         indices = torch.arange(first, last).numpy()
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
+        transform = AsItIs(transform.image_size) if cache else transform
         self._loader = _data_loader(
-            Assembler(
-                labels, cache or FileSource(labels), AsItIs(transform.image_size) if cache else transform, None, False
-            ),
-            self._jobs,
+            partial(Assembler, labels, cache or FileSource(labels), transform, None, False),
+            lambda: self._jobs,
             num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
             batch_bytes=local * (3 * transform.image_size**2 + labels.num_classes),
+            held=2,
         )
 
     def __len__(self) -> int:
@@ -257,14 +260,17 @@ def default_workers(gpu: bool) -> int:
 
 
 class _Plan:
-    """Sampler of a DataLoader: the jobs from `start` on."""
+    """Sampler of a DataLoader: jobs, and with each a buffer for its batch."""
 
-    def __init__(self, jobs: Callable[[int, int], Iterator[Job]]) -> None:
-        self.start = (0, 0)
+    def __init__(self, jobs: Callable[[], Iterable[Job]], buffers: BatchBuffers) -> None:
         self._jobs = jobs
+        self._buffers = buffers
 
     def __iter__(self) -> Iterator[Job]:
-        return self._jobs(*self.start)
+        # Runs when the first job is asked for: the workers have then finished all that was asked of them before.
+        self._buffers.take_back()
+        for job in self._jobs():
+            yield job._replace(buffer=self._buffers.lend())
 
 
 def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
@@ -275,24 +281,38 @@ def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
 
 
 def _data_loader(
-    assembler: Assembler, jobs: Any, *, num_workers: int, prefetch: int, pin_memory: bool, batch_bytes: int
+    assembler: Callable[[BatchBuffers | None], Assembler],
+    jobs: Callable[[], Iterable[Job]],
+    *,
+    num_workers: int,
+    prefetch: int,
+    pin_memory: bool,
+    batch_bytes: int,
+    held: int,
 ) -> DataLoader[PackedBatch]:
+    """`held`: batches that the consumer has at once, the one it is about to ask for included."""
     if num_workers < 0 or prefetch < 1:
         raise ValueError(f"num_workers={num_workers}, prefetch={prefetch}: must be at least 0 and 1")
-    if num_workers:
-        _check_shared_memory(batch_bytes * (num_workers * prefetch + 2))
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    # Only forked processes share the buffers: else batches get memory of their own.
+    shared = method == "fork" or not num_workers
+    in_flight = num_workers * prefetch + held
+    buffers = BatchBuffers(in_flight if shared else 0, batch_bytes)
+    if not shared:
+        _check_shared_memory(batch_bytes * in_flight)
     # Linux means the thread that started the worker, not the process.
     main_thread = threading.current_thread() is threading.main_thread()
     return DataLoader(
-        assembler,  # type: ignore[arg-type]
+        assembler(buffers if shared else None),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=jobs,
+        sampler=_Plan(jobs, buffers),
         num_workers=num_workers,
         collate_fn=_as_it_is,
         prefetch_factor=prefetch if num_workers else None,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=partial(_init_worker, main_thread),
+        multiprocessing_context=method if num_workers else None,
         generator=torch.Generator(),  # else the DataLoader draws from the default one, which belongs to training
     )
 
