@@ -59,6 +59,7 @@ class LabelSet:
         self._values = _frozen(np.asarray(values, dtype=np.int8))
         self.fill = int(fill)
         self._check()
+        self._sort()
 
     def _check(self) -> None:
         n, c, listed = len(self._files), len(self.class_names), len(self._indices)
@@ -82,12 +83,25 @@ class LabelSet:
             raise ValueError(f"{self.name}: targets must be 1, 0 or -1, found {np.unique(self._values).tolist()}")
         if self.fill not in (0, -1):
             raise ValueError(f"{self.name}: fill must be 0 or -1, found {self.fill}")
-        if listed:
-            key = np.sort(self._rows() * c + self._indices)
-            twice = np.flatnonzero(key[1:] == key[:-1])
-            if len(twice):
-                row, col = divmod(int(key[twice[0]]), c)
-                raise ValueError(f"{self.name}: {self.file(row)} lists class {self.class_names[col]!r} twice")
+
+    def _sort(self) -> None:
+        """Bring the classes of every row into ascending order, where they are not, and refuse one listed twice."""
+        if self._rising().all():
+            return
+        order = np.lexsort((self._indices, self._rows()))
+        self._indices, self._values = _frozen(self._indices[order]), _frozen(self._values[order])
+        twice = np.flatnonzero(~self._rising())
+        if len(twice):
+            row = int(np.searchsorted(self._indptr, twice[0], side="right")) - 1
+            label = self.class_names[self._indices[twice[0]]]
+            raise ValueError(f"{self.name}: {self.file(row)} lists class {label!r} twice")
+
+    def _rising(self) -> np.ndarray:
+        """Whether the entry after each is of a higher class, or of another row; bool (entries - 1,)."""
+        rising: np.ndarray = self._indices[1:] > self._indices[:-1]
+        starts = self._indptr[1:-1]
+        rising[starts[(starts > 0) & (starts < len(self._indices))] - 1] = True
+        return rising
 
     # -- construction ------------------------------------------------------------------------------------------------
 
@@ -216,9 +230,7 @@ class LabelSet:
     def pairs(self, value: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows, columns) of all targets that are listed with `value`, int64, sorted by row, then column."""
         mask = self._values == value
-        rows, cols = self._rows()[mask], self._indices[mask].astype(np.int64)
-        order = np.lexsort((cols, rows))
-        return rows[order], cols[order]
+        return self._rows()[mask], self._indices[mask].astype(np.int64)
 
     def select(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSet:
         """The images at `indices`, in that order (repeats allowed)."""
@@ -239,7 +251,6 @@ class LabelSet:
         """SHA-256 of files, class names and targets; not of `name`, `root` and how sparsely targets are listed."""
         digest = hashlib.sha256()
         rows, entries = self._rows(), np.flatnonzero(self._values != self.fill)
-        entries = entries[np.lexsort((self._indices[entries], rows[entries]))]
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[entries], minlength=len(self)))])
         for part in ("\0".join(self.class_names).encode(), b"\0".join(self._files.tolist()), bytes([self.fill & 255])):
             digest.update(hashlib.sha256(part).digest())
