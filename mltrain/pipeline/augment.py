@@ -16,14 +16,20 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from mltrain.pipeline import crops, pixels
+from mltrain.pipeline.keys import PHOTOMETRIC, SIDES, keyed_generator
+
 Interpolation = Literal["bilinear", "bicubic"]
 
 # Draws of one image: fixed places, so that switching one augmentation on does not change the draws of another.
-_CROP_TRIES = 10
-_FLIP = 4 * _CROP_TRIES
+# `random_sides` and `photometric` have generators of their own instead, keyed by the first draw.
+_FLIP = 4 * crops.RESIZED_TRIES
 _JITTER = _FLIP + 1
 _CUTOUT = _JITTER + 3
 _DRAWS = _CUTOUT + 5
+
+_CROPS = ("squish", "random_resized", "random_sides", "shorter_side")
+_DEFAULT_RANGES = {"random_sides": ((0.8, 1.0), (1 / 2, 2.0))}
 
 
 class EvalResize:
@@ -98,17 +104,22 @@ class ShorterSide:
 
 
 class TrainAugment:
-    """The random transform of training: crop and resize, flip, colour jitter, cutout, RandAugment, in this order.
+    """The random transform of training: crop and resize, flip, colour jitter, photometric distortion, cutout,
+    RandAugment, in this order.
 
     Args:
         image_size: S, side of the square output in pixels.
         crop: ``squish`` keeps the whole image and ignores the aspect ratio; ``random_resized`` is Inception's crop
-            (Szegedy et al. 2015), drawn as torchvision's ``RandomResizedCrop`` draws it; ``shorter_side`` takes a
-            square as large as the shorter side at a random place.
-        scale, ratio: of ``random_resized``: share of the area (default 0.08 to 1), aspect ratio (default 3/4 to 4/3).
+            (Szegedy et al. 2015), drawn as torchvision's ``RandomResizedCrop`` draws it; ``random_sides`` draws height
+            and width each for itself, as Distribution-Balanced Loss did; ``shorter_side`` takes a square as large as
+            the shorter side at a random place.
+        scale, ratio: of ``random_resized``: share of the area (default 0.08 to 1), aspect ratio width / height (default
+            3/4 to 4/3); of ``random_sides``: share of each side (default 0.8 to 1), aspect ratio (default 1/2 to 2).
         flip: probability of a horizontal flip.
         color_jitter: strength j; brightness, contrast and saturation are each scaled by U(max(0, 1 - j), 1 + j), in
             this order and in one pass, rounded and clipped once at the end.
+        photometric: distort brightness, contrast, saturation, hue and the order of the channels, each with probability
+            1/2, as SSD and Distribution-Balanced Loss did (see `pixels.photometric`).
         cutout: f; a rectangle of f x S by f x S centred on a random pixel (clipped at the border) is filled with a
             random colour: CutoutPIL of the published ASL training code (Ridnik et al. 2021, f = 0.5). 0 is off.
         randaugment_ops, randaugment_magnitude: RandAugment (Cubuk et al. 2020), torchvision's operations, out of 30.
@@ -122,26 +133,29 @@ class TrainAugment:
         self,
         *,
         image_size: int,
-        crop: Literal["squish", "random_resized", "shorter_side"] = "squish",
+        crop: Literal["squish", "random_resized", "random_sides", "shorter_side"] = "squish",
         scale: tuple[float, float] | None = None,
         ratio: tuple[float, float] | None = None,
         flip: float = 0.5,
         color_jitter: float = 0.0,
+        photometric: bool = False,
         cutout: float = 0.0,
         randaugment_ops: int = 0,
         randaugment_magnitude: int = 9,
         interpolation: Interpolation = "bilinear",
     ) -> None:
-        _check_choice("crop", crop, ("squish", "random_resized", "shorter_side"))
+        _check_choice("crop", crop, _CROPS)
         _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
         if image_size < 1:
             raise ValueError(f"image_size={image_size}: must be positive")
-        if crop != "random_resized" and (scale is not None or ratio is not None):
+        if not crop.startswith("random") and (scale is not None or ratio is not None):
             raise ValueError(
-                f"scale and ratio have no effect with crop={crop}; use crop=random_resized, or leave them out"
+                f"scale and ratio have no effect with crop={crop}; use crop=random_resized or random_sides, or leave "
+                "them out"
             )
-        self.scale = _pair("scale", scale or (0.08, 1.0), upper=1.0)
-        self.ratio = _pair("ratio", ratio or (3 / 4, 4 / 3), upper=math.inf)
+        default_scale, default_ratio = _DEFAULT_RANGES.get(crop, ((0.08, 1.0), (3 / 4, 4 / 3)))
+        self.scale = _pair("scale", scale or default_scale, upper=1.0)
+        self.ratio = _pair("ratio", ratio or default_ratio, upper=math.inf)
         for name, value in (("flip", flip), ("cutout", cutout)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: must be in 0..1")
@@ -156,6 +170,7 @@ class TrainAugment:
         self.crop = crop
         self.flip = flip
         self.color_jitter = color_jitter
+        self.photometric = photometric
         self.cutout = cutout
         self.interpolation = interpolation
         self.randaugment = (
@@ -180,9 +195,13 @@ class TrainAugment:
             result = result.flip(-1)
         if self.color_jitter:
             low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
-            result = _jitter(result, *(low + u * (high - low) for u in draws[_JITTER : _JITTER + 3]))
+            result = pixels.jitter(result, *(low + u * (high - low) for u in draws[_JITTER : _JITTER + 3]))
+        if self.photometric:
+            own = keyed_generator(PHOTOMETRIC, int(draws[0] * 2**53))
+            amounts = torch.rand(pixels.PHOTOMETRIC_DRAWS, dtype=torch.float64, generator=own).tolist()
+            result = pixels.photometric(result, amounts)
         if self.cutout:
-            result = _cut_out(result, self.cutout, draws[_CUTOUT : _CUTOUT + 5])
+            result = pixels.cut_out(result, self.cutout, draws[_CUTOUT : _CUTOUT + 5])
         if self.randaugment is not None:
             # Through Pillow: its uint8 affine is 4 times as fast as torch's float grid sampling.
             picture = Image.fromarray(result.permute(1, 2, 0).numpy())
@@ -192,28 +211,15 @@ class TrainAugment:
     def _crop(self, image: np.ndarray, draws: list[float]) -> np.ndarray:
         if self.crop == "squish":
             return image
-        height, width = image.shape[:2]
+        size = image.shape[:2]
         if self.crop == "shorter_side":
-            side = min(height, width)
-            top, left = _below(height - side + 1, draws[0]), _below(width - side + 1, draws[1])
-            return image[top : top + side, left : left + side]
-        log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for i in range(_CROP_TRIES):
-            u = draws[4 * i : 4 * i + 4]
-            area = height * width * (self.scale[0] + u[0] * (self.scale[1] - self.scale[0]))
-            ratio = math.exp(log_low + u[1] * (log_high - log_low))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                top, left = _below(height - h + 1, u[2]), _below(width - w + 1, u[3])
-                return image[top : top + h, left : left + w]
-        # No draw fits: the largest centred part whose ratio is allowed.
-        w, h = width, height
-        if width / height < self.ratio[0]:
-            h = min(height, max(1, round(width / self.ratio[0])))
-        elif width / height > self.ratio[1]:
-            w = min(width, max(1, round(height * self.ratio[1])))
-        top, left = (height - h) // 2, (width - w) // 2
-        return image[top : top + h, left : left + w]
+            top, left, height, width = crops.shorter_side(*size, draws)
+        elif self.crop == "random_sides":
+            own = keyed_generator(SIDES, int(draws[0] * 2**53))
+            top, left, height, width = crops.random_sides(*size, self.scale, self.ratio, own)
+        else:
+            top, left, height, width = crops.random_resized(*size, self.scale, self.ratio, draws)
+        return image[top : top + height, left : left + width]
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -225,10 +231,6 @@ def _pair(name: str, value: tuple[float, float], upper: float) -> tuple[float, f
     if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
         raise ValueError(f"{name}={tuple(value)}: must be two numbers, 0 < low <= high{'' if upper > 1 else ' <= 1'}")
     return float(value[0]), float(value[1])
-
-
-def _below(n: int, u: float) -> int:
-    return min(int(u * n), n - 1)
 
 
 def _shorter_side_to(image: np.ndarray, size: int) -> tuple[int, int]:
@@ -246,28 +248,3 @@ def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> t
     if image.shape[:2] == (height, width):
         return batch[0]
     return F.interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
-
-
-def _jitter(image: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
-    # b x = y, then c y + (1 - c) mean(grey(y)) = z, then s z + (1 - s) grey(z), multiplied out.
-    # Plane by plane: broadcasting the grey over interleaved channels takes twice as long.
-    planes = [plane.float() for plane in image]
-    grey = (planes[0] * 0.299).add_(planes[1], alpha=0.587).add_(planes[2], alpha=0.114)
-    offset = (1 - contrast) * brightness * float(grey.mean())
-    grey.mul_((1 - saturation) * contrast * brightness).add_(offset + 0.5)
-    result = torch.empty_like(image)
-    for k, plane in enumerate(planes):
-        result[k] = plane.mul_(saturation * contrast * brightness).add_(grey).clamp_(0, 255)
-    return result
-
-
-def _cut_out(image: torch.Tensor, factor: float, draws: list[float]) -> torch.Tensor:
-    height, width = image.shape[1:]
-    h, w = int(factor * height + 0.5), int(factor * width + 0.5)
-    centre_y, centre_x = _below(height, draws[0]), _below(width, draws[1])
-    top, left = max(0, centre_y - h // 2), max(0, centre_x - w // 2)
-    bottom, right = min(height, centre_y + h // 2), min(width, centre_x + w // 2)
-    colour = torch.tensor([_below(256, u) for u in draws[2:]], dtype=torch.uint8)
-    result = image.clone()  # `image` may be the caller's, or lie in a cache
-    result[:, top:bottom, left:right] = colour[:, None, None]
-    return result

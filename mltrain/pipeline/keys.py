@@ -10,7 +10,7 @@ import torch
 _MASK = (1 << 64) - 1
 
 # What a key is for; a first part that keeps e.g. the order of an epoch and its augmentation independent.
-ORDER, IMAGE, MIX = 1, 2, 3
+ORDER, IMAGE, MIX, PHOTOMETRIC, SIDES = 1, 2, 3, 4, 5
 
 
 def hash_key(*parts: int) -> int:

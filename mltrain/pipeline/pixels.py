@@ -1,0 +1,90 @@
+"""Changes of the pixels of one image: uint8 (3, H, W) to the same, with its strides; the input is left as it is."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from mltrain.pipeline.crops import below
+
+PHOTOMETRIC_DRAWS = 10
+_PERMUTATIONS = tuple(itertools.permutations(range(3)))
+
+
+def jitter(image: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
+    """The three factors in turn, as torchvision's `adjust_*` on floats, rounded and clipped once at the end."""
+    # b x = y, then c y + (1 - c) mean(grey(y)) = z, then s z + (1 - s) grey(z), multiplied out.
+    # Plane by plane: broadcasting the grey over interleaved channels takes twice as long.
+    planes = [plane.float() for plane in image]
+    grey = (planes[0] * 0.299).add_(planes[1], alpha=0.587).add_(planes[2], alpha=0.114)
+    offset = (1 - contrast) * brightness * float(grey.mean())
+    grey.mul_((1 - saturation) * contrast * brightness).add_(offset + 0.5)
+    result = torch.empty_like(image)
+    for k, plane in enumerate(planes):
+        result[k] = plane.mul_(saturation * contrast * brightness).add_(grey).clamp_(0, 255)
+    return result
+
+
+def photometric(image: torch.Tensor, draws: list[float]) -> torch.Tensor:
+    """Photometric distortion of SSD (Liu et al., arXiv 1512.02325), as Distribution-Balanced Loss ran it.
+
+    Each with probability 1/2: brightness, +U(-32, 32); contrast, times U(0.5, 1.5); saturation, times U(0.5, 1.5), and
+    hue, +U(-18, 18) degrees, both in HSV; a random permutation of the channels. Ten draws in [0, 1): switch and amount
+    of each. Rounded and clipped to 0..255 once, at the end. (The published code works on floats and never clips; it
+    takes contrast before or after HSV at random, which is the same: hue and saturation do not change under scaling.)
+    """
+    on = [draws[2 * k] < 0.5 for k in range(5)]
+    amount = draws[1::2]
+    brightness = 64 * amount[0] - 32 if on[0] else 0.0
+    contrast = 0.5 + amount[1] if on[1] else 1.0
+    saturation = 0.5 + amount[2] if on[2] else 1.0
+    channels = _PERMUTATIONS[below(6, amount[4])] if on[4] else _PERMUTATIONS[0]
+    if not any(on):
+        return image
+    planes = [plane.contiguous() for plane in image]
+    offset = contrast * brightness + 0.5
+    if on[2] or on[3]:
+        value = torch.maximum(torch.maximum(planes[0], planes[1]), planes[2])
+        # V and V - x, for each channel x, are all that saturation scales and hue moves between channels; they, and
+        # so brightness, can be put together at the end.
+        base = value.float()
+        if on[3]:
+            missing = _missing(planes, value, (36 * amount[3] - 18) / 60)
+        else:
+            missing = [base - plane for plane in planes]
+        base = base.mul_(contrast).add_(offset)
+        planes = [torch.add(base, part, alpha=-saturation * contrast) for part in missing]
+    elif on[0] or on[1]:
+        planes = [plane.float().mul_(contrast).add_(offset) for plane in planes]
+    result = torch.empty_like(image)
+    for k, source in enumerate(channels):
+        result[k] = planes[source].clamp_(0, 255)
+    return result
+
+
+def _missing(planes: list[torch.Tensor], value: torch.Tensor, shift: float) -> list[torch.Tensor]:
+    """V - x of the three channels after the hue moved by `shift` sextants (60 degrees), at most one either way."""
+    red, green, blue = (plane.float() for plane in planes)
+    is_red, is_green = planes[0] == value, planes[1] == value
+    chroma = (value - torch.minimum(torch.minimum(planes[0], planes[1]), planes[2])).float()
+    # of a grey pixel the numerator is 0 and the hue does not matter
+    hue = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green)).div_(chroma.clamp_min(1))
+    hue.add_(torch.where(is_red, shift, torch.where(is_green, shift + 2, shift + 4)))
+    hue.remainder_(6)
+    # The share of the chroma that a channel lacks rises and falls around the circle, flat at 0 and 1 for two sextants.
+    lacks = [(hue - 3).abs_().neg_().add_(2), (hue - 2).abs_().sub_(1), (hue - 4).abs_().sub_(1)]
+    return [part.clamp_(0, 1).mul_(chroma) for part in lacks]
+
+
+def cut_out(image: torch.Tensor, factor: float, draws: list[float]) -> torch.Tensor:
+    """A rectangle of `factor` of each side around a random pixel filled with a random colour; five draws."""
+    height, width = image.shape[1:]
+    h, w = int(factor * height + 0.5), int(factor * width + 0.5)
+    centre_y, centre_x = below(height, draws[0]), below(width, draws[1])
+    top, left = max(0, centre_y - h // 2), max(0, centre_x - w // 2)
+    bottom, right = min(height, centre_y + h // 2), min(width, centre_x + w // 2)
+    colour = torch.tensor([below(256, u) for u in draws[2:]], dtype=torch.uint8)
+    result = image.clone()  # `image` may be the caller's, or lie in a cache
+    result[:, top:bottom, left:right] = colour[:, None, None]
+    return result
