@@ -118,10 +118,11 @@ def _read_training(
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
     folder, val = Path(split), None
+    whole = f"{name}/{'split' if val_fraction > 0 else 'train'}"
     if (folder / "labels.csv").is_file():
-        train, val = _read_ours(benchmark, folder, root, name)
+        train, val = _read_ours(benchmark, folder, root, whole, f"{name}/val")
     elif (folder / "class_freq.pkl").is_file():
-        official = read_official(folder, root=root, name=f"{name}/train")
+        official = read_official(folder, root=root, name=whole)
         if official.benchmark is not benchmark:
             raise DataError(f"{folder}: holds {official.benchmark.title}, not {benchmark.title}")
         train = official.labels
@@ -137,20 +138,15 @@ def _read_training(
 
 
 def _read_ours(
-    benchmark: Benchmark, folder: Path, root: str | os.PathLike[str], name: str
+    benchmark: Benchmark, folder: Path, root: str | os.PathLike[str], train_name: str, val_name: str
 ) -> tuple[LabelSet, LabelSet | None]:
     """A folder of `mltrain.longtail.write_split`; its class names have no semicolon, so it is plain csv."""
-    parts = ["train", "val"] if (folder / "val_image_ids.txt").is_file() else ["train"]
-    made = [
-        _place(
-            benchmark,
-            read_csv(folder / "labels.csv", classes=folder / "classes.txt", split=part, name=f"{name}/{part}"),
-            folder / "labels.csv",
-            root,
-        )
-        for part in parts
-    ]
-    return made[0], made[1] if len(made) > 1 else None
+    file, classes = folder / "labels.csv", folder / "classes.txt"
+    train = read_csv(file, classes=classes, split="train", name=train_name)
+    if not (folder / "val_image_ids.txt").is_file():
+        return _place(benchmark, train, file, root), None
+    val = read_csv(file, classes=classes, split="val", name=val_name)
+    return _place(benchmark, train, file, root), _place(benchmark, val, file, root)
 
 
 def _place(benchmark: Benchmark, labels: LabelSet, path: Path, root: str | os.PathLike[str]) -> LabelSet:
