@@ -11,9 +11,11 @@ import pytest
 
 from mltrain.config import cli
 from mltrain.config.assemble import train
-from mltrain.config.compose import CONFIGS
+from mltrain.config.build import instantiate
+from mltrain.config.compose import CONFIGS, load
 from mltrain.datasets.mlt_official import read_official
 from mltrain.datasets.shapes import shapes
+from mltrain.labels import LabelStats
 from mltrain.longtail.split import write_split
 from tests.datasets.mlt_files import ids, targets, write_official, write_voc
 from tests.promises.runs import TINY, fit, state
@@ -75,6 +77,18 @@ def test_the_table_of_the_paper_is_one_command(voc: list[str], tmp_path: Path) -
     results = [result_of(path.parent) for path in (tmp_path / "runs").rglob("result.json")]
     assert sorted(result["name"] for result in results) == sorted(METHODS)
     assert all(result["seed"] == 3 and math.isfinite(result["val"]["map"]) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("folder", "images", "steps"), [("VOCdevkit/longtail2012", 3875, 121), ("coco/longtail2017", 22560, 705)]
+)
+def test_an_epoch_of_the_recipes_has_the_published_length(
+    shared_data: Path, folder: str, images: int, steps: int
+) -> None:
+    cfg = load(["+experiment=mlt_recipe"])
+    labels = read_official(shared_data / "longtail_official" / folder).labels
+    sampler = instantiate(cfg.sampler, "sampler", labels=labels, stats=LabelStats.from_labels(labels), seed=0)
+    assert (len(sampler), len(sampler) // cfg.runner.batch_size) == (images, steps)
 
 
 @pytest.mark.parametrize("dataset", ["voc_mlt", "coco_mlt"])
