@@ -1,0 +1,285 @@
+"""A long-tailed subset of a LabelSet: curve, targets, held-out validation part, choice of images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.longtail import curves
+from mltrain.longtail.fill import Chooser
+from mltrain.longtail.options import LongTailOptions
+from mltrain.longtail.published import published_selection
+from mltrain.longtail.split import write_split
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class LongTail:
+    """A long-tailed subset, not yet written."""
+
+    name: str
+    train: LabelSet
+    val: LabelSet | None
+    stats: LabelStats
+    """of `train`"""
+    source_counts: np.ndarray
+    """int64 (C,): images of each class in the source"""
+    targets: np.ndarray
+    """int64 (C,): training images wanted of each class"""
+    manifest: dict[str, Any]
+
+    def write(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        finish: Callable[[Path], None] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the split folder (`mltrain.longtail.split`), in whole or not at all; see `write_split`."""
+        return write_split(
+            folder,
+            train=self.train,
+            val=self.val,
+            source_counts=self.source_counts,
+            targets=self.targets,
+            head_min=self.stats.head_min,
+            medium_min=self.stats.medium_min,
+            manifest=self.manifest,
+            finish=finish,
+            overwrite=overwrite,
+        )
+
+
+def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, name: str | None = None) -> LongTail:
+    """Choose a long-tailed training set, and a validation part disjoint from it, from the images of `source`.
+
+    Every image brings all its labels, so not every curve can be met: `stats.positives` against `targets` says how near
+    it came. Images without a positive label are never trained on. The same source, options and seed give the same
+    images; ``balanced`` keeps them in the order of the source.
+
+    Args:
+        source: images to choose from.
+        options: see `LongTailOptions`.
+        name: of the subset; default: from the options.
+
+    Raises:
+        DataError: a class has fewer images than wanted, or `counts` does not fit the classes.
+    """
+    options = options or LongTailOptions()
+    name = name or default_name(options)
+    stats = LabelStats.from_labels(source)
+    rows, cols = source.positive_pairs()
+    if not len(rows):
+        raise DataError(f"{source.name}: no image has a positive label, there is nothing to choose")
+    order = curves.class_order(stats.cooccurrence, options.order)
+    reserved = _reserved(options, stats.positives)
+    targets = _clip(
+        source, options, _targets(source, options, order, stats.positives), stats.positives, stats.positives - reserved
+    )
+
+    def chooser(purpose: int, taken: np.ndarray) -> Chooser:
+        made = Chooser(rows, cols, num_images=len(source), num_classes=source.num_classes, seed=[options.seed, purpose])
+        made.free[taken] = False
+        return made
+
+    nothing = np.empty(0, dtype=np.int64)
+    if options.method == "published":
+        parts = np.split(cols, np.searchsorted(rows, np.arange(1, len(source))))
+        train = published_selection(
+            [part.tolist() for part in parts], order.tolist(), targets.tolist(), seed=options.seed
+        )
+        left = stats.positives - np.bincount(cols[np.isin(rows, train)], minlength=source.num_classes)
+        val = _hold_out(source, options, chooser(1, train), left)
+    else:
+        val = _hold_out(source, options, chooser(1, nothing), stats.positives - targets)
+        train = _balanced(source, options, chooser(0, val), targets)
+    train_labels = source.select(train, name=f"{name}/train")
+    val_labels = source.select(val, name=f"{name}/val") if len(val) else None
+    manifest = {
+        "name": name,
+        "source": {
+            "name": source.name,
+            "images": len(source),
+            "classes": source.num_classes,
+            "fingerprint": source.fingerprint(),
+        },
+        "method": options.method,
+        "seed": options.seed,
+        "parameters": asdict(options),
+    }
+    longtail = LongTail(
+        name=name,
+        train=train_labels,
+        val=val_labels,
+        stats=LabelStats.from_labels(train_labels, options.head_min, options.medium_min),
+        source_counts=stats.positives,
+        targets=targets,
+        manifest=manifest,
+    )
+    _log(longtail)
+    return longtail
+
+
+def default_name(options: LongTailOptions) -> str:
+    """`pareto_max800_min1_b6_seed0`, `published_max800_min1_b6_seed0`, `exponential_all_min4_cap300_seed0` ..."""
+    parts = [options.curve if options.method == "balanced" else f"published_{options.curve}".removesuffix("_pareto")]
+    if options.curve != "explicit":
+        parts += ["all" if options.max is None else f"max{options.max}", f"min{options.min}"]
+    if options.curve == "pareto":
+        parts.append(f"b{options.b:g}")
+    usual = LongTailOptions(seed=options.seed)
+    if options.order != usual.order:
+        parts.append(options.order)
+    for key, short in (("cap", "cap"), ("at_least", "least"), ("val_fraction", "val"), ("val_per_class", "valper")):
+        if getattr(options, key) != getattr(usual, key):
+            parts.append(f"{short}{getattr(options, key)}")
+    return "_".join([*parts, f"seed{options.seed}"])
+
+
+def _targets(source: LabelSet, options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> np.ndarray:
+    if options.counts is not None:
+        targets = curves.explicit(source.class_names, options.counts)
+    else:
+        most = int(available[order[0]]) if options.max is None else options.max
+        c, least = source.num_classes, min(options.min, most)
+        if options.curve == "pareto":
+            curve = curves.pareto(c, max=most, min=least, b=options.b)
+        else:
+            curve = curves.exponential(c, max=most, min=least)
+        targets = np.empty(c, dtype=np.int64)
+        targets[order] = curve
+    targets = np.maximum(targets, options.at_least)
+    return targets if options.cap is None else np.minimum(targets, options.cap)
+
+
+def _reserved(options: LongTailOptions, positives: np.ndarray) -> np.ndarray:
+    """(C,) images of each class that training may not take: the validation share, 1 at least where a class has 2."""
+    if options.method == "published" or (options.val_fraction == 0 and options.val_per_class is None):
+        return np.zeros_like(positives)
+    share = 0 if options.val_per_class is not None else options.val_fraction
+    return np.where(positives >= 2, np.maximum(np.rint(positives * share).astype(np.int64), 1), 0)
+
+
+def _clip(
+    source: LabelSet, options: LongTailOptions, targets: np.ndarray, positives: np.ndarray, available: np.ndarray
+) -> np.ndarray:
+    """The targets, no higher than the images there are; DataError where that is not allowed."""
+    short = np.flatnonzero(targets > available)
+    if not len(short):
+        return targets
+    if options.shortage == "clip":
+        log.warning(
+            "%s: %d of %d classes have fewer images than wanted; their targets are lowered to what there is",
+            source.name,
+            len(short),
+            source.num_classes,
+        )
+        return np.minimum(targets, available)
+    lines = []
+    for k in short[np.argsort(available[short] - targets[short], kind="stable")][:SHOWN]:
+        held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
+        lines.append(f"  {source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
+    if len(short) > SHOWN:
+        lines.append(f"  ... and {len(short) - SHOWN} more")
+    keys = {"pareto": "max or min, raise b", "exponential": "max or min", "explicit": "counts"}[options.curve]
+    raise DataError(
+        "\n".join(
+            [
+                f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted:",
+                *lines,
+                f"Lower {keys}, or take what there is with shortage=clip",
+            ]
+        )
+    )
+
+
+def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spare: np.ndarray) -> np.ndarray:
+    """Validation images: of every class its share, as far as training can spare it (C,); images without labels too."""
+    if options.val_fraction == 0 and options.val_per_class is None:
+        return np.empty(0, dtype=np.int64)
+    sizes = np.array([len(members) for members in chooser.members])
+    if options.val_per_class is not None:
+        chooser.fill(np.minimum(options.val_per_class, spare), spare)
+    else:
+        wanted = np.minimum(np.maximum(np.rint(sizes * options.val_fraction).astype(np.int64), 1), spare)
+        chooser.fill(wanted, wanted)
+        chooser.lift(np.minimum(1, wanted), wanted, spare)
+        bare = np.flatnonzero(np.diff(chooser.indptr) == 0)
+        held = chooser.rng.permutation(bare)[: round(len(bare) * options.val_fraction)]
+        chooser.chosen[held] = True
+    empty = [source.class_names[k] for k in np.flatnonzero((chooser.counts == 0) & (sizes > 0))]
+    if empty:
+        log.warning(
+            "%d of %d classes have no validation image, there is none that training leaves: %s",
+            len(empty),
+            source.num_classes,
+            ", ".join(empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else ""),
+        )
+    return np.flatnonzero(chooser.chosen)
+
+
+def _balanced(source: LabelSet, options: LongTailOptions, chooser: Chooser, targets: np.ndarray) -> np.ndarray:
+    caps = np.full(len(targets), np.iinfo(np.int64).max if options.cap is None else options.cap)
+    floors = np.minimum(options.at_least, targets)
+    chooser.fill(targets, targets)
+    chooser.lift(floors, targets, caps)
+    chooser.improve(targets, floors, caps)
+    below = np.flatnonzero(chooser.counts < floors)
+    if len(below):
+        lines = [
+            f"  {source.class_names[k]}: {chooser.counts[k]} reached, {floors[k]} wanted, {len(chooser.members[k])} in "
+            "the source"
+            for k in below[:SHOWN]
+        ]
+        raise DataError(
+            "\n".join(
+                [
+                    f"{source.name}: at_least={options.at_least} cannot be met together with cap={options.cap}: images "
+                    "of these classes also show capped ones:",
+                    *lines,
+                    "Raise cap, or lower at_least",
+                ]
+            )
+        )
+    return np.flatnonzero(chooser.chosen)
+
+
+def _log(longtail: LongTail) -> None:
+    counts, targets = longtail.stats.positives, longtail.targets
+    miss = np.abs(counts - targets) / np.maximum(targets, 1)
+    groups = ", ".join(f"{name} {len(index)}" for name, index in longtail.stats.group_indices().items())
+    log.info(
+        "%s: %d training images, %d labels, classes from %d to %d images; %s",
+        longtail.name,
+        len(longtail.train),
+        counts.sum(),
+        counts.max(),
+        counts.min(),
+        groups,
+    )
+    if not miss.any():
+        log.info("all %d classes have exactly the images that were wanted", len(counts))
+    else:
+        worst = int(miss.argmax())
+        log.info(
+            "%d of %d classes have exactly the images that were wanted; %.1f %% off on average, most at %s: %d for %d",
+            np.count_nonzero(miss == 0),
+            len(counts),
+            100 * miss.mean(),
+            longtail.train.class_names[worst],
+            counts[worst],
+            targets[worst],
+        )
+    if longtail.val is not None:
+        log.info("validation part: %d images, none of them trained on", len(longtail.val))

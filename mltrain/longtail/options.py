@@ -1,0 +1,70 @@
+"""How a long-tailed subset is to be built: the options of `build_longtail` and of tools/create_longtail_dataset.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _number(default: Any, *, least: float, most: float | None = None) -> Any:
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+@dataclass(frozen=True)
+class LongTailOptions:
+    """Options; the curve gives each rank a number of images, `order` gives each class its rank.
+
+    Raises:
+        ValueError: options that contradict each other.
+    """
+
+    method: Literal["balanced", "published"] = "balanced"
+    """balanced: rarest class first, no class above its target where that can be; published: the algorithm and the
+    random stream of Wu et al. (ECCV 2020), which made VOC-MLT"""
+    curve: Literal["pareto", "exponential", "explicit"] = "pareto"
+    max: int | None = _number(None, least=1)
+    """images of the first class; None: all that it has"""
+    min: int = _number(1, least=0)
+    """what the curve falls to; exponential reaches it, pareto stays above it"""
+    b: float = _number(6.0, least=0.01)
+    """of the pareto curve; smaller: longer head"""
+    counts: str | dict[str, int] | None = None
+    """explicit curve: images per class, as a mapping or a file (csv with the columns class,count; or json)"""
+    order: Literal["cooccurrence", "frequency"] = "cooccurrence"
+    """of the classes along the curve: by how often a class comes along with others (the paper's), or by its images"""
+    cap: int | None = _number(None, least=1)
+    """no class gets more images, whatever its target"""
+    at_least: int = _number(0, least=0)
+    """every class gets so many images, even where that lifts other classes above their targets"""
+    shortage: Literal["error", "clip"] = "error"
+    """a class with fewer images than wanted: refuse, or lower its target to what there is"""
+    val_fraction: float = _number(0.1, least=0, most=0.9)
+    """share of the source held out for validation, stratified; 0: none"""
+    val_per_class: int | None = _number(None, least=1)
+    """instead: so many validation images of each class, or as many as training can spare"""
+    head_min: int = _number(100, least=1)
+    """head: classes with at least so many training images"""
+    medium_min: int = _number(20, least=1)
+    """medium: at least so many; tail: fewer"""
+    seed: int = _number(0, least=0, most=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        if self.medium_min > self.head_min:
+            raise ValueError(f"medium_min={self.medium_min} must not be above head_min={self.head_min}")
+        if (self.curve == "explicit") != (self.counts is not None):
+            raise ValueError(
+                "counts is for curve=explicit, which needs it: counts=FILE (csv with the columns class,count) or "
+                "counts='{person: 800, dog: 20}'"
+            )
+        if self.curve != "explicit" and self.max is not None and self.min > self.max:
+            raise ValueError(f"min={self.min} is above max={self.max}")
+        if self.curve == "exponential" and self.min < 1:
+            raise ValueError("curve=exponential falls by a constant factor, so min must be at least 1")
+        if self.cap is not None and self.at_least > self.cap:
+            raise ValueError(f"at_least={self.at_least} is above cap={self.cap}")
+        if self.method == "published":
+            for name, off in (("cap", None), ("at_least", 0)):
+                if getattr(self, name) != off:
+                    raise ValueError(f"{name}={getattr(self, name)} needs method=balanced: the published has no such")
+            if self.order != "cooccurrence":
+                raise ValueError("order=frequency needs method=balanced: the published order is cooccurrence")
