@@ -66,12 +66,13 @@ def photometric(image: torch.Tensor, draws: list[float]) -> torch.Tensor:
 def _missing(planes: list[torch.Tensor], value: torch.Tensor, shift: float) -> list[torch.Tensor]:
     """V - x of the three channels after the hue moved by `shift` sextants (60 degrees), at most one either way."""
     red, green, blue = (plane.float() for plane in planes)
-    is_red, is_green = planes[0] == value, planes[1] == value
+    is_red, is_green = (planes[0] == value).float(), (planes[1] == value).float()
     chroma = (value - torch.minimum(torch.minimum(planes[0], planes[1]), planes[2])).float()
-    # of a grey pixel the numerator is 0 and the hue does not matter
-    hue = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green)).div_(chroma.clamp_min(1))
-    hue.add_(torch.where(is_red, shift, torch.where(is_green, shift + 2, shift + 4)))
-    hue.remainder_(6)
+    # Choices by lerp, exact for weights 0 and 1: torch.where takes six times as long.
+    hue = torch.lerp(torch.lerp(red - green, blue - red, is_green), green - blue, is_red)
+    hue.div_(chroma.clamp_min(1))  # of a grey pixel the numerator is 0 and the hue does not matter
+    hue.add_(is_green.mul_(-2).add_(4).mul_(is_red.neg_().add_(1))).add_(shift)
+    hue.add_((hue < 0).float(), alpha=6)
     # The share of the chroma that a channel lacks rises and falls around the circle, flat at 0 and 1 for two sextants.
     lacks = [(hue - 3).abs_().neg_().add_(2), (hue - 2).abs_().sub_(1), (hue - 4).abs_().sub_(1)]
     return [part.clamp_(0, 1).mul_(chroma) for part in lacks]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import colorsys
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from mltrain.pipeline.augment import EvalResize, ShorterSide, TrainAugment
+from mltrain.pipeline.pixels import photometric
 
 from .conftest import photograph
 
@@ -42,7 +46,7 @@ def test_crop_equals_torchvision_resize_and_centre_crop(shape, crop_pct):
     assert (result.int() - expected.int()).abs().max() <= 1  # torchvision takes the planar kernel
 
 
-@pytest.mark.parametrize("crop", ["squish", "random_resized", "shorter_side"])
+@pytest.mark.parametrize("crop", ["squish", "random_resized", "random_sides", "shorter_side"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_crop_gives_the_size_that_was_asked_for(shape, crop):
     image = photograph(0, *shape)
@@ -59,10 +63,10 @@ def test_without_augmentation_training_sees_what_evaluation_sees():
     )
 
 
-FULL = {"color_jitter": 0.4, "cutout": 0.5, "randaugment_ops": 2}
+FULL = {"color_jitter": 0.4, "photometric": True, "cutout": 0.5, "randaugment_ops": 2}
 
 
-@pytest.mark.parametrize("crop", ["squish", "random_resized", "shorter_side"])
+@pytest.mark.parametrize("crop", ["squish", "random_resized", "random_sides", "shorter_side"])
 def test_the_generator_decides_everything(crop):
     image = photograph(0, 60, 90)
     augment = TrainAugment(image_size=32, crop=crop, **FULL)
@@ -72,7 +76,7 @@ def test_the_generator_decides_everything(crop):
     assert not torch.equal(first, run(augment, image, 2))
 
 
-@pytest.mark.parametrize("options", [{"flip": 1.0}, {"color_jitter": 0.4}, {"cutout": 0.5}, {"randaugment_ops": 2}])
+@pytest.mark.parametrize("options", [{"flip": 1.0}, {"photometric": True}, {"cutout": 0.5}, {"randaugment_ops": 2}])
 @pytest.mark.parametrize("size", [32, 60])
 def test_the_source_image_is_not_changed(options, size):
     image = photograph(0, 60, 60)
@@ -107,6 +111,36 @@ def test_random_resized_crop_stays_within_its_bounds():
     assert 0.45 < min(ratios) < 0.65 and 1.5 < max(ratios) < 2.2
 
 
+def test_random_sides_draws_each_side_for_itself_within_its_share():
+    height, width = 120, 90
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    image = np.stack([rows, columns, columns], axis=2)
+    augment = TrainAugment(image_size=256, crop="random_sides", flip=0.0)  # larger: the extremes stay
+    boxes = []
+    for seed in range(300):
+        result = run(augment, image, seed).int()
+        low, high = result.amin((1, 2)).tolist(), result.amax((1, 2)).tolist()
+        boxes.append([(high[0] - low[0] + 1) / height, (high[1] - low[1] + 1) / width, low[0], low[1]])
+    h, w, top, left = np.array(boxes).T
+    for share in (h, w):
+        assert 0.79 < share.min() < 0.81 and share.max() > 0.99 and abs(share.mean() - 0.9) < 0.015
+    assert abs(np.corrcoef(h, w)[0, 1]) < 0.15
+    assert top.max() > 20 and left.max() > 14 and (top + h * height <= height).all()
+
+
+def test_random_sides_keeps_to_its_ratio_and_an_image_that_has_no_such_crop_whole():
+    image = np.zeros((40, 84, 3), np.uint8)
+    image[:, :, 0] = np.arange(84)
+    augment = TrainAugment(image_size=128, crop="random_sides", flip=0.0)
+    for seed in range(100):
+        columns = run(augment, image, seed)[0].int()
+        assert int(columns.max() - columns.min()) + 1 <= 80  # twice the height at most
+    strip = photograph(0, 40, 120)
+    np.testing.assert_array_equal(
+        run(TrainAugment(image_size=32, crop="random_sides", flip=0.0), strip), EvalResize(image_size=32)(strip)
+    )
+
+
 def test_random_resized_crop_of_a_strip_falls_back_to_its_centre():
     image = np.zeros((4, 400, 3), np.uint8)
     image[:, 197:203] = 200
@@ -124,6 +158,53 @@ def test_colour_jitter_equals_the_three_adjustments_in_turn():
         x = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(x, brightness), contrast), saturation)
         # torchvision's grey uses 0.2989, 0.587, 0.114, which do not add up to 1.
         assert (run(augment, image, seed) - x * 255).abs().max() < 1.0
+
+
+def distorted(image: np.ndarray, draws: list[float], contrast_first: bool) -> np.ndarray:
+    """SSD's distortion one step after the other, in HSV by the standard library, pixel by pixel, not rounded."""
+    on = [u < 0.5 for u in draws[::2]]
+    amounts = [low + u * (high - low) for u, (low, high) in zip(draws[1::2], RANGES, strict=True)]
+    x = image.astype(np.float64)
+    x = x + amounts[0] if on[0] else x
+    factor = amounts[1] if on[1] else 1.0
+    x = x * factor if contrast_first else x
+    for pixel in x.reshape(-1, 3):
+        hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+        saturation *= amounts[2] if on[2] else 1.0
+        hue += amounts[3] / 360 if on[3] else 0.0
+        pixel[:] = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    x = x if contrast_first else x * factor
+    return x[..., list(itertools.permutations(range(3)))[int(amounts[4])]] if on[4] else x
+
+
+RANGES = [(-32, 32), (0.5, 1.5), (0.5, 1.5), (-18, 18), (0, 6)]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_photometric_distortion_equals_its_steps_in_turn(seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(33, 256, (12, 11, 3)).astype(np.uint8)  # above what brightness can take away
+    image[0] = image[0, :, :1]  # greys
+    image[1, :, 0], image[2, :, 1] = image[1, :, 1], image[2, :, 2]  # two channels alike
+    draws = rng.random(10).tolist()
+    if seed < 6:  # each alone, at last all together
+        draws[::2] = [0.0 if seed in (k, 5) else 0.9 for k in range(5)]
+    result = photometric(planes(image), draws)
+    assert result.dtype == torch.uint8 and result.stride() == planes(image).stride()
+    for contrast_first in (True, False):
+        expected = distorted(image, draws, contrast_first).clip(0, 255)
+        assert np.abs(result.permute(1, 2, 0).numpy() - expected).max() < 0.51
+
+
+def test_photometric_distortion_switches_each_part_with_probability_one_half():
+    image = np.full((4, 4, 3), (90, 120, 140), np.uint8)
+    augment = TrainAugment(image_size=4, flip=0.0, photometric=True)
+    results = [run(augment, image, seed)[:, 0, 0].tolist() for seed in range(800)]
+    unchanged = sum(result == [90, 120, 140] for result in results)
+    # all five switches off, or only the permutation on and it the identity: 1/32 (1 + 1/6)
+    assert 15 <= unchanged <= 48
+    swapped = sum(result != sorted(result) for result in results)
+    assert 265 <= swapped <= 400  # 1/2 * 5/6, and ties
 
 
 def test_cutout_fills_one_rectangle_of_half_the_side_with_one_colour():
@@ -155,6 +236,10 @@ def test_one_augmentation_does_not_change_the_draws_of_another():
     plain = run(TrainAugment(image_size=32, crop="random_resized"), image, 3)
     cut = run(TrainAugment(image_size=32, crop="random_resized", cutout=0.25), image, 3)
     assert (plain == cut).float().mean() > 0.9
+    cut_and_distorted = run(
+        TrainAugment(image_size=32, crop="random_resized", cutout=0.25, photometric=True, randaugment_ops=0), image, 3
+    )
+    assert torch.equal((cut == cut_and_distorted).all(0), (plain != cut).any(0)), "the same patch of the same colour"
 
 
 def test_shorter_side_shrinks_and_never_enlarges():
@@ -169,6 +254,7 @@ def test_shorter_side_shrinks_and_never_enlarges():
         {"crop": "centre"},
         {"scale": (0.5, 1.0)},
         {"crop": "shorter_side", "ratio": (1.0, 1.0)},
+        {"crop": "random_sides", "scale": (0.0, 1.0)},
         {"crop": "random_resized", "scale": (0.5, 1.5)},
         {"crop": "random_resized", "scale": (0.9, 0.5)},
         {"flip": 1.5},
