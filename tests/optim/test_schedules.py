@@ -103,6 +103,23 @@ def test_multi_step_warm_up_multiplies_the_milestones():
     assert [schedule.at(step)[0] for step in (0, 2, 4, 8, 15)] == pytest.approx([0.5, 0.625, 0.075, 0.1, 0.1])
 
 
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "warmup"),
+    [(121, 500), (705, 500), (121, 700), (121, 2000)],  # VOC-MLT, COCO-MLT; a warm-up beyond a milestone, and the end
+)
+def test_multi_step_equals_the_published_rule_of_distribution_balanced_loss(steps_per_epoch, warmup):
+    schedule = schedules.MultiStep(
+        steps_per_epoch=steps_per_epoch, epochs=8, milestones=[5, 7], warmup_steps=warmup, warmup_start=1 / 3
+    )
+    # mmcv: the epoch decides the regular rate; below `warmup` iterations it is lowered by (1 - it / warmup) * 2 / 3
+    for iteration in range(8 * steps_per_epoch):
+        epoch = iteration // steps_per_epoch
+        expected = 0.02 if epoch < 5 else 0.002 if epoch < 7 else 0.0002
+        if iteration < warmup:
+            expected *= 1 - (1 - iteration / warmup) * (1 - 1 / 3)
+        assert 0.02 * schedule.at(iteration)[0] == pytest.approx(expected, rel=1e-12)
+
+
 def test_constant_holds_the_peak_after_the_warm_up():
     schedule = schedules.Constant(steps_per_epoch=4, epochs=2, warmup_epochs=1, warmup_start=0.2)
     assert [schedule.at(step)[0] for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])

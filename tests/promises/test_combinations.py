@@ -17,6 +17,15 @@ COMBINATIONS = [
     ["model.name=test_vit", "runner.channels_last=true", "mix=cutmix", "augment=standard", "optimizer=sgd"],
     ["runner.channels_last=false", "runner.clip_grad_norm=1.0", "loss=focal", "loss.reduction=batchmean"],
     ["runner.batch_size=200", "runner.accumulate=3", "data.cache=true"],
+    [
+        "sampler=class_aware",
+        "sampler.epoch_size=32",
+        "head=pfc",
+        "model.freeze_norm=statistics",
+        "model.freeze_stages=1",
+    ],
+    ["augment=distribution_balanced", "sampler=square_root", "head=pfc", "schedule=multistep", "optimizer=sgd"],
+    ["sampler=repeat_factor", "sampler.threshold=0.3", "sampler.epoch_size=50", "data.num_workers=1"],
     ["runner.amp=bf16", "sampler=uniform", "optimizer=adamw", "schedule=constant", "runner.accumulate=2"],
 ]
 
@@ -65,7 +74,7 @@ def one_class(folder: Path, *, corrupt: bool = False) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("head", [["head=gap"], ["head=ml_decoder", "head.dim=32", "head.num_heads=2"]])
+@pytest.mark.parametrize("head", [["head=gap"], ["head=pfc"], ["head=ml_decoder", "head.dim=32", "head.num_heads=2"]])
 def test_one_partially_labelled_class_trains(overrides: list[str], tmp_path: Path, head: list[str]) -> None:
     kept = [item for item in overrides if not item.startswith("dataset.")]
     result = json.loads((fit([*kept, *one_class(tmp_path), *head]) / "result.json").read_text())
