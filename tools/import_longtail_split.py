@@ -57,8 +57,9 @@ def main(words: list[str]) -> None:
         "method": "imported",
     }
     write_split(place, train=official.labels, ids=official.ids, manifest=manifest, overwrite=overwrite)
-    option = "voc_mlt" if official.benchmark.title == "VOC-MLT" else "coco_mlt"
-    sys.stdout.write(f"{official.benchmark.title} in {place}; train on it: dataset={option} dataset.split={place}\n")
+    title = official.benchmark.title
+    name = title.lower().replace("-", "_")
+    sys.stdout.write(f"{title} in {place}; train on it: dataset={name} dataset.split={place}\n")
 
 
 if __name__ == "__main__":
