@@ -211,15 +211,15 @@ class TrainAugment:
     def _crop(self, image: np.ndarray, draws: list[float]) -> np.ndarray:
         if self.crop == "squish":
             return image
-        size = image.shape[:2]
+        height, width = image.shape[:2]
         if self.crop == "shorter_side":
-            top, left, height, width = crops.shorter_side(*size, draws)
+            top, left, h, w = crops.shorter_side(height, width, draws)
         elif self.crop == "random_sides":
             own = keyed_generator(SIDES, int(draws[0] * 2**53))
-            top, left, height, width = crops.random_sides(*size, self.scale, self.ratio, own)
+            top, left, h, w = crops.random_sides(height, width, self.scale, self.ratio, own)
         else:
-            top, left, height, width = crops.random_resized(*size, self.scale, self.ratio, draws)
-        return image[top : top + height, left : left + width]
+            top, left, h, w = crops.random_resized(height, width, self.scale, self.ratio, draws)
+        return image[top : top + h, left : left + w]
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
