@@ -195,7 +195,7 @@ class _Fused(torch.autograd.Function):
         if grad is None:
             grad = _evaluate(ctx.term, *ctx.saved_tensors, with_grad=True).grad
         if upstream.dim() == 0 and upstream.device.type == "cpu" and not torch.compiler.is_compiling():
-            factor = upstream.item() / ctx.divisor
+            factor = upstream.item() / float(ctx.divisor)  # a tensor would make it fp32
             if factor != 1:
                 grad.mul_(factor)
         else:
