@@ -21,6 +21,8 @@ from torch import nn
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
+from mltrain.config.schema import Tuning
+from mltrain.config.tune import plan, report
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.checkpoint import CheckpointFolder
@@ -85,11 +87,15 @@ def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> It
         yield
 
 
-def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dict[str, Any] | None:
     """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
+
+    With `tuning`, thresholds or a logit adjustment are found on the validation split and reported on the test split, or
+    by cross-fitting; tuning.json says which and how, and holds the figures.
 
     Raises:
         CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
+        ConfigError: tuning without a split to report on.
     """
     with distributed.start(cfg.runner.device) as dist:
         cfg.rerun = False
@@ -101,6 +107,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
         splits, stats, model = build_parts(cfg, dist, replace(LabelStats.from_arrays(state["stats"]), **bounds))
         check_classes(state, splits.val.class_names, folder)
+        tuner = plan(cfg, tuning or Tuning(), splits, stats, summarizer(cfg, stats))
         weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
         settings = {
             "dist": dist,
@@ -108,6 +115,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
             "channels_last": cfg.runner.channels_last,
         }
         result: dict[str, Any] = {"best": state["best"]}
+        evaluations: dict[str, evaluator.Evaluation] = {}
         for name, labels in (("val", splits.val), ("test", splits.test)):
             if labels is None:
                 continue
@@ -115,6 +123,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
                 evaluation = evaluator.evaluate(weights, loader, summarizer(cfg, stats), **settings)
             if evaluation is None:
                 continue
+            evaluations[name] = evaluation
             scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
             result |= scalars if name == "val" else {"test": scalars}
             write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
@@ -124,6 +133,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
             return None
         write_json(folder / "evaluation.json", result)
         logger.info("%s\n* best by validation mAP, epoch %d", metrics_table(result), result["best"]["epoch"])
+        if tuner is not None:
+            content = tuner.run(evaluations)
+            write_json(folder / "tuning.json", content)
+            logger.info("\n%s\n%s", report(content), folder / "tuning.json")
         return result
 
 

@@ -39,6 +39,15 @@ def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictCo
     return checked
 
 
+def check_options(section: type, given: dict[str, Any]) -> Any:
+    """An instance of a dataclass of options, from what a user gave of them. Raises ConfigError."""
+    checker, options = _Checker(lambda path: ""), frame_options(section)
+    checker.options(given, options, "", frozenset(options))
+    if checker.problems:
+        raise ConfigError(message(checker.problems))
+    return section(**given)
+
+
 def message(problems: list[str]) -> str:
     head = "1 problem in the config:" if len(problems) == 1 else f"{len(problems)} problems in the config:"
     return "\n".join([head, *("  " + problem.replace("\n", "\n      ") for problem in problems)])

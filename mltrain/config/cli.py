@@ -32,8 +32,11 @@ def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | No
     sys.exit(0)
 
 
-def main_of_run(work: Callable[[Path, Any], Any], *, about: str) -> NoReturn:
-    """As `main`, for a tool that takes a run folder and KEY=VALUE changes: `work(folder, cfg)`, cfg from the folder."""
+def main_of_run(work: Callable[..., Any], *, about: str, options: str | None = None) -> NoReturn:
+    """As `main`, for a tool that takes a run folder and KEY=VALUE changes: `work(folder, cfg)`, cfg from the folder.
+
+    `options`: class of `schema` with options of the tool itself, which `work` gets third.
+    """
     with leaving():
         arguments = _Parser(add_help=False, allow_abbrev=False)
         arguments.add_argument("words", nargs="*")
@@ -42,13 +45,19 @@ def main_of_run(work: Callable[[Path, Any], Any], *, about: str) -> NoReturn:
         if given.help:
             sys.stdout.write(about.strip() + "\n")
         else:
-            from mltrain.config.compose import load_run
+            from mltrain.config import schema
+            from mltrain.config.compose import load_run, tool_options
 
             folders = [word for word in given.words if "=" not in word or Path(word).is_dir()]
             if len(folders) != 1:
                 raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(folders)}); see --help")
             folder = Path(folders[0])
-            work(folder, load_run(folder, [word for word in given.words if word != folders[0]]))
+            words = [word for word in given.words if word != folders[0]]
+            own: list[Any] = []
+            if options is not None:
+                found, words = tool_options(getattr(schema, options), words)
+                own.append(found)
+            work(folder, load_run(folder, words), *own)
     sys.exit(0)
 
 

@@ -23,9 +23,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.check import check_config, find_problems, message
+from mltrain.config.check import check_config, check_options, find_problems, message
 from mltrain.config.identity import default_name
-from mltrain.config.schema import FRAME, INJECTED
+from mltrain.config.schema import FRAME, INJECTED, frame_options
 from mltrain.config.signatures import nearest
 from mltrain.config.types import spell
 from mltrain.errors import ConfigError
@@ -117,6 +117,22 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
             raise ConfigError(f"{raw}: only KEY=VALUE can change a finished run's config")
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
     return check_config(cfg)
+
+
+def tool_options(section: type, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The options of a tool itself, a dataclass, and the words that are none of them. Raises ConfigError."""
+    parser, given, rest = OverridesParser.create(), {}, []
+    for raw in words:
+        if raw.partition("=")[0] not in frame_options(section):
+            rest.append(raw)
+            continue
+        override = _parse(parser, raw)
+        if isinstance(override, str):
+            raise ConfigError(override)
+        if override.is_sweep_override():
+            raise ConfigError(f"{raw}: one value at a time")
+        given[override.key_or_group] = override.value()
+    return check_options(section, given), rest
 
 
 def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:

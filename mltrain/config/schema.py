@@ -98,6 +98,16 @@ class Paths:
     allow_targets: list[str] = field(default_factory=list)  # more packages that `_target_` may name
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """Options of tools/evaluate.py, beside the run's config."""
+
+    tune: Literal["off", "threshold", "thresholds", "logit_adjustment"] = "off"  # found on val, reported on test
+    tune_metric: Literal["macro_F1", "CF1", "OF1", "words_F1"] | None = None  # of logit_adjustment; null: macro_F1
+    tune_min_positives: int | None = _number(None, least=1)  # of thresholds: fewer share one threshold; null: 5
+    tune_folds: int | None = _number(None, least=2)  # cross-fit on val in place of reporting on test
+
+
 FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "logger": Logger, "paths": Paths}
 
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.

@@ -41,7 +41,7 @@ def average_precision(logits: Tensor, targets: Tensor) -> Tensor:
     check_shapes(logits, targets)
     result = np.empty(logits.shape[1])
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:  # numpy releases the GIL in its long calls
-        for start, scores, labels in _class_blocks(logits, targets):
+        for start, scores, labels in class_blocks(logits, targets):
             result[start : start + len(scores)] = list(threads.map(_ranking_average_precision, scores, labels))
     return torch.from_numpy(result)
 
@@ -90,20 +90,22 @@ def refuse_other_labels(labels: np.ndarray) -> None:
 
 def refuse_nan(logits: Tensor) -> None:
     """ValueError that says how many logits are NaN, if any are."""
+    if not logits.numel() or not bool(logits.detach().amin().isnan()):  # amin carries NaN, and is far cheaper
+        return
     rows = max(1, BLOCK_ENTRIES // max(1, logits.shape[1]))
     nans = sum(int(torch.isnan(part).sum()) for part in logits.split(rows))
     if nans:
         raise ValueError(f"{nans} of {logits.numel()} logits are NaN: they cannot be ranked")
 
 
-def _class_blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def class_blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(first class, scores, labels) with one contiguous row a class, a bounded number of entries at a time."""
     images, classes = logits.shape
     step = max(1, BLOCK_ENTRIES // max(1, images))
     for start in range(0, classes, step):
         block = slice(start, start + step)
         scores = _transposed(to_scores(logits[:, block]))
-        if scores.size and np.isnan(scores.min()):  # min carries NaN, and is far cheaper than isnan
+        if scores.size and np.isnan(scores.min()):
             refuse_nan(logits)
         labels = _transposed(to_labels(targets[:, block]))
         refuse_other_labels(labels)
@@ -127,11 +129,11 @@ def _ranking_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     if not known.all():
         scores = scores[known]
     positives_at_or_above = positives.size - np.searchsorted(positives, positives)
-    precision = positives_at_or_above / _count_at_or_above(scores, positives)
+    precision = positives_at_or_above / count_at_or_above(scores, positives)
     return float(precision.sum() / positives.size)
 
 
-def _count_at_or_above(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def count_at_or_above(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """For each of the sorted `wanted` (a subset of the scores), the number of scores at or above it.
 
     Scores fall into equal buckets over the range of the wanted. A bucket without one of the wanted is only counted; the

@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mltrain.metrics.average_precision import BLOCK_ENTRIES, check_shapes, refuse_nan
+from mltrain.metrics.average_precision import (
+    BLOCK_ENTRIES,
+    WRONG_TARGETS,
+    check_shapes,
+    refuse_nan,
+)
 
 
 class Counts(NamedTuple):
@@ -47,8 +52,23 @@ def count_at_threshold(logits: Tensor, targets: Tensor, *, threshold: float = 0.
     """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, exclusive; got {threshold}")
-    cut = math.log(threshold / (1.0 - threshold))
-    return _count(logits, targets, cut=cut, k=None)
+    return count_above(logits, targets, cuts=math.log(threshold / (1.0 - threshold)))
+
+
+def count_above(logits: Tensor, targets: Tensor, *, cuts: float | Tensor) -> Counts:
+    """Counts with every class predicted whose logit is strictly above its cut.
+
+    `cuts`: one logit for all, one of each class `(C,)` or of each entry `(N, C)`; fp64 ones are compared in fp64.
+    ValueError: cuts of another shape or NaN, or inputs as in `average_precision`.
+    """
+    if isinstance(cuts, Tensor):
+        if cuts.shape not in (logits.shape[1:], logits.shape):
+            raise ValueError(
+                f"cuts must be (classes,) or (images, classes) as the logits {tuple(logits.shape)}; got "
+                f"{tuple(cuts.shape)}"
+            )
+        refuse_nan(cuts)
+    return _count(logits, targets, cuts=cuts)
 
 
 def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
@@ -59,7 +79,7 @@ def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
     """
     if logits.dim() == 2 and not 1 <= k <= logits.shape[1]:
         raise ValueError(f"k must be 1 to the number of classes, {logits.shape[1]}; got {k}")
-    return _count(logits, targets, cut=None, k=k)
+    return _count(logits, targets, k=k)
 
 
 def overall_and_per_class(counts: Counts, classes: np.ndarray | None = None) -> dict[str, float]:
@@ -99,29 +119,60 @@ def harmonic_mean(first: float, second: float) -> float:
 
 def top_k(logits: Tensor, k: int) -> Tensor:
     """bool `(N, C)`: exactly k True a row, the highest; among equal logits the lowest class index."""
-    kth = logits.topk(k, dim=1).values[:, -1:]
-    above, tied = logits > kth, logits == kth
+    classes = logits.shape[1]
+    if logits.device.type == "cpu" and logits.dtype.itemsize >= 4 and classes < 512:  # where it is faster
+        kth = torch.from_numpy(np.partition(logits.numpy(), classes - k, axis=1)[:, classes - k, None])
+    else:
+        kth = logits.topk(k, dim=1).values[:, -1:]
+    chosen = logits >= kth
+    if int(chosen.count_nonzero()) == k * len(logits):
+        return chosen
+    rows = (chosen.sum(dim=1) > k).nonzero().view(-1)
+    above, tied = logits[rows] > kth[rows], logits[rows] == kth[rows]
     room = k - above.sum(dim=1, keepdim=True)
-    if bool((tied.sum(dim=1, keepdim=True) > room).any()):
-        tied &= tied.cumsum(dim=1) <= room
-    return above | tied
+    chosen[rows] = above | (tied & (tied.cumsum(dim=1) <= room))
+    return chosen
 
 
-def _count(logits: Tensor, targets: Tensor, *, cut: float | None, k: int | None) -> Counts:
+def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = None, k: int = 1) -> Counts:
     """Sums over the images, a bounded number of rows at a time, on the tensors' own device."""
     check_shapes(logits, targets)
     refuse_nan(logits)
     classes = logits.shape[1]
     totals = torch.zeros(3, classes, dtype=torch.int64, device=logits.device)
     rows = max(1, BLOCK_ENTRIES // max(1, classes))
-    for scores, labels in zip(logits.detach().split(rows), targets.detach().split(rows), strict=True):
-        if scores.numel() == 0:
-            continue
-        labels = labels.to(scores.device)
-        positive, negative = labels == 1, labels == 0
-        if not bool((positive | negative | (labels == -1)).all()):
-            raise ValueError("targets must be 1 (positive), 0 (negative) or -1 (unknown)")
-        chosen = top_k(scores, k) if k is not None else scores > cut
-        hits = (chosen & positive).sum(dim=0)
-        totals += torch.stack([hits, hits + (chosen & negative).sum(dim=0), positive.sum(dim=0)])
+    if isinstance(cuts, Tensor):
+        cuts = cuts.to(logits.device)
+    for start in range(0, len(logits) if classes else 0, rows):
+        part = slice(start, start + rows)
+        scores = logits[part].detach()
+        labels = _checked_labels(targets[part].detach().to(scores.device))
+        if cuts is None:
+            chosen = top_k(scores, k)
+        elif isinstance(cuts, Tensor) and cuts.dim() == 2:
+            chosen = scores > cuts[part]
+        else:
+            chosen = scores > cuts
+        positive = labels == 1
+        totals[0] += _column_sums(chosen & positive)
+        totals[1] += _column_sums(chosen.logical_and_(labels >= 0))
+        totals[2] += _column_sums(positive)
     return Counts(*totals.cpu().numpy())
+
+
+def _checked_labels(targets: Tensor) -> Tensor:
+    """int8 on the device of the targets; ValueError where one is not 1, 0 or -1."""
+    labels = targets.to(torch.int8)
+    if labels.dtype != targets.dtype and not torch.equal(labels.to(targets.dtype), targets):
+        raise ValueError(WRONG_TARGETS)
+    low, high = labels.aminmax()
+    if low < -1 or high > 1:
+        raise ValueError(WRONG_TARGETS)
+    return labels
+
+
+def _column_sums(mask: Tensor) -> Tensor:
+    """int64 `(C,)` sums of bool `(N, C)`, in bytes as long as they hold: five times as fast on a CPU."""
+    full = len(mask) // 255 * 255
+    blocks = mask[:full].contiguous().view(torch.uint8).view(-1, 255, mask.shape[1])
+    return blocks.sum(1, dtype=torch.uint8).sum(0, dtype=torch.int64) + mask[full:].sum(0)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mltrain.metrics.average_precision import average_precision, micro_average_precision
-from mltrain.metrics.counts import Counts, count_at_threshold, count_at_topk, overall_and_per_class
+from mltrain.metrics.counts import Counts, count_above, count_at_threshold, count_at_topk, overall_and_per_class
 from mltrain.metrics.words import words_at_k
 
 Absent = Literal["exclude", "zero", "error"]
@@ -37,6 +37,7 @@ def summarize(
     *,
     group_indices: Mapping[str, ArrayLike] | None = None,
     threshold: float = 0.5,
+    cuts: float | Tensor | None = None,
     topk: int | None = 3,
     words_k: int | None = 5,
     absent: Absent = "exclude",
@@ -47,15 +48,16 @@ def summarize(
         logits: `(N, C)` floating point, as the model gave them.
         targets: `(N, C)` of 1 positive, 0 negative, -1 unknown.
         group_indices: class indices by group name, as `LabelStats.group_indices()`; each group with an evaluable class
-            gets `map_<name>`.
-        threshold: of the sigmoid, for OP OR OF1 CP CR CF1.
+            gets `map_<name>`, and `OF1_<name>`, `CF1_<name>` and `macro_F1_<name>` over its classes.
+        threshold: of the sigmoid, for OP OR OF1 CP CR CF1 macro_F1 and the counts of each class.
+        cuts: logits for the same, in place of `threshold`, as in `count_above`: one of each class `(C,)`, say.
         topk: labels an image for the same figures with suffix `@k`; None leaves them out.
         words_k: labels an image for the annotation protocol (`words_P` ...); None leaves them out.
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
 
     Returns:
-        Summary. A figure that is not defined is left out: `map_<name>` of a group without an evaluable class, and the
+        Summary. A figure that is not defined is left out: those of a group without an evaluable class, and the
         figures at a k above the number of classes.
 
     Raises:
@@ -76,18 +78,26 @@ def summarize(
     ap_in_means = np.nan_to_num(ap)
 
     scalars = {"map": _percent(ap_in_means[evaluable].mean())}
+    groups: dict[str, np.ndarray] = {}
     for name, indices in (group_indices or {}).items():
         members = np.zeros(classes, dtype=bool)
         members[_checked_indices(name, indices, classes)] = True
         members &= evaluable
         if members.any():
+            groups[name] = members
             scalars[f"map_{name}"] = _percent(ap_in_means[members].mean())
     micro = micro_average_precision(logits, targets)
     if not math.isnan(micro):
         scalars["micro_ap"] = _percent(micro)
 
-    counts = count_at_threshold(logits, targets, threshold=threshold)
+    if cuts is None:
+        counts = count_at_threshold(logits, targets, threshold=threshold)
+    else:
+        counts = count_above(logits, targets, cuts=cuts)
     scalars |= _figures(counts, evaluable, suffix="")
+    for name, members in groups.items():
+        figures = _figures(Counts(*(column * members for column in counts)), members, suffix=f"_{name}")
+        scalars |= {f"{key}_{name}": figures[f"{key}_{name}"] for key in ("OF1", "CF1", "macro_F1")}
     if topk is not None and topk <= classes:
         scalars |= _figures(count_at_topk(logits, targets, k=topk), evaluable, suffix=f"@{topk}")
     if words_k is not None and words_k <= classes:

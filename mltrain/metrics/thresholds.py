@@ -1,0 +1,174 @@
+"""Thresholds and the strength of a logit adjustment, found on one set of predictions to be used on another.
+
+All of them come down to a logit that a class has to clear, its cut: the threshold of F1, one for all classes or one of
+each, and post-hoc logit adjustment, ``x_c - tau * log(n_c / m_c)``, which is the cut tau times the prior log-odds.
+What is reported on the predictions it was found on is too good; `crossed` gives an honest figure where there is one set
+only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from mltrain.metrics.average_precision import (
+    check_shapes,
+    class_blocks,
+    count_at_or_above,
+    refuse_nan,
+    refuse_other_labels,
+    to_labels,
+    to_scores,
+)
+
+TAUS = tuple(k / 20 for k in range(-20, 41))
+"""-1 to 2 in steps of 0.05; below 0 for a model trained to favour the tail."""
+
+
+class BestCut(NamedTuple):
+    """A class is predicted where its logit is strictly above `cut`; `f1` (0..1) is what that gives."""
+
+    cut: float
+    f1: float
+
+
+class BestCuts(NamedTuple):
+    """The same of each class, float64 `(C,)`; `own` bool `(C,)`: found on the class, not the common cut."""
+
+    cuts: np.ndarray
+    f1: np.ndarray
+    own: np.ndarray
+
+
+def best_cut(logits: Tensor, targets: Tensor) -> BestCut:
+    """The one cut for all classes with the highest F1 over all known entries (OF1, micro F1).
+
+    Exact: every set of entries that a cut can choose is considered, equal logits never being parted; among cuts with
+    the same F1 the highest. The cut lies half-way between the last logit above and the first below it.
+
+    Args:
+        logits: `(N, C)`, floating point.
+        targets: `(N, C)` of 1, 0, -1; unknown entries count nowhere.
+
+    Raises:
+        ValueError: no positive, or inputs as in `average_precision`.
+    """
+    check_shapes(logits, targets)
+    refuse_nan(logits)
+    labels = to_labels(targets).reshape(-1)
+    refuse_other_labels(labels)
+    found = _best_cut(to_scores(logits).reshape(-1), labels)
+    if found is None:
+        raise ValueError("no entry is positive: there is no F1 to choose a threshold by")
+    return found
+
+
+def best_cuts(logits: Tensor, targets: Tensor, *, min_positives: int = 5) -> BestCuts:
+    """The cut of each class with the highest F1 of that class, which gives the highest macro F1.
+
+    A class with fewer than `min_positives` known positives gets the cut that is best for all classes together
+    (`best_cut`): its own would be that of a few images. Otherwise as `best_cut`, per class.
+
+    Raises:
+        ValueError: min_positives is below 1, or as `best_cut`.
+    """
+    if min_positives < 1:
+        raise ValueError(f"min_positives={min_positives} must be 1 or above")
+    common = best_cut(logits, targets)
+    classes = logits.shape[1]
+    cuts, f1, own = np.full(classes, common.cut), np.zeros(classes), np.zeros(classes, dtype=bool)
+    for start, scores, labels in class_blocks(logits, targets):
+        for c, (row, known) in enumerate(zip(scores, labels, strict=True), start):
+            positives = int((known == 1).sum())
+            found = _best_cut(row, known) if positives >= min_positives else None
+            if found is not None:
+                cuts[c], f1[c], own[c] = found.cut, found.f1, True
+            elif positives:
+                chosen = (row > common.cut) & (known >= 0)
+                f1[c] = 2 * (chosen & (known == 1)).sum() / (chosen.sum() + positives)
+    return BestCuts(cuts, f1, own)
+
+
+def adjust_logits(logits: Tensor, log_prior_odds: ArrayLike, tau: float) -> Tensor:
+    """``logits - tau * log_prior_odds``, float64 `(N, C)`: rounding in fp32 would make logits of a class equal.
+
+    Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314, section 4.1 (post hoc), with a
+    sigmoid's odds in place of a softmax's prior, as `mltrain.losses.LogitAdjustedLoss` does in training. The average
+    precision of a class does not change; what compares classes (F1 at one threshold, top k, micro AP) does.
+
+    Args:
+        logits: `(N, C)`, left as they are.
+        log_prior_odds: `(C,)` of the *training* set, `LabelStats.log_prior_odds()`.
+        tau: strength; 0 changes nothing.
+    """
+    odds = torch.as_tensor(np.asarray(log_prior_odds, dtype=np.float64), device=logits.device)
+    if odds.shape != logits.shape[1:]:
+        raise ValueError(f"log_prior_odds {tuple(odds.shape)} must be one of each class: logits {tuple(logits.shape)}")
+    return logits.double() - tau * odds
+
+
+def best_tau(
+    logits: Tensor, log_prior_odds: ArrayLike, score: Callable[[Tensor], float], *, taus: Sequence[float] = TAUS
+) -> tuple[float, float]:
+    """The tau of `adjust_logits` with the highest score, and that score; among equal ones the nearest to 0.
+
+    Args:
+        logits: `(N, C)`.
+        log_prior_odds: as in `adjust_logits`.
+        score: of adjusted logits `(N, C)`, higher is better: OF1, macro F1, F1 of five words ...
+        taus: to choose from.
+    """
+    scores = {tau: score(adjust_logits(logits, log_prior_odds, tau)) for tau in sorted(taus, key=abs)}
+    best = max(scores, key=lambda tau: scores[tau])  # the first of equal ones
+    return best, scores[best]
+
+
+def folds(images: int, count: int, *, seed: int = 0) -> np.ndarray:
+    """A fold 0..count-1 for each image, int64 `(images,)`, by the seed alone; their sizes differ by one at most."""
+    if not 2 <= count <= images:
+        raise ValueError(f"folds must be 2 to the number of images, {images}; got {count}")
+    return np.random.default_rng(seed).permutation(np.arange(images) % count)
+
+
+def crossed(find: Callable[[np.ndarray], Tensor], fold: np.ndarray) -> Tensor:
+    """What each image's prediction needs, found on the other folds only.
+
+    Args:
+        find: bool mask `(N,)` of the images to learn from -> values `(C,)`.
+        fold: `(N,)`, from `folds`.
+
+    Returns:
+        `(N, C)`: row i holds ``find(fold != fold[i])``.
+    """
+    found = torch.stack([find(fold != k) for k in range(int(fold.max()) + 1)])
+    return found[torch.from_numpy(fold)]
+
+
+def _best_cut(scores: np.ndarray, labels: np.ndarray) -> BestCut | None:
+    """Of one ranking `(N,)`; None without a positive."""
+    positives = np.sort(scores[labels == 1])
+    if not positives.size:
+        return None
+    scores = scores[labels >= 0]
+    # Only a cut just below a positive can be best: every further negative lowers F1.
+    hits = positives.size - np.searchsorted(positives, positives)
+    f1 = 2 * hits / (count_at_or_above(scores, positives) + positives.size)
+    f1[np.isneginf(positives)] = 0  # nothing is below
+    best = positives.size - 1 - int(np.argmax(f1[::-1]))  # the highest of equal ones
+    return BestCut(_between(scores, positives[best]), float(f1[best]))
+
+
+def _between(scores: np.ndarray, lowest: np.floating) -> float:
+    """A number of the scores' dtype below the score `lowest` and not below the next lower one."""
+    below = scores[scores < lowest]
+    if not below.size:
+        return float(np.nextafter(lowest, -np.inf))
+    next_lower = below.max()
+    with np.errstate(over="ignore", invalid="ignore"):
+        middle = scores.dtype.type(next_lower / 2 + lowest / 2)
+    return float(middle if next_lower < middle < lowest else next_lower)
