@@ -26,7 +26,7 @@ from mltrain.longtail import LongTail, LongTailOptions, build_longtail, read_spl
 def make(images: int, classes: int, labels_per_image: float, themes: int = 50) -> LabelSet:
     rng = np.random.default_rng(0)
     frequency = 1 / np.arange(2, classes + 2) ** 0.8
-    theme_of_class = rng.integers(themes, size=classes)
+    theme_of_class = rng.permutation(classes) % themes
     theme = rng.integers(themes, size=images)
     sizes = 1 + rng.poisson(labels_per_image - 1, size=images)
     rows = np.repeat(np.arange(images), sizes)

@@ -1,0 +1,218 @@
+"""Plots of label statistics and of per-class results, as PNG files.
+
+Drawn through matplotlib's objects, without pyplot: no global state, no display, any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
+
+from mltrain.labels import GROUP_NAMES, LabelStats
+
+NAMED = 80  # more classes than this have no names on an axis
+COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40"}
+GREY = "#8a8a8a"
+
+
+def class_counts_plot(
+    path: Path,
+    stats: LabelStats,
+    *,
+    title: str,
+    targets: np.ndarray | None = None,
+    source_counts: np.ndarray | None = None,
+) -> None:
+    """Training images per class on a logarithmic axis, most frequent first, coloured by group.
+
+    Args:
+        path: PNG file.
+        stats: of the training set.
+        title: above the plot.
+        targets: (C,) wanted images, drawn as a line; the classes are then in its order.
+        source_counts: (C,) images in the source, drawn as points.
+    """
+    counts = stats.positives
+    order = np.lexsort((-counts, -(counts if targets is None else targets)))
+    c = len(order)
+    figure, axes = _figure(float(np.clip(2.5 + 0.16 * c, 6.5, 16)), 4.6)
+    x = np.arange(c)
+    floor = 0.7
+    groups = stats.groups[order]
+    width = 0.82 if c <= 200 else 1.0
+    for k, name in enumerate(GROUP_NAMES):
+        at = x[groups == k]
+        heights = np.maximum(counts[order][at], floor) - floor
+        axes.bar(at, heights, bottom=floor, width=width, color=COLORS[name], label=f"{name}: {len(at)} classes")
+    if source_counts is not None:
+        heights = np.maximum(source_counts[order], floor)
+        axes.scatter(x, heights, s=9 if c <= 200 else 2, linewidths=0, color=GREY, label="in the source", zorder=3)
+    if targets is not None:
+        axes.step(x, np.maximum(targets[order], floor), where="mid", color="black", linewidth=1.2, label="target")
+    for bound in {stats.head_min, stats.medium_min}:
+        axes.axhline(bound, color="black", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.6)
+    _log_axis(axes, "y")
+    axes.set_xlim(-0.7, c - 0.3)
+    axes.set_ylim(floor, 6 * max(axes.get_ylim()[1] / 2, 1))  # room for the legend
+    axes.set_ylabel("images")
+    _class_axis(axes, [stats.class_names[k] for k in order])
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    _save(figure, path)
+
+
+def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
+    """Heat map of P(column | row): of the images with the row's class, the part that has the column's too.
+
+    Classes by frequency; of many, the 80 most frequent.
+    """
+    shown = np.argsort(-stats.positives, kind="stable")[:NAMED]
+    counts = stats.cooccurrence[shown][:, shown].toarray().astype(np.float64)
+    given = counts / np.maximum(stats.positives[shown], 1)[:, None]
+    np.fill_diagonal(given, np.nan)
+    n = len(shown)
+    size = float(np.clip(2.6 + 0.22 * n, 4.5, 13))
+    figure, axes = _figure(size + 0.9, size)
+    top = max(0.05, float(np.nanmax(given, initial=0.0)))
+    image = axes.imshow(given, cmap=_cmap(), vmin=0, vmax=top, interpolation="nearest")
+    names = [_short(stats.class_names[k]) for k in shown]
+    size = 8 if n <= 30 else 6
+    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
+    axes.set_yticks(
+        range(n), [f"{name} {stats.positives[k]}" for name, k in zip(names, shown, strict=True)], fontsize=size
+    )
+    axes.tick_params(length=0)
+    if n <= 20:
+        for i, j in zip(*np.nonzero(np.nan_to_num(given) >= 0.005), strict=True):
+            color = "white" if given[i, j] > 0.55 * top else "black"
+            axes.text(j, i, f"{100 * given[i, j]:.0f}", ha="center", va="center", fontsize=6.5, color=color)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    of = f", the {n} most frequent of {len(stats.class_names)} classes" if n < len(stats.class_names) else ""
+    axes.set_title(f"{title}\nP(column | row){of}; beside a name its images", fontsize=10, loc="left")
+    _save(figure, path)
+
+
+def labels_per_image_plot(path: Path, sizes: np.ndarray, *, title: str) -> None:
+    """Histogram of positives per image; `sizes[k]` images have k."""
+    figure, axes = _figure(6.5, 3.6)
+    axes.bar(np.arange(len(sizes)), sizes, color=COLORS["head"], width=0.82)
+    mean = float((np.arange(len(sizes)) * sizes).sum() / max(sizes.sum(), 1))
+    axes.axvline(mean, color="black", linewidth=1, linestyle=(0, (4, 3)), label=f"mean {mean:.2f}")
+    axes.set_xlabel("labels of an image")
+    axes.set_ylabel("images")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStats) -> None:
+    """AP of each class against its training images, a panel for each kind of weights.
+
+    Args:
+        path: PNG file.
+        ap: title of the panel -> (C,) percent, NaN where a class has no positive in the evaluated split.
+        stats: of the training set.
+    """
+    figure = _canvas(Figure(figsize=(6.2 * len(ap), 4.6), layout="constrained"))
+    panels = figure.subplots(1, len(ap), sharey=True, squeeze=False)[0]
+    x = np.maximum(stats.positives, 0.7)
+    for axes, (name, values) in zip(panels, ap.items(), strict=True):
+        known = ~np.isnan(values)
+        few = known.sum() <= 25
+        for group, index in stats.group_indices().items():
+            at = index[known[index]]
+            if not len(at):
+                continue
+            mean = values[at].mean()
+            label = f"{group}: mAP {mean:.1f} of {len(at)} classes"
+            axes.scatter(x[at], values[at], s=22 if len(at) < 200 else 6, color=COLORS[group], alpha=0.85, label=label)
+            axes.plot([x[at].min(), x[at].max()], [mean, mean], color=COLORS[group], linewidth=1.2, alpha=0.8)
+        for k in np.flatnonzero(known) if few else _outliers(x, values, known):
+            axes.annotate(
+                _short(stats.class_names[k]), (x[k], values[k]), xytext=(4, 3), textcoords="offset points", fontsize=6.5
+            )
+        for bound in {stats.head_min, stats.medium_min}:
+            if x.min() < bound < x.max():
+                axes.axvline(bound, color="black", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.5)
+        _frame(axes)
+        _log_axis(axes, "x")
+        axes.set_xlabel("training images of the class")
+        axes.set_ylim(-2, 102)
+        total = values[known].mean() if known.any() else np.nan
+        axes.set_title(f"{name}: mAP {total:.2f}", fontsize=10, loc="left")
+        axes.legend(fontsize=8, frameon=True, framealpha=0.7, edgecolor="none", loc="best")
+    panels[0].set_ylabel("average precision, %")
+    _save(figure, path)
+
+
+def _outliers(x: np.ndarray, values: np.ndarray, known: np.ndarray, count: int = 12) -> np.ndarray:
+    """The classes that are farthest from what their frequency lets expect (a straight line over log x)."""
+    at = np.flatnonzero(known)
+    slope, level = np.polyfit(np.log(x[at]), values[at], 1) if len(np.unique(x[at])) > 1 else (0.0, values[at].mean())
+    off = np.abs(values[at] - level - slope * np.log(x[at]))
+    return at[np.argsort(-off, kind="stable")[:count]]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _canvas(Figure(figsize=(width, height), layout="constrained"))
+    axes = figure.subplots()
+    _frame(axes)
+    return figure, axes
+
+
+def _canvas(figure: Figure) -> Figure:
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _log_axis(axes: Axes, which: str) -> None:
+    axis: Any = axes.yaxis if which == "y" else axes.xaxis
+    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
+    axis.set_major_locator(LogLocator(10))
+    formatter = ScalarFormatter()
+    formatter.set_scientific(False)
+    axis.set_major_formatter(formatter)
+    axes.grid(axis="y" if which == "y" else "x", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+
+
+def _class_axis(axes: Axes, names: Sequence[str]) -> None:
+    if len(names) <= NAMED:
+        size = 8 if len(names) <= 40 else 6.5
+        axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90, fontsize=size)
+        axes.tick_params(axis="x", length=0)
+    else:
+        axes.set_xlabel(f"{len(names)} classes, by their rank")
+
+
+def _short(name: str, most: int = 22) -> str:
+    return name.replace("$", r"\$") if len(name) <= most else name[: most - 1].replace("$", r"\$") + "…"
+
+
+def _cmap() -> Any:
+    from matplotlib import colormaps
+
+    cmap = colormaps["YlGnBu"].copy()
+    cmap.set_bad("#dddddd")
+    return cmap
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write in whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(path)
