@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mltrain.datasets import check_files, check_splits, read_official
+from mltrain.datasets import check_files, check_splits, read_csv, read_official
 from mltrain.datasets.mlt import coco_mlt, voc_mlt
 from mltrain.datasets.mlt_official import COCO_CLASSES
 from mltrain.datasets.voc import CLASSES
 from mltrain.errors import DataError, MltrainError
 from mltrain.labels import LabelSet, LabelStats
+from mltrain.longtail import LongTailOptions, build_longtail
 from mltrain.longtail.split import read_split, write_split
 from tests.datasets.mlt_files import ids, targets, write_official, write_voc
 from tests.promises.runs import ROOT, execute
@@ -205,6 +206,20 @@ def test_a_split_by_image_ids_alone_finds_the_images(tmp_path: Path) -> None:
     check_splits(splits)
     with pytest.raises(DataError, match="validation part of 4 images already"):
         voc_mlt(root=str(tmp_path), split=str(tmp_path / "split"), val_fraction=0.1)
+
+
+def test_the_published_generator_gives_the_same_training_set_and_a_validation_part(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    source = read_csv(shared_data / "voc2012_trainval_labels.csv")
+    build_longtail(source, LongTailOptions(method="published", max=800)).write(tmp_path / "made")
+    root = str(write_voc(tmp_path, ids()))
+    made = voc_mlt(root=root, split=str(tmp_path / "made"))
+    published = voc_mlt(root=root, split=str(shared_data / "longtail_official" / FOLDERS["VOC-MLT"]))
+    assert made.train.fingerprint() == published.train.fingerprint()
+    assert made.test is not None and published.val.fingerprint() == made.test.fingerprint()
+    assert len(made.val) > 500, "images of VOC 2012 that the training set leaves out"
+    check_splits(made)
 
 
 def test_val_fraction_holds_out_training_images_and_leaves_the_test_set_alone(tmp_path: Path) -> None:
