@@ -113,7 +113,7 @@ def read_coco(
     path = Path(root, annotation_file or f"annotations/instances_{split}{year}.json")
     folder = Path(root, image_dir or f"{split}{year}")
     require_paths(name or f"coco{year}/{split}", [path], HOW)
-    data = _load(path, OUTLINE if drop_degenerate else GEOMETRY)
+    data = load_json(path, OUTLINE if drop_degenerate else GEOMETRY)
     try:
         if drop_degenerate:
             data["annotations"] = [entry for entry in data["annotations"] if not _degenerate(entry)]
@@ -134,8 +134,8 @@ def read_coco(
         raise DataError(f"{path}: categories share a name: {', '.join(twice[:5])}")
     if not len(ids) or not categories:
         raise DataError(f"{path}: lists {len(ids)} images and {len(categories)} categories; both are needed")
-    rows = _positions(path, "image", ids, image_ids)
-    cols = _positions(path, "category", np.array([key for key, _ in categories], dtype=np.int64), category_ids)
+    rows = positions(path, "image", ids, image_ids)
+    cols = positions(path, "category", np.array([key for key, _ in categories], dtype=np.int64), category_ids)
     n, c = len(ids), len(categories)
     key = np.unique(rows * c + cols)
     rows, cols = key // c, key % c
@@ -158,7 +158,8 @@ def read_coco(
     return log_labels(labels)
 
 
-def _load(path: Path, left_out: re.Pattern[bytes]) -> dict[str, Any]:
+def load_json(path: Path, left_out: re.Pattern[bytes]) -> dict[str, Any]:
+    """An annotation file, with what `left_out` matches (`GEOMETRY`, `OUTLINE`) replaced by 0."""
     try:
         data = json.loads(left_out.sub(rb'"\1":0', path.read_bytes()))
     except (ValueError, RecursionError) as error:
@@ -177,7 +178,7 @@ def _degenerate(annotation: dict[str, Any]) -> bool:
     return bool(annotation.get("ignore") or annotation["area"] <= 0 or width < 1 or height < 1)
 
 
-def _positions(path: Path, what: str, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def positions(path: Path, what: str, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Position in `known` of every id in `wanted`."""
     order = np.argsort(known, kind="stable")
     ranked = known[order]

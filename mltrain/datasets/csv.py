@@ -186,7 +186,7 @@ def _read(
         raise ValueError(
             f"separator {separator!r} and delimiter {delimiter!r} must differ; the delimiter is one character"
         )
-    known = _class_names(Path(classes)) if classes else None
+    known = read_class_names(Path(classes)) if classes else None
     rows: dict[str, _Row] = {}
     marked = False
     for line, image, cell, split in _lines(path, delimiter, image_column, labels_column, split_column):
@@ -251,8 +251,8 @@ def _lines(
         raise DataError(f"{path}, line {line}: not a csv file ({error}); check its quotes") from error
 
 
-def _class_names(path: Path) -> dict[str, None]:
-    """Names in the order of the file; a dict for its lookup."""
+def read_class_names(path: Path) -> dict[str, None]:
+    """Names, one per line, in the order of the file; a dict for its lookup."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

@@ -34,23 +34,28 @@ NAMES = {
 NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 
 
-def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """The plain data of a pickle of protocol 2, 3 or 4.
+def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
+    """The plain data of a pickle of protocol 2, 3 or 4; text of Python 2 comes as latin-1.
+
+    Args:
+        path: the pickle.
+        max_bytes: size of the largest file that is read, and of what it may unfold to; default: MAX_BYTES.
 
     Raises:
         DataError: the file cannot be read, is no pickle, is too large, or asks for more than plain data; nothing of it
             was executed.
     """
     place = Path(path)
+    max_bytes = MAX_BYTES if max_bytes is None else max_bytes
     try:
         size = place.stat().st_size
-        if size > MAX_BYTES:
-            raise DataError(f"{place}: {size:,} bytes; a split's pickle has at most {MAX_BYTES:,}, so it is not read")
+        if size > max_bytes:
+            raise DataError(f"{place}: {size:,} bytes; such a pickle has at most {max_bytes:,}, so it is not read")
         data = place.read_bytes()
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error.strerror})") from error
     try:
-        return _Interpreter().run(data)
+        return _Interpreter(max_bytes).run(data)
     except _RefusedError as refused:
         raise DataError(
             f"{place}: refused, and nothing of it was executed: {refused}. Pickles are programs; of theirs, only plain "
@@ -109,11 +114,11 @@ class _Array:
 class _Interpreter:
     """The instructions of a pickle that build plain data."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.left = MAX_BYTES  # copies that the instructions may make
+        self.max_bytes = self.left = max_bytes  # copies that the instructions may make
 
     def run(self, data: bytes) -> Any:
         if not data.startswith(b"\x80"):
@@ -244,6 +249,9 @@ class _Interpreter:
         state, subject = self.stack.pop(), self.stack.pop()
         if not isinstance(subject, _Array | _Type):
             raise _RefusedError("it sets attributes of an object")
+        if isinstance(subject, _Array) and type(_is(state, tuple)[-1]) is str:  # the bytes of Python 2
+            self._spend(len(state[-1]))
+            state = (*state[:-1], state[-1].encode("latin1"))
         result = subject.build(_is(state, tuple))
         self.stack.append(result)
         if isinstance(subject, _Array):
@@ -252,7 +260,7 @@ class _Interpreter:
     def _spend(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
-            raise _RefusedError(f"it unfolds to more than {MAX_BYTES:,} bytes")
+            raise _RefusedError(f"it unfolds to more than {self.max_bytes:,} bytes")
 
 
 # The instructions that are understood, besides PROTO, FRAME and STOP.
@@ -264,7 +272,7 @@ _CARRIED_OUT = frozenset(
 _FIXED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _ARGUMENTS = frozenset(
     {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES"}
-    | {"SHORT_BINBYTES"}
+    | {"SHORT_BINBYTES", "BINSTRING", "SHORT_BINSTRING"}
 )
 
 

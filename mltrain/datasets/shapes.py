@@ -8,15 +8,12 @@ that head, medium and tail all exist; validation is flatter, so that the AP of e
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,14 +22,9 @@ from PIL import Image
 
 from mltrain.datasets import shapes_draw
 from mltrain.datasets.coco import read_coco
+from mltrain.datasets.once import make_folder
 from mltrain.datasets.splits import Splits
-from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-
-try:
-    import fcntl
-except ImportError:  # Windows: without the lock two processes at once both generate, and one result is kept
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +78,8 @@ def shapes(
         )
     folder = _folder(Path(root), options)
     if not _is_whole(folder, options):
-        _make(folder, options)
+        whole, write = functools.partial(_is_whole, folder, options), functools.partial(_draw, folder, options)
+        make_folder(folder, whole=whole, write=write, what="shapes")
     return Splits(
         read_shapes(folder=folder, split="train", name=name), read_shapes(folder=folder, split="val", name=name)
     )
@@ -129,49 +122,10 @@ def _is_whole(folder: Path, options: dict[str, Any]) -> bool:
     return True
 
 
-def _make(folder: Path, options: dict[str, Any]) -> None:
-    """Generate in a temporary folder beside it, then rename; one process does so, others wait for it."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.parent / f".{folder.name}.lock"):
-            if _is_whole(folder, options):  # made by another process meanwhile
-                return
-            start = time.perf_counter()
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
-                _write(temporary, options)
-                temporary.chmod(0o755)  # mkdtemp gives 0o700
-                _put(temporary, folder, options)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            log.info("shapes: drew %s in %.1f s", folder, time.perf_counter() - start)
-    except OSError as error:
-        raise DataError(
-            f"shapes: cannot write below {folder.parent} ({error.strerror or error}); point paths.data or dataset.root "
-            "to a folder that can be written"
-        ) from error
-
-
-def _put(temporary: Path, folder: Path, options: dict[str, Any]) -> None:
-    """Rename into place. What is there but not whole makes room; what is whole, another process made it, stays."""
-    try:
-        temporary.replace(folder)
-    except OSError:
-        if _is_whole(folder, options):
-            return
-        broken = temporary.with_name(temporary.name + ".old")
-        with contextlib.suppress(FileNotFoundError):
-            folder.replace(broken)
-        shutil.rmtree(broken, ignore_errors=True)
-        temporary.replace(folder)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
-        if fcntl is not None:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _draw(place: Path, options: dict[str, Any], folder: Path) -> None:
+    start = time.perf_counter()
+    _write(folder, options)
+    log.info("shapes: drew %s in %.1f s", place, time.perf_counter() - start)
 
 
 def _write(folder: Path, options: dict[str, Any]) -> None:

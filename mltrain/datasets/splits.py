@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def log_labels(labels: LabelSet) -> LabelSet:
     counts = np.bincount(cols, minlength=c)
     empty = [labels.class_names[k] for k in np.flatnonzero(counts == 0)]
     message = f"{labels.name}: {n} images, {c} classes, {len(rows) / max(n, 1):.2f} labels per image"
-    bare = n - len(np.unique(rows))
+    bare = int(np.count_nonzero(np.bincount(rows, minlength=n) == 0))
     if bare:
         message += f", {bare} images without a positive"
     if not labels.fully_labelled:
@@ -59,6 +60,84 @@ def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) 
     lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
     lines += [f"  {'found  ' if ok else 'missing'}  {place}" for ok, place in zip(found, places, strict=True)]
     raise DataError("\n".join([*lines, how]))
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """(number, text without white space at its ends) of every line that is not blank.
+
+    Raises:
+        DataError: the file is not UTF-8, or cannot be read.
+    """
+    place = Path(path)
+    try:
+        with place.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                text = line.strip()
+                if text:
+                    yield number, text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read ({error.strerror})") from error
+
+
+def hold_out(labels: LabelSet, fraction: float, seed: int, name: str) -> tuple[LabelSet, LabelSet]:
+    """Part a share of the images, called `name`, from the others: (the others, the share), in the order of `labels`.
+
+    Which ones is decided by a hash of `seed` and the file, so the order of the images does not matter, and adding
+    some moves few of the others.
+
+    Raises:
+        ValueError: not 0 < fraction < 1.
+        DataError: one part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    n = len(labels)
+    count = round(n * fraction)
+    if not 0 < count < n:
+        raise DataError(f"{labels.name}: a share of {fraction:g} of its {n} images leaves train or val empty")
+    keys = [hashlib.sha256(f"{seed}\0{labels.file(i)}".encode()).digest() for i in range(n)]
+    held = np.zeros(n, dtype=bool)
+    held[sorted(range(n), key=keys.__getitem__)[:count]] = True
+    return labels.select(np.flatnonzero(~held)), labels.select(np.flatnonzero(held), name)
+
+
+def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unknown"]) -> LabelSet:
+    """What becomes of the images of a fully labelled set that have no positive.
+
+    Args:
+        labels: any LabelSet; an image is meant when it has no positive.
+        policy: drop leaves such images out, negative keeps their targets as they are, unknown makes all of them -1.
+
+    Raises:
+        ValueError: another policy.
+    """
+    if policy not in ("drop", "negative", "unknown"):
+        raise ValueError(f"unlabelled must be drop, negative or unknown, got {policy!r}")
+    n = len(labels)
+    counts = np.bincount(labels.positive_pairs()[0], minlength=n)
+    bare = np.flatnonzero(counts == 0)
+    if policy == "negative" or not len(bare):
+        return labels
+    log.info(
+        "%s: %d images without a label: %s (dataset.unlabelled=%s)",
+        labels.name,
+        len(bare),
+        "left out" if policy == "drop" else "all their targets are unknown",
+        policy,
+    )
+    if policy == "drop":
+        return labels.select(np.flatnonzero(counts))
+    targets = labels.dense()
+    targets[bare] = -1
+    return LabelSet.from_dense(
+        name=labels.name,
+        root=labels.root,
+        files=[labels.file(i) for i in range(n)],
+        class_names=labels.class_names,
+        targets=targets,
+    )
 
 
 def check_files(labels: LabelSet) -> None:

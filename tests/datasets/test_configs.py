@@ -14,7 +14,13 @@ import yaml
 from mltrain.errors import DataError
 
 FOLDER = Path(__file__).parents[2] / "configs" / "dataset"
-OURS = ("shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "voc_mlt", "coco_mlt", "csv")
+# fmt: off
+OURS = (
+    "shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "voc_mlt", "coco_mlt", "csv", "nuswide",
+    "nuswide_1k", "nuswide_zsl", "nuswide_csv", "openimages", "lvis", "vg500", "folder", "list", "mnist", "cifar10",
+    "cifar100",
+)
+# fmt: on
 
 
 def load(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -29,7 +35,7 @@ def test_a_config_shows_every_option_with_its_default(name: str) -> None:
     function, config = load(name)
     parameters = inspect.signature(function).parameters
     assert list(config) == list(parameters)
-    own = {"name", "year", "keep_unlabelled"}
+    own = {"name", "year", "keep_unlabelled"} | ({"labels"} if name in ("nuswide_1k", "nuswide_zsl") else set())
     for key, parameter in parameters.items():
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
         if parameter.default is not inspect.Parameter.empty and key not in own:
@@ -40,7 +46,7 @@ def test_a_config_shows_every_option_with_its_default(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in OURS if name != "shapes"])
 def test_without_its_data_a_config_says_what_is_expected_where(name: str, tmp_path: Path) -> None:
     function, config = load(name)
-    key = "file" if name == "csv" else "root"
+    key = "file" if name in ("csv", "nuswide_csv") else "root"
     assert config[key].startswith("${paths.data}/")
     config[key] = config[key].replace("${paths.data}", str(tmp_path))
     with pytest.raises(DataError) as error:

@@ -1,0 +1,177 @@
+"""NUS-WIDE (Chua et al., CIVR 2009): 269,648 Flickr images, 81 concepts labelled by people, 1,000 tags by users.
+
+Read from the official text files: lists of images, one file of 0 and 1 per concept and split, and a table of 0 and 1
+for the tags. Results in papers differ in what becomes of the images without any concept, a fifth of all: `unlabelled`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths, treat_unlabelled
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+
+log = logging.getLogger(__name__)
+
+PARTS = {"train": "Train", "val": "Test"}
+DEFECT = ("Labels_lake_Train.txt", 78372, "-1130179")
+"""file, line, text: the one entry of the official labels that is neither 0 nor 1; what it should be is not known"""
+
+HOW = (
+    "NUS-WIDE comes from https://github.com/NExTplusplus/NUS-WIDE (once lms.comp.nus.edu.sg): Groundtruth, ConceptsList"
+    ", ImageList and, for the tags, NUS_WID_Tags, unpacked side by side; its images (the folder Flickr) are sent by "
+    "its authors on request. To use a copy elsewhere: dataset.root=FOLDER. The csv file of ASL is dataset=nuswide_csv"
+)
+
+
+def nuswide(
+    *,
+    name: str = "nuswide",
+    root: str,
+    images: str = "Flickr",
+    labels: Literal["concepts", "tags", "zero_shot"] = "concepts",
+    unlabelled: Literal["drop", "negative", "unknown"] = "drop",
+) -> Splits:
+    """The official train (161,789) and test (107,859 images, as commonly quoted), test standing for val.
+
+    Args:
+        name: of the LabelSets and the run folder.
+        root: folder with `ImageList/`, `Groundtruth/TrainTestLabels/`, `Concepts81.txt` (or `ConceptsList/` with it)
+            and, for the tags, `NUS_WID_Tags/`.
+        images: folder of the images below `root`; the lists name them as ``actor\\0001_2124494179.jpg``.
+        labels: concepts: the 81, in the order of Concepts81.txt. tags: the 1,000 of TagList1k.txt; what users did not
+            tag is taken as absent, as published. zero_shot: the 925 tags that are no concept, then the 81 concepts,
+            which are unknown (-1) in train; their targets in test are those of the concepts, not of the tags.
+        unlabelled: images without any positive (zero_shot: without a concept in test): drop leaves them out,
+            negative keeps them as all negative, unknown keeps them with all targets -1.
+
+    Raises:
+        DataError: files are missing or broken; the message names the line.
+    """
+    if labels not in ("concepts", "tags", "zero_shot"):
+        raise ValueError(f"labels must be concepts, tags or zero_shot, got {labels!r}")
+    folder = Path(root)
+    concepts_file = folder / "Concepts81.txt"
+    if not concepts_file.is_file() and (folder / "ConceptsList").is_dir():
+        concepts_file = folder / "ConceptsList" / "Concepts81.txt"
+    tags_folder = folder / "NUS_WID_Tags"
+    needed = [folder / "ImageList" / f"{part}Imagelist.txt" for part in PARTS.values()] + [folder / images]
+    if labels != "tags":
+        needed += [concepts_file, folder / "Groundtruth" / "TrainTestLabels"]
+    if labels != "concepts":
+        needed += [tags_folder / "TagList1k.txt", *(tags_folder / f"{part}_Tags1k.dat" for part in PARTS.values())]
+    require_paths(name, needed, HOW)
+    concepts = [] if labels == "tags" else _names(concepts_file)
+    tags = [] if labels == "concepts" else _names(tags_folder / "TagList1k.txt")
+    if labels != "tags":
+        label_files = [_concept_file(folder, concept, part) for part in PARTS.values() for concept in concepts]
+        require_paths(name, label_files, HOW)
+    made = []
+    for part, official in PARTS.items():
+        list_file = folder / "ImageList" / f"{official}Imagelist.txt"
+        files = _image_list(list_file)
+        columns: list[np.ndarray] = []
+        names: list[str] = []
+        kept = np.ones(len(files), dtype=bool)
+        if labels != "concepts":
+            seen = [k for k, tag in enumerate(tags) if tag not in concepts]
+            table = _tags(tags_folder / f"{official}_Tags1k.dat", len(tags), len(files), list_file)
+            columns.append(table[:, seen])
+            names += [tags[k] for k in seen]
+        if labels != "tags":
+            paths = [_concept_file(folder, concept, official) for concept in concepts]
+            truth = np.stack([_column(path, len(files), list_file) for path in paths], axis=1)
+            if labels == "zero_shot" and part == "train":
+                truth[:] = -1
+            elif labels == "zero_shot" and unlabelled == "drop":
+                kept = (truth == 1).any(axis=1)
+            columns.append(truth)
+            names += concepts
+        made.append(
+            LabelSet.from_dense(
+                name=f"{name}/{part}",
+                root=folder / images,
+                files=[file for file, keep in zip(files, kept, strict=True) if keep],
+                class_names=names,
+                targets=np.concatenate(columns, axis=1)[kept],
+            )
+        )
+        if not kept.all():
+            log.info("%s: %d images without a concept left out", made[-1].name, len(files) - int(kept.sum()))
+    train, val = (log_labels(treat_unlabelled(each, unlabelled)) for each in made)
+    return Splits(train, val)
+
+
+def _concept_file(folder: Path, concept: str, part: str) -> Path:
+    return folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{part}.txt"
+
+
+def _names(path: Path) -> list[str]:
+    names = [text for _, text in read_lines(path)]
+    if not names:
+        raise DataError(f"{path}: no name; expected one per line")
+    twice = sorted({label for label in names if names.count(label) > 1})
+    if twice:
+        raise DataError(f"{path}: names appear more than once: {', '.join(twice[:5])}")
+    return names
+
+
+def _image_list(path: Path) -> list[str]:
+    files = [text.replace("\\", "/") for _, text in read_lines(path)]
+    if not files:
+        raise DataError(f"{path}: lists no image")
+    if len(set(files)) != len(files):
+        raise DataError(f"{path}: {len(files) - len(set(files))} images are listed more than once")
+    return files
+
+
+def _check_count(path: Path, found: int, images: int, list_file: Path) -> None:
+    if found != images:
+        raise DataError(
+            f"{path}: {found} lines, but {list_file} lists {images} images; the two are of different versions, or a "
+            "download is incomplete"
+        )
+
+
+def _column(path: Path, images: int, list_file: Path) -> np.ndarray:
+    """Targets of one concept, int8 (images,)."""
+    data = path.read_bytes().strip()
+    tokens = data.split()
+    joined = b"".join(tokens)
+    if len(joined) == len(tokens) == data.count(b"\n") + 1 and not joined.translate(None, b"01"):
+        _check_count(path, len(tokens), images, list_file)
+        return np.frombuffer(joined, dtype=np.int8) - ord("0")
+    values: list[int] = []
+    for number, text in read_lines(path):
+        if text in ("0", "1"):
+            values.append(int(text))
+        elif (path.name, number, text) == DEFECT:
+            log.info("%s, line %d: %s, a known defect of the official file; that target is unknown", path, number, text)
+            values.append(-1)
+        else:
+            raise DataError(f"{path}, line {number}: expected 0 or 1, found {text[:40]!r}; get the file again")
+    _check_count(path, len(values), images, list_file)
+    return np.array(values, dtype=np.int8)
+
+
+def _tags(path: Path, tags: int, images: int, list_file: Path) -> np.ndarray:
+    """Targets of the tags, int8 (images, tags), from a line of 0 and 1 per image."""
+    table = np.zeros((images, tags), dtype=np.int8)
+    number = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            digits = np.frombuffer(line.translate(None, b" \t\r\n"), dtype=np.uint8) - ord("0")
+            if len(digits) != tags or digits.max() > 1 or len(line.split()) != tags:
+                raise DataError(
+                    f"{path}, line {number}: expected {tags} values of 0 or 1, found {len(line.split())}: "
+                    f"{line[:40].decode('utf-8', 'replace')!r}"
+                )
+            if number <= images:
+                table[number - 1] = digits
+    _check_count(path, number, images, list_file)
+    return table

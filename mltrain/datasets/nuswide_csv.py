@@ -1,0 +1,158 @@
+"""Tables with a list of labels in brackets, as ASL and ML-Decoder publish for NUS-WIDE (nus_wid_data.csv, data.csv).
+
+    filepath,label,split_name
+    images/0001_2124494179.jpg,"['clouds', 'sky']",train
+
+Three columns, by position: the image, its labels in brackets with or without quotes, and train, val or test.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.splits import Splits, log_labels, require_paths, treat_unlabelled
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+
+log = logging.getLogger(__name__)
+
+PARTS = ("train", "val", "test")
+HOW = (
+    "The csv of ASL (nus_wid_data.csv, https://github.com/Alibaba-MIIL/ASL) and that of ML-Decoder (data.csv) are "
+    "linked from their pages together with the images: dataset.file=FILE, and dataset.root=FOLDER when the images are "
+    "not relative to its folder. The official files of NUS-WIDE are dataset=nuswide"
+)
+
+
+def nuswide_csv(
+    *,
+    name: str = "nuswide_csv",
+    file: str,
+    root: str | None = None,
+    classes: str | None = None,
+    match_names: bool = False,
+    unlabelled: Literal["drop", "negative", "unknown"] = "drop",
+) -> Splits:
+    """The splits that the file gives: about 119 k train and 50 k val images of 81 concepts in ASL's, as quoted.
+
+    Args:
+        name: of the LabelSets and the run folder.
+        file: the csv file, UTF-8, with a header line.
+        root: folder that the image paths are relative to; default: the folder of `file`.
+        classes: file with one class name per line, such as Concepts81.txt; a label that it does not list is an error.
+            Default: the labels of all rows, sorted, as ASL has it: another file may then have other classes.
+        match_names: find each image by its file name alone anywhere below `root`, for a copy with other folders (the
+            official images lie in a folder for each query).
+        unlabelled: images with an empty list: drop leaves them out, negative keeps them as all negative, unknown keeps
+            them with all targets -1.
+
+    Raises:
+        DataError: the file is missing or broken; the message names the line.
+    """
+    path = Path(file)
+    require_paths(name, [path, *([classes] if classes else []), *([root] if root else [])], HOW)
+    known = read_class_names(Path(classes)) if classes else None
+    rows = _rows(path, known)
+    names = list(known) if known else sorted({label for _, labels in rows.values() for label in labels})
+    if not names:
+        raise DataError(f"{path}: the list of labels is empty in every row, so there is no class")
+    folder = Path(root) if root is not None else path.parent
+    where = _by_name(folder, list(rows)) if match_names else {}
+    index = {label: k for k, label in enumerate(names)}
+    made: dict[str, LabelSet] = {}
+    for part in PARTS:
+        images = [image for image, (split, _) in rows.items() if split == part]
+        if not images and part != "test":
+            raise DataError(f"{path}: no row of split {part!r} in its third column")
+        if images:
+            labels = LabelSet.from_lists(
+                name=f"{name}/{part}",
+                root=folder,
+                files=[where.get(image, image) for image in images],
+                class_names=names,
+                positives=[[index[label] for label in rows[image][1]] for image in images],
+            )
+            made[part] = log_labels(treat_unlabelled(labels, unlabelled))
+    return Splits(made["train"], made["val"], made.get("test"))
+
+
+def _rows(path: Path, known: dict[str, None] | None) -> dict[str, tuple[str, list[str]]]:
+    """image -> (split, labels), in the order of the file."""
+    rows: dict[str, tuple[str, list[str]]] = {}
+    reader = None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True, skipinitialspace=True)
+            next(reader, None)
+            for cells in reader:
+                if not any(cells):
+                    continue
+                where = f"{path}, line {reader.line_num}"
+                if len(cells) != 3:
+                    raise DataError(
+                        f"{where}: {len(cells)} fields, expected 3: image, labels in brackets, split; a list with "
+                        'commas needs double quotes: a.jpg,"[sky, sea]",train'
+                    )
+                image, split = os.path.normpath(cells[0].strip().replace("\\", "/")), cells[2].strip()
+                if split not in PARTS:
+                    raise DataError(f"{where}: split {split!r}, expected one of {', '.join(PARTS)}")
+                if not cells[0].strip():
+                    raise DataError(f"{where}: no image")
+                if image in rows:
+                    raise DataError(f"{where}: {image} is listed a second time")
+                labels = _labels(cells[1], where)
+                wrong = [label for label in labels if known is not None and label not in known]
+                if wrong:
+                    raise DataError(f"{where}: label {wrong[0]!r} is not in the classes file")
+                rows[image] = (split, labels)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num if reader else 0}: not a csv file ({error})") from error
+    return rows
+
+
+def _labels(cell: str, where: str) -> list[str]:
+    text = cell.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        raise DataError(f"{where}: labels {text[:60]!r}, expected a list in brackets such as [sky, sea]")
+    if not text[1:-1].strip():
+        return []
+    labels = [part.strip().strip("'\"").strip() for part in text[1:-1].split(",")]
+    if "" in labels:
+        raise DataError(f"{where}: an empty label in {text[:60]!r}")
+    return labels
+
+
+def _by_name(folder: Path, images: list[str]) -> dict[str, str]:
+    """Place below `folder` of each image, found by its file name."""
+    found: dict[str, str] = {}
+    repeated: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        below = os.path.relpath(place, folder)
+        for file in files:
+            if file in found:
+                repeated.add(file)
+            found[file] = os.path.normpath(f"{below}/{file}")
+    wanted = {image: PurePosixPath(image).name for image in images}
+    same = [file for file, count in Counter(wanted.values()).items() if count > 1]
+    doubtful = same or [file for file in wanted.values() if file in repeated]
+    if doubtful:
+        raise DataError(
+            f"{folder}: dataset.match_names=true finds images by file name, but {len(doubtful)} names stand for "
+            f"several files, the first {doubtful[0]}"
+        )
+    missing = [image for image, file in wanted.items() if file not in found]
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(images)} images are nowhere below it, the first {missing[0]}; check "
+            "dataset.root"
+        )
+    return {image: found[file] for image, file in wanted.items()}

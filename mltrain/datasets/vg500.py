@@ -1,0 +1,101 @@
+"""VG500: Visual Genome (Krishna et al., IJCV 2017) with its 500 most frequent objects, as split by SSGRL (Chen et al.,
+ICCV 2019, arXiv:1908.07325) and used by Query2Label.
+
+The files name no class: a class is an index from 0 to 499. With `classes`, a file of 500 names, they have names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths, treat_unlabelled
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+
+NUM_CLASSES = 500
+FOLDERS = ("VG_100K", "VG_100K_2")
+HOW = (
+    "The lists and labels come from https://github.com/HCPLab-SYSU/SSGRL (folder data/VG), the images from "
+    "https://homes.cs.washington.edu/~ranjay/visualgenome/ (images.zip and images2.zip, which unpack to VG_100K and "
+    "VG_100K_2). To use a copy elsewhere: dataset.root=FOLDER"
+)
+
+
+def vg500(
+    *,
+    name: str = "vg500",
+    root: str,
+    train_list: str = "train_list_500.txt",
+    val_list: str = "test_list_500.txt",
+    labels: str = "vg_category_500_labels_index.json",
+    classes: str | None = None,
+    unlabelled: Literal["drop", "negative", "unknown"] = "negative",
+) -> Splits:
+    """Train (98,249) and test (10,000 images, as commonly quoted), test standing for val.
+
+    Args:
+        name: of the LabelSets and the run folder.
+        root: folder with the files below, and with the images in `VG_100K/`, `VG_100K_2/` or both.
+        train_list: file with one image name per line.
+        val_list: the same for val.
+        labels: json file: image name -> list of class indices.
+        classes: file with 500 names, one per line, in the order of the indices; default: object_000 to object_499.
+        unlabelled: images with an empty list: drop leaves them out, negative keeps them as all negative, unknown keeps
+            them with all targets -1.
+
+    Raises:
+        DataError: files are missing or broken.
+    """
+    folder = Path(root)
+    lists = {"train": folder / train_list, "val": folder / val_list}
+    images = [folder / place for place in FOLDERS if (folder / place).is_dir()] or [folder / FOLDERS[0]]
+    require_paths(name, [*lists.values(), folder / labels, *images, *([classes] if classes else [])], HOW)
+    names = list(read_class_names(Path(classes))) if classes else [f"object_{k:03d}" for k in range(NUM_CLASSES)]
+    if len(names) != NUM_CLASSES:
+        raise DataError(f"{classes}: {len(names)} names, expected {NUM_CLASSES}")
+    indices = _indices(folder / labels)
+    second = _listed(images[1]) if len(images) > 1 else set()
+    made = []
+    for part, path in lists.items():
+        listed: dict[str, int] = {}
+        for number, image in read_lines(path):
+            if image in listed:
+                raise DataError(f"{path}, line {number}: {image} is listed a second time (line {listed[image]})")
+            if image not in indices:
+                raise DataError(f"{path}, line {number}: {folder / labels} has no labels of {image!r}")
+            listed[image] = number
+        if not listed:
+            raise DataError(f"{path}: lists no image")
+        given = LabelSet.from_lists(
+            name=f"{name}/{part}",
+            root=folder,
+            files=[f"{images[1 if image in second else 0].name}/{image}" for image in listed],
+            class_names=names,
+            positives=[indices[image] for image in listed],
+        )
+        made.append(log_labels(treat_unlabelled(given, unlabelled)))
+    return Splits(made[0], made[1])
+
+
+def _listed(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries}
+
+
+def _indices(path: Path) -> dict[str, list[int]]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: expected a json object of image name -> list of indices, found {type(data).__name__}")
+    for image, given in data.items():
+        if not isinstance(given, list) or any(type(k) is not int or not 0 <= k < NUM_CLASSES for k in given):
+            raise DataError(
+                f"{path}: {image!r} has {str(given)[:60]}, expected a list of indices from 0 to {NUM_CLASSES - 1}"
+            )
+    return data
