@@ -97,6 +97,21 @@ def test_inconsistent_labels_are_refused(change: dict, message: str) -> None:
         LabelSet(**{**good, **change})
 
 
+def test_the_order_in_which_a_row_lists_its_classes_does_not_matter() -> None:
+    common = {"name": "t", "root": "r", "files": ["x", "y", "z"], "class_names": NAMES}
+    indptr = np.array([0, 3, 3, 5])
+    listed = LabelSet(**common, indptr=indptr, indices=np.array([3, 0, 1, 2, 0]), values=np.array([1, -1, 1, 1, 1]))
+    ordered = LabelSet(**common, indptr=indptr, indices=np.array([0, 1, 3, 0, 2]), values=np.array([-1, 1, 1, 1, 1]))
+    assert listed.dense().tolist() == ordered.dense().tolist() == [[-1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 0]]
+    assert [part.tolist() for part in listed.positive_pairs()] == [[0, 0, 2, 2], [1, 3, 0, 2]]
+    assert listed.fingerprint() == ordered.fingerprint()
+    with pytest.raises(ValueError, match="z lists class 'a' twice"):
+        LabelSet(
+            name="t", root="r", files=["x", "y", "z"], class_names=NAMES,
+            indptr=np.array([0, 1, 1, 4]), indices=np.array([0, 0, 2, 0]), values=np.ones(4),
+        )  # fmt: skip
+
+
 def test_labels_cannot_be_changed() -> None:
     labels = make(random_targets())
     for key in ("_files", "_indptr", "_indices", "_values"):

@@ -186,14 +186,23 @@ def check_splits(splits: Splits) -> None:
             only = sorted(set(other.class_names) ^ set(train.class_names))
             reason = f"in one only: {_some(only)}" if only else "same names in another order"
             raise DataError(f"{other.name} and {train.name} have different classes ({reason})")
+    # Only the held-out images are kept in memory: a training set can have millions.
     paths: set[str] = set()
-    by_inode: dict[tuple[int, int], str] = {}
-    for image in _located(train):
-        paths.add(image.path)
-        if image.inode is not None:
-            by_inode.setdefault(image.inode, image.path)
+    by_inode: dict[tuple[int, int], set[str]] = {}
     for other in held_out:
-        shared = [image.file for image in _located(other) if image.path in paths or _linked(image, by_inode)]
+        for image in _located(other):
+            paths.add(image.path)
+            if image.inode is not None:
+                by_inode.setdefault(image.inode, set()).add(image.path)
+    trained_on: set[str] = set()
+    for image in _located(train):
+        if image.path in paths:
+            trained_on.add(image.path)
+        if image.inode in by_inode:
+            # Asked again: some file systems list made-up inode numbers.
+            trained_on.update(path for path in by_inode[image.inode] if Path(path).samefile(image.path))
+    for other in held_out:
+        shared = [image.file for image in _located(other) if image.path in trained_on]
         if shared:
             listed = "".join(f"\n  {file}" for file in shared[:SHOWN])
             raise DataError(
@@ -211,13 +220,6 @@ class _Image(NamedTuple):
     """(device, inode) as the folder lists it; None: there is no such file"""
 
 
-def _linked(image: _Image, by_inode: dict[tuple[int, int], str]) -> bool:
-    """Whether a training image is a hard link to the same file."""
-    twin = None if image.inode is None else by_inode.get(image.inode)
-    # Asked again: some file systems list made-up inode numbers.
-    return twin is not None and Path(image.path).samefile(twin)
-
-
 def _located(labels: LabelSet) -> Iterator[_Image]:
     """Every image with its place on disk, in order; reads each folder once and opens no image."""
     folders: dict[str, _Folder] = {}
@@ -227,7 +229,10 @@ def _located(labels: LabelSet) -> Iterator[_Image]:
         folder = folders.get(parent)
         if folder is None:
             folder = folders[parent] = _Folder(Path(labels.root, parent))
-        yield _Image(file, folder.links.get(name) or f"{folder.path}{os.sep}{name}", folder.inodes.get(name))
+        path = folder.links.get(name) or f"{folder.path}{os.sep}{name}"
+        inode = folder.inodes.get(name)
+        device = folder.devices.get(name, folder.device)
+        yield _Image(file, path, None if inode is None else (device, inode))
 
 
 class _Folder:
@@ -235,19 +240,22 @@ class _Folder:
 
     def __init__(self, folder: Path) -> None:
         self.path = os.path.realpath(folder)
-        self.inodes: dict[str, tuple[int, int]] = {}
+        self.device = 0
+        self.inodes: dict[str, int] = {}
         self.links: dict[str, str] = {}
+        self.devices: dict[str, int] = {}
+        """of what the links lead to"""
         try:
-            device = folder.stat().st_dev
+            self.device = folder.stat().st_dev
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_symlink():
                         self.links[entry.name] = os.path.realpath(entry.path)
                         if entry.is_file():
                             status = entry.stat()
-                            self.inodes[entry.name] = (status.st_dev, status.st_ino)
+                            self.inodes[entry.name], self.devices[entry.name] = status.st_ino, status.st_dev
                     elif not entry.is_dir():
-                        self.inodes[entry.name] = (device, entry.inode())
+                        self.inodes[entry.name] = entry.inode()
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:

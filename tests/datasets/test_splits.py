@@ -7,12 +7,13 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mltrain.datasets import Splits, check_files, check_splits
-from mltrain.datasets.splits import log_labels, require_paths
+from mltrain.datasets.splits import hold_out, log_labels, require_paths, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
@@ -167,3 +168,29 @@ def test_checking_files_is_faster_than_a_stat_for_each(tmp_path: Path) -> None:
     ours = min(seconds(lambda: check_files(labels)) for _ in range(3))
     stats = min(seconds(lambda: [Path(path).is_file() for path in paths]) for _ in range(3))
     assert ours < stats
+
+
+def test_a_held_out_share_does_not_depend_on_the_order_of_the_images(tmp_path: Path) -> None:
+    files = [f"{i}.jpg" for i in range(50)]
+    rest, held = hold_out(labelled(tmp_path, files), 0.2, 0, "set/val")
+    _, turned = hold_out(labelled(tmp_path, files[::-1]), 0.2, 0, "set/val")
+    _, other = hold_out(labelled(tmp_path, files), 0.2, 1, "set/val")
+    assert (len(rest), len(held), rest.name, held.name) == (40, 10, "set/train", "set/val")
+    assert set(held.image_paths) == set(turned.image_paths) != set(other.image_paths)
+    check_splits(Splits(rest, held))
+    with pytest.raises(DataError, match="leaves train or val empty"):
+        hold_out(labelled(tmp_path, files), 0.001, 0, "set/val")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        hold_out(labelled(tmp_path, files), 1.0, 0, "set/val")
+
+
+def test_images_without_a_positive_are_dropped_kept_or_unknown() -> None:
+    targets = np.array([[1, 0], [0, 0], [0, -1], [0, 1]])
+    labels = LabelSet.from_dense(name="s", root="r", files=list("abcd"), class_names=("x", "y"), targets=targets)
+    policies: dict[Any, list[list[int]]] = {
+        "drop": [[1, 0], [0, 1]],
+        "negative": [[1, 0], [0, 0], [0, -1], [0, 1]],
+        "unknown": [[1, 0], [-1, -1], [-1, -1], [0, 1]],
+    }
+    for policy, expected in policies.items():
+        assert treat_unlabelled(labels, policy).dense().tolist() == expected
