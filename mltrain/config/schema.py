@@ -112,7 +112,7 @@ FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "l
 
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
 INJECTED: dict[str, tuple[str, ...]] = {
-    "dataset": (),
+    "dataset": ("need_val",),
     "model": (),
     "head": ("in_features", "num_classes", "stats"),
     "loss": ("num_classes", "stats"),

@@ -70,6 +70,7 @@ def csv_file(
     test_split: str | None = None,
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_val: bool = True,
 ) -> Splits:
     """Train, val and optionally test from one csv file (rules above).
 
@@ -89,6 +90,7 @@ def csv_file(
         val_fraction: above 0, val is this share of the train rows, and `val_split` is not used. Which rows is decided
             by a hash of `split_seed` and the image path, so it does not depend on the order of the rows.
         split_seed: of that choice; independent of the run's seed, so that runs of several seeds share their val set.
+        need_val: passed by the program: False where a tool reads the training images only; val may then be empty.
 
     Raises:
         DataError: the file is missing or breaks a rule; the message names the line.
@@ -114,7 +116,8 @@ def csv_file(
     else:
         val_key = val_split
     chosen["val"] = val_key
-    for part in ("train", "val", "test"):
+    no_val = not need_val and not by_split.get(val_key)
+    for part in ("train", "test") if no_val else ("train", "val", "test"):
         if chosen[part] is not None and not by_split.get(chosen[part]):
             counts = ", ".join(f"{key} ({len(images)} images)" for key, images in sorted(by_split.items(), key=str))
             hint = " or dataset.val_fraction=0.1" if part == "val" else ""
@@ -125,8 +128,10 @@ def csv_file(
     unused = {key: len(images) for key, images in by_split.items() if key not in chosen.values()}
     if unused:
         log.info("%s: splits not used: %s", name, ", ".join(f"{key} ({n} images)" for key, n in unused.items()))
+    if no_val:
+        del chosen["val"]
     made = {part: _labels(table, by_split[key], f"{name}/{part}") for part, key in chosen.items() if key is not None}
-    return Splits(made["train"], made["val"], made.get("test"))
+    return Splits(made["train"], made["train"].select([], f"{name}/val") if no_val else made["val"], made.get("test"))
 
 
 def read_csv(

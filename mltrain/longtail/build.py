@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -84,9 +84,9 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         raise DataError(f"{source.name}: no image has a positive label, there is nothing to choose")
     order = curves.class_order(stats.cooccurrence, options.order)
     reserved = _reserved(options, stats.positives)
-    targets = _clip(
-        source, options, _targets(source, options, order, stats.positives), stats.positives, stats.positives - reserved
-    )
+    available = stats.positives - reserved
+    wanted = _targets(source, options, order, available)
+    targets = _clip(source, options, order, wanted, stats.positives, available)
 
     def chooser(purpose: int, taken: np.ndarray) -> Chooser:
         made = Chooser(rows, cols, num_images=len(source), num_classes=source.num_classes, seed=[options.seed, purpose])
@@ -116,7 +116,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         },
         "method": options.method,
         "seed": options.seed,
-        "parameters": asdict(options),
+        "parameters": {item.name: getattr(options, item.name) for item in fields(LongTailOptions)},
     }
     longtail = LongTail(
         name=name,
@@ -129,6 +129,41 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     )
     _log(longtail)
     return longtail
+
+
+def joined(train: LabelSet, val: LabelSet, *, name: str) -> LabelSet:
+    """Both sets as one, in the order of their files, as VOC's trainval.txt is; paths are relative to a common folder.
+
+    Raises:
+        ValueError: they differ in classes or fill, or lie under no common folder.
+    """
+    if (train.class_names, train.fill) != (val.class_names, val.fill):
+        raise ValueError(f"{train.name} and {val.name} differ in classes or fill: they cannot be joined")
+    root = train.root if train.root == val.root else os.path.commonpath([train.root, val.root])
+    files = []
+    for part in (train, val):
+        inner = PurePosixPath(os.path.relpath(part.root, root) if part.root != root else "")
+        files += [str(inner / part.file(i)) for i in range(len(part))]
+    rows, cols, values = [], [], []
+    for offset, part in ((0, train), (len(train), val)):
+        for value in {1, 0, -1} - {part.fill}:
+            r, c = part.pairs(value)
+            rows.append(r + offset)
+            cols.append(c)
+            values.append(np.full(len(r), value, dtype=np.int8))
+    row = np.concatenate(rows)
+    by_row = np.argsort(row, kind="stable")
+    both = LabelSet(
+        name=name,
+        root=root,
+        files=files,
+        class_names=train.class_names,
+        indptr=np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(files)))]),
+        indices=np.concatenate(cols)[by_row],
+        values=np.concatenate(values)[by_row],
+        fill=train.fill,
+    )
+    return both.select(np.argsort(np.array(files), kind="stable"))
 
 
 def default_name(options: LongTailOptions) -> str:
@@ -152,15 +187,17 @@ def _targets(source: LabelSet, options: LongTailOptions, order: np.ndarray, avai
         targets = curves.explicit(source.class_names, options.counts)
     else:
         most = int(available[order[0]]) if options.max is None else options.max
-        c, least = source.num_classes, min(options.min, most)
-        if options.curve == "pareto":
-            curve = curves.pareto(c, max=most, min=least, b=options.b)
-        else:
-            curve = curves.exponential(c, max=most, min=least)
-        targets = np.empty(c, dtype=np.int64)
-        targets[order] = curve
+        targets = np.empty(source.num_classes, dtype=np.int64)
+        targets[order] = _curve(options, source.num_classes, most)
     targets = np.maximum(targets, options.at_least)
     return targets if options.cap is None else np.minimum(targets, options.cap)
+
+
+def _curve(options: LongTailOptions, c: int, most: int) -> np.ndarray:
+    least = min(options.min, most)
+    if options.curve == "pareto":
+        return curves.pareto(c, max=most, min=least, b=options.b)
+    return curves.exponential(c, max=most, min=least)
 
 
 def _reserved(options: LongTailOptions, positives: np.ndarray) -> np.ndarray:
@@ -172,7 +209,12 @@ def _reserved(options: LongTailOptions, positives: np.ndarray) -> np.ndarray:
 
 
 def _clip(
-    source: LabelSet, options: LongTailOptions, targets: np.ndarray, positives: np.ndarray, available: np.ndarray
+    source: LabelSet,
+    options: LongTailOptions,
+    order: np.ndarray,
+    targets: np.ndarray,
+    positives: np.ndarray,
+    available: np.ndarray,
 ) -> np.ndarray:
     """The targets, no higher than the images there are; DataError where that is not allowed."""
     short = np.flatnonzero(targets > available)
@@ -192,16 +234,33 @@ def _clip(
         lines.append(f"  {source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
     if len(short) > SHOWN:
         lines.append(f"  ... and {len(short) - SHOWN} more")
-    keys = {"pareto": "max or min, raise b", "exponential": "max or min", "explicit": "counts"}[options.curve]
     raise DataError(
         "\n".join(
             [
                 f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted:",
                 *lines,
-                f"Lower {keys}, or take what there is with shortage=clip",
+                f"{_advice(options, order, available)}, or take what there is with shortage=clip",
             ]
         )
     )
+
+
+def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> str:
+    """How the curve could be met: the largest max that all classes have images for, where there is one."""
+    if options.curve == "explicit":
+        return "Lower counts"
+    if options.at_least > available.min():
+        return f"Lower at_least to {available.min()}"
+    low, high = options.min, int(available.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        if (_curve(options, len(order), middle) <= np.maximum(available[order], options.at_least)).all():
+            low = middle
+        else:
+            high = middle - 1
+    if low > options.min:
+        return f"All classes have images enough for max={low}"
+    return f"Lower min: the rarest class has {available.min()}"
 
 
 def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spare: np.ndarray) -> np.ndarray:

@@ -23,11 +23,11 @@ class LongTailOptions:
     random stream of Wu et al. (ECCV 2020), which made VOC-MLT"""
     curve: Literal["pareto", "exponential", "explicit"] = "pareto"
     max: int | None = _number(None, least=1)
-    """images of the first class; None: all that it has"""
+    """images of the first class; None: all that it has, less its validation share"""
     min: int = _number(1, least=0)
     """what the curve falls to; exponential reaches it, pareto stays above it"""
     b: float = _number(6.0, least=0.01)
-    """of the pareto curve; smaller: longer head"""
+    """of the pareto curve; larger: more classes with many images"""
     counts: str | dict[str, int] | None = None
     """explicit curve: images per class, as a mapping or a file (csv with the columns class,count; or json)"""
     order: Literal["cooccurrence", "frequency"] = "cooccurrence"

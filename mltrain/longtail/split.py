@@ -97,7 +97,7 @@ def write_split(
     if ids is None or (val is not None and val_ids is None):
         made = image_ids(train if val is None else _joined(train, val))
         ids, val_ids = ids or made[: len(train)], val_ids or made[len(train) :]
-    separator = _separator(train.class_names)
+    separator = separator_of(train.class_names)
     stats = LabelStats.from_labels(train, head_min, medium_min)
     content = {
         "format": FORMAT,
@@ -233,7 +233,7 @@ def _joined(train: LabelSet, val: LabelSet) -> LabelSet:
     return LabelSet.from_lists(name="", root="", files=files, class_names=(), positives=[()] * len(files))
 
 
-def _separator(class_names: Sequence[str]) -> str:
+def separator_of(class_names: Sequence[str]) -> str:
     """A separator of labels that no class name contains."""
     for name in class_names:
         if name != name.strip() or not name or re.search(r"[\r\n]", name):

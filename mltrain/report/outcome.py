@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
+from mltrain.report.tables import WEIGHTS
 
 if TYPE_CHECKING:
     from mltrain.engine.runner import Evaluation
@@ -24,7 +25,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> None:
-    """One row per class: training frequency, group, and per weights the per-class metrics (percent)."""
+    """One row per class: training frequency, group, and per weights the per-class metrics (percent).
+
+    Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency.
+    """
     columns: dict[str, Any] = {
         "class": stats.class_names,
         "group": [GROUP_NAMES[g] for g in stats.groups],
@@ -39,6 +43,10 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
         for row in zip(*columns.values(), strict=True):
             writer.writerow(["" if isinstance(v, float) and v != v else _short(v) for v in row])
     temporary.replace(path)
+    from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
+
+    ap = {WEIGHTS.get(name, name): summary.per_class["ap"] for name, summary in evaluation.summaries.items()}
+    per_class_ap_plot(path.with_name(f"{path.stem}_ap.png"), ap, stats)
 
 
 def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet) -> None:

@@ -29,15 +29,17 @@ def class_counts_plot(
     title: str,
     targets: np.ndarray | None = None,
     source_counts: np.ndarray | None = None,
+    group_of: np.ndarray | None = None,
 ) -> None:
-    """Training images per class on a logarithmic axis, most frequent first, coloured by group.
+    """Images per class on a logarithmic axis, most frequent first, coloured by group.
 
     Args:
         path: PNG file.
-        stats: of the training set.
+        stats: of the images.
         title: above the plot.
         targets: (C,) wanted images, drawn as a line; the classes are then in its order.
         source_counts: (C,) images in the source, drawn as points.
+        group_of: (C,) 0 head, 1 medium, 2 tail, for the colours; None: by the counts that are drawn.
     """
     counts = stats.positives
     order = np.lexsort((-counts, -(counts if targets is None else targets)))
@@ -45,10 +47,12 @@ def class_counts_plot(
     figure, axes = _figure(float(np.clip(2.5 + 0.16 * c, 6.5, 16)), 4.6)
     x = np.arange(c)
     floor = 0.7
-    groups = stats.groups[order]
+    groups = (stats.groups if group_of is None else group_of)[order]
     width = 0.82 if c <= 200 else 1.0
     for k, name in enumerate(GROUP_NAMES):
         at = x[groups == k]
+        if not len(at):
+            continue
         heights = np.maximum(counts[order][at], floor) - floor
         axes.bar(at, heights, bottom=floor, width=width, color=COLORS[name], label=f"{name}: {len(at)} classes")
     if source_counts is not None:
@@ -56,8 +60,9 @@ def class_counts_plot(
         axes.scatter(x, heights, s=9 if c <= 200 else 2, linewidths=0, color=GREY, label="in the source", zorder=3)
     if targets is not None:
         axes.step(x, np.maximum(targets[order], floor), where="mid", color="black", linewidth=1.2, label="target")
-    for bound in {stats.head_min, stats.medium_min}:
-        axes.axhline(bound, color="black", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.6)
+    if group_of is None:
+        for bound in {stats.head_min, stats.medium_min}:
+            axes.axhline(bound, color="black", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.6)
     _log_axis(axes, "y")
     axes.set_xlim(-0.7, c - 0.3)
     axes.set_ylim(floor, 6 * max(axes.get_ylim()[1] / 2, 1))  # room for the legend
