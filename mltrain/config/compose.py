@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import check_config, check_options, find_problems, message
 from mltrain.config.identity import default_name
-from mltrain.config.schema import FRAME, INJECTED, frame_options
+from mltrain.config.schema import FRAME, INJECTED, Base, frame_options
 from mltrain.config.signatures import nearest
 from mltrain.config.types import spell
 from mltrain.errors import ConfigError
@@ -122,8 +122,13 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
 def tool_options(section: type, words: Sequence[str]) -> tuple[Any, list[str]]:
     """The options of a tool itself, a dataclass, and the words that are none of them. Raises ConfigError."""
     parser, given, rest = OverridesParser.create(), {}, []
+    own, roots = frame_options(section), {*INJECTED, *FRAME, *frame_options(Base)}
     for raw in words:
-        if raw.partition("=")[0] not in frame_options(section):
+        key = raw.partition("=")[0]
+        if key not in own:
+            near = nearest(key, own) if key not in roots and "." not in key else None
+            if near is not None:
+                raise ConfigError(f"{raw}: there is no {key}; did you mean {near}=VALUE?")
             rest.append(raw)
             continue
         override = _parse(parser, raw)

@@ -1,14 +1,21 @@
-"""Metrics of multi-label classification: average precision, counts (OP OR OF1 CP CR CF1), words at k, a summary."""
+"""Metrics of multi-label classification: average precision, counts (OP OR OF1 CP CR CF1), words at k, thresholds,
+a summary."""
 
 from mltrain.metrics.average_precision import average_precision, micro_average_precision
-from mltrain.metrics.counts import Counts, count_at_threshold, count_at_topk, overall_and_per_class
+from mltrain.metrics.counts import Counts, count_above, count_at_threshold, count_at_topk, overall_and_per_class
 from mltrain.metrics.summary import Summary, summarize
+from mltrain.metrics.thresholds import adjust_logits, best_cut, best_cuts, best_tau
 from mltrain.metrics.words import words_at_k
 
 __all__ = [
     "Counts",
     "Summary",
+    "adjust_logits",
     "average_precision",
+    "best_cut",
+    "best_cuts",
+    "best_tau",
+    "count_above",
     "count_at_threshold",
     "count_at_topk",
     "micro_average_precision",

@@ -67,7 +67,8 @@ def count_above(logits: Tensor, targets: Tensor, *, cuts: float | Tensor) -> Cou
                 f"cuts must be (classes,) or (images, classes) as the logits {tuple(logits.shape)}; got "
                 f"{tuple(cuts.shape)}"
             )
-        refuse_nan(cuts)
+        if bool(cuts.isnan().any()):
+            raise ValueError("cuts hold NaN")
     return _count(logits, targets, cuts=cuts)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 from torch import Tensor
 
 from mltrain.metrics import (
@@ -90,6 +90,22 @@ def test_group_maps_are_means_over_their_evaluable_classes(example: tuple[Tensor
     assert "map_none" not in scalars
     with pytest.raises(ValueError, match=r'group "head" has class indices 0..8; allowed are 0..7'):
         summarize(logits, targets, group_indices={"head": [0, 8]})
+
+
+def test_group_f1_is_that_of_scikit_learn_on_the_classes_of_the_group(example: tuple[Tensor, Tensor]):
+    logits, targets = example
+    groups = {"head": [5, 0, 2], "tail": [ABSENT, 4], "none": []}
+    chosen = (logits > 0).numpy()
+    scalars = summarize(logits, targets, group_indices=groups).scalars
+    zero = summarize(logits, targets, group_indices=groups, absent="zero").scalars
+    assert "OF1_none" not in scalars
+    for figures, name, members in ((scalars, "head", [5, 0, 2]), (scalars, "tail", [4]), (zero, "tail", [ABSENT, 4])):
+        truth, predicted = targets.numpy()[:, members], chosen[:, members]
+        for key, average in (("OF1", "micro"), ("macro_F1", "macro")):
+            expected = f1_score(truth, predicted, average=average, zero_division=0)
+            assert figures[f"{key}_{name}"] == pytest.approx(100 * expected, abs=1e-9)
+        precision, recall, _, _ = precision_recall_fscore_support(truth, predicted, average="macro", zero_division=0)
+        assert figures[f"CF1_{name}"] == pytest.approx(200 * precision * recall / (precision + recall), abs=1e-9)
 
 
 def test_counts_and_words_in_the_summary_are_those_of_their_functions(example: tuple[Tensor, Tensor]):
