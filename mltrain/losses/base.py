@@ -246,8 +246,10 @@ def _mostly_negative(
     """
     xs = x.view(-1).index_select(0, special).to(buffer.dtype)
     ys = y.view(-1).index_select(0, special)
-    rows = special.div(max(x.shape[1], 1), rounding_mode="floor")
-    columns = special - rows * x.shape[1]
+    rows = columns = special  # nobody asks for these where terms and weights know no classes
+    if isinstance(loss, PerClassLoss) or type(loss).adjust is not PerLabelLoss.adjust:
+        rows = special.div(max(x.shape[1], 1), rounding_mode="floor")
+        columns = special - rows * x.shape[1]
     adjustment = loss.adjust(Targets(y, buffer.dtype, (rows, columns, ys)))
     if adjustment is not None and adjustment.offset is not None:
         xs += adjustment.offset[columns]
@@ -283,8 +285,10 @@ def _negatives(loss: PerLabelLoss, x: Tensor, special: Tensor, buffer: Tensor) -
     piece = min(-(-min(CPU_PIECE, max(n // 2 + 1, 16_384)) // width) * width, n)
     work = buffer.new_empty((2, piece))
     at = _lookup(buffer.dtype)
-    skips = _cut(special, piece, n)
-    for skip, part, out in zip(skips, x.split(piece), buffer.split(piece), strict=True) if n else ():
+    pieces = [(special, x, buffer)] if n else []
+    if n > piece:
+        pieces = list(zip(_cut(special, piece, n), x.split(piece), buffer.split(piece), strict=True))
+    for skip, part, out in pieces:
         if part.dtype != out.dtype:
             part = out.copy_(part)
         scratch = work if part.numel() == piece else work.view(-1)[: 2 * part.numel()].view(2, -1)
@@ -331,9 +335,9 @@ def _lookup(dtype: torch.dtype, columns: Tensor | None = None) -> At:
 
 def _nonzero(y: Tensor) -> Tensor:
     """Indices (k,), sorted, of what isn't 0 in y (n,): few, so large inputs are searched eight at a time. CPU."""
+    if y.numel() < 65_536 or y.numel() % 8 or y.storage_offset() % 8:
+        return torch.from_numpy(y.bool().numpy().nonzero()[0])
     flags = y.view(torch.int8) if y.dtype.itemsize == 1 else y.bool().view(torch.int8)
-    if flags.numel() < 65_536 or flags.numel() % 8 or flags.storage_offset() % 8:
-        return torch.from_numpy(flags.bool().numpy().nonzero()[0])
     words = flags.view(torch.int64).nonzero().view(-1)
     word, byte = flags.view(-1, 8).index_select(0, words).nonzero().unbind(1)
     return (words * 8).index_select(0, word).add_(byte)
