@@ -1,5 +1,4 @@
-"""Metrics of multi-label classification: average precision, counts (OP OR OF1 CP CR CF1), words at k, thresholds,
-a summary."""
+"""Metrics of multi-label classification: average precision, counts, words at k, thresholds, a summary."""
 
 from mltrain.metrics.average_precision import average_precision, micro_average_precision
 from mltrain.metrics.counts import Counts, count_above, count_at_threshold, count_at_topk, overall_and_per_class
