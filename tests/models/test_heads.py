@@ -95,6 +95,35 @@ def test_ml_decoder_has_the_published_parameters_and_starting_values() -> None:
     assert head.query_embed.weight.std().item() == pytest.approx(1, abs=0.02)
     assert head.duplicate_pooling.std().item() == pytest.approx(math.sqrt(2 / (768 + 80)), rel=0.02)
     assert not head.duplicate_pooling_bias.any()
+    assert all((norm.weight == 1).all() for norm in (head.layers[0].norm1, head.layers[0].norm2, head.layers[0].norm3))
+
+
+def test_a_small_query_scale_lets_the_images_show_in_the_logits_from_the_start() -> None:
+    spread = []
+    for query_scale in (1.0, 0.1):
+        torch.manual_seed(0)
+        head = MLDecoder(64, 12, dim=64, query_scale=query_scale).eval()
+        assert (head.layers[0].norm1.weight == query_scale).all() and (head.layers[0].norm2.weight == 1).all()
+        with torch.no_grad():
+            spread.append(head(torch.randn(50, 16, 64).relu()).std(0).mean().item())
+    assert spread[1] > 4 * spread[0]
+
+
+def test_pooled_ml_decoder_starts_as_a_linear_layer_of_the_mean_token_and_trains_both() -> None:
+    torch.manual_seed(0)
+    head = MLDecoder(20, 7, groups=3, dim=16, prior=0.1, pooled=True)
+    tokens = torch.randn(4, 9, 20)
+    expected = tokens.mean(1) @ head.pooled.weight.T + head.duplicate_pooling_bias
+    torch.testing.assert_close(head(tokens), expected)
+    assert head.pooled.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    head(tokens).square().sum().backward()
+    assert head.pooled.weight.grad.any() and head.duplicate_pooling.grad.any()
+    with torch.no_grad():
+        head.duplicate_pooling.normal_()
+    head.eval()
+    decoder = MLDecoder(20, 7, groups=3, dim=16).eval()
+    decoder.load_state_dict({k: v for k, v in head.state_dict().items() if k != "pooled.weight"})
+    torch.testing.assert_close(head(tokens), decoder(tokens) + tokens.mean(1) @ head.pooled.weight.T)
 
 
 def test_ml_decoder_defaults_to_a_hundred_groups_at_most() -> None:
@@ -238,6 +267,7 @@ def test_prior_starts_every_class_at_that_probability() -> None:
         ({"dim": 20}, "num_heads=8"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"prior": 0.0}, "prior=0.0"),
+        ({"query_scale": 0.0}, "query_scale=0.0"),
     ],
 )
 def test_ml_decoder_refuses_options_out_of_range(options: dict[str, float], message: str) -> None:
