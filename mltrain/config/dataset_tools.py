@@ -9,6 +9,7 @@ import argparse
 import logging
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,8 +81,10 @@ def main(work: Callable[[DictConfig, Any], Any], options: type, *, about: str, c
         given = parser.parse_intermixed_args(sys.argv[1:])
         source = Source(config_dir.resolve(), tuple(Path(folder) for folder in given.config_dir))
         if given.help:
-            names = ", ".join(source.options("dataset"))
-            sys.stdout.write(f"{about.strip()}\n\nData sets (dataset=NAME, options: dataset.KEY=VALUE): {names}\n")
+            names = textwrap.fill(
+                ", ".join(source.options("dataset")), 110, initial_indent="    ", subsequent_indent="    "
+            )
+            sys.stdout.write(f"{about.strip()}\n\nData sets (dataset=NAME, options: dataset.KEY=VALUE)\n{names}\n")
         else:
             cfg, own = read(options, given.words, source)
             if given.cfg:

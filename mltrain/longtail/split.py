@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from mltrain import __version__
+import mltrain
 from mltrain.errors import DataError
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
 
@@ -102,7 +102,7 @@ def write_split(
     content = {
         "format": FORMAT,
         **manifest,
-        "mltrain": __version__,
+        "mltrain": mltrain.__version__,
         "numbers": _numbers(train, val, stats),
         "labels": {
             "name": train.name,

@@ -211,9 +211,7 @@ def _short(name: str, most: int = 22) -> str:
 def _cmap() -> Any:
     from matplotlib import colormaps
 
-    cmap = colormaps["YlGnBu"].copy()
-    cmap.set_bad("#dddddd")
-    return cmap
+    return colormaps["YlGnBu"].with_extremes(bad="#dddddd")
 
 
 def _save(figure: Figure, path: Path) -> None:
