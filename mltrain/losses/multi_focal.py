@@ -59,7 +59,7 @@ class MultiFocalLoss(PerClassLoss):
         self.clip = clip
         self.exponent = exponent
         self.detach_weight = detach_weight
-        counts = torch.as_tensor(stats.positives, dtype=torch.float64).clamp(min=1)  # without images: as with one
+        counts = torch.tensor(stats.positives, dtype=torch.float64).clamp(min=1)  # without images: as with one
         self.register_buffer("weights", ((1 - torch.log(counts / counts.max())) ** exponent).float())
 
     def class_positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
