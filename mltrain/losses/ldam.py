@@ -15,7 +15,7 @@ from mltrain.losses.base import At, PerClassLoss, Reduction
 class LDAMLoss(PerClassLoss):
     """LDAM for sigmoids: ``-y log sigmoid(s (x - m_c)) - (1-y) log(1 - sigmoid(s x))``, m_c = C / n_c^(1/4).
 
-    A positive of class c has to clear the margin m_c of eq. 13, which is larger the fewer positives n_c the class has
+    A positive of class c has to clear the margin m_c, which is larger the fewer positives n_c the class has
     in training; C is set so that the rarest class has `max_margin`, as in the authors' code. The paper's loss is a
     softmax over one label; here each label has its own sigmoid and negatives have no margin. The Distribution-Balanced
     paper lists LDAM for multi-label sets without publishing its form, so this one is not verified against it. Compared

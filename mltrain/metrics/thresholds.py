@@ -97,7 +97,7 @@ def best_cuts(logits: Tensor, targets: Tensor, *, min_positives: int = 5) -> Bes
 def adjust_logits(logits: Tensor, log_prior_odds: ArrayLike, tau: float) -> Tensor:
     """``logits - tau * log_prior_odds``, float64 `(N, C)`: rounding in fp32 would make logits of a class equal.
 
-    Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314, section 4.1 (post hoc), with a
+    Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314 (post hoc), with a
     sigmoid's odds in place of a softmax's prior, as `mltrain.losses.LogitAdjustedLoss` does in training. The average
     precision of a class does not change; what compares classes (F1 at one threshold, top k, micro AP) does.
 
