@@ -217,7 +217,7 @@ def _read(
     kept = len(codes)
     del codes, counts, row
     keys.sort()
-    keys = keys[_starts(keys)]
+    keys = _select(keys, _starts(keys))
     first = _starts(keys >> 1)
     both = np.zeros(len(keys), dtype=bool)
     both[:-1] = ~first[1:]
@@ -225,28 +225,30 @@ def _read(
         log.warning(
             "%s: %d classes of an image are verified both as there and as not; they become unknown", name, both.sum()
         )
-    values = (keys & 1).astype(np.int8)
+    values = keys.astype(np.int8)
+    values &= 1
     values[both] = -1
     if len(keys) < kept:
         log.info("%s: %d rows repeat another", name, kept - len(keys))
-    use = first if fill == 0 else first & (values != -1)
-    use &= values != fill
-    keys, values = keys[use], values[use]
+    use = first & (values != fill)
+    keys, values = _select(keys, use), _select(values, use)
+    del both, first, use
     indptr = np.zeros(len(ids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(keys >> bits, minlength=len(ids)), out=indptr[1:])
     keys &= (1 << bits) - 1
     keys >>= 1
+    indices = keys.astype(np.int32)
+    del keys
     labels = LabelSet(
         name=name,
         root=root,
         files=_files(ids, images),
         class_names=classes.names,
         indptr=indptr,
-        indices=keys.astype(np.int32),
+        indices=indices,
         values=values,
         fill=fill,
     )
-    del keys
     return log_labels(labels)
 
 
@@ -255,6 +257,11 @@ def _starts(ordered: np.ndarray) -> np.ndarray:
     starts = np.ones(len(ordered), dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
     return starts
+
+
+def _select(array: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """The chosen entries; not a copy where they are all."""
+    return array if which.all() else array[which]
 
 
 def _files(ids: np.ndarray, images: str) -> np.ndarray:
