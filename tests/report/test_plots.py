@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.report import plots
+from mltrain.report.outcome import write_per_class
 
 
 def stats(c: int, n: int = 400) -> LabelStats:
@@ -83,3 +86,12 @@ def test_points_stand_at_frequency_and_ap_and_unknown_classes_are_left_out(tmp_p
     expected = np.stack([np.maximum(s.positives, 0.7), ap], axis=1)[~np.isnan(ap)]
     assert np.allclose(points[np.argsort(points[:, 1])], expected)
     assert f"mAP {np.nanmean(ap):.2f}" in axes.get_title(loc="left")
+
+
+def test_per_class_csv_comes_with_its_plot(tmp_path: Path, drawn: list[Figure]) -> None:
+    s = stats(20)
+    summaries = {key: SimpleNamespace(per_class={"ap": np.linspace(0, 100, 20)}) for key in ("val", "ema")}
+    evaluation: Any = SimpleNamespace(summaries=summaries)
+    write_per_class(tmp_path / "per_class.csv", evaluation, s)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["per_class.csv", "per_class_ap.png"]
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["raw: mAP 50.00", "EMA: mAP 50.00"]
