@@ -29,7 +29,8 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 base, start = peak(), time.perf_counter()
 labels = read_openimages(sys.argv[1], classes=sys.argv[2])
 seconds, cpu = time.perf_counter() - start, time.process_time()
-print(f"{labels}: {seconds:.1f} s, {cpu:.1f} s of CPU with the imports, peak {peak():.0f} MB, of which {base:.0f} MB before reading")
+print(labels)
+print(f"{seconds:.1f} s, {cpu:.1f} s of CPU with the imports; peak {peak():.0f} MB, {base:.0f} MB before reading")
 """
 
 

@@ -47,8 +47,8 @@ def nuswide(
         labels: concepts: the 81, in the order of Concepts81.txt. tags: the 1,000 of TagList1k.txt; what users did not
             tag is taken as absent, as published. zero_shot: the 925 tags that are no concept, then the 81 concepts,
             which are unknown (-1) in train; their targets in test are those of the concepts, not of the tags.
-        unlabelled: images without any positive (zero_shot: without a concept in test): drop leaves them out,
-            negative keeps them as all negative, unknown keeps them with all targets -1.
+        unlabelled: images without any positive: drop leaves them out (with zero_shot, all test images without a
+            concept), negative keeps them as they are, unknown keeps them with all targets -1.
 
     Raises:
         DataError: files are missing or broken; the message names the line.
