@@ -81,9 +81,20 @@ def leaving() -> Iterator[None]:
             raise
         _say(f"{error}: free some space or point paths.runs to another disk, then repeat the command to resume")
         sys.exit(MltrainError.exit_code)
+    except RuntimeError as error:
+        if not _peer_is_gone(error):
+            raise
+        _say("stopped, for another rank has ended: what it says is the reason")
+        sys.exit(MltrainError.exit_code)
     except KeyboardInterrupt:
         _say("interrupted", once=True)
         sys.exit(130)
+
+
+def _peer_is_gone(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank ended; gloo and NCCL have no exception of their own for it."""
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(sign in str(error) for sign in signs)
 
 
 def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir: Path | None) -> None:

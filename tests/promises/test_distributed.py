@@ -44,6 +44,18 @@ def test_odd_batch_over_two_ranks_is_refused_with_one_message(overrides: list[st
     assert re.search(r"multiple of .*\b2\b", done.stderr)
 
 
+def test_what_stops_one_rank_alone_is_all_that_is_said(overrides: list[str], tmp_path: Path) -> None:
+    settings = [*overrides, "runner.batch_size=8", f"paths.data={tmp_path}/data"]
+    fit([*settings, "runner.max_steps=1"])  # draws the data set
+    images = sorted((tmp_path / "data").rglob("val*/*.jpg"))
+    # in the second rank's share, and as large as it was: else the data set would be drawn again
+    images[-1].write_bytes(b"-" * images[-1].stat().st_size)
+    done = execute(torchrun(*settings, "runner.max_steps=2"), code=1)
+    assert str(images[-1].name) in done.stderr
+    assert "what it says is the reason" in done.stderr
+    assert "mltrain/engine" not in done.stderr, "a traceback of ours, beside torchrun's own"
+
+
 def test_sweep_under_torchrun_is_refused(overrides: list[str]) -> None:
     done = execute(torchrun("-m", *overrides, "seed=0,1"), code=1)
     assert "-m under torchrun" in done.stderr
