@@ -42,7 +42,7 @@ class MLDecoder(nn.Module):
             only 0.6 % of the mean square of h differs between images (tokens of an ImageNet MobileNetV2); 0.1 starts
             with 19 %.
         pooled: add a linear layer of the mean token to the logits, and start the group pooling from 0: training then
-            starts as `gap` does and the decoder learns what that lacks. Not published; for few images.
+            starts as `gap` does, and the decoder adds to it. Not published; for few images.
     """
 
     def __init__(
