@@ -4,7 +4,8 @@
     python tools/create_longtail_dataset.py dataset=coco max=1200 b=6 shortage=clip
     python tools/create_longtail_dataset.py dataset=csv dataset.file=labels.csv curve=exponential max=500 min=5
     python tools/create_longtail_dataset.py dataset=csv dataset.file=labels.csv curve=explicit counts=counts.csv
-    python tools/create_longtail_dataset.py dataset=voc2012 source=trainval method=published max=800   as VOC-MLT was
+    python tools/create_longtail_dataset.py dataset=voc2012 dataset.difficult=positive source=trainval \\
+        method=published max=800                                                  as VOC-MLT was made
 
 The curve: how many training images each class should have
     curve=pareto          pareto | exponential | explicit (counts=FILE with class,count; or counts='{cat: 90, dog: 5}')
