@@ -4,8 +4,8 @@
 
 The file has the columns, ids, lengths and 9,605 classes of the training labels (about 60 M rows, 9 M images), half of
 the rows negative, a tenth of other classes. A second process reads it, so that its peak is the reader's own; what
-Python, NumPy and the imports take is shown beside it. --shuffled: the rows of every 50,000 images are in no order, so that
-no two rows in turn are of one image: the worst case for the memory of the reader.
+Python, NumPy and the imports take is shown beside it. --shuffled: the rows of every 50,000 images are in no order, so
+that hardly two in turn are of one image: the reader's worst case.
 """
 
 from __future__ import annotations
