@@ -1,0 +1,60 @@
+"""Label-distribution-aware margin loss over a softmax: Cao, Wei, Gaidon, Arechiga, Ma,
+"Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, arXiv:1906.07413.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mltrain.labels import LabelStats
+from mltrain.losses._softmax import ClassWeight, SoftmaxLoss
+from mltrain.losses.base import Reduction
+
+
+class LDAMSoftmaxLoss(SoftmaxLoss):
+    """Cross-entropy of ``s (x_c - m_c [c is the label])``, m_c = K / n_c^(1/4): the paper's loss.
+
+    The label has to clear a margin, which is larger the fewer images n_c its class has in training; K is set so that
+    the rarest class has `max_margin`, as in the authors' code. Their deferred re-weighting is not part of it;
+    ``class_weight=effective`` has its weights. A soft target gets its share of the margin. Compared with the formula in
+    fp64: 3e-8, the margins being fp32.
+
+    Args:
+        max_margin: margin of the rarest class, in logits, >= 0; the authors' 0.5, and 0.3 on iNaturalist. 0 and scale 1
+            is cross-entropy.
+        scale: s; 1 for an ordinary linear head. The authors' 30 belongs to cosine logits in [-1, 1].
+        stats, class_weight, beta, reduction: see `SoftmaxLoss`.
+
+    Raises:
+        ValueError: max_margin negative, scale not positive; inputs as in `SoftmaxLoss`.
+    """
+
+    margins: Tensor
+
+    def __init__(
+        self,
+        *,
+        stats: LabelStats,
+        max_margin: float = 0.5,
+        scale: float = 1.0,
+        class_weight: ClassWeight = "none",
+        beta: float = 0.9999,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(stats=stats, class_weight=class_weight, beta=beta, reduction=reduction)
+        if not 0 <= max_margin < float("inf"):
+            raise ValueError(f"max_margin={max_margin} must be 0 or above")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale={scale} must be above 0")
+        self.max_margin = max_margin
+        self.scale = scale
+        counts = torch.tensor(stats.positives, dtype=torch.float64).clamp(min=1)  # without images: as with one
+        self.register_buffer("margins", (max_margin * (counts / counts.min()) ** -0.25).float(), persistent=False)
+
+    def image_loss(self, x: Tensor, t: Tensor) -> Tensor:
+        if x.shape[1] != len(self.margins):
+            raise ValueError(f"logits {tuple(x.shape)} have to be of the loss's {len(self.margins)} classes")
+        logp = F.log_softmax(self.scale * (x - self.margins.to(x.dtype) * t), dim=1)
+        return -(self.weighted(t) * logp).sum(1)
