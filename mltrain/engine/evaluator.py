@@ -102,8 +102,9 @@ def predict(
             images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
             for name, model in models.items():
                 with torch.autocast(dist.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-                    tokens = model.features(images).tokens
-                logits[name].append(model.head(tokens.float()).float().cpu())
+                    features = model.features(images)
+                features = features._replace(tokens=features.tokens.float())
+                logits[name].append(model.classify(features).float().cpu())
             targets.append(batch.targets)
             indices.append(batch.indices)
         _stop_together(dist, stop)

@@ -2,15 +2,17 @@
 
 from mltrain.models.backbone import Backbone, Features, create_backbone
 from mltrain.models.classifier import Classifier, create_classifier
-from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
+from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label
 
 __all__ = [
+    "CSRA",
     "PFC",
     "Backbone",
     "Classifier",
     "Features",
     "GlobalAveragePool",
     "MLDecoder",
+    "Query2Label",
     "create_backbone",
     "create_classifier",
 ]

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from mltrain.models.backbone import Backbone, Features, create_backbone
-from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
+from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label
 
-HEADS: dict[str, type[nn.Module]] = {"gap": GlobalAveragePool, "ml_decoder": MLDecoder, "pfc": PFC}
+HEADS: dict[str, type[nn.Module]] = {
+    "csra": CSRA,
+    "gap": GlobalAveragePool,
+    "ml_decoder": MLDecoder,
+    "pfc": PFC,
+    "query2label": Query2Label,
+}
 
 
 class Classifier(nn.Module):
@@ -19,6 +25,8 @@ class Classifier(nn.Module):
 
     Normalises with the backbone's mean and std, which are buffers and so saved with the weights: a checkpoint evaluates
     with the numbers it was trained with. Keeps the images' memory format.
+
+    The head is called with the tokens; one whose `forward` has an argument `grid` is given the grid (h, w) too.
     """
 
     mean: Tensor
@@ -28,6 +36,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self._head_takes_grid = "grid" in inspect.signature(head.forward).parameters
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1) * 255)  # in the images' unit, 0..255
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1) * 255)
 
@@ -39,9 +48,14 @@ class Classifier(nn.Module):
         features: Features = self.backbone(self.normalize(images))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(images).tokens)
+    def classify(self, features: Features) -> Tensor:
+        """The head's logits of a backbone's features."""
+        options = {"grid": features.grid} if self._head_takes_grid else {}
+        logits: Tensor = self.head(features.tokens, **options)
         return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))
 
 
 def create_classifier(
@@ -60,7 +74,7 @@ def create_classifier(
     Args:
         name, pretrained, checkpoint, image_size: see `create_backbone`; `backbone_options` are its other arguments.
         num_classes: C.
-        head: `gap`, `ml_decoder` or `pfc`; `head_options` are arguments of its class.
+        head: a name in `HEADS`; `head_options` are arguments of its class.
 
     Raises:
         ValueError: unknown head or option; and what `create_backbone` raises.

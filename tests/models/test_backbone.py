@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from mltrain.errors import ConfigError, MltrainError
-from mltrain.models import Classifier, GlobalAveragePool, MLDecoder, create_backbone, create_classifier
+from mltrain.models import (
+    CSRA,
+    Classifier,
+    GlobalAveragePool,
+    MLDecoder,
+    Query2Label,
+    create_backbone,
+    create_classifier,
+)
 from mltrain.models import backbone as backbone_module
 
 # name, image size, layout, width, grid side, prefix tokens: small images and the smallest member of each family
@@ -59,8 +67,14 @@ def test_tokens_grid_and_prefix_are_the_models_own_features(
         if isinstance(norm, nn.LayerNorm):
             expected = nn.functional.layer_norm(expected, (width,), norm.weight, norm.bias, norm.eps)
         torch.testing.assert_close(tokens[:, row * side + column], expected)
-    # both heads on it, and nothing in the model that training would leave without a gradient
-    for head in (GlobalAveragePool(width, 3), MLDecoder(width, 3, dim=16, ffn_dim=16)):
+    # every head on it, and nothing in the model that training would leave without a gradient
+    heads = (
+        GlobalAveragePool(width, 3),
+        MLDecoder(width, 3, dim=16, ffn_dim=16),
+        CSRA(width, 3, num_heads=2),
+        Query2Label(width, 3, dim=16, ffn_dim=16),
+    )
+    for head in heads:
         classifier = Classifier(backbone, head)
         classifier.zero_grad()
         classifier(torch.randint(256, (2, 3, size, size), dtype=torch.uint8)).sum().backward()
@@ -235,7 +249,7 @@ def test_pretrained_asks_timm_for_its_weights_unless_a_file_is_given(monkeypatch
 
 
 def test_create_classifier_refuses_unknown_heads_and_options() -> None:
-    with pytest.raises(ValueError, match="gap, ml_decoder"):
+    with pytest.raises(ValueError, match="gap, ml_decoder, pfc"):
         create_classifier(name="resnet18", num_classes=3, head="gpa")
     with pytest.raises(ValueError, match=r"group: not an option of MLDecoder.*groups"):
         create_classifier(name="resnet18", num_classes=3, head="ml_decoder", head_options={"group": 3})

@@ -27,6 +27,8 @@ COMBINATIONS = [
     ["augment=distribution_balanced", "sampler=square_root", "head=pfc", "schedule=multistep", "optimizer=sgd"],
     ["sampler=repeat_factor", "sampler.threshold=0.3", "sampler.epoch_size=50", "data.num_workers=1"],
     ["loss=db", "mix=mixup", "runner.accumulate=2", "runner.amp=bf16"],
+    ["head=csra", "head.num_heads=2", "head.prior=0.05", "model.name=test_vit", "runner.amp=bf16"],
+    ["head=query2label", "head.ffn_dim=32", "head.num_heads=2", "runner.accumulate=2", "runner.amp=bf16"],
     ["loss=class_balanced", "loss.mode=average_n", "optimizer=sgd"],
     ["runner.amp=bf16", "sampler=uniform", "optimizer=adamw", "schedule=constant", "runner.accumulate=2"],
 ]

@@ -1,7 +1,9 @@
-"""Heads: feature tokens `(B, N, D)` -> logits `(B, C)`."""
+"""Heads: feature tokens `(B, N, D)`, and where a head names it their grid `(h, w)` -> logits `(B, C)`."""
 
+from mltrain.models.heads.csra import CSRA
 from mltrain.models.heads.gap import GlobalAveragePool
 from mltrain.models.heads.ml_decoder import MLDecoder
 from mltrain.models.heads.pfc import PFC
+from mltrain.models.heads.query2label import Query2Label
 
-__all__ = ["PFC", "GlobalAveragePool", "MLDecoder"]
+__all__ = ["CSRA", "PFC", "GlobalAveragePool", "MLDecoder", "Query2Label"]

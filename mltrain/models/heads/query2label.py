@@ -1,0 +1,219 @@
+"""Query2Label."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mltrain.models.heads.ml_decoder import _dropout
+from mltrain.models.heads.prior import bias_start
+
+
+class Query2Label(nn.Module):
+    """Query2Label: a query of each class reads the tokens `(B, N, D)` through a transformer -> logits `(B, C)`.
+
+    Liu et al., Query2Label: A Simple Transformer Way to Multi-Label Classification, arXiv 2107.10834. The transformer
+    is that of DETR, post-norm: with p the sine positions of the grid, q the class queries, memory m = x,
+
+        encoder layer:  m = norm1(m + attention(m + p, m + p, m));      m = norm2(m + ffn(m))
+        decoder layer:  t = norm1(t + attention(t + q, t + q, t))       (left out where published, see below)
+                        t = norm2(t + attention(t + q, m + p, m));      t = norm3(t + ffn(t))
+
+    from t = 0, ffn(t) = W2 relu(W1 t), with dropout where DETR has it; a last norm; logit c is W[c] . t[c] + b[c].
+
+    Compared with the published formulation restated with torch's own attention modules: outputs and gradients equal to
+    1e-5 with the same weights (tests/models). Parameter names are the published ones (`input_proj.weight` (d, D) in
+    place of (d, D, 1, 1)). The published code fixes p to one size of images; here it follows the grid of the tokens.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        dim: width of the transformer; None: D without a projection, as published. A multiple of 4 and of `num_heads`.
+        num_heads: attention heads.
+        ffn_dim: width of the feed-forward layers.
+        encoder_layers: 0 or more.
+        decoder_layers: 1 or more.
+        dropout: probability, everywhere including the attention weights.
+        keep_first_self_attention: attention among the queries in the first decoder layer, where they start from 0.
+        keep_other_self_attention: the same in the others. Published: neither.
+        prior: probability that each class has at the start; None: the published start, U(-1, 1) / sqrt(dim) for b.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        dim: int | None = None,
+        num_heads: int = 4,
+        ffn_dim: int = 8192,
+        encoder_layers: int = 1,
+        decoder_layers: int = 2,
+        dropout: float = 0.1,
+        keep_first_self_attention: bool = False,
+        keep_other_self_attention: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        width = in_features if dim is None else dim
+        if num_heads < 1 or ffn_dim < 1:
+            raise ValueError(f"num_heads={num_heads}, ffn_dim={ffn_dim}: must be positive")
+        if width < 1 or width % num_heads or width % 4:
+            shown = f"dim=null, the {width} features of the backbone" if dim is None else f"dim={dim}"
+            raise ValueError(f"{shown}: must be a positive multiple of 4 and of num_heads={num_heads}")
+        if encoder_layers < 0 or decoder_layers < 1:
+            raise ValueError(
+                f"encoder_layers={encoder_layers}, decoder_layers={decoder_layers}: at least 0 and 1 are needed"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        self.input_proj = nn.Identity() if dim is None else nn.Linear(in_features, dim)
+        encoder: list[nn.Module] = [_EncoderLayer(width, num_heads, ffn_dim, dropout) for _ in range(encoder_layers)]
+        decoder: list[nn.Module] = [
+            _DecoderLayer(width, num_heads, ffn_dim, dropout, self_attention=keep)
+            for keep in [keep_first_self_attention, *[keep_other_self_attention] * (decoder_layers - 1)]
+        ]
+        self.transformer = _Transformer(encoder, decoder, width)
+        for parameter in self.transformer.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        self.query_embed = nn.Embedding(num_classes, width)
+        self.fc = _GroupWiseLinear(num_classes, width)
+        if prior is not None:
+            nn.init.constant_(self.fc.b, bias_start(prior))
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        memory = self.input_proj(tokens)
+        positions = sine_positions(grid, memory.shape[2], device=memory.device).to(memory.dtype)
+        logits: Tensor = self.fc(self.transformer(memory, positions, self.query_embed.weight.to(memory.dtype)))
+        return logits
+
+
+def sine_positions(grid: tuple[int, int], dim: int, *, device: torch.device | None = None) -> Tensor:
+    """Position encoding of a grid (h, w), row by row, fp32 (h * w, dim), dim a multiple of 4.
+
+    As in DETR, normalised: the rows lie at angles (1 ... h) / h * 2 pi, divided by 10000^(4i / dim), whose sines and
+    cosines alternate over the first half of the channels; the columns likewise over the second.
+    """
+    half = dim // 2
+    wavelengths = 10_000 ** (torch.arange(0, half, 2, device=device, dtype=torch.float32) / half)
+
+    def axis(length: int) -> Tensor:
+        at = torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + 1e-6) * (2 * math.pi)
+        angles = at[:, None] / wavelengths
+        return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)
+
+    h, w = grid
+    rows, columns = axis(h)[:, None].expand(h, w, half), axis(w)[None].expand(h, w, half)
+    return torch.cat((rows, columns), dim=2).flatten(0, 1)
+
+
+class _Transformer(nn.Module):
+    """Memory `(B, N, d)`, positions `(N, d)`, queries `(C, d)` -> `(B, C, d)`."""
+
+    def __init__(self, encoder: list[nn.Module], decoder: list[nn.Module], dim: int) -> None:
+        super().__init__()
+        self.encoder = _Stack(encoder, None)
+        self.decoder = _Stack(decoder, nn.LayerNorm(dim))
+
+    def forward(self, memory: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
+        for layer in self.encoder.layers:
+            memory = layer(memory, positions)
+        keys = memory + positions
+        state: Tensor | None = None
+        for layer in self.decoder.layers:
+            state = layer(state, queries, keys, memory)
+        assert self.decoder.norm is not None
+        normed: Tensor = self.decoder.norm(state)
+        return normed
+
+
+class _Stack(nn.Module):
+    """Layers under their published names."""
+
+    def __init__(self, layers: list[nn.Module], norm: nn.Module | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+
+class _EncoderLayer(nn.Module):
+    """Memory `(B, N, d)`, positions `(N, d)` -> `(B, N, d)`."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_attn = nn.MultiheadAttention(dim, num_heads)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, memory: Tensor, positions: Tensor) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        placed = memory + positions
+        x = self.norm1(memory + _dropout(_attention(self.self_attn, placed, placed, memory, rate), rate))
+        normed: Tensor = self.norm2(x + _feed_forward(self, x, rate))
+        return normed
+
+
+class _DecoderLayer(nn.Module):
+    """State `(B, C, d)`, None for 0; queries `(C, d)`, keys and memory `(B, N, d)` -> state."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, *, self_attention: bool) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_attn = nn.MultiheadAttention(dim, num_heads) if self_attention else None
+        self.multihead_attn = nn.MultiheadAttention(dim, num_heads)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim) if self_attention else None
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(self, state: Tensor | None, queries: Tensor, keys: Tensor, memory: Tensor) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        if self.self_attn is not None and self.norm1 is not None:
+            x = keys.new_zeros(len(keys), *queries.shape) if state is None else state
+            placed = x + queries
+            state = self.norm1(x + _dropout(_attention(self.self_attn, placed, placed, x, rate), rate))
+        # without a state yet, all images have the same queries: projected once
+        placed = queries.unsqueeze(0) if state is None else state + queries
+        read = _dropout(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
+        x = self.norm2(read if state is None else state + read)
+        normed: Tensor = self.norm3(x + _feed_forward(self, x, rate))
+        return normed
+
+
+class _GroupWiseLinear(nn.Module):
+    """A linear layer of its own for each query: `(B, C, d)` -> `(B, C)`."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(dim)
+        self.W = nn.Parameter(torch.empty(1, num_classes, dim).uniform_(-bound, bound))
+        self.b = nn.Parameter(torch.empty(1, num_classes).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.W * x).sum(-1) + self.b
+
+
+def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, rate: float) -> Tensor:
+    """`(B or 1, L, d)`, `(B, N, d)`, `(B, N, d)` -> `(B, L, d)`; the module holds names and weights only."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.unflatten(2, (module.num_heads, -1)).transpose(1, 2)
+
+    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
+    q, k, v = (split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    read = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v, dropout_p=rate)
+    out: Tensor = module.out_proj(read.transpose(1, 2).flatten(2))
+    return out
+
+
+def _feed_forward(layer: _EncoderLayer | _DecoderLayer, x: Tensor, rate: float) -> Tensor:
+    # dropout before relu is the same function as after it, and both can work in place
+    return _dropout(layer.linear2(F.relu(_dropout(layer.linear1(x), rate), inplace=True)), rate)
