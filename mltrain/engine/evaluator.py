@@ -36,9 +36,9 @@ class Evaluation:
     predictions: Predictions
     summaries: dict[str, Summary]
 
-    def best(self) -> str:
-        """The weights with the higher mAP; raw weights where equal."""
-        return max(self.summaries, key=lambda name: self.summaries[name].scalars["map"])
+    def best(self, by: str) -> str:
+        """The weights with the higher figure `by`; raw weights where equal."""
+        return max(self.summaries, key=lambda name: self.summaries[name].scalars[by])
 
 
 def evaluate(

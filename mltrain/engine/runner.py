@@ -24,6 +24,7 @@ from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.evaluator import Evaluation, evaluate
 from mltrain.engine.signals import StopSignal
 from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from mltrain.metrics.summary import TITLES
 
 if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
@@ -67,6 +68,8 @@ class Runner:
     sinks: Sinks
     progress: Progress
     epochs: int
+    best_by: str = "map"
+    """figure of the validation split by which epoch and weights are chosen; higher is better"""
     accumulate: int = 1
     max_steps: int | None = None
     evaluate_every: int = 1
@@ -207,11 +210,12 @@ class Runner:
         return evaluated(self.model, self.ema)
 
     def _remember_best(self, epoch: int, evaluation: Evaluation) -> None:
-        weights = evaluation.best()
-        score = evaluation.summaries[weights].scalars["map"]
-        if self.best is not None and not score > self.best["map"]:
+        by = self.best_by
+        weights = evaluation.best(by)
+        score = evaluation.summaries[weights].scalars[by]
+        if self.best is not None and not score > self.best[by]:
             return
-        self.best = {"epoch": epoch, "step": self.step, "weights": weights, "map": score}
+        self.best = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
         self.checkpoints.save(self._weights_state() | {"best": self.best, "step": self.step}, "best")
 
     def _finish(self) -> Outcome | None:
@@ -308,8 +312,8 @@ class Runner:
         parts = [f"epoch {record['epoch']}/{self.epochs}", f"loss {record['train_loss']:.4g}"]
         for name in self._evaluated():
             if name in record:
-                label = {"val": "mAP", "ema": "EMA mAP"}[name]
-                parts.append(f"{label} {record[name]['map']:.2f}")
+                label = {"val": "", "ema": "EMA "}[name] + TITLES.get(self.best_by, self.best_by)
+                parts.append(f"{label} {record[name][self.best_by]:.2f}")
         return "  ".join(parts)
 
     def _close_loaders(self) -> None:

@@ -146,7 +146,7 @@ class TrainStep:
             return [float(world)] * len(batches)
         if len(batches) == world == 1:
             return [1.0]
-        count = _known if reduction == "mean" else len
+        count = getattr(self.loss, "divisor", _known) if reduction == "mean" else len
         counts = [float(count(batch.targets)) for batch in batches]
         total = self.dist.all_reduce_sum(torch.tensor(sum(counts), dtype=torch.float64)).item()
         return [part * world / max(total, 1.0) for part in counts]  # 0 where every target is unknown: so is the loss

@@ -59,8 +59,8 @@ class SoftmaxLoss(nn.Module):
         """The loss of each image (B,), class weights included, at logits x (B, C) and targets t (B, C) >= 0."""
         raise NotImplementedError
 
-    def count(self, targets: Tensor) -> int:
-        """Images that ``mean`` divides by: those with a known label."""
+    def divisor(self, targets: Tensor) -> int:
+        """What ``mean`` divides by, which the training step asks for: images with a known label."""
         return int((targets > 0).any(dim=1).sum())
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 from torch import Tensor
 
 from mltrain.metrics.average_precision import average_precision, micro_average_precision
@@ -16,6 +17,8 @@ from mltrain.metrics.counts import Counts, count_above, count_at_threshold, coun
 from mltrain.metrics.words import words_at_k
 
 Absent = Literal["exclude", "zero", "error"]
+TITLES = {"map": "mAP", "g_mean": "G-mean", "mauc": "MAUC", "balanced_accuracy": "balanced accuracy"}
+"""How figures are called in tables, where not by their key."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Summary:
 
     scalars: dict[str, float]
     per_class: dict[str, np.ndarray]
+    """the first is the figure that is plotted against training frequency"""
+    confusion: sparse.csr_matrix | None = None
+    """single label only: images of the row's class that were taken for the column's, int64 `(C, C)`"""
 
     def to_json(self) -> dict[str, dict]:
         """Plain floats and lists; NaN (a class without positives) becomes None."""
@@ -81,7 +87,7 @@ def summarize(
     groups: dict[str, np.ndarray] = {}
     for name, indices in (group_indices or {}).items():
         members = np.zeros(classes, dtype=bool)
-        members[_checked_indices(name, indices, classes)] = True
+        members[checked_indices(name, indices, classes)] = True
         members &= evaluable
         if members.any():
             groups[name] = members
@@ -121,7 +127,7 @@ def _figures(counts: Counts, evaluable: np.ndarray, *, suffix: str) -> dict[str,
     return {f"{name}{suffix}": _percent(value) for name, value in overall_and_per_class(counts, evaluable).items()}
 
 
-def _checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
+def checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
     array = np.asarray(indices, dtype=np.int64)
     if array.size and not (array.min() >= 0 and array.max() < classes):
         raise ValueError(f'group "{name}" has class indices {array.min()}..{array.max()}; allowed are 0..{classes - 1}')

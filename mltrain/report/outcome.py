@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ from mltrain.report.tables import WEIGHTS
 
 if TYPE_CHECKING:
     from mltrain.engine.runner import Evaluation
+
+logger = logging.getLogger(__name__)
+
+MOST_CONFUSED = 2000
+"""Classes of which a confusion matrix is written."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -27,7 +33,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> None:
     """One row per class: training frequency, group, and per weights the per-class metrics (percent).
 
-    Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency.
+    Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency, or, of single labels, `<name>_recall.png`.
     """
     columns: dict[str, Any] = {
         "class": stats.class_names,
@@ -45,8 +51,28 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     temporary.replace(path)
     from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
 
-    ap = {WEIGHTS.get(name, name): summary.per_class["ap"] for name, summary in evaluation.summaries.items()}
-    per_class_ap_plot(path.with_name(f"{path.stem}_ap.png"), ap, stats)
+    figure = next(iter(next(iter(evaluation.summaries.values())).per_class))
+    values = {WEIGHTS.get(name, name): summary.per_class[figure] for name, summary in evaluation.summaries.items()}
+    per_class_ap_plot(path.with_name(f"{path.stem}_{figure}.png"), values, stats, figure=figure)
+
+
+def write_confusion(path: Path, evaluation: Evaluation, weights: str, class_names: Sequence[str]) -> None:
+    """Confusion matrix of the `weights`, where the evaluation has one: a row for each true class, in numbers of images.
+
+    Of more than `MOST_CONFUSED` classes nothing is written, only logged: `metrics.save_predictions` keeps everything.
+    """
+    confusion = evaluation.summaries[weights].confusion
+    if confusion is None:
+        return
+    if len(class_names) > MOST_CONFUSED:
+        logger.info("no confusion matrix: %d classes are more than %d", len(class_names), MOST_CONFUSED)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true \\ predicted", *class_names])
+        writer.writerows([name, *row] for name, row in zip(class_names, confusion.toarray().tolist(), strict=True))
+    temporary.replace(path)
 
 
 def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet) -> None:

@@ -119,16 +119,18 @@ def labels_per_image_plot(path: Path, sizes: np.ndarray, *, title: str) -> None:
     _save(figure, path)
 
 
-def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStats) -> None:
-    """AP of each class against its training images, a panel for each kind of weights.
+def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStats, *, figure: str = "ap") -> None:
+    """AP, or another figure, of each class against its training images, a panel for each kind of weights.
 
     Args:
         path: PNG file.
         ap: title of the panel -> (C,) percent, NaN where a class has no positive in the evaluated split.
         stats: of the training set.
+        figure: what `ap` holds: "ap" or "recall".
     """
-    figure = _canvas(Figure(figsize=(6.2 * len(ap), 4.6), layout="constrained"))
-    panels = figure.subplots(1, len(ap), sharey=True, squeeze=False)[0]
+    name_of_figure, name_of_mean = {"ap": ("average precision", "mAP"), "recall": ("recall", "mean recall")}[figure]
+    canvas = _canvas(Figure(figsize=(6.2 * len(ap), 4.6), layout="constrained"))
+    panels = canvas.subplots(1, len(ap), sharey=True, squeeze=False)[0]
     x = np.maximum(stats.positives, 0.7)
     for axes, (name, values) in zip(panels, ap.items(), strict=True):
         known = ~np.isnan(values)
@@ -138,7 +140,7 @@ def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStat
             if not len(at):
                 continue
             mean = values[at].mean()
-            label = f"{group}: mAP {mean:.1f} of {len(at)} classes"
+            label = f"{group}: {name_of_mean} {mean:.1f} of {len(at)} classes"
             axes.scatter(x[at], values[at], s=22 if len(at) < 200 else 6, color=COLORS[group], alpha=0.85, label=label)
             axes.plot([x[at].min(), x[at].max()], [mean, mean], color=COLORS[group], linewidth=1.2, alpha=0.8)
         for k in np.flatnonzero(known) if few else _outliers(x, values, known):
@@ -153,10 +155,10 @@ def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStat
         axes.set_xlabel("training images of the class")
         axes.set_ylim(-2, 102)
         total = values[known].mean() if known.any() else np.nan
-        axes.set_title(f"{name}: mAP {total:.2f}", fontsize=10, loc="left")
+        axes.set_title(f"{name}: {name_of_mean} {total:.2f}", fontsize=10, loc="left")
         axes.legend(fontsize=8, frameon=True, framealpha=0.7, edgecolor="none", loc="best")
-    panels[0].set_ylabel("average precision, %")
-    _save(figure, path)
+    panels[0].set_ylabel(f"{name_of_figure}, %")
+    _save(canvas, path)
 
 
 def _outliers(x: np.ndarray, values: np.ndarray, known: np.ndarray, count: int = 12) -> np.ndarray:

@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEADLINE = ("map", "map_head", "map_medium", "map_tail", "OF1", "CF1")
-TITLES = {"map": "mAP", "map_head": "head", "map_medium": "medium", "map_tail": "tail"}
+from mltrain.labels import GROUP_NAMES
+from mltrain.metrics.summary import TITLES
+
+# Columns of the table; the first row of which a result has the first figure.
+HEADLINES = (
+    ("map", "map_head", "map_medium", "map_tail", "OF1", "CF1"),
+    (
+        "accuracy",
+        "accuracy_head",
+        "accuracy_medium",
+        "accuracy_tail",
+        "balanced_accuracy",
+        "macro_F1",
+        "g_mean",
+        "mauc",
+    ),
+)
 WEIGHTS = {"val": "raw", "ema": "EMA"}
 
 
@@ -23,12 +38,13 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def metrics_table(result: Mapping[str, Any]) -> str:
-    """mAP in total and per group, OF1 and CF1 (percent), one row per split and weights.
+    """The main figures of the task, in total and per group (percent), one row per split and weights.
 
     Args:
         result: the content of result.json.
     """
     rows = []
+    headline = next((keys for keys in HEADLINES if keys[0] in result.get("val", {})), HEADLINES[0])
     splits = {"val": {k: result[k] for k in WEIGHTS if k in result}, "test": result.get("test", {})}
     for split, by_weights in splits.items():
         for name, scalars in by_weights.items():
@@ -36,8 +52,13 @@ def metrics_table(result: Mapping[str, Any]) -> str:
             best = result.get("best") or {}
             if split == "val" and name == best.get("weights") and len(by_weights) > 1:
                 label += " *"
-            rows.append([label, *(_percent(scalars.get(key)) for key in HEADLINE)])
-    return text_table(["weights", *(TITLES.get(key, key) for key in HEADLINE)], rows)
+            rows.append([label, *(_percent(scalars.get(key)) for key in headline)])
+    return text_table(["weights", *(_title(key) for key in headline)], rows)
+
+
+def _title(key: str) -> str:
+    group = key.rpartition("_")[2]
+    return group if group in GROUP_NAMES else TITLES.get(key, key)
 
 
 def _percent(value: float | None) -> str:
