@@ -138,6 +138,7 @@ class Runner:
         epoch, start = divmod(self.step, self.steps_per_epoch)
         steps = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
         self.model.train()
+        self.train_step.set_epoch(epoch)
         self.progress.start_epoch(epoch, self.epochs, steps, start, self.total_steps - self.step)
         batches = iter(self.train_loader.epoch(epoch, start))
         for _ in range(start, steps):
@@ -262,6 +263,7 @@ class Runner:
         state = self._weights_state() | {
             "optimizer": self.train_step.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
+            "loss": self.train_step.loss.state_dict(),
             "step": self.step,
             "history": self.history,
             "best": self.best,
@@ -285,6 +287,8 @@ class Runner:
         check_classes(state, self.stats.class_names, self.folder)
         load_weights(state, self.model, self.ema)
         self.train_step.optimizer.load_state_dict(state["optimizer"])
+        if "loss" in state:  # older checkpoints are of losses that keep nothing
+            self.train_step.loss.load_state_dict(state["loss"])
         if self.train_step.scaler is not None and state["scaler"] is not None:
             self.train_step.scaler.load_state_dict(state["scaler"])
         self.train_loader.corrupt.update(dict.fromkeys(state["corrupt"]))

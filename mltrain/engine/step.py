@@ -106,10 +106,19 @@ class TrainStep:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        end_step = getattr(self.loss, "end_step", None)  # of a loss that follows the training
+        if end_step is not None:
+            end_step(self.dist.all_reduce_sum)
         # Where loss scaling has met an infinite gradient, the scaler left the weights as they were.
         if self.ema is not None and math.isfinite(result.grad_norm):
             self.ema.update()
         return result
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loss, where it asks, that an epoch (counted from 0) begins or goes on."""
+        set_epoch = getattr(self.loss, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
 
     def _accumulate(self, step: int, batches: Sequence[MicroBatch]) -> torch.Tensor:
         total = None
