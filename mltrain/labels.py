@@ -247,6 +247,25 @@ class LabelSet:
             fill=self.fill,
         )
 
+    def with_targets(self, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, *, fill: int) -> LabelSet:
+        """The same images and classes with other targets: those listed, in any order, and `fill` everywhere else.
+
+        Args:
+            rows, columns, values: (k,) each; image, class and target (1, 0 or -1), no pair twice.
+            fill: 0 or -1.
+        """
+        order = np.argsort(rows, kind="stable")
+        return LabelSet(
+            name=self.name,
+            root=self.root,
+            files=self._files,
+            class_names=self.class_names,
+            indptr=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self)))]),
+            indices=columns[order],
+            values=values[order],
+            fill=fill,
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 of files, class names and targets; not of `name`, `root` and how sparsely targets are listed."""
         digest = hashlib.sha256()

@@ -211,10 +211,13 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
         except DataError:
             rehearse(cfg)  # the config's own mistakes come first: data can take a day to fetch
             raise
+    fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
+    if fewer is not None:
+        splits = splits._replace(train=fewer)
     check_splits(splits)
     for labels in (splits.val, splits.test):
         if labels is not None:
-            _check_evaluable(labels, cfg.metrics.absent)
+            _check_evaluable(labels, cfg.metrics)
     if cfg.data.check_files:
         for labels in splits:
             if labels is not None:
@@ -242,12 +245,22 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
     return converted
 
 
-def _check_evaluable(labels: LabelSet, absent: str) -> None:
+def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
     """Refuse, before training, a split whose metrics would be refused after it."""
-    empty = np.flatnonzero(np.bincount(labels.positive_pairs()[1], minlength=labels.num_classes) == 0)
+    absent, classes = metrics.absent, labels.num_classes
+    positives, unknowns, negatives = (np.bincount(labels.pairs(v)[1], minlength=classes) for v in (1, -1, 0))
+    empty = np.flatnonzero(positives == 0)
     if not len(labels) or (absent != "zero" and len(empty) == labels.num_classes):
         raise DataError(
             f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate"
+        )
+    if labels.fill == 0:
+        negatives = len(labels) - positives - unknowns
+    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives)
+    if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
+        raise DataError(
+            f"{labels.name}: no class has {metrics.min_positives} known positives and {metrics.min_negatives} known "
+            "negatives; lower metrics.min_positives or metrics.min_negatives"
         )
     if absent == "error" and len(empty):
         names = ", ".join(labels.class_names[k] for k in empty[:5])
@@ -274,7 +287,8 @@ def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet
 
 def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
     """`summarize` with the config's settings and the groups of the training set."""
-    settings = {key: cfg.metrics[key] for key in ("threshold", "topk", "words_k", "absent")}
+    keys = ("threshold", "topk", "words_k", "absent", "min_positives", "min_negatives")
+    settings = {key: cfg.metrics[key] for key in keys}
     return functools.partial(summarize, group_indices=stats.group_indices(), **settings)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.schema import ALLOWED_TARGETS, FRAME, INJECTED, SWITCHABLE, Base, Option, frame_options
+from mltrain.config.schema import ALLOWED_TARGETS, FRAME, INJECTED, LATER, SWITCHABLE, Base, Option, frame_options
 from mltrain.config.signatures import (
     PACKAGE,
     UNKNOWN,
@@ -147,6 +147,8 @@ class _Checker:
             self.frame_section(tree, name, options)
         self.metrics(tree["metrics"])
         for name in INJECTED:
+            if name not in tree and name in LATER:  # the config of an older run
+                tree[name] = dict(LATER[name])
             if name not in tree:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:

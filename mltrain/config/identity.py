@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mltrain.config.schema import LATER
+
 # Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
 IRRELEVANT = frozenset(
     {
@@ -28,7 +30,7 @@ IRRELEVANT = frozenset(
 
 
 def run_id(cfg: DictConfig) -> str:
-    """8 hex digits of the resolved config without `IRRELEVANT`.
+    """8 hex digits of the resolved config without `IRRELEVANT`, and without what is as before it existed (`LATER`).
 
     Does not depend on the order of keys, on how a number is spelled (1e-4, 0.0001) or on where `paths.data` lies; a
     dataset root outside `paths.data` does count, since other files may lie there.
@@ -59,7 +61,11 @@ def component_name(component: DictConfig) -> str:
 def _relevant(node: Any, path: str, data: str) -> Any:
     if isinstance(node, dict):
         below = {key: f"{path}.{key}" if path else str(key) for key in node if key != "hydra"}
-        return {str(key): _relevant(node[key], here, data) for key, here in below.items() if here not in IRRELEVANT}
+        return {
+            str(key): _relevant(node[key], here, data)
+            for key, here in below.items()
+            if here not in IRRELEVANT and not (here in LATER and node[key] == LATER[here])
+        }
     if isinstance(node, (list, tuple)):
         return [_relevant(item, path, data) for item in node]
     if isinstance(node, str) and data and (node == data or node.startswith(data.rstrip("/") + "/")):

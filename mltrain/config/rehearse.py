@@ -32,10 +32,13 @@ def rehearse(cfg: DictConfig) -> None:
     offline = cfg.copy()
     if "pretrained" in offline.model:
         offline.model.pretrained = False
+    if "prior" in offline.loss:  # a file of the real classes
+        offline.loss.prior = None
     backbone = instantiate(offline.model, "model")
     head = instantiate(cfg.head, "head", in_features=backbone.num_features, num_classes=_CLASSES, stats=stats)
     model = Classifier(backbone, head)
-    instantiate(cfg.loss, "loss", stats=stats, num_classes=_CLASSES)
+    instantiate(cfg.partial, "partial", labels=labels)
+    instantiate(offline.loss, "loss", stats=stats, num_classes=_CLASSES)
     instantiate(cfg.sampler, "sampler", labels=labels, stats=stats, seed=cfg.seed)
     for section in ("augment", "eval_resize"):
         instantiate(cfg[section], section, image_size=backbone.image_size)

@@ -74,6 +74,8 @@ class Metrics:
     topk: int | None = _number(3, least=1)  # null: none; for the same at the k best classes of an image
     words_k: int | None = _number(5, least=1)  # null: none; annotation length of the per-word protocol
     absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
+    min_positives: int = _number(1, least=1)  # a class with fewer known positives is left out of the class means
+    min_negatives: int = _number(0, least=0)  # the same of known negatives; 1 for partially labelled splits
     save_predictions: bool = False  # logits and targets of the evaluated splits in the run folder
 
 
@@ -113,6 +115,7 @@ FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "l
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
 INJECTED: dict[str, tuple[str, ...]] = {
     "dataset": ("need_val",),
+    "partial": ("labels",),
     "model": (),
     "head": ("in_features", "num_classes", "stats"),
     "loss": ("num_classes", "stats"),
@@ -124,7 +127,14 @@ INJECTED: dict[str, tuple[str, ...]] = {
     "schedule": ("steps_per_epoch",),
     "ema": ("model",),
 }
-SWITCHABLE = frozenset({"mix", "ema"})  # may be switched off: `_target_: null`
+SWITCHABLE = frozenset({"partial", "mix", "ema"})  # may be switched off: `_target_: null`
+
+# What came later, and what a config without it stands for: a run of this value keeps the id it had before.
+LATER: dict[str, Any] = {
+    "partial": {"_target_": None},
+    "metrics.min_positives": 1,
+    "metrics.min_negatives": 0,
+}
 
 # Whose code a config may call. Narrower than whole packages: torch.load or a download is no loss.
 ALLOWED_TARGETS = (

@@ -83,6 +83,14 @@ def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
     return _count(logits, targets, k=k)
 
 
+def count_negatives(targets: Tensor) -> np.ndarray:
+    """Known negatives of each class, int64 `(C,)`, of targets `(N, C)`."""
+    totals = torch.zeros(targets.shape[1], dtype=torch.int64, device=targets.device)
+    for part in targets.split(max(1, BLOCK_ENTRIES // max(1, targets.shape[1]))):
+        totals += _column_sums(part == 0)
+    return totals.cpu().numpy()
+
+
 def overall_and_per_class(counts: Counts, classes: np.ndarray | None = None) -> dict[str, float]:
     """OP, OR, OF1, CP, CR, CF1 and macro_F1 in 0..1.
 

@@ -13,7 +13,14 @@ from scipy import sparse
 from torch import Tensor
 
 from mltrain.metrics.average_precision import average_precision, micro_average_precision
-from mltrain.metrics.counts import Counts, count_above, count_at_threshold, count_at_topk, overall_and_per_class
+from mltrain.metrics.counts import (
+    Counts,
+    count_above,
+    count_at_threshold,
+    count_at_topk,
+    count_negatives,
+    overall_and_per_class,
+)
 from mltrain.metrics.words import words_at_k
 
 Absent = Literal["exclude", "zero", "error"]
@@ -47,6 +54,8 @@ def summarize(
     topk: int | None = 3,
     words_k: int | None = 5,
     absent: Absent = "exclude",
+    min_positives: int = 1,
+    min_negatives: int = 0,
 ) -> Summary:
     """Evaluate one set of predictions.
 
@@ -61,14 +70,19 @@ def summarize(
         words_k: labels an image for the annotation protocol (`words_P` ...); None leaves them out.
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
+        min_positives, min_negatives: a class with positives, but with fewer known positives or known negatives than
+            this, is left out of the means over classes; `classes_below_support` says how many are. Where unknown
+            entries abound, a class without a known negative has an AP of 1 by itself: min_negatives=1 leaves it out.
 
     Returns:
-        Summary. A figure that is not defined is left out: those of a group without an evaluable class, and the
+        Summary. Among the scalars `map` is the mean AP of the classes, `map_weighted` the mean weighted by their known
+        positives. A figure that is not defined is left out: those of a group without an evaluable class, and the
         figures at a k above the number of classes.
 
     Raises:
         ValueError: no class has a known positive (unless `absent="zero"`), some have none and `absent="error"`, an
-            index is out of range, an unknown `absent`, or inputs as in `average_precision` and `count_at_threshold`.
+            index is out of range, an unknown `absent`, no class has the support asked for, or inputs as in
+            `average_precision` and `count_at_threshold`.
     """
     if absent not in ("exclude", "zero", "error"):
         raise ValueError(f'absent must be "exclude", "zero" or "error"; got {absent!r}')
@@ -80,10 +94,24 @@ def summarize(
         raise ValueError(f"{missing.sum()} of {classes} classes have no positive (first indices: {first})")
     if absent != "zero" and missing.all():
         raise ValueError(f"none of the {classes} classes has a positive: there is nothing to evaluate")
-    evaluable = np.ones(classes, dtype=bool) if absent == "zero" else ~missing
+    if cuts is None:
+        counts = count_at_threshold(logits, targets, threshold=threshold)
+    else:
+        counts = count_above(logits, targets, cuts=cuts)
+    unsupported = ~missing & (counts.positives < min_positives)
+    if min_negatives > 0:
+        unsupported |= ~missing & (count_negatives(targets) < min_negatives)
+    evaluable = ~unsupported if absent == "zero" else ~(missing | unsupported)
+    if not evaluable.any():
+        raise ValueError(
+            f"none of the {classes} classes has {min_positives} known positives and {min_negatives} known negatives "
+            "(min_positives, min_negatives): there is nothing to evaluate"
+        )
     ap_in_means = np.nan_to_num(ap)
 
     scalars = {"map": _percent(ap_in_means[evaluable].mean())}
+    if counts.positives[evaluable].any():
+        scalars["map_weighted"] = _percent(np.average(ap_in_means[evaluable], weights=counts.positives[evaluable]))
     groups: dict[str, np.ndarray] = {}
     for name, indices in (group_indices or {}).items():
         members = np.zeros(classes, dtype=bool)
@@ -96,10 +124,6 @@ def summarize(
     if not math.isnan(micro):
         scalars["micro_ap"] = _percent(micro)
 
-    if cuts is None:
-        counts = count_at_threshold(logits, targets, threshold=threshold)
-    else:
-        counts = count_above(logits, targets, cuts=cuts)
     scalars |= _figures(counts, evaluable, suffix="")
     for name, members in groups.items():
         figures = _figures(Counts(*(column * members for column in counts)), members, suffix=f"_{name}")
@@ -111,6 +135,8 @@ def summarize(
         scalars |= {f"words_{name}": _percent(words[name]) for name in ("P", "R", "F1")}
         scalars["words_N+"] = words["N+"]
     scalars["classes_without_positives"] = float(missing.sum())
+    if min_positives > 1 or min_negatives > 0:
+        scalars["classes_below_support"] = float(unsupported.sum())
 
     per_class = {
         "ap": 100.0 * ap,

@@ -12,7 +12,10 @@ from mltrain.errors import Interrupted
 from mltrain.losses import SPLCLoss
 from tests.promises.runs import assert_same, execute, fit, state, stop_at, torchrun
 
-FOLLOWING = [["loss=splc", "loss.tau=0.3", "runner.epochs=3"], ["loss=ghm", "runner.accumulate=2", "runner.batch_size=8"]]
+FOLLOWING = [
+    ["loss=splc", "loss.tau=0.3", "runner.epochs=3"],
+    ["loss=ghm", "runner.accumulate=2", "runner.batch_size=8"],
+]
 
 
 @pytest.mark.parametrize("options", FOLLOWING, ids=lambda options: options[0])
