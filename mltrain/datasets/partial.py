@@ -20,9 +20,7 @@ _CHUNK = 1 << 24
 """Targets written out at a time."""
 
 
-def drop_labels(
-    *, labels: LabelSet, probability: float = 0.5, dropped: Dropped = "unknown", seed: int = 0
-) -> LabelSet:
+def drop_labels(*, labels: LabelSet, probability: float = 0.5, dropped: Dropped = "unknown", seed: int = 0) -> LabelSet:
     """Drop each known label, positive or negative, with the same probability (random per sample, "RPS").
 
     With ``dropped="negative"`` this is the usual "share of the labels": 0.25 leaves 75 % of the positives.

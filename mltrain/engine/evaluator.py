@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mltrain.engine.signals import StopSignal
@@ -101,10 +102,7 @@ def predict(
         if batch is not None:
             images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
             for name, model in models.items():
-                with torch.autocast(dist.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-                    features = model.features(images)
-                features = features._replace(tokens=features.tokens.float())
-                logits[name].append(model.classify(features).float().cpu())
+                logits[name].append(_logits(model, images, amp_dtype).cpu())
             targets.append(batch.targets)
             indices.append(batch.indices)
         _stop_together(dist, stop)
@@ -118,6 +116,42 @@ def predict(
     # The loader gives each rank a stretch of the set, in order.
     assert torch.equal(order, torch.arange(len(loader.labels))), "each image must be evaluated exactly once, in order"
     return Predictions({k: v for k, v in rows.items() if v is not None}, labels)
+
+
+@torch.inference_mode()
+def mean_probabilities(
+    model: Classifier,
+    loader: EvalLoader,
+    *,
+    dist: Distributed,
+    amp_dtype: torch.dtype | None = None,
+    channels_last: bool = True,
+) -> np.ndarray:
+    """Mean over all images of the sigmoid of each class, float64 (C,), on every rank.
+
+    Raises:
+        NonFiniteError: a logit is NaN, on every rank.
+    """
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    dist.broadcast_buffers(model)
+    model.eval()
+    total = torch.zeros(loader.labels.num_classes, dtype=torch.float64)
+    for batch in loader:
+        images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
+        total += _logits(model, images, amp_dtype).cpu().double().sigmoid().sum(0)
+    means = dist.all_reduce_sum(total) / max(len(loader.labels), 1)
+    if not bool(means.isfinite().all()):
+        raise NonFiniteError(f"{loader.labels.name}: the weights give NaN; try runner.amp=off")
+    return means.numpy()
+
+
+def _logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
+    """fp32 (B, C), the head in fp32."""
+    with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+        features = model.features(images)
+    features = features._replace(tokens=features.tokens.float())
+    logits: torch.Tensor = model.classify(features).float()
+    return logits
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:
