@@ -22,8 +22,9 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
 from mltrain.config.schema import Tuning
+from mltrain.config.task import SINGLE_LABEL, best_figure
 from mltrain.config.tune import plan, report
-from mltrain.datasets.splits import Splits, check_files, check_splits
+from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.lock import run_lock
@@ -35,11 +36,12 @@ from mltrain.engine.seeding import seed_start
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.metrics.summary import Summary, summarize
+from mltrain.metrics.single_label import summarize_single_label
+from mltrain.metrics.summary import TITLES, Summary, summarize
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
-from mltrain.report.outcome import write_json, write_per_class, write_predictions
+from mltrain.report.outcome import write_confusion, write_json, write_per_class, write_predictions
 from mltrain.report.tables import metrics_table
 
 logger = logging.getLogger(__name__)
@@ -127,12 +129,14 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
             result |= scalars if name == "val" else {"test": scalars}
             write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
+            best_weights = state["best"]["weights"]
+            write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
             if cfg.metrics.save_predictions:
                 write_predictions(folder / f"predictions_{name}.npz", evaluation, labels)
         if not dist.is_main:
             return None
         write_json(folder / "evaluation.json", result)
-        logger.info("%s\n* best by validation mAP, epoch %d", metrics_table(result), result["best"]["epoch"])
+        logger.info("%s\n%s", metrics_table(result), _chosen(result))
         if tuner is not None:
             content = tuner.run(evaluations)
             write_json(folder / "tuning.json", content)
@@ -195,6 +199,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         sinks=make_sinks(folder, config, dist),
         progress=Progress(mode=cfg.logger.progress, enabled=dist.is_main),
         epochs=cfg.runner.epochs,
+        best_by=best_figure(cfg.task, cfg.metrics.best),
         accumulate=cfg.runner.accumulate,
         max_steps=cfg.runner.max_steps,
         evaluate_every=cfg.runner.evaluate_every,
@@ -215,6 +220,10 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
     if fewer is not None:
         splits = splits._replace(train=fewer)
     check_splits(splits)
+    if cfg.task == SINGLE_LABEL:
+        for labels in splits:
+            if labels is not None:
+                check_one_label(labels)
     for labels in (splits.val, splits.test):
         if labels is not None:
             _check_evaluable(labels, cfg.metrics)
@@ -286,7 +295,10 @@ def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet
 
 
 def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
-    """`summarize` with the config's settings and the groups of the training set."""
+    """`summarize` of the task with the config's settings and the groups of the training set."""
+    if cfg.task == SINGLE_LABEL:
+        groups = stats.group_indices()
+        return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
     keys = ("threshold", "topk", "words_k", "absent", "min_positives", "min_negatives")
     settings = {key: cfg.metrics[key] for key in keys}
     return functools.partial(summarize, group_indices=stats.group_indices(), **settings)
@@ -354,13 +366,21 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         "folder": str(runner.folder),
     }
     write_per_class(runner.folder / "per_class.csv", outcome.validation, runner.stats)
+    best_weights, names = result["best"]["weights"], runner.stats.class_names
+    write_confusion(runner.folder / "confusion.csv", outcome.validation, best_weights, names)
     if cfg.metrics.save_predictions:
         write_predictions(runner.folder / "predictions.npz", outcome.validation, runner.val_loader.labels)
     if outcome.test is not None and runner.test_loader is not None:
         write_per_class(runner.folder / "per_class_test.csv", outcome.test, runner.stats)
+        write_confusion(runner.folder / "confusion_test.csv", outcome.test, best_weights, names)
         if cfg.metrics.save_predictions:
             write_predictions(runner.folder / "predictions_test.npz", outcome.test, runner.test_loader.labels)
     write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
-    best = f"* best by validation mAP, epoch {result['best']['epoch']}; all results in {runner.folder}"
-    logger.info("%s\n%s", metrics_table(result), best)
+    logger.info("%s\n%s; all results in %s", metrics_table(result), _chosen(result), runner.folder)
     return result
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    best = result["best"]
+    by = best.get("by", "map")  # older runs chose by mAP and did not say so
+    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"

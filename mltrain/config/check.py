@@ -19,6 +19,7 @@ from mltrain.config.signatures import (
     nearest,
     read_signature,
 )
+from mltrain.config.task import task_problems
 from mltrain.config.types import Kind, spell
 from mltrain.errors import ConfigError
 
@@ -153,6 +154,9 @@ class _Checker:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
                 tree[name] = self.component(tree[name], name, name)
+        for path, text in task_problems(tree):
+            section, _, key = path.partition(".")
+            self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:
             for node, path, section in self.foreign:
                 self.foreign_component(node, path, section)

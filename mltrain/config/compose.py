@@ -289,6 +289,7 @@ class _Origin:
             *((f"{EXPERIMENT}/{name}.yaml", keys) for name in self.experiments),
             (f"{self.source.name}.yaml", keys),
             (f"{section}/{option}.yaml", keys[1:]),
+            (f"dataset/{self.choices.get('dataset')}.yaml", keys),  # some set keys of other sections too
         ]:
             file = self.source.file(relative)
             line = find_line(file, inner) if file is not None and inner else None

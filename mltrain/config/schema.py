@@ -24,6 +24,7 @@ def _number(default: Any, *, least: float, most: float | None = None) -> Any:
 class Base:
     """Scalars at the root of the config."""
 
+    task: Literal["multi_label", "single_label"] = "multi_label"  # single_label: one label an image, softmax losses
     seed: int = _number(
         0, least=0, most=2**31 - 1
     )  # of initialisation, order, augmentation; part of the run's identity
@@ -74,6 +75,10 @@ class Metrics:
     topk: int | None = _number(3, least=1)  # null: none; for the same at the k best classes of an image
     words_k: int | None = _number(5, least=1)  # null: none; annotation length of the per-word protocol
     absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
+    best: (
+        Literal["map", "micro_ap", "OF1", "CF1", "macro_F1", "accuracy", "balanced_accuracy", "weighted_F1", "g_mean"]
+        | None
+    ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
     min_positives: int = _number(1, least=1)  # a class with fewer known positives is left out of the class means
     min_negatives: int = _number(0, least=0)  # the same of known negatives; 1 for partially labelled splits
     save_predictions: bool = False  # logits and targets of the evaluated splits in the run folder
@@ -131,6 +136,8 @@ SWITCHABLE = frozenset({"partial", "mix", "ema"})  # may be switched off: `_targ
 
 # What came later, and what a config without it stands for: a run of this value keeps the id it had before.
 LATER: dict[str, Any] = {
+    "task": "multi_label",
+    "metrics.best": None,
     "partial": {"_target_": None},
     "metrics.min_positives": 1,
     "metrics.min_negatives": 0,

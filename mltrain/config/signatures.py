@@ -145,6 +145,43 @@ def read_module(dotted: str) -> Module | None:
 @cache
 def read_signature(target: str) -> Signature:
     """Signature of a class or function of this package, from its source. Raises TargetError."""
+    owner, node = _definition(target)
+    if isinstance(node, ast.ClassDef):
+        return _class_signature(owner, node)
+    if isinstance(node, ast.FunctionDef):
+        return _function_signature(owner, node, skip_first=False)
+    raise TargetError("is no class or function")
+
+
+@cache
+def read_constant(target: str, name: str) -> Any:
+    """The literal that a class of this package, or the nearest of its bases, gives its attribute `name`; else None.
+
+    Raises TargetError.
+    """
+    owner, node = _definition(target)
+    return _class_constant(owner, node, name) if isinstance(node, ast.ClassDef) else None
+
+
+def _class_constant(module: Module, node: ast.ClassDef, name: str) -> Any:
+    for item in node.body:
+        targets = (
+            item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+        )
+        value = item.value if isinstance(item, (ast.Assign, ast.AnnAssign)) else None
+        if value is not None and any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return _literal(module, value)
+    for base in node.bases:
+        found = module.find(base.id) if isinstance(base, ast.Name) else None
+        if found is not None and isinstance(found[1], ast.ClassDef):
+            inherited = _class_constant(found[0], found[1], name)
+            if inherited is not None:
+                return inherited
+    return None
+
+
+def _definition(target: str) -> tuple[Module, ast.stmt]:
+    """The module of this package that defines a target, and the statement. Raises TargetError."""
     parts = target.split(".")
     module, depth = None, 0
     for end in range(len(parts), 0, -1):
@@ -162,12 +199,7 @@ def read_signature(target: str) -> Signature:
         near = nearest(name, known)
         hint = f"; did you mean {module.dotted}.{near}?" if near else ""
         raise TargetError(f"there is no {rest} in {module.dotted}{hint} It has: {', '.join(known) or 'nothing'}")
-    owner, node = found
-    if isinstance(node, ast.ClassDef):
-        return _class_signature(owner, node)
-    if isinstance(node, ast.FunctionDef):
-        return _function_signature(owner, node, skip_first=False)
-    raise TargetError("is no class or function")
+    return found
 
 
 def _class_signature(module: Module, node: ast.ClassDef) -> Signature:

@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from mltrain.config.schema import Tuning
+from mltrain.config.task import MULTI_LABEL
 from mltrain.datasets.splits import Splits
 from mltrain.engine.evaluator import Evaluation
 from mltrain.engine.tuning import Tuner
@@ -76,6 +77,11 @@ def plan(
             if getattr(tuning, key) is not None:
                 raise ConfigError(f"{key}={getattr(tuning, key)}: nothing is tuned; add e.g. tune=thresholds")
         return None
+    if cfg.task != MULTI_LABEL:
+        raise ConfigError(
+            f"tune={tuning.tune}: thresholds and logit adjustment are of task={MULTI_LABEL}; with task={cfg.task} "
+            "the class with the highest logit is predicted, and there is nothing to tune"
+        )
     if tuning.tune_metric is not None and tuning.tune != "logit_adjustment":
         raise ConfigError(
             f"tune_metric={tuning.tune_metric}: tune={tuning.tune} chooses by {CRITERIA[tuning.tune]}; only "

@@ -170,6 +170,32 @@ def check_files(labels: LabelSet) -> None:
     )
 
 
+def check_one_label(labels: LabelSet) -> None:
+    """Check that every image has exactly one label, or an unknown one: no positive, and not all others negative.
+
+    Raises:
+        DataError: how many images have not, the first 5 with their labels; or there is but one class.
+    """
+    if labels.num_classes < 2:
+        raise DataError(f"{labels.name}: {labels.num_classes} class; task=single_label needs at least 2 to tell apart")
+    n = len(labels)
+    counts = np.bincount(labels.positive_pairs()[0], minlength=n)
+    unlabelled = np.flatnonzero(counts == 0)
+    bare = [i for i in unlabelled if not (labels.targets(i) < 0).any()]
+    wrong = np.union1d(np.flatnonzero(counts > 1), np.asarray(bare, dtype=np.int64))
+    if not len(wrong):
+        return
+    lines = []
+    for i in wrong[:SHOWN]:
+        names = [labels.class_names[c] for c in np.flatnonzero(labels.targets(i) == 1)]
+        lines.append(f"\n  {labels.file(i)}: {_some(names) if names else 'no label'}")
+    more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    raise DataError(
+        f"{labels.name}: {len(wrong)} of {n} images have not exactly one label, as task=single_label needs; set "
+        f"task=multi_label and a loss such as loss=asl, or mend the labels:{''.join(lines)}{more}"
+    )
+
+
 def check_splits(splits: Splits) -> None:
     """Check that no image of the validation or test set is trained on, and that all sets have the same classes.
 

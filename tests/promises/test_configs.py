@@ -6,11 +6,13 @@ import functools
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 
 from mltrain.config.compose import CONFIGS, Source, load
 from mltrain.config.schema import FRAME, INJECTED
 from mltrain.config.signatures import locate
+from mltrain.config.task import task_of_loss
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "train.yaml" and "hydra" not in path.parts)
 REQUIRED = {"model/timm": ["model.name=resnet18"]}  # what such a file leaves to the user (???)
@@ -25,7 +27,8 @@ def rounds() -> dict[str, list[Path]]:
 def composed(number: int) -> DictConfig:
     """The config of the number-th file of every group together: few compositions cover all files."""
     chosen = [files[number % len(files)] for files in rounds().values() if files]
-    return load([text for path in chosen for text in overrides(path)])
+    loss = next(yaml.safe_load(path.read_text())["_target_"] for path in chosen if path.parent.name == "loss")
+    return load([*(text for path in chosen for text in overrides(path)), f"task={task_of_loss(loss)}"])
 
 
 def overrides(path: Path) -> list[str]:
