@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mltrain.datasets.sources import COCO_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -27,11 +28,6 @@ log = logging.getLogger(__name__)
 # A list of numbers under one of these keys. Inside a json string the quotes would be escaped, so no string can match.
 OUTLINE = re.compile(rb'"(segmentation|counts)"\s*:\s*\[[-+0-9.eE,\s\[\]]*\]')
 GEOMETRY = re.compile(rb'"(segmentation|bbox|counts)"\s*:\s*\[[-+0-9.eE,\s\[\]]*\]')
-
-HOW = (
-    "COCO comes from https://cocodataset.org/#download: unpack the archives of train images, val images and train/val "
-    "annotations side by side. To use a copy elsewhere: dataset.root=FOLDER"
-)
 
 
 def coco(

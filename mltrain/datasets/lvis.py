@@ -17,16 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from mltrain.datasets.coco import GEOMETRY, load_json, positions
+from mltrain.datasets.sources import LVIS_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
 IMAGE = re.compile(r"(train|val|test)2017/[^/]+\.jpg")
-HOW = (
-    "LVIS v1 comes from https://www.lvisdataset.org/dataset: unpack lvis_v1_train.json.zip and lvis_v1_val.json.zip "
-    "into annotations/. Its images are COCO's 2017 train and val images (https://cocodataset.org/#download), also "
-    "those of its own val set, mostly in train2017/. To use a copy elsewhere: dataset.root=FOLDER"
-)
 
 
 def lvis(

@@ -16,7 +16,8 @@ import numpy as np
 
 from mltrain.datasets import coco, voc
 from mltrain.datasets.csv import read_csv
-from mltrain.datasets.mlt_official import COCO_MLT, PUBLISHED, VOC_MLT, Benchmark, check_ids, read_official
+from mltrain.datasets.mlt_official import COCO_MLT, VOC_MLT, Benchmark, check_ids, read_official
+from mltrain.datasets.sources import mlt_how
 from mltrain.datasets.splits import Splits, log_labels, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -46,7 +47,7 @@ def voc_mlt(*, name: str = "voc_mlt", root: str, split: str, val_fraction: float
     require_paths(
         name,
         [split, devkit / "VOC2012" / "JPEGImages", *voc.part_paths(root, 2007, "test")],
-        f"{_how(VOC_MLT)}\nThe images: {voc.HOW}",
+        f"{mlt_how(VOC_MLT.folder)}\nThe images: {voc.HOW}",
     )
     train, val = _read_training(VOC_MLT, split, devkit, name, val_fraction, split_seed)
     test = voc.read_voc(root=root, parts=[(2007, "test")], difficult="positive", name=f"{name}/test")
@@ -75,7 +76,7 @@ def coco_mlt(
     require_paths(
         name,
         [split, *(Path(root, place) for place in ("train2017", "val2017", annotations))],
-        f"{_how(COCO_MLT)}\nThe images: {coco.HOW}",
+        f"{mlt_how(COCO_MLT.folder)}\nThe images: {coco.HOW}",
     )
     train, val = _read_training(COCO_MLT, split, root, name, val_fraction, split_seed)
     test = coco.read_coco(
@@ -93,14 +94,6 @@ def _splits(train: LabelSet, val: LabelSet | None, test: LabelSet) -> Splits:
         test.name,
     )
     return Splits(train, test)
-
-
-def _how(benchmark: Benchmark) -> str:
-    return (
-        f"The split: dataset.split=FOLDER, the published class_freq.pkl, class_split.pkl and image ids ({PUBLISHED}, "
-        f"folder {benchmark.folder}), or a split that tools/import_longtail_split.py or "
-        "tools/create_longtail_dataset.py wrote"
-    )
 
 
 # -- the training set ------------------------------------------------------------------------------------------------
@@ -127,7 +120,7 @@ def _read_training(
             raise DataError(f"{folder}: holds {official.benchmark.title}, not {benchmark.title}")
         train = official.labels
     else:
-        raise DataError(f"{folder}: holds no split: neither labels.csv nor class_freq.pkl. {_how(benchmark)}")
+        raise DataError(f"{folder}: holds no split: neither labels.csv nor class_freq.pkl. {mlt_how(benchmark.folder)}")
     if val is None and val_fraction > 0:
         train, val = _hold_out(train, val_fraction, split_seed, name)
     elif val_fraction > 0:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mltrain.datasets import voc
+from mltrain.datasets import sources, voc
 from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.splits import log_labels, require_paths
 from mltrain.errors import DataError
@@ -41,7 +41,7 @@ COCO_CLASSES = (
 OFFICIAL_KEYS = ("gt_labels", "class_freq", "neg_class_freq", "condition_prob")
 OFFICIAL_GROUPS = {"head": "head", "medium": "middle", "tail": "tail"}  # our name -> that of class_split.pkl
 OFFICIAL_BOUNDS = (100, 20)  # head: at least 100 training positives, medium: at least 20
-PUBLISHED = "https://github.com/wutong16/DistributionBalancedLoss"
+PUBLISHED = sources.MLT_PAGE
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ VOC_MLT = Benchmark(
     image_id=re.compile(r"[0-9]{4}_[0-9]{6}"),
     example="2008_000023",
     image="VOC2012/JPEGImages/{}.jpg",
-    folder="appendix/VOCdevkit/longtail2012",
+    folder=sources.VOC_MLT_FOLDER,
 )
 COCO_MLT = Benchmark(
     title="COCO-MLT",
@@ -79,7 +79,7 @@ COCO_MLT = Benchmark(
     image_id=re.compile(r"[0-9]{1,12}"),
     example="554625",
     image="train2017/{:012d}.jpg",
-    folder="appendix/coco/longtail2017",
+    folder=sources.COCO_MLT_FOLDER,
 )
 
 

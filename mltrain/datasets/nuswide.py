@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from mltrain.datasets.sources import NUSWIDE_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -21,12 +22,6 @@ log = logging.getLogger(__name__)
 PARTS = {"train": "Train", "val": "Test"}
 DEFECT = ("Labels_lake_Train.txt", 78372, "-1130179")
 """file, line, text: the one entry of the official labels that is neither 0 nor 1; what it should be is not known"""
-
-HOW = (
-    "NUS-WIDE comes from https://github.com/NExTplusplus/NUS-WIDE (once lms.comp.nus.edu.sg): Groundtruth, ConceptsList"
-    ", ImageList and, for the tags, NUS_WID_Tags, unpacked side by side; its images (the folder Flickr) are sent by "
-    "its authors on request. To use a copy elsewhere: dataset.root=FOLDER. The csv file of ASL is dataset=nuswide_csv"
-)
 
 
 def nuswide(

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.sources import NUSWIDE_CSV_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, require_paths, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -23,11 +24,6 @@ from mltrain.labels import LabelSet
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
-HOW = (
-    "The csv of ASL (nus_wid_data.csv, https://github.com/Alibaba-MIIL/ASL) and that of ML-Decoder (data.csv) are "
-    "linked from their pages together with the images: dataset.file=FILE, and dataset.root=FOLDER when the images are "
-    "not relative to its folder. The official files of NUS-WIDE are dataset=nuswide"
-)
 
 
 def nuswide_csv(

@@ -20,19 +20,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mltrain.datasets.openimages_csv import HEX, ID_LENGTH, ClassTable, read_blocks
+from mltrain.datasets.sources import OPENIMAGES_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
 log = logging.getLogger(__name__)
-
-SITE = "https://storage.googleapis.com/openimages"
-HOW = (
-    f"Open Images V6 comes from {SITE}/web/download.html. Labels: {SITE}/v6/oidv6-train-annotations-human-imagelabels"
-    f".csv, {SITE}/v5/validation-annotations-human-imagelabels.csv, {SITE}/v5/test-annotations-human-imagelabels.csv; "
-    f"classes: {SITE}/v6/oidv6-classes-trainable.txt, {SITE}/v6/oidv6-class-descriptions.csv; images: "
-    "https://github.com/cvdfoundation/open-images-dataset. To use a copy elsewhere: dataset.root=FOLDER"
-)
 
 
 def openimages(

@@ -23,6 +23,7 @@ from PIL import Image
 from mltrain.datasets.lists import read_lists
 from mltrain.datasets.once import make_folder
 from mltrain.datasets.safe_pickle import read_pickle
+from mltrain.datasets.sources import torchvision_how
 from mltrain.datasets.splits import Splits, hold_out, log_labels, require_paths
 from mltrain.errors import DataError
 
@@ -67,7 +68,7 @@ def mnist(*, name: str = "mnist", root: str, val_fraction: float = 0.0, split_se
         files=files,
         read=read,
         classes=lambda: [str(k) for k in range(10)],
-        how=_how("MNIST"),
+        how=torchvision_how("MNIST"),
         val_fraction=val_fraction,
         split_seed=split_seed,
     )
@@ -120,13 +121,6 @@ def cifar100(
         name, Path(root, f"cifar-100-{labels}-png"), [folder / "train"], folder / "test", folder / "meta",
         f"{labels}_labels", f"{labels}_label_names", "CIFAR100", val_fraction, split_seed,
     )  # fmt: skip
-
-
-def _how(title: str) -> str:
-    return (
-        f'torchvision downloads it: python -c "from torchvision.datasets import {title}; {title}(ROOT, download=True)"'
-        ". To use a copy elsewhere: dataset.root=ROOT"
-    )
 
 
 # -- from files to PNGs ----------------------------------------------------------------------------------------------
@@ -262,7 +256,7 @@ def _cifar(
         files=[*train, test, meta],
         read=read,
         classes=classes,
-        how=_how(title),
+        how=torchvision_how(title),
         val_fraction=val_fraction,
         split_seed=split_seed,
     )

@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.sources import VG500_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
 NUM_CLASSES = 500
 FOLDERS = ("VG_100K", "VG_100K_2")
-HOW = (
-    "The lists and labels come from https://github.com/HCPLab-SYSU/SSGRL (folder data/VG), the images from "
-    "https://homes.cs.washington.edu/~ranjay/visualgenome/ (images.zip and images2.zip, which unpack to VG_100K and "
-    "VG_100K_2). To use a copy elsewhere: dataset.root=FOLDER"
-)
 
 
 def vg500(

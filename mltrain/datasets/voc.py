@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+from mltrain.datasets.sources import VOC_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -24,11 +25,6 @@ CLASSES = (
 # fmt: on
 INDEX = {label: k for k, label in enumerate(CLASSES)}
 
-HOW = (
-    "Pascal VOC comes from http://host.robots.ox.ac.uk/pascal/VOC/: VOCtrainval_06-Nov-2007.tar, "
-    "VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar; unpack them into one folder. To use a copy elsewhere: "
-    "dataset.root=FOLDER, the folder that holds VOCdevkit/ (or VOC2007/, VOC2012/)"
-)
 
 TRAIN = {2007: [(2007, "trainval")], 2012: [(2012, "train")], "07+12": [(2007, "trainval"), (2012, "trainval")]}
 VAL = {2007: (2007, "test"), 2012: (2012, "val"), "07+12": (2007, "test")}

@@ -18,9 +18,10 @@ ALLOWED = {
     "errors": (),
     "labels": ("errors",),
     **{name: (*BASE, name) for name in SIBLINGS},
+    "prepare": (*BASE, *SIBLINGS, "prepare"),
     "engine": (*BASE, *SIBLINGS, "engine"),
     "report": (*BASE, *SIBLINGS, "engine", "report"),
-    "config": (*BASE, *SIBLINGS, "engine", "report", "config"),
+    "config": (*BASE, *SIBLINGS, "prepare", "engine", "report", "config"),
 }
 MODULES = sorted((ROOT / "mltrain").rglob("*.py"))
 

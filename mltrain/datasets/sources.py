@@ -1,0 +1,327 @@
+"""Where the public data sets come from: one table for the readers' messages and for tools/prepare_data.py.
+
+Sizes were quoted by people who downloaded the files; a server that says another one is believed. Checksums are those
+that torchvision publishes; for files without one, `prepare_data` notes the SHA-256 of the first download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MB, GB = 10**6, 10**9
+TOOL = "python tools/prepare_data.py, with the same dataset=... words,"
+ELSEWHERE = "To use a copy elsewhere: dataset.root=FOLDER"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to download."""
+
+    urls: tuple[str, ...]
+    """the same file at several addresses, tried in turn"""
+    size: int
+    """bytes, for the check of free space"""
+    gives: tuple[tuple[str, int], ...]
+    """(path below `into`, number of files there at least; 1 for a file)"""
+    into: str = "."
+    """folder below dataset.root that it is unpacked into or, if it is no archive, put into"""
+    unpacked: int | None = None
+    """bytes once unpacked, about; None: it is no archive, and kept as it is"""
+    md5: str | None = None
+
+    @property
+    def file(self) -> str:
+        return self.urls[0].rpartition("/")[2]
+
+
+class Counts(NamedTuple):
+    """Images of each split and classes, as published."""
+
+    classes: int
+    train: int | None
+    val: int | None
+    test: int | None = None
+
+
+class Plan(NamedTuple):
+    """How to come by one data set."""
+
+    sources: tuple[Source, ...] = ()
+    by_hand: str = ""
+    """what cannot be downloaded by a program, and where it is"""
+    counts: Counts | None = None
+
+
+# -- COCO and LVIS ---------------------------------------------------------------------------------------------------
+
+COCO_SITE = "http://images.cocodataset.org"
+COCO_IMAGES = {
+    "train2014": (13_510_573_713, 82_783),
+    "val2014": (6_645_013_297, 40_504),
+    "train2017": (19_336_861_798, 118_287),
+    "val2017": (815_585_330, 5_000),
+}
+COCO_ANNOTATIONS = {2014: 252_872_794, 2017: 252_907_541}
+# (train, val) with all images, and with those that have an annotation
+COCO_COUNTS = {
+    2014: {True: (82_783, 40_504), False: (82_081, 40_137)},
+    2017: {True: (118_287, 5_000), False: (117_266, 4_952)},
+}
+
+
+def _coco_images(folder: str) -> Source:
+    size, images = COCO_IMAGES[folder]
+    return Source((f"{COCO_SITE}/zips/{folder}.zip",), size, ((folder, images),), unpacked=size)
+
+
+def _coco_annotations(year: int) -> Source:
+    return Source(
+        (f"{COCO_SITE}/annotations/annotations_trainval{year}.zip",),
+        COCO_ANNOTATIONS[year],
+        tuple((f"annotations/instances_{split}{year}.json", 1) for split in ("train", "val")),
+        unpacked=820 * MB,
+    )
+
+
+def _coco(year: int) -> tuple[Source, ...]:
+    return (_coco_annotations(year), _coco_images(f"val{year}"), _coco_images(f"train{year}"))
+
+
+LVIS = tuple(
+    Source(
+        (f"https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip",),
+        size,
+        ((f"lvis_v1_{split}.json", 1),),
+        into="annotations",
+        unpacked=unpacked,
+    )
+    for split, size, unpacked in (("train", 350 * MB, 1_130 * MB), ("val", 65 * MB, 195 * MB))
+)
+
+COCO_HOW = (
+    f"COCO comes from https://cocodataset.org/#download: {TOOL} downloads it (about 20 GB). By hand: unpack the "
+    f"archives of train images, val images and train/val annotations side by side. {ELSEWHERE}"
+)
+LVIS_HOW = (
+    f"LVIS v1 comes from https://www.lvisdataset.org/dataset: {TOOL} downloads it. By hand: unpack "
+    "lvis_v1_train.json.zip and lvis_v1_val.json.zip into annotations/. Its images are COCO's 2017 train and val "
+    "images (https://cocodataset.org/#download), also those of its own val set, mostly in train2017/. " + ELSEWHERE
+)
+
+# -- Pascal VOC ------------------------------------------------------------------------------------------------------
+
+
+def _voc(file: str, year: int, size: int, images: int, md5: str, lists: tuple[str, ...]) -> Source:
+    hosts = ("https://thor.robots.ox.ac.uk", "http://host.robots.ox.ac.uk")
+    below = f"VOCdevkit/VOC{year}"
+    return Source(
+        tuple(f"{host}/pascal/VOC/voc{year}/{file}" for host in hosts),
+        size,
+        (
+            *((f"{below}/ImageSets/Main/{name}.txt", 1) for name in lists),
+            (f"{below}/Annotations", images),
+            (f"{below}/JPEGImages", images),
+        ),
+        unpacked=size,
+        md5=md5,
+    )
+
+
+VOC = {
+    (2007, "trainval"): _voc(
+        "VOCtrainval_06-Nov-2007.tar", 2007, 460_032_000, 5_011, "c52e279531787c972589f7e41ab4ae64", ("trainval",)
+    ),
+    (2007, "test"): _voc(
+        "VOCtest_06-Nov-2007.tar", 2007, 451_020_800, 4_952, "b6e924de25625d8de591ea690078ad9f", ("test",)
+    ),
+    (2012, "trainval"): _voc(
+        "VOCtrainval_11-May-2012.tar",
+        2012,
+        1_999_639_040,
+        11_540,
+        "6cd6e144f989b92b3379bac3b3de84fd",
+        ("train", "val", "trainval"),
+    ),
+}
+VOC_PARTS = {
+    2007: [(2007, "trainval"), (2007, "test")],
+    2012: [(2012, "trainval")],
+    "07+12": [(2007, "trainval"), (2007, "test"), (2012, "trainval")],
+}
+VOC_COUNTS = {2007: Counts(20, 5_011, 4_952), 2012: Counts(20, 5_717, 5_823), "07+12": Counts(20, 16_551, 4_952)}
+
+VOC_HOW = (
+    f"Pascal VOC comes from http://host.robots.ox.ac.uk/pascal/VOC/: {TOOL} downloads it. By hand: unpack "
+    f"{', '.join(source.file for source in VOC.values())} into one folder. {ELSEWHERE}, the folder that "
+    "holds VOCdevkit/ (or VOC2007/, VOC2012/)"
+)
+
+# -- VOC-MLT and COCO-MLT --------------------------------------------------------------------------------------------
+
+MLT_PAGE = "https://github.com/wutong16/DistributionBalancedLoss"
+
+
+def mlt_how(folder: str) -> str:
+    """Where the training set of a long-tailed benchmark is; `folder`: in the repository of the published files."""
+    return (
+        f"The split: dataset.split=FOLDER, the published class_freq.pkl, class_split.pkl and image ids ({MLT_PAGE}, "
+        f"folder {folder}), or a split that tools/import_longtail_split.py or tools/create_longtail_dataset.py wrote"
+    )
+
+
+VOC_MLT_FOLDER = "appendix/VOCdevkit/longtail2012"
+COCO_MLT_FOLDER = "appendix/coco/longtail2017"
+
+# -- NUS-WIDE and VG500: by hand -------------------------------------------------------------------------------------
+
+NUSWIDE_HOW = (
+    "NUS-WIDE comes from https://github.com/NExTplusplus/NUS-WIDE (once lms.comp.nus.edu.sg): Groundtruth, ConceptsList"
+    ", ImageList and, for the tags, NUS_WID_Tags, unpacked side by side; its images (the folder Flickr) are sent by "
+    f"its authors on request. {ELSEWHERE}. The csv file of ASL is dataset=nuswide_csv"
+)
+NUSWIDE_CSV_HOW = (
+    "The csv of ASL (nus_wid_data.csv, https://github.com/Alibaba-MIIL/ASL) and that of ML-Decoder (data.csv) are "
+    "linked from their pages together with the images: dataset.file=FILE, and dataset.root=FOLDER when the images are "
+    "not relative to its folder. The official files of NUS-WIDE are dataset=nuswide"
+)
+VG500_HOW = (
+    "The lists and labels come from https://github.com/HCPLab-SYSU/SSGRL (folder data/VG), the images from "
+    "https://homes.cs.washington.edu/~ranjay/visualgenome/ (images.zip and images2.zip, which unpack to VG_100K and "
+    f"VG_100K_2). {ELSEWHERE}"
+)
+
+# -- Open Images -----------------------------------------------------------------------------------------------------
+
+OPENIMAGES_SITE = "https://storage.googleapis.com/openimages"
+OPENIMAGES = tuple(
+    Source((f"{OPENIMAGES_SITE}/{file}",), size, ((file.rpartition("/")[2], 1),))
+    for file, size in (
+        ("v6/oidv6-classes-trainable.txt", MB),
+        ("v6/oidv6-class-descriptions.csv", MB),
+        ("v5/validation-annotations-human-imagelabels.csv", 30 * MB),
+        ("v5/test-annotations-human-imagelabels.csv", 80 * MB),
+        ("v6/oidv6-train-annotations-human-imagelabels.csv", 2_600 * MB),
+    )
+)
+OPENIMAGES_IMAGES = (
+    "The images of Open Images are not downloaded (train alone is about 500 GB): "
+    "https://github.com/cvdfoundation/open-images-dataset has their archives. Unpack them below dataset.root; where "
+    "they lie in folders by first digit: dataset.train_images='train_{first}/{id}.jpg'"
+)
+OPENIMAGES_HOW = (
+    f"Open Images V6 comes from {OPENIMAGES_SITE}/web/download.html: {TOOL} downloads the labels and classes. By hand: "
+    f"{', '.join(source.urls[0] for source in OPENIMAGES)}. {OPENIMAGES_IMAGES}. {ELSEWHERE}"
+)
+
+# -- MNIST and CIFAR -------------------------------------------------------------------------------------------------
+
+MNIST = tuple(
+    Source(
+        tuple(
+            f"{host}/{file}"
+            for host in ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
+        ),
+        size,
+        ((file, 1),),
+        into="MNIST/raw",
+        md5=md5,
+    )
+    for file, size, md5 in (
+        ("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        ("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+        ("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+        ("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+    )
+)
+CIFAR_SITE = "https://www.cs.toronto.edu/~kriz"
+CIFAR10 = (
+    Source(
+        (f"{CIFAR_SITE}/cifar-10-python.tar.gz",),
+        170_498_071,
+        (("cifar-10-batches-py", 7),),
+        unpacked=187 * MB,
+        md5="c58f30108f718f92721af3b95e74349a",
+    ),
+)
+CIFAR100 = (
+    Source(
+        (f"{CIFAR_SITE}/cifar-100-python.tar.gz",),
+        169_001_437,
+        (("cifar-100-python", 3),),
+        unpacked=187 * MB,
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+    ),
+)
+
+
+def torchvision_how(title: str) -> str:
+    """Where MNIST, CIFAR10 or CIFAR100 comes from."""
+    return (
+        f"{TOOL} downloads it, and so does torchvision: "
+        f'python -c "from torchvision.datasets import {title}; {title}(ROOT, download=True)". '
+        "To use a copy elsewhere: dataset.root=ROOT"
+    )
+
+
+# -- from a dataset section to its plan ------------------------------------------------------------------------------
+
+
+def plan(target: str, options: Mapping[str, Any]) -> Plan:
+    """What a dataset section needs; an empty Plan for one's own data and for what is generated.
+
+    Args:
+        target: the function that the config targets, e.g. ``mltrain.datasets.coco.coco``.
+        options: of that function, complete.
+    """
+    reader = target.rpartition(".")[2] if target.startswith("mltrain.datasets.") else ""
+    if reader == "coco":
+        return _plan_coco(options)
+    if reader == "voc":
+        year = options["year"]
+        return Plan(tuple(VOC[part] for part in VOC_PARTS[year]), counts=VOC_COUNTS[year])
+    if reader == "voc_mlt":
+        parts = (VOC[2007, "test"], VOC[2012, "trainval"])
+        return Plan(parts, mlt_how(VOC_MLT_FOLDER), Counts(20, None, None, 4_952))
+    if reader == "coco_mlt":
+        return Plan(_coco(2017), mlt_how(COCO_MLT_FOLDER), Counts(80, None, None, 5_000))
+    if reader == "lvis":
+        images = (_coco_images("val2017"), _coco_images("train2017"))
+        own = options["annotations"] != "annotations/lvis_v1_{split}.json"
+        return Plan() if own else Plan((*LVIS, *images), counts=Counts(1_203, 100_170, 19_809))
+    if reader == "openimages":
+        named = {options[key] for key in ("train_labels", "val_labels", "test_labels", "classes", "descriptions")}
+        return Plan(tuple(source for source in OPENIMAGES if source.file in named), OPENIMAGES_IMAGES)
+    if reader in ("mnist", "cifar10", "cifar100"):
+        return _plan_torchvision(reader, options)
+    return _plan_by_hand(reader, options)
+
+
+def _plan_coco(options: Mapping[str, Any]) -> Plan:
+    if (options["annotations"], options["images"]) != ("annotations/instances_{split}{year}.json", "{split}{year}"):
+        return Plan()  # one's own data in COCO's format
+    year = options["year"]
+    return Plan(_coco(year), counts=Counts(80, *COCO_COUNTS[year][options["keep_unlabelled"]]))
+
+
+def _plan_torchvision(reader: str, options: Mapping[str, Any]) -> Plan:
+    sources = {"mnist": MNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}[reader]
+    classes = {"fine": 100, "coarse": 20}[options["labels"]] if reader == "cifar100" else 10
+    images = 60_000 if reader == "mnist" else 50_000
+    held_out = options["val_fraction"] > 0
+    counts = Counts(classes, None, None, 10_000) if held_out else Counts(classes, images, 10_000)
+    return Plan(sources, counts=counts)
+
+
+def _plan_by_hand(reader: str, options: Mapping[str, Any]) -> Plan:
+    if reader == "nuswide":
+        classes = {"concepts": 81, "tags": 1_000, "zero_shot": 1_006}[options["labels"]]
+        kept = options["unlabelled"] != "drop"
+        return Plan((), NUSWIDE_HOW, Counts(classes, 161_789 if kept else None, 107_859 if kept else None))
+    if reader == "nuswide_csv":
+        return Plan((), NUSWIDE_CSV_HOW)
+    if reader == "vg500":
+        kept = options["unlabelled"] != "drop"
+        return Plan((), VG500_HOW, Counts(500, 98_249, 10_000) if kept else None)
+    return Plan()

@@ -1,0 +1,248 @@
+"""One file over HTTP: resumed where it was cut, retried where that can help, never seen half written under its name.
+
+What has arrived is in ``NAME.part``; ``NAME.part.json`` says of which version of which file (its address, length, ETag
+or date). Both stay when the work is interrupted. A continued download is asked for with `If-Range`, so that a file that
+changed on the server meanwhile starts from the beginning in place of being glued to the old half.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import logging
+import re
+import shutil
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from mltrain.errors import DataError
+from mltrain.prepare.meter import Meter, amount
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PASSING = (408, 425, 429)  # and all from 500: worth another try
+
+
+class _Cut(Exception):
+    """The connection failed; another try may succeed. `hopeless`: not while nothing has ever arrived."""
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
+
+
+class _Refused(Exception):
+    """The server does not have the file, or will not give it."""
+
+
+class _Version(NamedTuple):
+    """What a partial file is part of."""
+
+    url: str
+    size: int | None
+    mark: str | None
+    """ETag or date, for If-Range"""
+
+
+def download(
+    urls: Sequence[str],
+    place: Path,
+    *,
+    timeout: float = 30.0,
+    tries: int = 8,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Get the file at the first of `urls` that has it into `place`, whose folder exists.
+
+    A try that brings no byte is followed by a pause of 1, 2, 4 ... 60 seconds; after `tries` such in a row the next
+    address is taken. An address that has never answered and whose name is unknown is given up at once.
+
+    Args:
+        urls: addresses of the same file, of http or https.
+        place: where the file goes; what is there is replaced.
+        timeout: seconds without a byte after which a connection counts as lost.
+        tries: of each address, without a byte.
+        sleep: waits between them.
+
+    Raises:
+        DataError: no address gives the file; the reason of each. Or the disk is full. What has arrived is kept.
+    """
+    reasons = []
+    for url in urls:
+        try:
+            _from(url, place, timeout, tries, sleep)
+        except (_Cut, _Refused) as error:
+            reasons.append(f"  {url}: {error}")
+            continue
+        except OSError as error:
+            raise disk_error(error, place) from error
+        return
+    part = _part(place)
+    have = part.stat().st_size if part.exists() else 0
+    kept = f"; the {amount(have)} that arrived are kept and continued" if have else ""
+    proxy = "set https_proxy if this machine needs a proxy" if not have else "check the connection"
+    raise DataError(
+        f"{place.name} could not be downloaded:\n"
+        + "\n".join(reasons)
+        + f"\nRepeat the command later{kept}; {proxy}. Or bring the file from elsewhere: {place.absolute()}"
+    )
+
+
+def disk_error(error: OSError, place: Path) -> DataError:
+    """What to say of a failure to write `place`."""
+    if error.errno in FULL:
+        free = shutil.disk_usage(place.parent).free
+        return DataError(
+            f"{place}: the disk is full ({amount(free)} free). What has arrived is kept: free some space and repeat "
+            "the command, or choose another disk with dataset.root=FOLDER"
+        )
+    return DataError(f"{place}: cannot be written ({error.strerror or error}); check dataset.root")
+
+
+def _part(place: Path) -> Path:
+    return place.with_name(place.name + ".part")
+
+
+def _from(url: str, place: Path, timeout: float, tries: int, sleep: Callable[[float], None]) -> None:
+    part = _part(place)
+    failed = 0
+    arrived = False
+    with Meter(place.name, None) as meter:
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                _try(url, place, timeout, meter)
+                return
+            except _Cut as cut:
+                now = part.stat().st_size if part.exists() else 0
+                arrived = arrived or now > before
+                failed = 0 if now > before else failed + 1
+                if failed >= tries or (cut.hopeless and not arrived):
+                    raise
+                pause = min(2.0 ** max(failed - 1, 0), 60.0)
+                log.info("%s: %s; %s so far, trying again in %.0f s", place.name, cut, amount(now), pause)
+            sleep(pause)
+
+
+def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
+    """One request; the file is at its place when this returns."""
+    part, note = _part(place), place.with_name(place.name + ".part.json")
+    known = _noted(note)
+    have = part.stat().st_size if part.exists() else 0
+    if known is None or known.url != url:
+        have = 0  # of another file, as far as anyone can say
+    headers = {"User-Agent": "mltrain", "Accept-Encoding": "identity"}
+    if have and known is not None:
+        headers["Range"] = f"bytes={have}-"
+        if known.mark:
+            headers["If-Range"] = known.mark
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and known is not None and have:
+            if _total(error.headers.get("Content-Range", "")) == have == known.size:
+                _finish(part, note, place)
+                return
+            part.unlink()
+            raise _Cut("the server has another version of the file than the part that was here") from error
+        if error.code in PASSING or error.code >= 500:
+            raise _Cut(f"the server says {error.code} {error.reason}") from error
+        raise _Refused(f"the server says {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _failure(error) from error
+    with response:
+        first: int | None = 0
+        length = response.headers.get("Content-Length")
+        size = int(length) if length and length.isdigit() else None
+        if response.status == 206:
+            span = response.headers.get("Content-Range", "")
+            first, size = _start(span), _total(span)
+            if first != have or known is None or size != known.size:
+                part.unlink(missing_ok=True)
+                raise _Cut("the server has another version of the file than the part that was here")
+        elif have:
+            log.info("%s: the server cannot continue a download, or has a new version; from the beginning", place.name)
+        have_now = first or 0
+        if not have_now:
+            part.unlink(missing_ok=True)
+            etag = response.headers.get("ETag", "")
+            mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+            note.write_text(json.dumps(_Version(url, size, mark)._asdict()))
+        _require_space(place, (size or 0) - have_now)
+        meter.restart(have_now, size)
+        with part.open("ab") as stream:
+            _receive(response, stream, meter)
+    got = part.stat().st_size
+    if size is not None and got < size:
+        raise _Cut(f"the connection closed after {amount(got)} of {amount(size)}")
+    _finish(part, note, place)
+
+
+def _receive(response: Any, stream: BinaryIO, meter: Meter) -> None:
+    while True:
+        try:
+            block = response.read1(BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _failure(error) from error
+        if not block:
+            return
+        stream.write(block)
+        meter.add(len(block))
+
+
+def _finish(part: Path, note: Path, place: Path) -> None:
+    part.replace(place)
+    note.unlink(missing_ok=True)
+
+
+def _require_space(place: Path, needed: int) -> None:
+    free = shutil.disk_usage(place.parent).free
+    if needed > free:
+        raise DataError(
+            f"{place}: another {amount(needed)} are to come, and {amount(free)} are free; free some space and repeat "
+            "the command, or choose another disk with dataset.root=FOLDER"
+        )
+
+
+def _noted(note: Path) -> _Version | None:
+    try:
+        data = json.loads(note.read_text())
+        return _Version(str(data["url"]), data["size"], data["mark"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _start(content_range: str) -> int | None:
+    found = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", content_range)
+    return int(found[1]) if found else None
+
+
+def _total(content_range: str) -> int | None:
+    found = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d+)", content_range)
+    return int(found[1]) if found else None
+
+
+def _failure(error: Exception) -> _Cut | _Refused:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return _Refused(f"its certificate is not valid ({cause.verify_message})")
+    if isinstance(cause, socket.gaierror):
+        return _Cut(f"the name is not known ({cause.strerror}): no connection to the internet?", hopeless=True)
+    if isinstance(cause, TimeoutError):
+        return _Cut("no answer in time")
+    if isinstance(cause, ConnectionRefusedError):
+        return _Cut("the connection was refused", hopeless=True)
+    if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return _Cut(f"{cause.strerror}: no connection to the internet?", hopeless=True)
+    text = cause.strerror or str(cause) if isinstance(cause, OSError) else f"{type(cause).__name__} {cause}"
+    return _Cut(text.strip())

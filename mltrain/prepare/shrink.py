@@ -1,0 +1,203 @@
+"""A copy of a data set with images of training size: less to read and decode in every epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from mltrain.errors import DataError
+from mltrain.labels import LabelSet
+from mltrain.pipeline.cache import available_cores
+from mltrain.pipeline.decode import read_image
+from mltrain.prepare.download import disk_error
+from mltrain.prepare.meter import Meter
+
+log = logging.getLogger(__name__)
+
+SAVED = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "WEBP": "WEBP"}
+"""formats that are written again, under the same name; an image of another one is copied"""
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2")
+NOTE = "shrunk.json"
+BROKEN = "broken_images.txt"
+CLOCK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system
+SHOWN = 5
+
+
+def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, quality: int = 90, workers: int = 0) -> None:
+    """Copy the images of `sets` from below `base` to below `out`, the shorter side at most `size` pixels.
+
+    Names stay, and so does the format. Every image is decoded: smaller ones are copied byte for byte, larger ones are
+    turned upright, converted to RGB, resized (bicubic, antialiased) and saved. A copy has the time of its original, and
+    is not made again; it appears under its name when it is whole.
+
+    Args:
+        sets: the splits.
+        base: folder that all images are below.
+        out: where the copies go.
+        size: pixels.
+        quality: of JPEG and WebP, 1 to 100.
+        workers: threads; 0: one for each core.
+
+    Raises:
+        DataError: images cannot be decoded: the first 5, and all in ``broken_images.txt`` (the others are done first);
+            an image is not below `base`; `out` was made with other options; it cannot be written.
+    """
+    if size < 1 or not 1 <= quality <= 100 or workers < 0:
+        raise ValueError(f"size={size} >= 1, quality={quality} in 1..100 and workers={workers} >= 0 must hold")
+    try:
+        _claim(out, {"shorter_side": size, "quality": quality, "from": os.fspath(base.absolute())})
+        done: Counter[str] = Counter()
+        broken: list[str] = []
+        with ThreadPoolExecutor(workers or available_cores()) as pool:
+            for labels in sets:
+                with Meter(f"{labels.name}, shrinking", len(labels), unit="images") as meter:
+                    for batch in _batches(_jobs(labels, base, out), 256):
+                        for what, reason in pool.map(partial(_shrink, size=size, quality=quality), batch):
+                            done[what] += 1
+                            if reason:
+                                broken.append(reason)
+                            meter.add(1)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    log.info(
+        "%s: %d images shrunk, %d copied as they are, %d done before",
+        out, done["shrunk"], done["copied"], done["before"],
+    )  # fmt: skip
+    note = out / BROKEN
+    note.unlink(missing_ok=True)
+    if broken:
+        note.write_text("".join(f"{line}\n" for line in broken))
+        shown = "".join(f"\n  {line}" for line in broken[:SHOWN])
+        raise DataError(
+            f"{len(broken)} of {sum(done.values())} images cannot be decoded (all in {note}):{shown}\n"
+            "Get these files again, or take them out of the labels, then repeat the command"
+        )
+
+
+def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
+    """Link (where that is impossible: copy) all files below `base` that are no images to below `out`.
+
+    Hidden ones, and the folders in `leave` directly below `base`, are left. Returns the number of files.
+    """
+    count = 0
+    try:
+        for place, folders, files in os.walk(base):
+            here = Path(place)
+            folders[:] = sorted(
+                name
+                for name in folders
+                if not name.startswith(".") and (here / name).absolute() != out.absolute()
+                and not (here == base and name in leave)
+            )  # fmt: skip
+            for name in files:
+                if name.startswith(".") or name.lower().endswith(IMAGES):
+                    continue
+                source, copy = here / name, out / here.relative_to(base) / name
+                if not _same(source, copy):
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.unlink(missing_ok=True)
+                    try:
+                        copy.hardlink_to(source)
+                    except OSError:
+                        with _beside(copy) as temporary:
+                            shutil.copy2(source, temporary)
+                count += 1
+    except OSError as error:
+        raise disk_error(error, out) from error
+    return count
+
+
+def _claim(out: Path, options: dict[str, object]) -> None:
+    """Note what is made in `out`; what is there must be of the same options."""
+    note = out / NOTE
+    out.mkdir(parents=True, exist_ok=True)
+    if note.exists():
+        try:
+            found = json.loads(note.read_text())
+        except ValueError:
+            found = None
+        if found != options:
+            raise DataError(
+                f"{out}: was made with other options ({found}, now {options}); choose another folder: out=DIR"
+            )
+        return
+    if any(out.iterdir()):
+        raise DataError(f"{out}: holds files, and is no folder that this tool made; choose another: out=DIR")
+    with _beside(note) as temporary:
+        temporary.write_text(json.dumps(options))
+
+
+def _jobs(labels: LabelSet, base: Path, out: Path) -> Iterator[tuple[str, str]]:
+    for i in range(len(labels)):
+        path = os.path.join(labels.root, labels.file(i))  # noqa: PTH118  millions of them
+        below = os.path.relpath(path, base)
+        if below.startswith(os.pardir):
+            raise DataError(
+                f"{path}: is not below {base}, so it has no place in the copy; shrink needs all images there"
+            )
+        yield path, os.path.join(out, below)  # noqa: PTH118
+
+
+def _batches(jobs: Iterator[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
+    while batch := list(itertools.islice(jobs, size)):
+        yield batch
+
+
+def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]:
+    """What was done with one image, and, where it cannot be decoded, why."""
+    source, copy = Path(job[0]), Path(job[1])
+    if _same_time(source, copy):
+        return "before", ""
+    try:
+        pixels = read_image(source)
+    except DataError as error:
+        return "broken", str(error)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    height, width = pixels.shape[:2]
+    scale = size / min(height, width)
+    with Image.open(source) as image:
+        form = SAVED.get(image.format or "")
+    with _beside(copy) as temporary:
+        if scale >= 1 or form is None:
+            shutil.copyfile(source, temporary)
+        else:
+            target = (max(round(width * scale), 1), max(round(height * scale), 1))
+            small = Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC)
+            small.save(temporary, format=form, quality=quality)
+        status = source.stat()
+        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return ("copied" if scale >= 1 or form is None else "shrunk"), ""
+
+
+@contextlib.contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A file to write, which becomes `place` when all went well."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        yield temporary
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _same_time(source: Path, copy: Path) -> bool:
+    try:
+        return abs(copy.stat().st_mtime_ns - source.stat().st_mtime_ns) < CLOCK
+    except FileNotFoundError:
+        return False
+
+
+def _same(source: Path, copy: Path) -> bool:
+    return _same_time(source, copy) and source.stat().st_size == copy.stat().st_size

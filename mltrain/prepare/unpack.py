@@ -1,0 +1,156 @@
+"""Unpacking archives from elsewhere: nothing lands outside the folder, and nothing but files and folders.
+
+The names in an archive are data of whoever made it. An absolute name, one with `..`, a link, a device: the archive is
+refused as a whole, since none of the public data sets has any.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from mltrain.errors import DataError
+from mltrain.prepare.meter import Meter, amount
+
+BLOCK = 1 << 20
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)
+
+
+class Damaged(Exception):
+    """The archive is not whole, or is no archive."""
+
+
+def unpack(archive: Path, folder: Path) -> int:
+    """Unpack a zip, tar or tar.gz into `folder`, which exists and is empty; returns the number of files.
+
+    Modes and owners are not taken over.
+
+    Raises:
+        Damaged: it is cut short, altered, or of another kind. `folder` then holds a part of it.
+        DataError: it asks for what no data set needs (see above), or needs more space than there is.
+        OSError: `folder` cannot be written.
+    """
+    with archive.open("rb") as raw:
+        start = raw.read(512)
+        raw.seek(0)
+        try:
+            if start.startswith(b"PK"):
+                return _unpack_zip(archive, raw, folder)
+            with tarfile.open(fileobj=raw, mode="r:*") as tar:
+                return _unpack_tar(archive, raw, tar, folder)
+        except BROKEN as error:
+            page = start.lstrip()[:1] == b"<"
+            reason = "it is a web page: does a proxy ask for a login?" if page else str(error) or type(error).__name__
+            raise Damaged(reason) from error
+
+
+def _unpack_zip(archive: Path, raw: IO[bytes], folder: Path) -> int:
+    with zipfile.ZipFile(raw) as packed:
+        members = packed.infolist()
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _refusal(archive, member.filename, "a link or a device")
+            if member.flag_bits & 1:
+                raise _refusal(archive, member.filename, "encrypted")
+        total = sum(member.file_size for member in members)
+        _require_space(archive, folder, total)
+        files = 0
+        with Meter(f"unpacking {archive.name}", total) as meter:
+            for member in members:
+                place = _place(archive, folder, member.filename)
+                if member.is_dir():
+                    place.mkdir(parents=True, exist_ok=True)
+                else:
+                    with packed.open(member) as stream:
+                        _write(stream, place, meter)
+                    files += 1
+    return files
+
+
+def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Path) -> int:
+    free = shutil.disk_usage(folder).free
+    files = total = 0
+    with Meter(f"unpacking {archive.name}", archive.stat().st_size) as meter:
+        for member in tar:
+            place = _place(archive, folder, member.name)
+            if member.isdir():
+                place.mkdir(parents=True, exist_ok=True)
+                continue
+            if not member.isreg():
+                raise _refusal(archive, member.name, "a link or a device")
+            total += member.size
+            if total > free:
+                _require_space(archive, folder, total)
+            stream = tar.extractfile(member)
+            assert stream is not None
+            before = raw.tell()
+            written = _write(stream, place, None)
+            if written != member.size:
+                raise Damaged(f"{member.name} is cut short")
+            meter.add(max(raw.tell() - before, 0))
+            files += 1
+    return files
+
+
+def _place(archive: Path, folder: Path, name: str) -> Path:
+    """Where a member goes. Its parts are plain names, and `folder` holds no link, so it is inside."""
+    parts = PurePosixPath(name).parts
+    odd = name.startswith("/") or "\\" in name or "\0" in name or ":" in (parts[0] if parts else "")
+    if odd or ".." in parts:
+        raise _refusal(archive, name, "a path that leads outside the folder")
+    return folder.joinpath(*parts)
+
+
+def _refusal(archive: Path, name: str, what: str) -> DataError:
+    return DataError(
+        f"{archive}: refused, for it holds {what}: {name[:200]!r}. The public data sets have nothing of the kind: this "
+        "is not the file it should be. Nothing of it was kept"
+    )
+
+
+def _write(stream: IO[bytes], place: Path, meter: Meter | None) -> int:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with place.open("wb") as out:
+        while block := stream.read(BLOCK):
+            out.write(block)
+            size += len(block)
+            if meter is not None:
+                meter.add(len(block))
+    return size
+
+
+def _require_space(archive: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{archive}: unpacking it needs {amount(needed)}, and {folder.parent} has {amount(free)} free; free some "
+            "space and repeat the command"
+        )
+
+
+def merge(source: Path, target: Path) -> None:
+    """Move all that is in the folder `source` into the folder `target`; files there are replaced, folders joined.
+
+    Raises:
+        DataError: a folder is in the way of a file, or the other way round.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in sorted(source.iterdir()):
+        place = target / entry.name
+        if entry.is_dir():
+            if place.is_dir():
+                merge(entry, place)
+                continue
+            if place.exists() or place.is_symlink():
+                raise DataError(f"{place}: a file is where the folder of that name goes; move it away and repeat")
+        elif place.is_dir():
+            raise DataError(f"{place}: a folder is where the file of that name goes; move it away and repeat")
+        entry.replace(place)
