@@ -180,13 +180,12 @@ def check_one_label(labels: LabelSet) -> None:
         raise DataError(f"{labels.name}: {labels.num_classes} class; task=single_label needs at least 2 to tell apart")
     n = len(labels)
     counts = np.bincount(labels.positive_pairs()[0], minlength=n)
-    unlabelled = np.flatnonzero(counts == 0)
-    bare = [i for i in unlabelled if not (labels.targets(i) < 0).any()]
+    bare = [i for i in np.flatnonzero(counts == 0).tolist() if not (labels.targets(i) < 0).any()]
     wrong = np.union1d(np.flatnonzero(counts > 1), np.asarray(bare, dtype=np.int64))
     if not len(wrong):
         return
     lines = []
-    for i in wrong[:SHOWN]:
+    for i in wrong[:SHOWN].tolist():
         names = [labels.class_names[c] for c in np.flatnonzero(labels.targets(i) == 1)]
         lines.append(f"\n  {labels.file(i)}: {_some(names) if names else 'no label'}")
     more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""

@@ -6,9 +6,11 @@ The predicted class is the one with the highest logit; among equal logits the lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
@@ -101,16 +103,30 @@ def mauc(logits: Tensor, labels: np.ndarray) -> float:
     total = _log_totals(logits)[rows]
     if not np.isfinite(total).all():
         raise ValueError("a logit is infinite: there is no softmax of it")
+    sizes = sizes[present]
+    place = np.searchsorted(present, labels)  # of each image's class among those present
+
+    def against_others(k: int) -> float:
+        """Sum over the other classes j of A(i|j), i the k-th class present."""
+        score = columns[k] - total
+        mine = place == k
+        own = np.sort(score[mine])
+        below = np.searchsorted(own, score)
+        equal = np.flatnonzero((own[np.minimum(below, len(own) - 1)] == score) & ~mine)
+        beaten = len(own) - below.astype(np.float64)  # images of i above each image, a tie being one half
+        beaten[equal] -= (np.searchsorted(own, score[equal], side="right") - below[equal]) / 2
+        means = np.bincount(place, weights=beaten, minlength=len(present)) / sizes
+        return float((means.sum() - means[k]) / len(own))
+
     sum_over_pairs = 0.0
-    for i in present:
-        score = scores[rows, i].astype(np.float64) - total
-        own = np.sort(score[labels == i])
-        below = np.searchsorted(own, score, side="left")
-        up_to = np.searchsorted(own, score, side="right")
-        beaten = len(own) - (below + up_to) / 2  # images of i above each image, a tie being one half
-        by_class = np.bincount(labels, weights=beaten, minlength=classes)[present] / sizes[present]
-        sum_over_pairs += (by_class.sum() - by_class[np.searchsorted(present, i)]) / len(own)
-    return float(sum_over_pairs / (len(present) * (len(present) - 1)))
+    step = max(1, BLOCK_ENTRIES // len(rows))
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:  # numpy releases the GIL in its long calls
+        for start in range(0, len(present), step):
+            chosen = range(start, min(start + step, len(present)))
+            block = np.ascontiguousarray(scores[np.ix_(rows, present[chosen])].T)
+            columns = dict(zip(chosen, block, strict=True))
+            sum_over_pairs += sum(threads.map(against_others, chosen))
+    return sum_over_pairs / (len(present) * (len(present) - 1))
 
 
 def g_mean(recall: np.ndarray) -> float:
