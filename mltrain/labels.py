@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-GROUP_NAMES = ("head", "medium", "tail")
+GROUP_NAMES = ("head", "medium", "tail", "unseen")
 
 
 class LabelSet:
@@ -295,7 +295,8 @@ class LabelStats:
     """Frequencies of a *training* LabelSet: what losses, samplers, heads and group metrics need to know of it.
 
     Groups follow the Distribution-Balanced benchmark (Wu et al., ECCV 2020): head n >= 100, medium 20 <= n < 100,
-    tail n < 20 training positives (class 'backpack' with exactly 100 is head in the published split).
+    tail n < 20 training positives (class 'backpack' with exactly 100 is head in the published split). A class of which
+    every training target is unknown is in none of them: it is unseen (zero-shot).
     """
 
     class_names: tuple[str, ...]
@@ -338,15 +339,18 @@ class LabelStats:
 
     @property
     def groups(self) -> np.ndarray:
-        """int8 (C,): 0 head, 1 medium, 2 tail."""
-        return np.where(self.positives >= self.head_min, 0, np.where(self.positives >= self.medium_min, 1, 2)).astype(
-            np.int8
-        )
+        """int8 (C,): 0 head, 1 medium, 2 tail, 3 unseen."""
+        groups = np.where(self.positives >= self.head_min, 0, np.where(self.positives >= self.medium_min, 1, 2))
+        groups[(self.unknowns > 0) & (self.positives + self.negatives == 0)] = 3
+        return groups.astype(np.int8)
 
     def group_indices(self) -> dict[str, np.ndarray]:
-        """Class indices, int64, of each group by its name."""
+        """Class indices, int64, of head, medium, tail and, where there is such a class, unseen."""
         groups = self.groups
-        return {name: np.flatnonzero(groups == k) for k, name in enumerate(GROUP_NAMES)}
+        indices = {name: np.flatnonzero(groups == k) for k, name in enumerate(GROUP_NAMES)}
+        if not len(indices["unseen"]):
+            del indices["unseen"]
+        return indices
 
     def log_prior_odds(self) -> np.ndarray:
         """log(positives / negatives) of the known targets, float64 (C,); a count of 0 stands as 1, so it is finite."""

@@ -234,9 +234,9 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
     stats = stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
     with dist.first():  # one process downloads pretrained weights
         backbone = instantiate(cfg.model, "model")
-    num_classes = len(stats.class_names)
-    head = instantiate(cfg.head, "head", in_features=backbone.num_features, num_classes=num_classes, stats=stats)
-    model: nn.Module = Classifier(backbone, head)
+    names = stats.class_names
+    given = {"in_features": backbone.num_features, "num_classes": len(names), "class_names": names, "stats": stats}
+    model: nn.Module = Classifier(backbone, instantiate(cfg.head, "head", **given))
     if cfg.runner.sync_bn and dist.world_size > 1:
         model = sync_batch_norm(model, dist)
     memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
@@ -301,7 +301,10 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
         return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
     keys = ("threshold", "topk", "words_k", "absent", "min_positives", "min_negatives")
     settings = {key: cfg.metrics[key] for key in keys}
-    return functools.partial(summarize, group_indices=stats.group_indices(), **settings)
+    groups = stats.group_indices()
+    if "unseen" in groups:
+        groups["seen"] = np.setdiff1d(np.arange(len(stats.class_names)), groups["unseen"])
+    return functools.partial(summarize, group_indices=groups, **settings)
 
 
 def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:

@@ -196,8 +196,11 @@ class _Checker:
             option, value = options[key], node[key]
             if self.typed(prefix + key, option.kind, value, option.range) and value is not None:
                 least, most = option.least, option.most
+                values = value if isinstance(value, list) else [value]
                 # the negation also refuses NaN
-                if (least is not None and not value >= least) or (most is not None and not value <= most):
+                if (least is not None and not all(v >= least for v in values)) or (
+                    most is not None and not all(v <= most for v in values)
+                ):
                     self.problem(prefix + key, f"must be {option.kind}{option.range}", value=value)
                 node[key] = option.kind.convert(value)
         for key, option in options.items():

@@ -24,7 +24,7 @@ from mltrain.config.compose import Source, load, tool_options
 from mltrain.config.identity import component_name
 from mltrain.config.schema import frame_options
 from mltrain.config.signatures import nearest
-from mltrain.errors import ConfigError
+from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.split import separator_of
@@ -68,6 +68,20 @@ class DatasetStats:
             raise ValueError(
                 f"head_min={self.head_min} >= medium_min={self.medium_min} >= 1 and top={self.top} >= 1 must hold"
             )
+
+
+@dataclass(frozen=True)
+class LabelEmbeddings:
+    """Options of tools/build_label_embeddings.py."""
+
+    vectors: str | None = None
+    """file of word vectors"""
+    classes: str | None = None
+    """file of class names, one per line; None: those of the data set"""
+    aliases: str | None = None
+    """file of other words for some classes, one per line: class=words"""
+    out: str | None = None
+    """file to write; None: <paths.data>/embeddings/<dataset.name>.npz"""
 
 
 def main(work: Callable[[DictConfig, Any], Any], options: type, *, about: str, config_dir: Path) -> NoReturn:
@@ -191,6 +205,53 @@ def dataset_stats(cfg: DictConfig, options: DatasetStats) -> dict[str, Any]:
         label_stats.write_folder(Path(options.out), numbers, counted, text, groups)
         logger.info("wrote %s", options.out)
     return numbers
+
+
+def build_label_embeddings(cfg: DictConfig, options: LabelEmbeddings) -> Path:
+    """Write a vector for each class name, made from a file of word vectors; returns the file written."""
+    from mltrain.datasets.csv import read_class_names
+    from mltrain.models.label_embeddings import label_embeddings, write_label_embeddings
+
+    if options.vectors is None:
+        raise ConfigError(
+            "vectors: name a file of word vectors in text, e.g. vectors=glove.6B.300d.txt from "
+            "https://nlp.stanford.edu/projects/glove/ or crawl-300d-2M.vec from https://fasttext.cc"
+        )
+    if options.classes:
+        names = list(read_class_names(_existing(options.classes, "classes")))
+    else:
+        names = list(instantiate(cfg.dataset, "dataset", need_val=False).train.class_names)
+    aliases = _read_aliases(_existing(options.aliases, "aliases")) if options.aliases else {}
+    vectors = label_embeddings(options.vectors, names, aliases=aliases)
+    name = component_name(cfg.dataset)
+    path = Path(options.out) if options.out else Path(cfg.paths.data) / "embeddings" / f"{name}.npz"
+    if path.suffix != ".npz":
+        raise ConfigError(f"out={options.out}: the name must end in .npz")
+    try:
+        write_label_embeddings(path, names, vectors)
+    except OSError as error:
+        raise ConfigError(f"out: {path} cannot be written: {error.strerror or error}") from error
+    logger.info("wrote %s: %d classes, vectors of %d numbers", path, *vectors.shape)
+    return path
+
+
+def _existing(file: str, key: str) -> Path:
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"{key}={file}: no such file")
+    return path
+
+
+def _read_aliases(path: Path) -> dict[str, str]:
+    from mltrain.datasets.splits import read_lines
+
+    aliases: dict[str, str] = {}
+    for number, line in read_lines(path):
+        name, mark, words = (part.strip() for part in line.partition("="))
+        if not (name and mark and words):
+            raise DataError(f"{path}, line {number}: expected class=words, found {line!r}")
+        aliases[name] = words
+    return aliases
 
 
 class _Parser(argparse.ArgumentParser):

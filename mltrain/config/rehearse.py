@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from omegaconf import DictConfig
 
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
+from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.models.classifier import Classifier
+from mltrain.models.heads import GlobalAveragePool
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +38,14 @@ def rehearse(cfg: DictConfig) -> None:
     if "prior" in offline.loss:  # a file of the real classes
         offline.loss.prior = None
     backbone = instantiate(offline.model, "model")
-    head = instantiate(cfg.head, "head", in_features=backbone.num_features, num_classes=_CLASSES, stats=stats)
+    given = {"in_features": backbone.num_features, "num_classes": _CLASSES, "class_names": labels.class_names}
+    try:
+        head = instantiate(cfg.head, "head", stats=stats, **given)
+    except DataError:  # it looks its classes up in a file, which has no made-up ones
+        head = GlobalAveragePool(backbone.num_features, _CLASSES)
     model = Classifier(backbone, head)
-    instantiate(cfg.partial, "partial", labels=labels)
+    with contextlib.suppress(DataError):  # it names classes, which made-up labels do not have
+        instantiate(cfg.partial, "partial", labels=labels)
     instantiate(offline.loss, "loss", stats=stats, num_classes=_CLASSES)
     instantiate(cfg.sampler, "sampler", labels=labels, stats=stats, seed=cfg.seed)
     for section in ("augment", "eval_resize"):

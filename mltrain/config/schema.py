@@ -72,7 +72,7 @@ class Metrics:
     head_min: int = _number(100, least=1)  # head: at least this many training positives
     medium_min: int = _number(20, least=1)  # medium: at least this many; tail: fewer
     threshold: float = _number(0.5, least=0, most=1)  # of the sigmoid, for OP OR OF1 CP CR CF1; not 0 or 1 itself
-    topk: int | None = _number(3, least=1)  # null: none; for the same at the k best classes of an image
+    topk: int | tuple[int, ...] | None = _number(3, least=1)  # the same at the k best classes of an image, [3,5]: both
     words_k: int | None = _number(5, least=1)  # null: none; annotation length of the per-word protocol
     absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
     best: (
@@ -122,7 +122,7 @@ INJECTED: dict[str, tuple[str, ...]] = {
     "dataset": ("need_val",),
     "partial": ("labels",),
     "model": (),
-    "head": ("in_features", "num_classes", "stats"),
+    "head": ("in_features", "num_classes", "class_names", "stats"),
     "loss": ("num_classes", "stats"),
     "sampler": ("labels", "stats", "seed"),
     "augment": ("image_size",),

@@ -2,7 +2,7 @@
 
 from mltrain.models.backbone import Backbone, Features, create_backbone
 from mltrain.models.classifier import Classifier, create_classifier
-from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label
+from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label, ZeroShotMLDecoder
 
 __all__ = [
     "CSRA",
@@ -13,6 +13,7 @@ __all__ = [
     "GlobalAveragePool",
     "MLDecoder",
     "Query2Label",
+    "ZeroShotMLDecoder",
     "create_backbone",
     "create_classifier",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mltrain.models.backbone import Backbone, Features, create_backbone
-from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label
+from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label, ZeroShotMLDecoder
 
 HEADS: dict[str, type[nn.Module]] = {
     "csra": CSRA,
@@ -17,6 +17,7 @@ HEADS: dict[str, type[nn.Module]] = {
     "ml_decoder": MLDecoder,
     "pfc": PFC,
     "query2label": Query2Label,
+    "zero_shot": ZeroShotMLDecoder,
 }
 
 

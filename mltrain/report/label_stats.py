@@ -99,7 +99,7 @@ def tables(summaries: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Spli
     """Three tables as text: the splits side by side, the most and least frequent classes, the top pairs of train."""
     parts = list(summaries)
     lines = [[title, *(_cell(summaries[part], path) for part in parts)] for title, path in _ROWS]
-    for name in GROUP_NAMES:
+    for name in summaries[parts[0]]["groups"]:
         lines.append([f"{name} classes", *(str(summaries[part]["groups"][name]["classes"]) for part in parts)])
         lines.append([f"{name} labels", *(f"{summaries[part]['groups'][name]['labels']:,}" for part in parts)])
     blocks = [text_table(["", *parts], lines), _class_table(splits, rows)]

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, ScalarFormatter
 from mltrain.labels import GROUP_NAMES, LabelStats
 
 NAMED = 80  # more classes than this have no names on an axis
-COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40"}
+COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40", "unseen": "#6b5b95"}
 GREY = "#8a8a8a"
 
 

@@ -45,6 +45,8 @@ def metrics_table(result: Mapping[str, Any]) -> str:
     """
     rows = []
     headline = next((keys for keys in HEADLINES if keys[0] in result.get("val", {})), HEADLINES[0])
+    if "map_unseen" in result.get("val", {}):
+        headline = (*headline[:4], "map_unseen", *headline[4:])
     splits = {"val": {k: result[k] for k in WEIGHTS if k in result}, "test": result.get("test", {})}
     for split, by_weights in splits.items():
         for name, scalars in by_weights.items():

@@ -1,0 +1,88 @@
+"""ML-Decoder with queries made from label embeddings: it answers for classes that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mltrain.models.heads.ml_decoder import _DecoderLayer
+from mltrain.models.heads.prior import bias_start
+from mltrain.models.label_embeddings import label_embeddings
+
+
+class ZeroShotMLDecoder(nn.Module):
+    """ML-Decoder's zero-shot mode: tokens `(B, N, D_in)` and a vector of each class's name -> logits `(B, C)`.
+
+    Ridnik et al., ML-Decoder, arXiv 2111.12933, section 3.3. The queries are relu(P v[c]) of the label embeddings v, a
+    query for each class; the decoder layer is `MLDecoder`'s; in place of the group pooling one linear layer, shared by
+    all classes: logit c is h[c] . w + b. No weight belongs to a class, so a class that training never saw needs its
+    vector only, and what a class is answered does not depend on the others. Unseen classes are those whose training
+    targets are all unknown (-1): `dataset=nuswide_zsl`, or any data set with `partial=unseen partial.classes=[...]`.
+
+    The embeddings are fixed and are no part of the saved weights: weights trained with one list of classes load into a
+    head of another. Parameter names are the published ones without `decoder.`. Compared with the published formulation
+    restated with torch modules: outputs and gradients equal to 1e-5 (tests/models).
+
+    Args:
+        in_features: D_in.
+        num_classes: C.
+        class_names: their names.
+        embeddings: file of label embeddings or word vectors, see `mltrain.models.label_embeddings`.
+        dim: width of the decoder, a multiple of `num_heads`; P is left out where the vectors are as long.
+        num_heads: attention heads.
+        ffn_dim: width of the feed-forward layer.
+        dropout: probability, everywhere including the attention weights.
+        prior: probability that each class has at the start; None: 0.5, the published bias of 0.
+        query_scale: start of norm1's scale, as in `MLDecoder`; published 1.
+
+    Raises:
+        ConfigError, DataError: see `label_embeddings`.
+    """
+
+    label_embeddings: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        class_names: Sequence[str],
+        embeddings: str,
+        dim: int = 768,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        dropout: float = 0.1,
+        prior: float | None = None,
+        query_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}")
+        if num_heads < 1 or ffn_dim < 1:
+            raise ValueError(f"num_heads={num_heads}, ffn_dim={ffn_dim}: must be positive")
+        if dim < 1 or dim % num_heads:
+            raise ValueError(f"dim={dim}: must be a positive multiple of num_heads={num_heads}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        if query_scale <= 0:
+            raise ValueError(f"query_scale={query_scale}: must be positive")
+        vectors = torch.from_numpy(label_embeddings(embeddings, class_names))
+        self.register_buffer("label_embeddings", vectors, persistent=False)
+        length = vectors.shape[1]
+        self.wordvec_proj = nn.Identity() if length == dim else nn.Linear(length, dim)
+        self.embed_standart = nn.Linear(in_features, dim)
+        layer = _DecoderLayer(dim, num_heads, ffn_dim, dropout)
+        nn.init.constant_(layer.norm1.weight, query_scale)
+        self.layers = nn.ModuleList([layer])
+        self.duplicate_pooling = nn.Parameter(nn.init.xavier_normal_(torch.empty(dim, 1)))
+        self.duplicate_pooling_bias = nn.Parameter(torch.full((1,), bias_start(prior)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        memory = F.relu(self.embed_standart(tokens), inplace=True)
+        queries = F.relu(self.wordvec_proj(self.label_embeddings))
+        h = self.layers[0](queries, memory)
+        logits: Tensor = (h @ self.duplicate_pooling).squeeze(2) + self.duplicate_pooling_bias
+        return logits

@@ -1,0 +1,236 @@
+"""Vectors of class names: read from a file of label embeddings, or made from a file of word vectors."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mltrain.errors import ConfigError, DataError
+
+FORMATS = ".npz (class_names, vectors), .pt or .pth (the same in a dict, or name -> vector), or word2vec or GloVe text"
+SHOWN = 5
+SHORTEST = 3
+"""letters that a part of a compound must have, to be suggested"""
+
+
+def label_embeddings(
+    path: str | Path, class_names: Sequence[str], *, aliases: Mapping[str, str] | None = None
+) -> np.ndarray:
+    """A vector for each class, float32 `(C, E)`, from a file of label embeddings or of word vectors.
+
+    - `.npz` with `class_names` (N,) and `vectors` (N, E), as tools/build_label_embeddings.py writes it.
+    - `.pt`, `.pth`: a dict of the same two, or of a vector by class name; read without running code in it.
+    - anything else: text in the format of word2vec (with or without its first line of two numbers), GloVe or fastText,
+      one word and its numbers a line, `.gz` too. It is streamed, and only the words that are needed are kept. A class
+      has the vector of its whole name (`traffic_light`, `traffic-light`, `trafficlight`) or else the mean of those of
+      its words; spelled as it is, or else in lower case.
+
+    Args:
+        path: the file.
+        class_names: C names.
+        aliases: words to look up in place of a class name; for text only.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: it cannot be read, holds other things than finite vectors of one length, or lacks a class: the
+            message names the classes and near words.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file of label embeddings; tools/build_label_embeddings.py makes one from word vectors. "
+            f"Formats: {FORMATS}"
+        )
+    if path.suffix not in (".npz", ".pt", ".pth"):
+        return _from_words(path, class_names, aliases or {})
+    if aliases:
+        raise ConfigError(f"{path}: aliases are for word vectors in text; this file has vectors of whole names")
+    names, vectors = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    if vectors.ndim != 2 or len(vectors) != len(names):
+        raise DataError(f"{path}: vectors of shape {vectors.shape} for {len(names)} class names; expected (names, E)")
+    row = {name: k for k, name in enumerate(names)}
+    missing = [name for name in class_names if name not in row]
+    if missing:
+        shown = "".join(f"\n  {name}{_near(name, names)}" for name in missing[:SHOWN])
+        more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise DataError(
+            f"{path}: {len(missing)} of {len(class_names)} classes are not in it:{shown}{more}\n"
+            "Build one for these classes: tools/build_label_embeddings.py"
+        )
+    return _checked(path, vectors[[row[name] for name in class_names]], class_names)
+
+
+def write_label_embeddings(path: str | Path, class_names: Sequence[str], vectors: np.ndarray) -> None:
+    """Write an `.npz` that `label_embeddings` reads, in whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, class_names=np.array(class_names, dtype=str), vectors=np.float32(vectors))
+    temporary.replace(path)
+
+
+def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [str(name) for name in arrays["class_names"]], np.asarray(arrays["vectors"])
+    except KeyError as error:
+        raise DataError(f"{path}: expected the arrays class_names and vectors ({error})") from error
+    except (ValueError, OSError, zipfile.BadZipFile, TypeError) as error:
+        raise DataError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+
+
+def _read_torch(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a readable file of tensors, or it holds more than these") from error
+    if isinstance(content, Mapping) and {"class_names", "vectors"} <= content.keys():
+        names, vectors = list(content["class_names"]), content["vectors"]
+    elif isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
+        names, shapes = list(content), {tuple(v.shape) for v in content.values()}
+        if len(shapes) > 1:
+            raise DataError(f"{path}: vectors of different shapes: {', '.join(map(str, sorted(shapes)[:SHOWN]))}")
+        vectors = torch.stack(list(content.values()))
+    else:
+        what = f"a tensor {tuple(content.shape)}" if isinstance(content, torch.Tensor) else type(content).__name__
+        raise DataError(
+            f"{path}: holds {what}, from which nobody can tell which vector is whose; expected a dict with "
+            "class_names (a list) and vectors (N, E), or with a vector for each name"
+        )
+    if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
+        raise DataError(f"{path}: vectors must be a tensor of floating point numbers")
+    return [str(name) for name in names], vectors.float().numpy()
+
+
+def _checked(path: Path, vectors: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(bad):
+        raise DataError(f"{path}: the vector of {class_names[bad[0]]!r} holds NaN or infinite numbers")
+    return vectors
+
+
+# -- word vectors ----------------------------------------------------------------------------------------------------
+
+
+def _from_words(path: Path, class_names: Sequence[str], aliases: Mapping[str, str]) -> np.ndarray:
+    unknown = [name for name in aliases if name not in class_names]
+    if unknown:
+        raise ConfigError(f"aliases: there is no class {unknown[0]!r}{_near(unknown[0], class_names)}")
+    spellings = {name: _spellings(aliases.get(name, name)) for name in class_names}
+    wanted = {word for tries in spellings.values() for words in tries for word in words}
+    found = _read_words(path, wanted)
+    rows, missing = [], {}
+    for name, tries in spellings.items():
+        words = next((words for words in tries if all(word in found for word in words)), None)
+        if words is None:
+            missing[name] = [word for word in tries[-1] if word not in found] or [aliases.get(name, name)]
+        else:
+            rows.append(np.mean([found[word] for word in words], axis=0, dtype=np.float64))
+    if missing:
+        raise DataError(_missing_words(path, missing, len(class_names)))
+    return _checked(path, np.array(rows), class_names)
+
+
+def _spellings(name: str) -> list[tuple[str, ...]]:
+    """What to look up for a name, best first; of each the vectors are averaged."""
+    words = [word for word in re.split(r"[\s_\-/,.;:()&]+", name) if word]
+    phrases = [name, *(mark.join(words) for mark in "_-"), "".join(words)]
+    tries: list[tuple[str, ...]] = [(phrase,) for phrase in phrases if phrase and not re.search(r"\s", phrase)]
+    if words:
+        tries.append(tuple(words))
+    return list(dict.fromkeys([*tries, *(tuple(word.lower() for word in words) for words in tries)]))
+
+
+def _read_words(path: Path, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """The vectors (E,) of the wanted words; one pass, the first line of a word counts."""
+    keys = {word.encode() for word in wanted}
+    found: dict[str, np.ndarray] = {}
+    size = 0
+    for number, word, rest in _lines(path):
+        if number == 1 and word.isdigit() and len(rest.split()) == 1:  # word2vec: words, numbers
+            size = int(rest)
+            continue
+        size = size or len(rest.split())
+        if word not in keys or word.decode() in found:
+            continue
+        numbers = rest.split()
+        if len(numbers) > size:  # GloVe has words with a space in them
+            continue
+        try:
+            vector = np.array(numbers, dtype=np.float32)
+        except ValueError:
+            vector = np.empty(0, dtype=np.float32)
+        if len(vector) != size or not size:
+            raise DataError(
+                f"{path}, line {number}: expected a word and {size or 'some'} numbers, found {len(numbers)} fields "
+                f"after {word.decode()!r}; is the file whole, and text?"
+            )
+        found[word.decode()] = vector
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
+    """(number, word, the rest) of each line."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            head = stream.read(65536)
+            if b"\0" in head:
+                raise DataError(f"{path}: a binary file; formats: {FORMATS}")
+            mark = b"\t" if b"\t" in head.split(b"\n", 1)[0] else b" "
+            stream.seek(0)
+            for number, line in enumerate(stream, 1):
+                word, _, rest = line.partition(mark)
+                yield number, word, rest
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _missing_words(path: Path, missing: Mapping[str, Sequence[str]], classes: int) -> str:
+    """The message, with near words, for which the file is read once more."""
+    asked = list(dict.fromkeys(word for words in islice(missing.values(), SHOWN) for word in words))
+    lowered = [word.lower() for word in asked]
+    cuts = {(word[:k], word[k:]) for word in lowered for k in range(SHORTEST, len(word) - SHORTEST + 1)}
+    parts = {part for cut in cuts for part in cut}
+    starts = {(word[0], length) for word in lowered for length in range(len(word) - 2, len(word) + 3)}
+    near: set[str] = set()
+    known: set[str] = set()
+    for _, key, _ in _lines(path):
+        word = key.decode(errors="replace")
+        if word in parts:
+            known.add(word)
+        if (word[:1].lower(), len(word)) in starts:
+            near.add(word)
+    lines = []
+    for name, words in islice(missing.items(), SHOWN):
+        hints = []
+        for word in words:
+            split = [f"{a} {b}" for a, b in sorted(cuts) if a + b == word.lower() and known >= {a, b}]
+            hints += split or difflib.get_close_matches(word.lower(), near, n=2, cutoff=0.75)
+        what = "" if list(words) == [name] else f": no {', '.join(map(repr, words))}"
+        lines.append(f"  {name}{what}" + (f" (there is {', '.join(map(repr, hints))})" if hints else ""))
+    if len(missing) > SHOWN:
+        lines.append(f"  ... and {len(missing) - SHOWN} more: {', '.join(islice(missing, SHOWN, SHOWN + 20))}")
+    return "\n".join(
+        [
+            f"{path}: {len(missing)} of {classes} classes have no vector:",
+            *lines,
+            "Name other words for them: tools/build_label_embeddings.py aliases=FILE, one line a class: class=words",
+        ]
+    )
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
