@@ -1,8 +1,9 @@
-"""Train a multi-label image classifier.
+"""Train an image classifier, multi-label or (task=single_label) single-label.
 
     python tools/train.py                                             the embedded default: drawn shapes, about a minute
     python tools/train.py dataset=coco loss=asl model=tresnet_l       COCO under data/coco
     python tools/train.py dataset=csv dataset.file=labels.csv         your own images
+    python tools/train.py dataset=folder dataset.root=FOLDER          one label an image: FOLDER/{train,val}/CLASS/*.jpg
     python tools/train.py +experiment=coco_asl_tresnet_l              a whole recipe; what follows it still wins
     python tools/train.py model=timm model.name=regnety_032 runner.epochs=20 optimizer.lr=2e-4
     python tools/train.py -m loss=bce,focal,asl head=gap,ml_decoder seed=0,1     a sweep
