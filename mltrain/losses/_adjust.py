@@ -42,17 +42,15 @@ class Adjustment:
 
     def weights_at(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The weights of single entries (n,), n row and n column indices being given."""
-        weight = torch.ones_like(rows, dtype=self._dtype())
-        if self.row is not None:
-            weight = weight * self.row[rows, 0]
+        weight = None if self.row is None else self.row.view(-1).index_select(0, rows)
         if self.column is not None:
-            weight = weight * self.column[columns]
+            of_class = self.column.index_select(0, columns)
+            weight = of_class if weight is None else weight.mul_(of_class)
+        if weight is None:
+            weight = torch.ones_like(rows, dtype=torch.float32 if self.scale is None else self.scale.dtype)
         if self.curve is not None:
             weight = self.curve(weight)
-        return weight if self.scale is None else weight * self.scale[rows, 0]
-
-    def _dtype(self) -> torch.dtype:
-        return next((part.dtype for part in (self.row, self.column) if part is not None), torch.float32)
+        return weight if self.scale is None else weight * self.scale.view(-1).index_select(0, rows)
 
 
 class Targets:
@@ -73,7 +71,8 @@ class Targets:
             return (self.dense.to(self.dtype).clamp(min=0) * values).sum(1, keepdim=True)
         rows, columns, y = self.entries
         sums = values.new_zeros(len(self.dense))
-        return sums.index_add_(0, rows, y.to(self.dtype).clamp(min=0) * values[columns]).unsqueeze(1)
+        shares = y.to(self.dtype).clamp(min=0).mul_(values.index_select(0, columns))
+        return sums.index_add_(0, rows, shares).unsqueeze(1)
 
     def minima(self, values: Tensor) -> Tensor:
         """Smallest ``values[c]`` of the positives of each image, (B, 1): infinity where there is none."""
@@ -81,5 +80,5 @@ class Targets:
             return torch.where(self.dense > 0, values, torch.inf).amin(1, keepdim=True)
         rows, columns, y = self.entries
         minima = values.new_full((len(self.dense),), torch.inf)
-        candidates = torch.where(y > 0, values[columns], torch.inf)
+        candidates = torch.where(y > 0, values.index_select(0, columns), torch.inf)
         return minima.scatter_reduce_(0, rows, candidates, "amin").unsqueeze(1)

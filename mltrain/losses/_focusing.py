@@ -18,10 +18,29 @@ from torch import Tensor
 LARGE = 1e30  # stands for infinity where infinity would be multiplied by 0
 TINY = 1e-30
 _GRAIN = 32_768  # entries from which torch uses its threads
+_HIGH = 80.0  # exp(x) is far from infinity up to here
 
 
 def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, 1, 50.0)  # torch's own threshold of 20 is 2e-9 off, visible in fp64
+
+
+def sigmoid_softplus(x: Tensor, p: Tensor, loss: Tensor) -> bool:
+    """Write sigmoid(x) to `p`, which may be x, and softplus(x) to `loss`; all (n,), n > 0, on the CPU.
+
+    Returns whether the losses are known to be far from infinity.
+    """
+    low = x.amax().item() <= _HIGH
+    if not low or (torch.get_num_threads() > 1 and x.numel() > _GRAIN):
+        torch.ops.aten.softplus.out(x, 1, 50.0, out=loss)
+        torch.sigmoid(x, out=p)
+        return low
+    # NumPy's exp and log1p take 60 % of the time of torch's softplus, but have one thread, and exp must not overflow.
+    exp = p.numpy()
+    np.exp(x.numpy(), out=exp)
+    np.log1p(exp, out=loss.numpy())
+    p.reciprocal_().add_(1).reciprocal_()
+    return low
 
 
 def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Tensor]:
@@ -33,8 +52,8 @@ def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Ten
     weight = power_(q.clone(), gamma)
     if detach:
         return loss * weight, q.mul_(weight).neg_()
-    # -(1-p)^g [(1-p) - g p log p]
-    slope = q + gamma * (1 - q) * loss.clamp(max=LARGE)
+    # -(1-p)^g [(1-p) - g p log p], where the bracket is the point at 1-p between -g log p and 1
+    slope = torch.lerp(loss.clamp(max=LARGE).mul_(gamma), x.new_ones(()), q)
     return loss * weight, slope.mul_(weight).neg_()
 
 
@@ -87,7 +106,7 @@ def negative_term_sum_(
         torch.mul(slope, weight, out=out)
         return loss.mul_(weight).sum().item()
     p = torch.sigmoid(x, out=out).index_fill_(0, skip, 0)  # so that p_m and all below are 0 there
-    shifted = torch._C._nn.softshrink(p, clip, out=b)  # p_m, in one kernel
+    shifted = torch._C._nn.softshrink(p, clip, out=b)  # type: ignore[call-arg]  # p_m, in one kernel
     rest = torch.sub(torch.scalar_tensor(1, dtype=p.dtype), shifted, out=a)
     p.addcdiv_(p, rest, value=-clip)  # p (1-p) / (1-p_m), where p_m > 0
     log = _log_1_minus(shifted, rest)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
 from mltrain.losses._adjust import Targets
-from mltrain.losses._focusing import LARGE, negative_term, positive_term, power_
+from mltrain.losses._focusing import LARGE, negative_term, positive_term, power_, sigmoid_softplus
 from mltrain.losses.base import PerLabelLoss, Reduction
+
+
+class _Kept(NamedTuple):
+    state: tuple[object, ...]
+    buffers: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
+
+
+# Beside the modules, whose copies, pickles and state it is no part of.
+_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
 class FrequencyWeightedLoss(PerLabelLoss):
@@ -56,10 +67,25 @@ class FrequencyWeightedLoss(PerLabelLoss):
         Raises:
             ValueError: the batch has another number of classes.
         """
+        return self._constants(targets)[0]
+
+    def _class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """What depends on the statistics only, n_c first."""
+        return (self.positives.clamp(min=1).to(dtype),)
+
+    def _constants(self, targets: Targets) -> tuple[Tensor, ...]:
+        """`_class_constants`, of which the CPU, where small kernels count, keeps the last ones."""
         classes = targets.dense.shape[1]
         if classes != self.positives.numel():
             raise ValueError(f"logits and targets have {classes} classes, the statistics {self.positives.numel()}")
-        return self.positives.clamp(min=1).to(targets.dtype)
+        if targets.dense.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._class_constants(targets.dtype)
+        buffers = (self.positives, self.known)
+        state = (targets.dtype, *(0 if buffer.is_inference() else buffer._version for buffer in buffers))
+        kept = _KEPT.get(self)
+        if kept is None or kept.state != state or any(a is not b for a, b in zip(kept.buffers, buffers, strict=True)):
+            kept = _KEPT[self] = _Kept(state, buffers, self._class_constants(targets.dtype))
+        return kept.constants
 
     def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, derivative = positive_term(x, gamma=self._gamma, detach=False)
@@ -81,20 +107,19 @@ def _weighted_negative_term_sum_(x: Tensor, weight: Tensor, work: Tensor, *, gam
 
     In place: `weight` (n,) and `work` (n,) are used up. Where weight is 0, x must be finite.
     """
-    loss = torch.ops.aten.softplus.out(x, 1, 50.0, out=work)
-    p = x.sigmoid_()
+    p, loss = x, work
+    low = sigmoid_softplus(x, p, loss)
     if gamma == 0:
-        total = torch.dot(loss, weight).item()
+        total = loss.mul_(weight).sum().item()
         p.mul_(weight if factor == 1 else weight.mul_(factor))
         return total * factor
     if gamma == 2:
         weight.mul_(p).mul_(p)
     else:
         weight.mul_(power_(p.clone(), gamma))
-    total = torch.dot(loss, weight).item()
-    if not math.isfinite(total):
-        loss.clamp_(max=LARGE)
     # factor p^g [p - g (1-p) log(1-p)], where the bracket is the point at p between -g log(1-p) and 1
-    torch.lerp(loss.mul_(gamma * factor), x.new_full((), factor), p, out=x)
+    loss.mul_(gamma * factor)
+    torch.lerp(loss if low else loss.clamp(max=LARGE), x.new_full((), factor), p, out=x)
     x.mul_(weight)
-    return total * factor
+    total = loss.mul_(weight).sum().item()
+    return total / gamma

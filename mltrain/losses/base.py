@@ -94,7 +94,7 @@ class PerLabelLoss(nn.Module):
         """
         loss, derivative = self.negative(x)
         torch.mul(derivative, weight, out=x)
-        return torch.dot(loss, weight).item()
+        return weight.mul_(loss).sum().item()  # torch.dot is less accurate
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         _check(logits, targets)
@@ -252,7 +252,7 @@ def _mostly_negative(
         columns = special - rows * x.shape[1]
     adjustment = loss.adjust(Targets(y, buffer.dtype, (rows, columns, ys)))
     if adjustment is not None and adjustment.offset is not None:
-        xs += adjustment.offset[columns]
+        xs += adjustment.offset.index_select(0, columns)
     total, known = 0.0, x.numel()
     derivative = None
     if special.numel():
@@ -305,18 +305,17 @@ def _weighted_negatives(
         return 0.0
     total = 0.0
     step = min(max(CPU_PIECE // classes, 1), max(count // 2, 16_384 // classes, 1), count)  # rows at a time
-    work = buffer.new_empty((2, step, classes))
-    for k, skip in enumerate(_cut(special, step * classes, x.numel())):
-        rows = slice(k * step, min((k + 1) * step, count))
-        out, scratch = buffer[rows], work[:, : rows.stop - rows.start]
+    weights, work = buffer.new_empty((2, step, classes)).unbind()
+    skips = _cut(special, step * classes, x.numel())
+    for k, (skip, part, out) in enumerate(zip(skips, x.split(step), buffer.split(step), strict=True)):
         if adjustment.offset is None:
-            out.copy_(x[rows])
+            out.copy_(part)
         else:
-            torch.add(x[rows], adjustment.offset, out=out)
-        weight = adjustment.weights(rows, scratch[0]).view(-1)
-        out.view(-1).index_fill_(0, skip, 0)
-        weight.index_fill_(0, skip, 0)
-        total += loss.weighted_negative_sum_(out.view(-1), weight, scratch[1].view(-1))
+            torch.add(part, adjustment.offset, out=out)
+        n = len(part)
+        weight = adjustment.weights(slice(k * step, k * step + n), weights[:n]).view(-1).index_fill_(0, skip, 0)
+        entries = out.view(-1).index_fill_(0, skip, 0)
+        total += loss.weighted_negative_sum_(entries, weight, work[:n].view(-1))
     return total
 
 
@@ -330,7 +329,7 @@ def _cut(special: Tensor, piece: int, n: int) -> list[Tensor]:
 
 def _lookup(dtype: torch.dtype, columns: Tensor | None = None) -> At:
     """`At` of whole rows, or of entries (n,) whose column indices are given."""
-    return lambda values: values.to(dtype) if columns is None else values.to(dtype)[columns]
+    return lambda values: values.to(dtype) if columns is None else values.to(dtype).index_select(0, columns)
 
 
 def _nonzero(y: Tensor) -> Tensor:
@@ -338,7 +337,7 @@ def _nonzero(y: Tensor) -> Tensor:
     if y.numel() < 65_536 or y.numel() % 8 or y.storage_offset() % 8:
         return torch.from_numpy(y.bool().numpy().nonzero()[0])
     flags = y.view(torch.int8) if y.dtype.itemsize == 1 else y.bool().view(torch.int8)
-    words = flags.view(torch.int64).nonzero().view(-1)
+    words = torch.from_numpy((flags.view(torch.int64).numpy() != 0).nonzero()[0])
     word, byte = flags.view(-1, 8).index_select(0, words).nonzero().unbind(1)
     return (words * 8).index_select(0, word).add_(byte)
 

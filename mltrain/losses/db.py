@@ -119,11 +119,10 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
         self.form = form
 
     def adjust(self, targets: Targets) -> Adjustment:
-        counts = self.counts(targets)
-        offset = self._offset(targets.dtype) if self.ntr else None
+        _, inverse, log_odds = self._constants(targets)
+        offset = log_odds if self.ntr else None
         if not self.rebalance:
             return Adjustment(offset=offset)
-        inverse = counts.reciprocal()
         row = self.beta / targets.sums(inverse)
         scale = None
         if self.weight_norm is not None and row.numel() and inverse.numel():
@@ -134,6 +133,11 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
     def _map(self, steep: Tensor) -> Tensor:
         """The weight of beta * r, in place."""
         return steep.sub_(self.beta * self.mu).sigmoid_().add_(self.alpha)
+
+    def _class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """n_c, 1 / n_c and b_c."""
+        counts = self.positives.clamp(min=1).to(dtype)
+        return counts, counts.reciprocal(), self._offset(dtype)
 
     def _offset(self, dtype: torch.dtype) -> Tensor:
         """b_c (C,)."""

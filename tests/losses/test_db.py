@@ -319,6 +319,29 @@ def test_inputs_and_counts_are_never_changed(loss: PerLabelLoss, dtype: torch.dt
     assert all(torch.equal(a, b) for a, b in zip(loss.buffers(), counts, strict=True))
 
 
+def test_changed_counts_are_seen_by_the_next_call() -> None:
+    x, y = torch.randn(6, C), make_targets("hard", (6, C))
+    loss = DistributionBalancedLoss(stats=STATS)
+    before = loss(x, y)
+    loss.positives.mul_(2).clamp_(max=loss.known)  # in place
+    changed = loss(x, y)
+    assert changed != before and copy.deepcopy(loss)(x, y) == changed
+    loss.positives = torch.as_tensor(STATS.positives.copy())  # another buffer
+    assert loss(x, y) == before
+    with torch.inference_mode():
+        assert DistributionBalancedLoss(stats=STATS)(x, y) == before
+
+
+def test_the_step_from_ordinary_to_huge_logits_has_no_seam() -> None:
+    for top in (79.0, 81.0):
+        x, y = torch.randn(6, C), make_targets("hard", (6, C))
+        y[0, 0], x[0, 0] = 0, top
+        loss = DistributionBalancedLoss(stats=STATS, neg_scale=1.0, init_bias=0.0)
+        got, expected = value_and_grad(loss, x, y), value_and_grad(loss, x.double(), y)
+        assert got[0].item() == pytest.approx(expected[0].item(), rel=1e-6)
+        torch.testing.assert_close(got[1].double(), expected[1], rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("loss", [LOSSES[0], LOSSES[5]], ids=repr)
 def test_a_compiled_step_gives_the_same_loss(loss: PerLabelLoss) -> None:
     x, y = torch.randn(6, C), make_targets("unknown", (6, C))
