@@ -85,7 +85,7 @@ def _unpack(source: Source, file: Path, root: Path) -> None:
         try:
             files = unpack(file, folder)
         except Damaged as error:
-            raise DataError(_set_aside(file, f"is damaged: {error}")) from error
+            raise DataError(_set_aside(file, f"is not what it should be: {error}")) from error
         lacking = _lacking(source, folder)
         if lacking:
             raise DataError(_set_aside(file, f"is not what it should be: {lacking}"))

@@ -23,7 +23,7 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib
 
 
 class Damaged(Exception):
-    """The archive is not whole, or is no archive."""
+    """The archive is not whole, is no archive, or asks for what none of the public data sets needs."""
 
 
 def unpack(archive: Path, folder: Path) -> int:
@@ -32,8 +32,9 @@ def unpack(archive: Path, folder: Path) -> int:
     Modes and owners are not taken over.
 
     Raises:
-        Damaged: it is cut short, altered, or of another kind. `folder` then holds a part of it.
-        DataError: it asks for what no data set needs (see above), or needs more space than there is.
+        Damaged: it is cut short, altered, of another kind, or asks for what no data set needs (see above). `folder`
+            then holds a part of it.
+        DataError: it needs more space than there is.
         OSError: `folder` cannot be written.
     """
     with archive.open("rb") as raw:
@@ -56,15 +57,15 @@ def _unpack_zip(archive: Path, raw: IO[bytes], folder: Path) -> int:
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _refusal(archive, member.filename, "a link or a device")
+                raise _refusal(member.filename, "a link or a device")
             if member.flag_bits & 1:
-                raise _refusal(archive, member.filename, "encrypted")
+                raise _refusal(member.filename, "encrypted")
         total = sum(member.file_size for member in members)
         _require_space(archive, folder, total)
         files = 0
         with Meter(f"unpacking {archive.name}", total) as meter:
             for member in members:
-                place = _place(archive, folder, member.filename)
+                place = _place(folder, member.filename)
                 if member.is_dir():
                     place.mkdir(parents=True, exist_ok=True)
                 else:
@@ -79,12 +80,12 @@ def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Pat
     files = total = 0
     with Meter(f"unpacking {archive.name}", archive.stat().st_size) as meter:
         for member in tar:
-            place = _place(archive, folder, member.name)
+            place = _place(folder, member.name)
             if member.isdir():
                 place.mkdir(parents=True, exist_ok=True)
                 continue
             if not member.isreg():
-                raise _refusal(archive, member.name, "a link or a device")
+                raise _refusal(member.name, "a link or a device")
             total += member.size
             if total > free:
                 _require_space(archive, folder, total)
@@ -99,20 +100,17 @@ def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Pat
     return files
 
 
-def _place(archive: Path, folder: Path, name: str) -> Path:
+def _place(folder: Path, name: str) -> Path:
     """Where a member goes. Its parts are plain names, and `folder` holds no link, so it is inside."""
     parts = PurePosixPath(name).parts
     odd = name.startswith("/") or "\\" in name or "\0" in name or ":" in (parts[0] if parts else "")
     if odd or ".." in parts:
-        raise _refusal(archive, name, "a path that leads outside the folder")
+        raise _refusal(name, "a path that leads outside the folder")
     return folder.joinpath(*parts)
 
 
-def _refusal(archive: Path, name: str, what: str) -> DataError:
-    return DataError(
-        f"{archive}: refused, for it holds {what}: {name[:200]!r}. The public data sets have nothing of the kind: this "
-        "is not the file it should be. Nothing of it was kept"
-    )
+def _refusal(name: str, what: str) -> Damaged:
+    return Damaged(f"it holds {what}, {name[:200]!r}; the public data sets have nothing of the kind")
 
 
 def _write(stream: IO[bytes], place: Path, meter: Meter | None) -> int:
