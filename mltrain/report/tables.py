@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mltrain.labels import GROUP_NAMES
-from mltrain.metrics.summary import TITLES
 
 # Columns of the table; the first row of which a result has the first figure.
 HEADLINES = (
@@ -59,6 +58,8 @@ def metrics_table(result: Mapping[str, Any]) -> str:
 
 
 def _title(key: str) -> str:
+    from mltrain.metrics.summary import TITLES  # imports torch, which tools that only make tables do without
+
     group = key.rpartition("_")[2]
     return group if group in GROUP_NAMES else TITLES.get(key, key)
 
