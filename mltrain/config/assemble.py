@@ -115,6 +115,7 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             "dist": dist,
             "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
             "channels_last": cfg.runner.channels_last,
+            "keep_all": tuner is not None or _keeps_predictions(cfg, stats),
         }
         result: dict[str, Any] = {"best": state["best"]}
         evaluations: dict[str, evaluator.Evaluation] = {}
@@ -205,6 +206,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         evaluate_every=cfg.runner.evaluate_every,
         checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
         log_every_steps=cfg.logger.every_steps,
+        keep_predictions=_keeps_predictions(cfg, stats),
     )
 
 
@@ -305,6 +307,11 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
     if "unseen" in groups:
         groups["seen"] = np.setdiff1d(np.arange(len(stats.class_names)), groups["unseen"])
     return functools.partial(summarize, group_indices=groups, **settings)
+
+
+def _keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
+    """Whether evaluation must keep the predictions of unknown targets too: to write them, or to rank some alone."""
+    return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
 
 def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:

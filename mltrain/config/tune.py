@@ -42,6 +42,7 @@ class Plan:
         source = evaluations["val"]
         reported = source if self.folds is not None else evaluations["test"]
         method = self.tuner.method
+        assert source.predictions is not None and reported.predictions is not None
         try:
             if self.folds is not None:
                 weights = self.tuner.within(source.predictions, self.folds)

@@ -75,6 +75,7 @@ class Runner:
     evaluate_every: int = 1
     checkpoint_every_minutes: float = 10.0
     log_every_steps: int = 10
+    keep_predictions: bool = False
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -205,6 +206,7 @@ class Runner:
             amp_dtype=self.train_step.amp_dtype,
             channels_last=self.train_step.memory_format is torch.channels_last,
             stop=self.stop,
+            keep_all=self.keep_predictions,
         )
 
     def _evaluated(self) -> dict[str, Classifier]:

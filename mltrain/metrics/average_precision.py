@@ -42,7 +42,7 @@ def average_precision(logits: Tensor, targets: Tensor) -> Tensor:
     result = np.empty(logits.shape[1])
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:  # numpy releases the GIL in its long calls
         for start, scores, labels in class_blocks(logits, targets):
-            result[start : start + len(scores)] = list(threads.map(_ranking_average_precision, scores, labels))
+            result[start : start + len(scores)] = list(threads.map(ranking_average_precision, scores, labels))
     return torch.from_numpy(result)
 
 
@@ -55,7 +55,7 @@ def micro_average_precision(logits: Tensor, targets: Tensor) -> float:
     refuse_nan(logits)
     labels = to_labels(targets).reshape(-1)
     refuse_other_labels(labels)
-    return _ranking_average_precision(to_scores(logits).reshape(-1), labels)
+    return ranking_average_precision(to_scores(logits).reshape(-1), labels)
 
 
 def check_shapes(logits: Tensor, targets: Tensor) -> None:
@@ -120,7 +120,7 @@ def _transposed(array: np.ndarray) -> np.ndarray:
     return result
 
 
-def _ranking_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+def ranking_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     """Average precision of one ranking `(N,)`; NaN without a positive."""
     positives = np.sort(scores[labels == 1])
     if positives.size == 0:

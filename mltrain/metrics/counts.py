@@ -50,9 +50,14 @@ def count_at_threshold(logits: Tensor, targets: Tensor, *, threshold: float = 0.
     The comparison is made on the logits, `(N, C)`, against log(t / (1 - t)): a sigmoid in low precision would round.
     ValueError: threshold out of range, or inputs as in `average_precision`.
     """
+    return count_above(logits, targets, cuts=logit_of(threshold))
+
+
+def logit_of(threshold: float) -> float:
+    """log(t / (1 - t)); ValueError unless t lies between 0 and 1, exclusive."""
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, exclusive; got {threshold}")
-    return count_above(logits, targets, cuts=math.log(threshold / (1.0 - threshold)))
+    return math.log(threshold / (1.0 - threshold))
 
 
 def count_above(logits: Tensor, targets: Tensor, *, cuts: float | Tensor) -> Counts:
@@ -155,7 +160,7 @@ def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = Non
     for start in range(0, len(logits) if classes else 0, rows):
         part = slice(start, start + rows)
         scores = logits[part].detach()
-        labels = _checked_labels(targets[part].detach().to(scores.device))
+        labels = checked_labels(targets[part].detach().to(scores.device))
         if cuts is None:
             chosen = top_k(scores, k)
         elif isinstance(cuts, Tensor) and cuts.dim() == 2:
@@ -169,7 +174,7 @@ def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = Non
     return Counts(*totals.cpu().numpy())
 
 
-def _checked_labels(targets: Tensor) -> Tensor:
+def checked_labels(targets: Tensor) -> Tensor:
     """int8 on the device of the targets; ValueError where one is not 1, 0 or -1."""
     labels = targets.to(torch.int8)
     if labels.dtype != targets.dtype and not torch.equal(labels.to(targets.dtype), targets):

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
-from mltrain.metrics.average_precision import average_precision, micro_average_precision
-from mltrain.metrics.counts import (
-    Counts,
-    count_above,
-    count_at_threshold,
-    count_at_topk,
-    count_negatives,
-    overall_and_per_class,
-)
-from mltrain.metrics.words import words_at_k
+from mltrain.metrics.counts import Counts, count_at_topk, logit_of, overall_and_per_class
+from mltrain.metrics.entries import DenseEntries, KnownEntries
+from mltrain.metrics.words import words_of
 
 Absent = Literal["exclude", "zero", "error"]
 TITLES = {"map": "mAP", "g_mean": "G-mean", "mauc": "MAUC", "balanced_accuracy": "balanced accuracy"}
@@ -45,13 +39,13 @@ class Summary:
 
 
 def summarize(
-    logits: Tensor,
-    targets: Tensor,
+    logits: Tensor | KnownEntries,
+    targets: Tensor | None = None,
     *,
     group_indices: Mapping[str, ArrayLike] | None = None,
     threshold: float = 0.5,
     cuts: float | Tensor | None = None,
-    topk: int | None = 3,
+    topk: int | Sequence[int] | None = 3,
     words_k: int | None = 5,
     absent: Absent = "exclude",
     min_positives: int = 1,
@@ -60,13 +54,15 @@ def summarize(
     """Evaluate one set of predictions.
 
     Args:
-        logits: `(N, C)` floating point, as the model gave them.
+        logits: `(N, C)` floating point, as the model gave them; or the known entries, without targets.
         targets: `(N, C)` of 1 positive, 0 negative, -1 unknown.
         group_indices: class indices by group name, as `LabelStats.group_indices()`; each group with an evaluable class
             gets `map_<name>`, and `OF1_<name>`, `CF1_<name>` and `macro_F1_<name>` over its classes.
         threshold: of the sigmoid, for OP OR OF1 CP CR CF1 macro_F1 and the counts of each class.
         cuts: logits for the same, in place of `threshold`, as in `count_above`: one of each class `(C,)`, say.
-        topk: labels an image for the same figures with suffix `@k`; None leaves them out.
+        topk: labels an image for the same figures with suffix `@k`, one k or several; None leaves them out. A group
+            called "unseen" is ranked by itself as well, with suffix `_unseen@k`: the figures of zero-shot learning,
+            where those over all classes are of generalised zero-shot learning (not from known entries).
         words_k: labels an image for the annotation protocol (`words_P` ...); None leaves them out.
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
@@ -86,7 +82,8 @@ def summarize(
     """
     if absent not in ("exclude", "zero", "error"):
         raise ValueError(f'absent must be "exclude", "zero" or "error"; got {absent!r}')
-    ap = average_precision(logits, targets).numpy()
+    entries = logits if isinstance(logits, KnownEntries) else _dense(logits, targets)
+    ap = entries.average_precision()
     classes = ap.size
     missing = np.isnan(ap)
     if absent == "error" and missing.any():
@@ -94,13 +91,10 @@ def summarize(
         raise ValueError(f"{missing.sum()} of {classes} classes have no positive (first indices: {first})")
     if absent != "zero" and missing.all():
         raise ValueError(f"none of the {classes} classes has a positive: there is nothing to evaluate")
-    if cuts is None:
-        counts = count_at_threshold(logits, targets, threshold=threshold)
-    else:
-        counts = count_above(logits, targets, cuts=cuts)
+    counts = entries.count_above(logit_of(threshold) if cuts is None else cuts)
     unsupported = ~missing & (counts.positives < min_positives)
     if min_negatives > 0:
-        unsupported |= ~missing & (count_negatives(targets) < min_negatives)
+        unsupported |= ~missing & (entries.negatives() < min_negatives)
     evaluable = ~unsupported if absent == "zero" else ~(missing | unsupported)
     if not evaluable.any():
         raise ValueError(
@@ -120,7 +114,7 @@ def summarize(
         if members.any():
             groups[name] = members
             scalars[f"map_{name}"] = _percent(ap_in_means[members].mean())
-    micro = micro_average_precision(logits, targets)
+    micro = entries.micro_average_precision()
     if not math.isnan(micro):
         scalars["micro_ap"] = _percent(micro)
 
@@ -128,10 +122,15 @@ def summarize(
     for name, members in groups.items():
         figures = _figures(Counts(*(column * members for column in counts)), members, suffix=f"_{name}")
         scalars |= {f"{key}_{name}": figures[f"{key}_{name}"] for key in ("OF1", "CF1", "macro_F1")}
-    if topk is not None and topk <= classes:
-        scalars |= _figures(count_at_topk(logits, targets, k=topk), evaluable, suffix=f"@{topk}")
+    cut_offs = () if topk is None else (topk,) if isinstance(topk, int) else tuple(topk)
+    for k in cut_offs:
+        if k <= classes:
+            scalars |= _figures(entries.count_at_topk(k), evaluable, suffix=f"@{k}")
+    if "unseen" in groups and group_indices and isinstance(entries, DenseEntries):
+        indices = checked_indices("unseen", group_indices["unseen"], classes)
+        scalars |= _ranked_alone(entries, indices, evaluable, cut_offs)
     if words_k is not None and words_k <= classes:
-        words = words_at_k(logits, targets, k=words_k)
+        words = words_of(entries.count_at_topk(words_k))
         scalars |= {f"words_{name}": _percent(words[name]) for name in ("P", "R", "F1")}
         scalars["words_N+"] = words["N+"]
     scalars["classes_without_positives"] = float(missing.sum())
@@ -147,6 +146,31 @@ def summarize(
         "f1": 100.0 * np.where(missing, np.nan, counts.f1),
     }
     return Summary(scalars, per_class)
+
+
+def _dense(logits: Tensor, targets: Tensor | None) -> DenseEntries:
+    if targets is None:
+        raise ValueError("logits need targets")
+    return DenseEntries(logits, targets)
+
+
+def _ranked_alone(
+    entries: DenseEntries, indices: np.ndarray, evaluable: np.ndarray, cut_offs: Sequence[int]
+) -> dict[str, float]:
+    """OP ... macro_F1 with suffix `_unseen@k`: the k highest among the classes at `indices` alone.
+
+    Over the images that have one of these labels, as published: the others have nothing to find there.
+    """
+    scalars: dict[str, float] = {}
+    columns = torch.from_numpy(indices)
+    wanted = entries.targets[:, columns.to(entries.targets.device)]
+    images = (wanted == 1).any(1).nonzero().view(-1)
+    alone = entries.logits[:, columns.to(entries.logits.device)][images.to(entries.logits.device)]
+    wanted = wanted[images]
+    for k in cut_offs:
+        if k <= len(columns):
+            scalars |= _figures(count_at_topk(alone, wanted, k=k), evaluable[indices], suffix=f"_unseen@{k}")
+    return scalars
 
 
 def _figures(counts: Counts, evaluable: np.ndarray, *, suffix: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mltrain.metrics.counts import count_at_topk, harmonic_mean, mean
+from mltrain.metrics.counts import Counts, count_at_topk, harmonic_mean, mean
 
 
 def words_at_k(logits: Tensor, targets: Tensor, *, k: int = 5) -> dict[str, float]:
@@ -25,7 +25,11 @@ def words_at_k(logits: Tensor, targets: Tensor, *, k: int = 5) -> dict[str, floa
     Raises:
         ValueError: as `count_at_topk`.
     """
-    counts = count_at_topk(logits, targets, k=k)
+    return words_of(count_at_topk(logits, targets, k=k))
+
+
+def words_of(counts: Counts) -> dict[str, float]:
+    """The figures of `words_at_k`, from its counts."""
     occurring = counts.positives > 0
     precision, recall = mean(counts.precision[occurring]), mean(counts.recall[occurring])
     return {

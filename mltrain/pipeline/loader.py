@@ -221,6 +221,8 @@ class EvalLoader:
             raise ValueError(f"the cache holds images resized by {cache.resize}, expected {transform!r}")
         self.labels = labels
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
+        self.share = last - first
+        """Images of this rank."""
         local = -(-batch_size // world_size)
         largest_share = -(-len(labels) // world_size)
         self.rounds = -(-largest_share // local)

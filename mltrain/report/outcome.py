@@ -77,6 +77,8 @@ def write_confusion(path: Path, evaluation: Evaluation, weights: str, class_name
 
 def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet) -> None:
     """Logits (fp32) per weights, targets (int8), image files and class names, compressed NumPy."""
+    predictions = evaluation.predictions
+    assert predictions is not None, "an evaluation for it keeps all predictions"
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         np.savez_compressed(
@@ -84,8 +86,8 @@ def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet) -> N
             allow_pickle=False,
             files=np.array([labels.file(i) for i in range(len(labels))]),
             class_names=np.array(labels.class_names),
-            targets=evaluation.predictions.targets.numpy(),
-            **{f"logits_{name}": logits.numpy() for name, logits in evaluation.predictions.logits.items()},
+            targets=predictions.targets.numpy(),
+            **{f"logits_{name}": logits.numpy() for name, logits in predictions.logits.items()},
         )
     temporary.replace(path)
 

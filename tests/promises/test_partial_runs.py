@@ -8,13 +8,15 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
-from mltrain.config.assemble import build_parts, eval_loader
+from mltrain.config.assemble import build_parts, eval_loader, evaluate
 from mltrain.config.compose import load, load_run
 from mltrain.config.prior import class_prior
-from mltrain.engine import distributed
+from mltrain.engine import distributed, evaluator
 from tests.promises.runs import ROOT, execute, fit
 
 
@@ -81,3 +83,41 @@ def test_a_first_run_gives_the_priors_of_a_second(overrides: list[str]) -> None:
 def two_ranks(run: Path) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return [*launcher, str(ROOT / "tools" / "class_prior.py"), str(run)]
+
+
+def partial_csv(folder: Path) -> list[str]:
+    """40 images of 3 classes, one or two labels of each verified."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for k in range(40):
+        PIL.Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+        listed = [f"{'!' if (k + c) % 2 else ''}{'abc'[c]}" for c in (k % 3, (k + 1) % 3)]
+        rows.append(f"{k}.png,{';'.join(listed[: 1 + k % 4 // 3])},{'train' if k < 20 else 'val'}")
+    (folder / "labels.csv").write_text("\n".join(["image,labels,split", *rows]) + "\n")
+    return ["dataset=csv", f"dataset.file={folder}/labels.csv", "runner.batch_size=8", "runner.epochs=1"]
+
+
+def test_evaluation_of_few_known_labels_is_the_same_kept_in_full_and_on_two_ranks(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*(item for item in overrides if not item.startswith("dataset.")), *partial_csv(tmp_path)]
+    options.append("metrics.min_negatives=1")
+    kept: list[str] = []
+    call = evaluator.predict
+    monkeypatch.setattr(evaluator, "predict", lambda *a, **k: kept.append("all") or call(*a, **k))
+    folder = fit([*options, "metrics.save_predictions=true"])
+    full = json.loads((folder / "result.json").read_text())
+    assert kept and (folder / "predictions.npz").is_file()
+    kept.clear()
+    again = fit([*options, "rerun=true"])
+    sparse = json.loads((again / "result.json").read_text())
+    assert not kept, "only known entries"
+    assert again == folder
+    for name in ("val", "ema", "last"):
+        assert full[name] == sparse[name]
+    before = sparse["val"]
+    found = evaluate(load_run(again), again)
+    assert found is not None and found["val"] == before
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    execute([*launcher, str(ROOT / "tools" / "evaluate.py"), str(again)])
+    assert json.loads((again / "evaluation.json").read_text())["val"] == pytest.approx(before)
