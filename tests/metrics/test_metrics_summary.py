@@ -169,3 +169,17 @@ def test_order_of_images_does_not_change_a_bit_of_the_summary(example: tuple[Ten
     logits, targets = example
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
     assert summarize(logits[order], targets[order]).to_json() == summarize(logits, targets).to_json()
+
+
+def test_unseen_classes_are_ranked_by_themselves_over_the_images_that_have_one() -> None:
+    logits = torch.tensor([[9.0, 8.0, 1.0, 2.0, 3.0], [9.0, 8.0, 3.0, 2.0, 1.0], [9.0, 8.0, 3.0, 2.0, 1.0]])
+    targets = torch.tensor([[1, 0, 0, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    groups = {"seen": [0, 1], "unseen": [2, 3, 4]}
+    scalars = summarize(logits, targets, group_indices=groups, topk=(1, 2)).scalars
+    # images 0 and 1 have unseen labels: 3 of them; the best unseen class is right in both, the second in image 0
+    assert [scalars[f"{key}_unseen@1"] for key in ("OP", "OR")] == pytest.approx([100, 100 * 2 / 3])
+    assert [scalars[f"{key}_unseen@2"] for key in ("OP", "OR")] == pytest.approx([75, 100])
+    assert scalars["OP@1"] == pytest.approx(100) and scalars["OP@2"] == pytest.approx(100 * 5 / 6)
+    assert scalars["map_unseen"] == pytest.approx(100 * (1 / 2 + 1 / 3 + 1) / 3)
+    assert not any("unseen@" in key for key in summarize(logits, targets, group_indices={"tail": [2]}).scalars)
+    assert "OP_unseen@4" not in summarize(logits, targets, group_indices=groups, topk=4).scalars
