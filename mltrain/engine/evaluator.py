@@ -12,7 +12,7 @@ import torch
 
 from mltrain.engine.signals import StopSignal
 from mltrain.errors import DataError, Interrupted, NonFiniteError
-from mltrain.metrics.entries import KnownEntries
+from mltrain.metrics.entries import KnownCollector, KnownEntries
 
 if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
@@ -149,20 +149,20 @@ def predict_known(
         NonFiniteError: a logit is NaN, on every rank.
         Interrupted: as `predict`.
     """
-    parts: dict[str, list[KnownEntries]] = {name: [] for name in models}
+    collected = {name: KnownCollector(loader.labels.num_classes) for name in models}
     bad: dict[str, list[int]] = {name: [] for name in models}
     for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop):
         for name, values in outputs.items():
             rows = values.amin(dim=1).isnan().nonzero().view(-1).cpu()
             bad[name] += batch.indices[rows].tolist()
-            parts[name].append(KnownEntries.from_batch(values.nan_to_num(0) if len(rows) else values, batch.targets))
+            collected[name].add(values.nan_to_num(0) if len(rows) else values, batch.targets)
     for name in models:
         images = [image for own in dist.all_gather_objects(bad[name]) for image in own]
         if images:
             raise _nan_error(name, images, loader)
     known: dict[str, KnownEntries] = {}
-    for name, own in parts.items():
-        entries = KnownEntries.cat(own, loader.labels.num_classes)
+    for name, own in collected.items():
+        entries = own.entries()
         tensors = {key: dist.gather_rows(getattr(entries, key)) for key in ("columns", "labels", "logits", "ranks")}
         present = {key: tensor for key, tensor in tensors.items() if tensor is not None}
         if present:

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from mltrain.metrics import summarize
-from mltrain.metrics.entries import KnownEntries
+from mltrain.metrics.entries import KnownCollector, KnownEntries
 
 
 def draw(
@@ -25,8 +25,10 @@ def draw(
 
 
 def batches(logits: Tensor, targets: Tensor, size: int = 37) -> KnownEntries:
-    parts = [KnownEntries.from_batch(*both) for both in zip(logits.split(size), targets.split(size), strict=True)]
-    return KnownEntries.cat(parts, logits.shape[1])
+    collector = KnownCollector(logits.shape[1])
+    for both in zip(logits.split(size), targets.split(size), strict=True):
+        collector.add(*both)
+    return collector.entries()
 
 
 @pytest.mark.parametrize("known", [0.05, 0.5, 1.0])
@@ -52,9 +54,15 @@ def test_known_entries_have_every_figure_of_all_predictions(known: float, levels
 
 def test_a_batch_without_known_entries_adds_images_alone() -> None:
     logits, targets = draw()
-    nothing = KnownEntries.from_batch(torch.randn(5, 20), torch.full((5, 20), -1))
-    whole = KnownEntries.cat([nothing, batches(logits, targets), nothing], 20)
-    assert whole.images == 310
+    collector = KnownCollector(20)
+    for both in (
+        (logits[:100], targets[:100]),
+        (torch.randn(5, 20), torch.full((5, 20), -1)),
+        (logits[100:], targets[100:]),
+    ):
+        collector.add(*both)
+    whole = collector.entries()
+    assert whole.images == 305
     assert summarize(whole).scalars == summarize(logits, targets).scalars
 
 
@@ -116,3 +124,10 @@ def test_a_class_without_a_known_negative_scores_100_by_itself() -> None:
 def test_support_that_no_class_has_is_refused() -> None:
     with pytest.raises(ValueError, match="min_positives"):
         summarize(*draw(), min_positives=10_000)
+
+
+def test_collected_entries_survive_the_growth_of_their_arrays() -> None:
+    logits, targets = draw(images=4000, classes=50, known=0.9)
+    entries = batches(logits, targets, size=400)
+    assert len(entries.columns) > 1 << 17
+    assert summarize(entries).scalars == summarize(logits, targets).scalars
