@@ -274,7 +274,6 @@ def test_zero_shot_classifier_without_hydra(file: str) -> None:
         ({"ffn_dim": 0}, "ffn_dim=0"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"prior": 0.0}, "prior=0.0"),
-        ({"query_scale": 0.0}, "query_scale=0.0"),
     ],
 )
 def test_zero_shot_head_refuses_options_out_of_range(file: str, options: dict, message: str) -> None:

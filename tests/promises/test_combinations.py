@@ -78,7 +78,16 @@ def one_class(folder: Path, *, corrupt: bool = False) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("head", [["head=gap"], ["head=pfc"], ["head=ml_decoder", "head.dim=32", "head.num_heads=2"]])
+@pytest.mark.parametrize(
+    "head",
+    [
+        ["head=gap"],
+        ["head=pfc"],
+        ["head=ml_decoder", "head.dim=32", "head.num_heads=2"],
+        ["head=csra", "head.num_heads=4"],
+        ["head=query2label", "head.ffn_dim=32"],
+    ],
+)
 def test_one_partially_labelled_class_trains(overrides: list[str], tmp_path: Path, head: list[str]) -> None:
     kept = [item for item in overrides if not item.startswith("dataset.")]
     result = json.loads((fit([*kept, *one_class(tmp_path), *head]) / "result.json").read_text())

@@ -36,7 +36,6 @@ class ZeroShotMLDecoder(nn.Module):
         ffn_dim: width of the feed-forward layer.
         dropout: probability, everywhere including the attention weights.
         prior: probability that each class has at the start; None: 0.5, the published bias of 0.
-        query_scale: start of norm1's scale, as in `MLDecoder`; published 1.
 
     Raises:
         ConfigError, DataError: see `label_embeddings`.
@@ -56,7 +55,6 @@ class ZeroShotMLDecoder(nn.Module):
         ffn_dim: int = 2048,
         dropout: float = 0.1,
         prior: float | None = None,
-        query_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if len(class_names) != num_classes:
@@ -67,16 +65,12 @@ class ZeroShotMLDecoder(nn.Module):
             raise ValueError(f"dim={dim}: must be a positive multiple of num_heads={num_heads}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
-        if query_scale <= 0:
-            raise ValueError(f"query_scale={query_scale}: must be positive")
         vectors = torch.from_numpy(label_embeddings(embeddings, class_names))
         self.register_buffer("label_embeddings", vectors, persistent=False)
         length = vectors.shape[1]
         self.wordvec_proj = nn.Identity() if length == dim else nn.Linear(length, dim)
         self.embed_standart = nn.Linear(in_features, dim)
-        layer = _DecoderLayer(dim, num_heads, ffn_dim, dropout)
-        nn.init.constant_(layer.norm1.weight, query_scale)
-        self.layers = nn.ModuleList([layer])
+        self.layers = nn.ModuleList([_DecoderLayer(dim, num_heads, ffn_dim, dropout)])
         self.duplicate_pooling = nn.Parameter(nn.init.xavier_normal_(torch.empty(dim, 1)))
         self.duplicate_pooling_bias = nn.Parameter(torch.full((1,), bias_start(prior)))
 
