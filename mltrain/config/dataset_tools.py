@@ -24,6 +24,7 @@ from mltrain.config.compose import Source, load, tool_options
 from mltrain.config.identity import component_name
 from mltrain.config.schema import frame_options
 from mltrain.config.signatures import nearest
+from mltrain.config.task import SINGLE_LABEL
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
 from mltrain.longtail.options import LongTailOptions
@@ -148,7 +149,7 @@ def create_longtail(cfg: DictConfig, options: CreateLongtail) -> Path:
     made.manifest["dataset"] = OmegaConf.to_container(cfg.dataset, resolve=True)
     logger.info("drawing plots")
     written = made.write(folder, finish=lambda place: _draw(place, made), overwrite=options.overwrite)
-    logger.info("wrote %s\n%s", folder, _how_to_train(folder, images, made))
+    logger.info("wrote %s\n%s", folder, _how_to_train(folder, images, made, cfg.task))
     return written
 
 
@@ -166,7 +167,7 @@ def _draw(folder: Path, made: Any) -> None:
     plots.cooccurrence_plot(folder / "cooccurrence.png", stats, title=made.name)
 
 
-def _how_to_train(folder: Path, images: LabelSet, made: Any) -> str:
+def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
     if made.val is None:
         return "train on it with the csv reader and a val split of your own (val_fraction=0 left none here)"
     keys = {
@@ -179,6 +180,8 @@ def _how_to_train(folder: Path, images: LabelSet, made: Any) -> str:
     if separator != ";":
         keys["separator"] = separator
     words = " ".join(shlex.quote(f"dataset.{key}={value}") for key, value in keys.items())
+    if task == SINGLE_LABEL:
+        words += f" task={task} loss=cross_entropy"
     return f"train on it: python tools/train.py dataset=csv {words}"
 
 

@@ -13,7 +13,7 @@ On the CPU the pass goes through cache-sized pieces as if every label were a neg
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ class PerLabelLoss(nn.Module):
         ValueError: logits not floating or not 2-D, targets of another shape or requiring a gradient, an unknown
             reduction; on the CPU also a target above 1 (elsewhere the check would stall the device).
     """
+
+    task: ClassVar[str] = "multi_label"
 
     def __init__(self, *, reduction: Reduction) -> None:
         super().__init__()

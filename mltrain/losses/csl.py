@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -58,6 +58,8 @@ class ClassAwareSelectiveLoss(nn.Module):
 
     prior: Tensor | None
     """fp32 (C,)"""
+
+    task: ClassVar[str] = "multi_label"
 
     def __init__(
         self,

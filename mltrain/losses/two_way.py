@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ class TwoWayLoss(nn.Module):
         ValueError: a temperature not above 0; inputs as in `PerLabelLoss`.
     """
 
+    task: ClassVar[str] = "multi_label"
     reduction = "batchmean"
 
     def __init__(self, *, temperature_pos: float = 4.0, temperature_neg: float = 1.0) -> None:

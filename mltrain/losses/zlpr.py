@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class ZLPRLoss(nn.Module):
     Raises:
         ValueError: an unknown reduction; inputs as in `PerLabelLoss`.
     """
+
+    task: ClassVar[str] = "multi_label"
 
     def __init__(self, *, reduction: Literal["batchmean", "sum"] = "batchmean") -> None:
         super().__init__()

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn import metrics as sk
 
+from mltrain import losses
 from mltrain.config import assemble
 from mltrain.config.build import load, load_run
+from mltrain.config.dataset_tools import CreateLongtail, create_longtail, read
 from mltrain.config.schema import Tuning
-from mltrain.config.task import BEST, best_figure, single_label_losses
+from mltrain.config.task import BEST, best_figure, single_label_losses, task_of_loss
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError, Interrupted
 from tests.promises.runs import TINY, assert_same, fit, records, state, stop_at
@@ -179,3 +181,49 @@ def test_images_of_several_labels_or_none_are_refused_before_training(
 def test_the_figure_that_chooses_is_the_first_of_its_task_by_default() -> None:
     assert best_figure("multi_label", None) == "map" and best_figure("single_label", None) == "accuracy"
     assert best_figure("single_label", "g_mean") == "g_mean"
+
+
+def test_every_loss_of_the_package_names_its_task() -> None:
+    classes = [getattr(losses, name) for name in losses.__all__]
+    assert {cls.task for cls in classes} == {"multi_label", "single_label"}
+    for cls in classes:
+        assert task_of_loss(f"{cls.__module__}.{cls.__name__}") == cls.task
+
+
+def test_images_of_unknown_label_are_left_out_of_training_and_figures(single: list[str], tmp_path: Path) -> None:
+    """A mark of a verified negative makes a csv partially labelled: beside a positive that changes nothing."""
+    labels = ["a", "b", "!a", "b;!a"]  # the third is not a: what it is instead is unknown
+    for k in range(24):
+        draw(tmp_path / f"{k}.png", SHAPES[k % 2], k)
+    rows = [f"{k}.png,{labels[k % 4]},{'train' if k < 16 else 'val'}" for k in range(24)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,labels,split", *rows]) + "\n")
+    kept = [item for item in single if not item.startswith("dataset")]
+    options = ["dataset=csv", f"dataset.file={tmp_path}/labels.csv", "task=single_label", "loss=cross_entropy"]
+    folder = fit([*kept, *options, "runner.batch_size=4", "runner.accumulate=2"])
+    result = json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 4 and math.isfinite(result["val"]["accuracy"])
+    with (folder / "per_class.csv").open() as file:
+        assert sum(int(row["val_predicted"]) for row in csv.DictReader(file)) == 6, "of 8 images 2 are of unknown label"
+
+
+def test_long_tailed_split_of_a_folder_trains(
+    single: list[str], shapes_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [
+        "dataset=folder",
+        f"dataset.root={shapes_folder}",
+        "curve=exponential",
+        "max=9",
+        "min=3",
+        "val_fraction=0.2",
+    ]
+    cfg, options = read(CreateLongtail, [*words, f"out={tmp_path}/split", "shortage=clip"])
+    with caplog.at_level("INFO", "mltrain"):
+        create_longtail(cfg, options)
+    command = caplog.messages[-1].partition("train on it: ")[2].split()
+    assert command[:3] == ["python", "tools/train.py", "dataset=csv"]
+    kept = [item for item in single if not item.startswith("dataset")]
+    result = json.loads(
+        (fit([*kept, *command[2:], "runner.batch_size=4", "runner.max_steps=2"]) / "result.json").read_text()
+    )
+    assert result["steps"] == 2 and "accuracy" in result["val"]
