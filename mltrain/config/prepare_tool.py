@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,9 @@ def prepare_data(cfg: DictConfig, options: PrepareData) -> None:
             missing = []
     if missing and options.download:
         if wanted.by_hand:
-            logger.info("%s: not all of it can be downloaded. %s", name, wanted.by_hand)
-        try:
+            logger.info("%s: a part of it has to be fetched by hand. %s", name, wanted.by_hand)
+        with _resumable():
             fetch(name, missing, Path(section["root"]), keep_archives=options.keep_archives)
-        except KeyboardInterrupt:
-            logger.info("what has arrived is kept: the same command goes on from there")
-            raise
         splits = None
     try:
         splits = splits or instantiate(cfg.dataset, "dataset", need_val=False)
@@ -89,6 +86,15 @@ def prepare_data(cfg: DictConfig, options: PrepareData) -> None:
         _shrink(cfg, options, splits, leave=(STORE,))
 
 
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.info("what is done is kept: the same command goes on from there")
+        raise
+
+
 def _shrink(cfg: DictConfig, options: PrepareData, splits: Any, leave: Sequence[str]) -> None:
     from mltrain.datasets.splits import check_files
     from mltrain.prepare.shrink import carry, shrink
@@ -101,7 +107,8 @@ def _shrink(cfg: DictConfig, options: PrepareData, splits: Any, leave: Sequence[
     if out == base:
         raise ConfigError(f"out={options.out}: is the folder of the originals; choose another")
     assert options.shrink is not None
-    shrink(sets, base, out, size=options.shrink, quality=options.quality, workers=options.workers)
+    with _resumable():
+        shrink(sets, base, out, size=options.shrink, quality=options.quality, workers=options.workers)
     if cfg.dataset.get("file") is None:  # else the labels stay where they are
         logger.info("%s: %d other files linked or copied", out, carry(base, out, leave=leave))
     copy = instantiate(OmegaConf.merge(cfg, {"dataset": {"root": str(out)}}).dataset, "dataset", need_val=False)

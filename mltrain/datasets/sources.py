@@ -206,8 +206,8 @@ OPENIMAGES = tuple(
     )
 )
 OPENIMAGES_IMAGES = (
-    "The images of Open Images are not downloaded (train alone is about 500 GB): "
-    "https://github.com/cvdfoundation/open-images-dataset has their archives. Unpack them below dataset.root; where "
+    "The images of Open Images (train alone is about 500 GB): https://github.com/cvdfoundation/open-images-dataset has "
+    "their archives. Unpack them below dataset.root; where "
     "they lie in folders by first digit: dataset.train_images='train_{first}/{id}.jpg'"
 )
 OPENIMAGES_HOW = (

@@ -89,7 +89,7 @@ def download(
     part = _part(place)
     have = part.stat().st_size if part.exists() else 0
     kept = f"; the {amount(have)} that arrived are kept and continued" if have else ""
-    proxy = "set https_proxy if this machine needs a proxy" if not have else "check the connection"
+    proxy = "set http_proxy and https_proxy if this machine needs a proxy" if not have else "check the connection"
     raise DataError(
         f"{place.name} could not be downloaded:\n"
         + "\n".join(reasons)
@@ -97,15 +97,15 @@ def download(
     )
 
 
-def disk_error(error: OSError, place: Path) -> DataError:
-    """What to say of a failure to write `place`."""
+def disk_error(error: OSError, place: Path, key: str = "dataset.root=FOLDER") -> DataError:
+    """What to say of a failure to write `place`, which `key` chooses."""
     if error.errno in FULL:
         free = shutil.disk_usage(place.parent).free
         return DataError(
-            f"{place}: the disk is full ({amount(free)} free). What has arrived is kept: free some space and repeat "
-            "the command, or choose another disk with dataset.root=FOLDER"
+            f"{place}: the disk is full ({amount(free)} free). What is done is kept: free some space and repeat the "
+            f"command, or choose another disk with {key}"
         )
-    return DataError(f"{place}: cannot be written ({error.strerror or error}); check dataset.root")
+    return DataError(f"{place}: cannot be written ({error.strerror or error}); choose another place with {key}")
 
 
 def _part(place: Path) -> Path:

@@ -66,6 +66,9 @@ def _obtain(source: Source, root: Path, keep_archives: bool) -> None:
     try:
         _check_sums(source, file)
         if source.unpacked is None:
+            with file.open("rb") as stream:
+                if stream.read(512).lstrip().lower().startswith((b"<!doctype", b"<html")):
+                    raise DataError(_set_aside(file, "is a web page: does a proxy ask for a login?"))
             place = root / source.into / source.file
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)

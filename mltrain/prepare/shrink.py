@@ -70,7 +70,7 @@ def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, qualit
                                 broken.append(reason)
                             meter.add(1)
     except OSError as error:
-        raise disk_error(error, out) from error
+        raise disk_error(error, out, "out=DIR") from error
     log.info(
         "%s: %d images shrunk, %d copied as they are, %d done before",
         out, done["shrunk"], done["copied"], done["before"],
@@ -115,7 +115,7 @@ def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
                             shutil.copy2(source, temporary)
                 count += 1
     except OSError as error:
-        raise disk_error(error, out) from error
+        raise disk_error(error, out, "out=DIR") from error
     return count
 
 

@@ -9,9 +9,11 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections import namedtuple
 from collections.abc import Callable
@@ -306,6 +308,14 @@ def test_a_file_that_is_no_archive_goes_to_its_place(site: Site, tmp_path: Path)
     assert module.is_there(source, tmp_path) and (tmp_path / "MNIST" / "raw" / "a.gz").read_bytes() == b"12345"
 
 
+def test_a_web_page_in_place_of_a_file_is_refused(site: Site, tmp_path: Path) -> None:
+    site.files["a.csv"] = b"\n<!DOCTYPE html><title>Please log in</title>"
+    source = Source((site.url("a.csv"),), 5, (("a.csv", 1),))
+    with pytest.raises(DataError, match="is a web page"):
+        module.fetch("mine", [source], tmp_path)
+    assert not module.is_there(source, tmp_path)
+
+
 def test_what_must_be_fetched_by_hand_is_said_and_the_rest_downloaded(
     site: Site, coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -371,6 +381,33 @@ def test_without_a_connection_it_ends_with_one_message(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert "cifar-10-python.tar.gz could not be downloaded:\n  https://www.cs.toronto.edu" in done.stderr
     assert "the connection was refused" in done.stderr
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -> None:
+    site.files["train.zip"], site.slow = bytes(300_000), 0.01
+    code = (
+        "import runpy, sys\n"
+        "from mltrain.datasets import sources\n"
+        "_, url, *sys.argv = sys.argv\n"
+        "source = sources.Source((url,), 300_000, (('train2017', 3),), unpacked=1000)\n"
+        "sources.plan = lambda target, options: sources.Plan((source,))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    tool = str(ROOT / "tools" / "prepare_data.py")
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, site.url("train.zip"), tool, "dataset=coco2017", f"dataset.root={tmp_path}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    part = tmp_path / "downloads" / "train.zip.part"
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not (part.exists() and part.stat().st_size):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    said = child.communicate()[1]
+    assert child.returncode == 130 and "Traceback" not in said
+    assert said.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
+    assert 0 < part.stat().st_size < 300_000
 
 
 def test_help_needs_no_torch_and_a_misspelt_option_is_named() -> None:

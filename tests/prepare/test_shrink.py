@@ -126,6 +126,12 @@ def test_an_image_outside_the_root_is_refused(folder: Path, tmp_path: Path) -> N
         shrink([labelled(folder, ["wide.jpg"])], folder / "deep", tmp_path / "out", size=32)
 
 
+def test_a_place_that_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match=r"out: cannot be written \(File exists\).*out=DIR"):
+        shrink([], folder, tmp_path / "out", size=32)
+
+
 def test_wrong_arguments_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size=0"):
         shrink([], folder, tmp_path / "out", size=0)
