@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mltrain.config.compose import CONFIGS, load
+from mltrain.config.compose import CONFIGS, load, load_run
 from mltrain.config.identity import default_name, run_folder, run_id
+from mltrain.config.schema import LATER
 
 BASE = load()
 
@@ -97,3 +98,28 @@ def test_a_config_composed_by_hydra_alone_has_a_name_too() -> None:
         cfg = compose("train", ["head=ml_decoder"])
     assert default_name(cfg).split("-")[1:] == ["ml_decoder", "asl"]
     assert run_folder(cfg).name == run_id(cfg)
+
+
+@pytest.mark.parametrize(
+    "override", ["partial=none", "metrics.min_positives=1", "partial=drop", "metrics.min_positives=2"]
+)
+def test_an_option_that_came_later_changes_the_id_only_where_it_is_used(override: str) -> None:
+    tree = OmegaConf.to_container(BASE)
+    assert isinstance(tree, dict)
+    for path in LATER:
+        section, _, key = path.partition(".")
+        del (tree[section] if key else tree)[key or section]
+    older = OmegaConf.create(tree)
+    assert (run_id(load([override])) == run_id(older)) == ("none" in override or override.endswith("=1"))
+
+
+def test_a_run_from_before_an_option_came_can_be_loaded(tmp_path: Path) -> None:
+    tree = OmegaConf.to_container(BASE)
+    assert isinstance(tree, dict)
+    for path in LATER:
+        section, _, key = path.partition(".")
+        del (tree[section] if key else tree)[key or section]
+    OmegaConf.save(OmegaConf.create(tree), tmp_path / "config.yaml")
+    loaded = load_run(tmp_path)
+    assert loaded.partial == {"_target_": None}
+    assert run_id(loaded) == run_id(BASE)
