@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mltrain.engine import distributed
 from mltrain.engine.step import TrainStep
 from mltrain.errors import NonFiniteError
-from mltrain.losses import AsymmetricLoss
+from mltrain.losses import AsymmetricLoss, CrossEntropy
+from mltrain.losses.base import Reduction
 from mltrain.optim import Constant, ModelEma
 
 
@@ -76,6 +77,23 @@ def test_accumulated_gradients_equal_those_of_one_batch(reduction: str, cuts: tu
         many = parts(0, [batch(*piece) for piece in pieces])
     assert many.loss == pytest.approx(one.loss, rel=1e-6)
     assert many.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "batchmean"])
+def test_accumulated_gradients_of_single_labels_count_images_not_entries(reduction: Reduction) -> None:
+    images, _ = data()
+    targets = torch.eye(5, dtype=torch.int8).repeat(3, 1)[:12]
+    targets[[1, 7]] = -1  # images of unknown label
+    targets[3:5, 4] = -1  # beside a positive, so the label is known
+    targets[4] = torch.tensor([1, -1, -1, -1, -1])
+    with distributed.start("cpu") as dist:
+        loss = CrossEntropy(reduction=reduction, label_smoothing=0.1)
+        whole, parts = (make_step(dist, loss, channels_last=False) for _ in range(2))
+        one = whole(0, [batch(images, targets)])
+        pieces = zip(images.tensor_split((2, 5)), targets.tensor_split((2, 5)), strict=True)
+        many = parts(0, [batch(*piece) for piece in pieces])
+    assert many.loss == pytest.approx(one.loss, rel=1e-6)
     torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-6, atol=1e-7)
 
 
