@@ -407,3 +407,28 @@ def test_wrong_inputs_are_refused_in_words(loss: nn.Module) -> None:
 def test_options_out_of_range_are_refused(kind: type[nn.Module], options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         kind(**options)
+
+
+@pytest.mark.gpu
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_cuda_equals_cpu_and_never_synchronises(loss: nn.Module, dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, y = (torch.randn(16, 300) * 4).to(dtype), make_targets("unknown", (16, 300)).round()
+    loss = copy.deepcopy(loss)
+    expected = value_and_grad(copy.deepcopy(loss), x, y)  # type: ignore[arg-type]
+    on_device, z, t = copy.deepcopy(loss).cuda(), x.cuda(), y.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = value_and_grad(on_device, z, t)  # type: ignore[arg-type]
+        if isinstance(on_device, GHMLoss):
+            on_device.end_step(lambda tensor: tensor)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    tolerance = 2 * torch.finfo(dtype).eps if dtype.itemsize == 2 else 1e-5
+    torch.testing.assert_close([t.cpu() for t in got], list(expected), rtol=tolerance, atol=2e-6)
+    if isinstance(loss, GHMLoss):
+        loss(x, y)
+        loss.end_step()
+        torch.testing.assert_close(on_device.cpu().state_dict(), loss.state_dict())
