@@ -151,6 +151,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
+    if cfg.metrics.best == "map_unseen":
+        _check_unseen(splits.val, stats, cfg.metrics.min_positives)
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
     if getattr(loss, "reduction", None) == "none":
         raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
@@ -278,6 +280,20 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
         raise DataError(
             f"{labels.name}: {len(empty)} of {labels.num_classes} classes have no positive ({names}"
             f"{', ...' if len(empty) > 5 else ''}), and metrics.absent=error; metrics.absent=exclude leaves them out"
+        )
+
+
+def _check_unseen(labels: LabelSet, stats: LabelStats, least: int) -> None:
+    """Refuse to choose by the mAP of unseen classes where none can be evaluated."""
+    unseen = stats.group_indices().get("unseen", np.empty(0, dtype=np.int64))
+    positives = np.bincount(labels.positive_pairs()[1], minlength=labels.num_classes)
+    if not (positives[unseen] >= least).any():
+        found = (
+            f"none of the {len(unseen)} unseen classes has {least} positives" if len(unseen) else "no class is unseen"
+        )
+        raise ConfigError(
+            f"metrics.best=map_unseen: {found} in {labels.name}; dataset=nuswide_zsl and partial=unseen have unseen "
+            "classes"
         )
 
 

@@ -76,7 +76,8 @@ class Metrics:
     words_k: int | None = _number(5, least=1)  # null: none; annotation length of the per-word protocol
     absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
     best: (
-        Literal["map", "micro_ap", "OF1", "CF1", "macro_F1", "accuracy", "balanced_accuracy", "weighted_F1", "g_mean"]
+        Literal["map", "micro_ap", "OF1", "CF1", "macro_F1", "map_unseen"]
+        | Literal["accuracy", "balanced_accuracy", "weighted_F1", "g_mean"]
         | None
     ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
     min_positives: int = _number(1, least=1)  # a class with fewer known positives is left out of the class means

@@ -10,9 +10,10 @@ from mltrain.config.signatures import PACKAGE, TargetError, read_constant, read_
 
 MULTI_LABEL, SINGLE_LABEL = "multi_label", "single_label"
 
-# Figures that may choose the best epoch; the first by default. All are defined on every split that can be evaluated.
+# Figures that may choose the best epoch; the first by default. All are defined on every split that can be evaluated,
+# but for map_unseen, which needs unseen classes.
 BEST = {
-    MULTI_LABEL: ("map", "micro_ap", "OF1", "CF1", "macro_F1"),
+    MULTI_LABEL: ("map", "micro_ap", "OF1", "CF1", "macro_F1", "map_unseen"),
     SINGLE_LABEL: ("accuracy", "balanced_accuracy", "macro_F1", "weighted_F1", "g_mean"),
 }
 # Options that only several labels an image have a use for, and what a single label does without them.

@@ -15,7 +15,8 @@ from mltrain.config.signatures import locate
 from mltrain.config.task import task_of_loss
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "train.yaml" and "hydra" not in path.parts)
-REQUIRED = {"model/timm": ["model.name=resnet18"], "partial/unseen": ["partial.classes=[disc]"]}  # what such a file leaves to the user (???)
+# What such a file leaves to the user (???).
+REQUIRED = {"model/timm": ["model.name=resnet18"], "partial/unseen": ["partial.classes=[disc]"]}
 
 
 @functools.cache

@@ -39,7 +39,7 @@ def test_a_run_reports_seen_and_unseen_classes_and_evaluates_again_the_same(
     data = [item for item in overrides if item.startswith(("dataset.", "paths.data"))]
     vectors = word_vectors(tmp_path / "vectors.txt")
     file = build_label_embeddings(*read(LabelEmbeddings, [*data, f"vectors={vectors}"]))
-    folder = fit([*overrides, *HEAD, *HIDE])
+    folder = fit([*overrides, *HEAD, *HIDE, "metrics.best=map_unseen"])
     result = json.loads((folder / "result.json").read_text())
     for weights in ("val", "ema"):
         figures = result[weights]
@@ -51,6 +51,7 @@ def test_a_run_reports_seen_and_unseen_classes_and_evaluates_again_the_same(
     assert [row["class"] for row in rows if row["group"] == "unseen"] == [n for n in CLASS_NAMES if n in UNSEEN]
     assert all(row["train_positives"] == "0" and row["val_ap"] for row in rows if row["group"] == "unseen")
     assert not [name for name in state(folder)["model"] if "label_embeddings" in name]
+    assert result["best"]["map_unseen"] == max(result["val"]["map_unseen"], result["ema"]["map_unseen"])
     evaluate(load_run(folder, []), folder)
     again = json.loads((folder / "evaluation.json").read_text())
     assert again["val"] == pytest.approx(result["val"])
@@ -64,6 +65,8 @@ def test_mistakes_are_known_before_data_and_say_what_to_do(overrides: list[str],
     missing = [*coco, "dataset=coco", f"paths.data={tmp_path}", *HEAD]
     with pytest.raises(ConfigError, match=r"coco.npz: no such file of label embeddings; tools/build_label_embeddings"):
         train(load(missing))
+    with pytest.raises(ConfigError, match=r"metrics.best=map_unseen: no class is unseen in shapes/val.*partial=unseen"):
+        train(load([*overrides, "metrics.best=map_unseen"]))
     vectors = word_vectors(tmp_path / "vectors.txt")
     found = [*missing, f"head.embeddings={vectors}", "partial=unseen", "partial.classes=[cat]"]
     with pytest.raises(DataError, match="expected paths are missing"):  # made-up classes are in no file
