@@ -163,7 +163,7 @@ def test_a_disk_that_runs_full_is_said_and_the_download_continues_later(
 
 
 def test_a_download_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Path, waits: list[float]) -> None:
-    site.slow = 0.01
+    site.slow = 0.05
     code = (
         "import sys, pathlib; from mltrain.prepare.download import download; "
         "download(sys.argv[1:2], pathlib.Path(sys.argv[2]))"
