@@ -129,7 +129,7 @@ def negative_term_sum_(
 
 def _log_1_minus(x: Tensor, rest: Tensor) -> Tensor:
     """log(1 - x), given rest = 1 - x, written over it; x (n,) in [0, 1) on the CPU."""
-    if torch.get_num_threads() > 2 and x.numel() > _GRAIN:
+    if torch.get_num_threads() > 1 and x.numel() > _GRAIN:
         return torch.neg(x, out=rest).log1p_()
     # NumPy's logarithm is twice as fast as torch's log1p and 4 times as fast as torch's log, but has one thread.
     array = rest.numpy()
