@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def work(folder: Path, cfg: DictConfig, tuning: Tuning) -> None:
-    from mltrain.config.assemble import evaluate
+    from mltrain.config.evaluate import evaluate
 
     evaluate(cfg, folder, tuning)
 

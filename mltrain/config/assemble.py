@@ -7,8 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +20,14 @@ from torch import nn
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
-from mltrain.config.schema import Tuning
 from mltrain.config.task import SINGLE_LABEL, best_figure
-from mltrain.config.tune import plan, report
 from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
-from mltrain.engine import distributed, evaluator
-from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine import distributed
 from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
-from mltrain.engine.runner import Outcome, Runner, check_classes, load_best, load_weights
+from mltrain.engine.runner import Outcome, Runner
 from mltrain.engine.seeding import seed_start
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
@@ -87,62 +83,6 @@ def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> It
                 except OSError as error:
                     raise ConfigError(f"paths.runs: the run folder {folder} cannot be used: {error}") from error
         yield
-
-
-def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dict[str, Any] | None:
-    """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
-
-    With `tuning`, thresholds or a logit adjustment are found on the validation split and reported on the test split, or
-    by cross-fitting; tuning.json says which and how, and holds the figures.
-
-    Raises:
-        CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
-        ConfigError: tuning without a split to report on.
-    """
-    with distributed.start(cfg.runner.device) as dist:
-        cfg.rerun = False
-        # The run's own weights follow: what it started from is not needed, and may be gone.
-        for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
-            if key in cfg.model:
-                cfg.model[key] = off
-        state = load_best(CheckpointFolder(folder))
-        bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
-        splits, stats, model = build_parts(cfg, dist, replace(LabelStats.from_arrays(state["stats"]), **bounds))
-        check_classes(state, splits.val.class_names, folder)
-        tuner = plan(cfg, tuning or Tuning(), splits, stats, summarizer(cfg, stats))
-        weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
-        settings = {
-            "dist": dist,
-            "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
-            "channels_last": cfg.runner.channels_last,
-            "keep_all": tuner is not None or _keeps_predictions(cfg, stats),
-        }
-        result: dict[str, Any] = {"best": state["best"]}
-        evaluations: dict[str, evaluator.Evaluation] = {}
-        for name, labels in (("val", splits.val), ("test", splits.test)):
-            if labels is None:
-                continue
-            with closing(eval_loader(cfg, dist, labels, model)) as loader:
-                evaluation = evaluator.evaluate(weights, loader, summarizer(cfg, stats), **settings)
-            if evaluation is None:
-                continue
-            evaluations[name] = evaluation
-            scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
-            result |= scalars if name == "val" else {"test": scalars}
-            write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
-            best_weights = state["best"]["weights"]
-            write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
-            if cfg.metrics.save_predictions:
-                write_predictions(folder / f"predictions_{name}.npz", evaluation, labels)
-        if not dist.is_main:
-            return None
-        write_json(folder / "evaluation.json", result)
-        logger.info("%s\n%s", metrics_table(result), _chosen(result))
-        if tuner is not None:
-            content = tuner.run(evaluations)
-            write_json(folder / "tuning.json", content)
-            logger.info("\n%s\n%s", report(content), folder / "tuning.json")
-        return result
 
 
 def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
@@ -208,7 +148,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         evaluate_every=cfg.runner.evaluate_every,
         checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
         log_every_steps=cfg.logger.every_steps,
-        keep_predictions=_keeps_predictions(cfg, stats),
+        keep_predictions=keeps_predictions(cfg, stats),
     )
 
 
@@ -325,7 +265,7 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
     return functools.partial(summarize, group_indices=groups, **settings)
 
 
-def _keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
+def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
     """Whether evaluation must keep the predictions of unknown targets too: to write them, or to rank some alone."""
     return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
@@ -402,11 +342,12 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         if cfg.metrics.save_predictions:
             write_predictions(runner.folder / "predictions_test.npz", outcome.test, runner.test_loader.labels)
     write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
-    logger.info("%s\n%s; all results in %s", metrics_table(result), _chosen(result), runner.folder)
+    logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
     return result
 
 
-def _chosen(result: dict[str, Any]) -> str:
+def chosen(result: dict[str, Any]) -> str:
+    """The line that says which epoch is the best, and by what."""
     best = result["best"]
     by = best.get("by", "map")  # older runs chose by mAP and did not say so
     return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mltrain.config import assemble
 from mltrain.config.build import load, load_run
+from mltrain.config.evaluate import evaluate
 from mltrain.engine.lock import run_lock
 from mltrain.engine.step import TrainStep
 from mltrain.errors import CheckpointError, ConfigError, DataError, MltrainError, NonFiniteError
@@ -128,10 +128,10 @@ def test_evaluation_needs_the_run_folder_alone_and_regroups_when_told(overrides:
     folder = fit([*overrides, "runner.max_steps=1", f"model.checkpoint={weights}"])
     result = json.loads((folder / "result.json").read_text())
     weights.unlink()
-    again = assemble.evaluate(load_run(folder), folder)
+    again = evaluate(load_run(folder), folder)
     assert again is not None
     assert again["val"] == pytest.approx(result["val"], abs=1e-6)
-    all_head = assemble.evaluate(load_run(folder, ["metrics.head_min=1", "metrics.medium_min=1"]), folder)
+    all_head = evaluate(load_run(folder, ["metrics.head_min=1", "metrics.medium_min=1"]), folder)
     assert all_head is not None
     assert all_head["val"]["map_head"] == pytest.approx(result["val"]["map"])
     assert "map_tail" not in all_head["val"]

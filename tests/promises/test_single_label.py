@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from sklearn import metrics as sk
 
 from mltrain import losses
-from mltrain.config import assemble
 from mltrain.config.build import load, load_run
 from mltrain.config.dataset_tools import CreateLongtail, create_longtail, read
+from mltrain.config.evaluate import evaluate
 from mltrain.config.schema import Tuning
 from mltrain.config.task import BEST, best_figure, single_label_losses, task_of_loss
 from mltrain.engine.step import TrainStep
@@ -118,11 +118,11 @@ def test_it_learns_the_shapes_and_evaluates_again_from_its_folder(single: list[s
     result = json.loads((folder / "result.json").read_text())
     assert result["val"]["balanced_accuracy"] > 80
     assert result["best"]["by"] == "balanced_accuracy"
-    again = assemble.evaluate(load_run(folder), folder)
+    again = evaluate(load_run(folder), folder)
     assert again is not None and again["val"] == result["val"]
     assert (folder / "evaluation_val_confusion.csv").read_text() == (folder / "confusion.csv").read_text()
     with pytest.raises(ConfigError, match=r"tune=thresholds.*task=multi_label.*nothing to tune"):
-        assemble.evaluate(load_run(folder), folder, Tuning(tune="thresholds", tune_folds=2))
+        evaluate(load_run(folder), folder, Tuning(tune="thresholds", tune_folds=2))
 
 
 def test_folders_train_with_sigmoids_as_multi_label(single: list[str]) -> None:

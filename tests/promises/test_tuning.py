@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mltrain.config.assemble import evaluate
 from mltrain.config.compose import load_run, tool_options
+from mltrain.config.evaluate import evaluate
 from mltrain.config.schema import Tuning
 from mltrain.errors import ConfigError
 from tests.promises.runs import ROOT, TINY, execute, fit

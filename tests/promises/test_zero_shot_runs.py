@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mltrain.config.assemble import evaluate, train
+from mltrain.config.assemble import train
 from mltrain.config.build import load
 from mltrain.config.compose import load_run
 from mltrain.config.dataset_tools import LabelEmbeddings, build_label_embeddings, read
+from mltrain.config.evaluate import evaluate
 from mltrain.datasets.shapes_draw import CLASS_NAMES
 from mltrain.errors import ConfigError, DataError
 from mltrain.models.label_embeddings import label_embeddings

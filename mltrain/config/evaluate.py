@@ -1,0 +1,81 @@
+"""Evaluation of a finished run, from its folder alone."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mltrain.config.assemble import build_parts, chosen, eval_loader, keeps_predictions, summarizer
+from mltrain.config.build import instantiate
+from mltrain.config.schema import Tuning
+from mltrain.config.tune import plan, report
+from mltrain.engine import distributed, evaluator
+from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.precision import resolve_amp
+from mltrain.engine.runner import check_classes, load_best, load_weights
+from mltrain.labels import LabelStats
+from mltrain.report.outcome import write_confusion, write_json, write_per_class, write_predictions
+from mltrain.report.tables import metrics_table
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dict[str, Any] | None:
+    """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
+
+    With `tuning`, thresholds or a logit adjustment are found on the validation split and reported on the test split, or
+    by cross-fitting; tuning.json says which and how, and holds the figures.
+
+    Raises:
+        CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
+        ConfigError: tuning without a split to report on.
+    """
+    with distributed.start(cfg.runner.device) as dist:
+        cfg.rerun = False
+        # The run's own weights follow: what it started from is not needed, and may be gone.
+        for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
+            if key in cfg.model:
+                cfg.model[key] = off
+        state = load_best(CheckpointFolder(folder))
+        bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
+        splits, stats, model = build_parts(cfg, dist, replace(LabelStats.from_arrays(state["stats"]), **bounds))
+        check_classes(state, splits.val.class_names, folder)
+        tuner = plan(cfg, tuning or Tuning(), splits, stats, summarizer(cfg, stats))
+        weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
+        settings = {
+            "dist": dist,
+            "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
+            "channels_last": cfg.runner.channels_last,
+            "keep_all": tuner is not None or keeps_predictions(cfg, stats),
+        }
+        result: dict[str, Any] = {"best": state["best"]}
+        evaluations: dict[str, evaluator.Evaluation] = {}
+        for name, labels in (("val", splits.val), ("test", splits.test)):
+            if labels is None:
+                continue
+            with closing(eval_loader(cfg, dist, labels, model)) as loader:
+                evaluation = evaluator.evaluate(weights, loader, summarizer(cfg, stats), **settings)
+            if evaluation is None:
+                continue
+            evaluations[name] = evaluation
+            scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
+            result |= scalars if name == "val" else {"test": scalars}
+            write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
+            best_weights = state["best"]["weights"]
+            write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
+            if cfg.metrics.save_predictions:
+                write_predictions(folder / f"predictions_{name}.npz", evaluation, labels)
+        if not dist.is_main:
+            return None
+        write_json(folder / "evaluation.json", result)
+        logger.info("%s\n%s", metrics_table(result), chosen(result))
+        if tuner is not None:
+            content = tuner.run(evaluations)
+            write_json(folder / "tuning.json", content)
+            logger.info("\n%s\n%s", report(content), folder / "tuning.json")
+        return result
