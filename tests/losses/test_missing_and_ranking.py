@@ -295,7 +295,7 @@ def test_ghm_goes_on_where_its_state_dict_stopped_and_evaluation_leaves_no_trace
 def test_zlpr_and_two_way_equal_timm(
     ours: nn.Module, module: str, name: str, options: tuple[float, ...], kind: str
 ) -> None:
-    theirs = getattr(pytest.importorskip(f"timm.loss.{module}", reason="an older timm, without this loss"), name)(*options)
+    theirs = getattr(pytest.importorskip(f"timm.loss.{module}", reason="timm without this loss"), name)(*options)
     x, y = torch.randn(16, 31) * 4, make_targets(kind, (16, 31))
     y[3], y[5], y[:, 2], y[:, 4] = 0, 1, 0, 1  # images and classes of one kind only
     torch.testing.assert_close(value_and_grad(ours, x, y), value_and_grad(theirs, x, y), rtol=1e-6, atol=1e-7)  # type: ignore[arg-type]
