@@ -118,7 +118,7 @@ class _DecoderLayer(nn.Module):
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
-        batch, dim = len(memory), memory.shape[2]
+        batch, dim = memory.shape[0], memory.shape[2]  # not len(), which torch.export makes a constant
         # Without dropout the query path is the same for every image: computed once, expanded as a view.
         q = queries.unsqueeze(0)
         t = self.norm1(q + _dropout(q.repeat(batch, 1, 1), rate) if rate else 2 * q)

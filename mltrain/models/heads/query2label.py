@@ -177,7 +177,7 @@ class _DecoderLayer(nn.Module):
     def forward(self, state: Tensor | None, queries: Tensor, keys: Tensor, memory: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
         if self.self_attn is not None and self.norm1 is not None:
-            x = keys.new_zeros(len(keys), *queries.shape) if state is None else state
+            x = keys.new_zeros(keys.shape[0], *queries.shape) if state is None else state
             placed = x + queries
             state = self.norm1(x + _dropout(_attention(self.self_attn, placed, placed, x, rate), rate))
         # without a state yet, all images have the same queries: projected once
@@ -209,7 +209,7 @@ def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value:
 
     weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
     q, k, v = (split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
-    read = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v, dropout_p=rate)
+    read = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v, dropout_p=rate)
     out: Tensor = module.out_proj(read.transpose(1, 2).flatten(2))
     return out
 
