@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mltrain.config.build import instantiate
+from mltrain.config.finished import build_model, on_device
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
 from mltrain.config.task import SINGLE_LABEL, best_figure
@@ -177,16 +177,11 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
                 check_files(labels)
     stats = stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
     with dist.first():  # one process downloads pretrained weights
-        backbone = instantiate(cfg.model, "model")
-    names = stats.class_names
-    given = {"in_features": backbone.num_features, "num_classes": len(names), "class_names": names, "stats": stats}
-    model: nn.Module = Classifier(backbone, instantiate(cfg.head, "head", **given))
+        model: nn.Module = build_model(cfg, stats.class_names, stats)
     if cfg.runner.sync_bn and dist.world_size > 1:
         model = sync_batch_norm(model, dist)
-    memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
-    model = model.to(device=dist.device).to(memory_format=memory_format)
     assert isinstance(model, Classifier)
-    return Parts(splits, stats, model)
+    return Parts(splits, stats, on_device(model, cfg, dist.device))
 
 
 def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Module:

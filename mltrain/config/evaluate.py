@@ -11,14 +11,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mltrain.config.assemble import build_parts, chosen, eval_loader, keeps_predictions, summarizer
-from mltrain.config.build import instantiate
+from mltrain.config.finished import all_weights, read_weights, stats_of
 from mltrain.config.schema import Tuning
 from mltrain.config.tune import plan, report
 from mltrain.engine import distributed, evaluator
-from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.precision import resolve_amp
-from mltrain.engine.runner import check_classes, load_best, load_weights
-from mltrain.labels import LabelStats
+from mltrain.engine.runner import check_classes
 from mltrain.report.outcome import write_confusion, write_json, write_per_class, write_predictions
 from mltrain.report.tables import metrics_table
 
@@ -37,16 +35,13 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
     """
     with distributed.start(cfg.runner.device) as dist:
         cfg.rerun = False
-        # The run's own weights follow: what it started from is not needed, and may be gone.
-        for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
-            if key in cfg.model:
-                cfg.model[key] = off
-        state = load_best(CheckpointFolder(folder))
+        state = read_weights(cfg, folder)
         bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
-        splits, stats, model = build_parts(cfg, dist, replace(LabelStats.from_arrays(state["stats"]), **bounds))
+        trained = stats_of(state)
+        splits, stats, model = build_parts(cfg, dist, trained and replace(trained, **bounds))
         check_classes(state, splits.val.class_names, folder)
         tuner = plan(cfg, tuning or Tuning(), splits, stats, summarizer(cfg, stats))
-        weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
+        weights = all_weights(cfg, state, model)
         settings = {
             "dist": dist,
             "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),

@@ -11,12 +11,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from mltrain.config.assemble import build_parts, eval_loader
-from mltrain.config.build import instantiate
+from mltrain.config.finished import all_weights, read_weights, stats_of
 from mltrain.engine import distributed
-from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.evaluator import mean_probabilities
 from mltrain.engine.precision import resolve_amp
-from mltrain.engine.runner import check_classes, load_best, load_weights
+from mltrain.engine.runner import check_classes
 from mltrain.labels import LabelStats
 
 logger = logging.getLogger(__name__)
@@ -30,13 +29,10 @@ def class_prior(cfg: DictConfig, folder: Path) -> None:
         NonFiniteError: the weights give NaN.
     """
     with distributed.start(cfg.runner.device) as dist:
-        for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
-            if key in cfg.model:
-                cfg.model[key] = off
-        state = load_best(CheckpointFolder(folder))
-        splits, stats, model = build_parts(cfg, dist, LabelStats.from_arrays(state["stats"]))
+        state = read_weights(cfg, folder)
+        splits, stats, model = build_parts(cfg, dist, stats_of(state))
         check_classes(state, splits.train.class_names, folder)
-        weights = load_weights(state, model, instantiate(cfg.ema, "ema", model=model))
+        weights = all_weights(cfg, state, model)
         with closing(eval_loader(cfg, dist, splits.train, model)) as loader:
             prior = mean_probabilities(
                 weights[state["best"]["weights"]],
