@@ -37,7 +37,8 @@ from mltrain.metrics.summary import TITLES, Summary, summarize
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
-from mltrain.report.outcome import write_confusion, write_json, write_per_class, write_predictions
+from mltrain.report.outcome import write_confusion, write_json, write_per_class
+from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
 
 logger = logging.getLogger(__name__)
@@ -329,13 +330,16 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     write_per_class(runner.folder / "per_class.csv", outcome.validation, runner.stats)
     best_weights, names = result["best"]["weights"], runner.stats.class_names
     write_confusion(runner.folder / "confusion.csv", outcome.validation, best_weights, names)
-    if cfg.metrics.save_predictions:
-        write_predictions(runner.folder / "predictions.npz", outcome.validation, runner.val_loader.labels)
+    keep: dict[str, Any] = {
+        "best": best_weights,
+        "save": cfg.metrics.save_predictions,
+        "limit_mb": cfg.metrics.predictions_mb,
+    }
+    keep_predictions(runner.folder, "val", outcome.validation, runner.val_loader.labels, **keep)
     if outcome.test is not None and runner.test_loader is not None:
         write_per_class(runner.folder / "per_class_test.csv", outcome.test, runner.stats)
         write_confusion(runner.folder / "confusion_test.csv", outcome.test, best_weights, names)
-        if cfg.metrics.save_predictions:
-            write_predictions(runner.folder / "predictions_test.npz", outcome.test, runner.test_loader.labels)
+        keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
     write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
     return result

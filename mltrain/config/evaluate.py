@@ -17,7 +17,8 @@ from mltrain.config.tune import plan, report
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.runner import check_classes
-from mltrain.report.outcome import write_confusion, write_json, write_per_class, write_predictions
+from mltrain.report.outcome import write_confusion, write_json, write_per_class
+from mltrain.report.predictions import FILES, write_predictions
 from mltrain.report.tables import metrics_table
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             best_weights = state["best"]["weights"]
             write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
             if cfg.metrics.save_predictions:
-                write_predictions(folder / f"predictions_{name}.npz", evaluation, labels)
+                write_predictions(folder / FILES[name][1], evaluation, labels)
         if not dist.is_main:
             return None
         write_json(folder / "evaluation.json", result)

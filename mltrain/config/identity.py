@@ -25,6 +25,7 @@ IRRELEVANT = frozenset(
         "runner.checkpoint_every_minutes",
         "runner.eval_batch_size",
         "metrics.save_predictions",
+        "metrics.predictions_mb",
     }
 )
 

@@ -82,7 +82,8 @@ class Metrics:
     ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
     min_positives: int = _number(1, least=1)  # a class with fewer known positives is left out of the class means
     min_negatives: int = _number(0, least=0)  # the same of known negatives; 1 for partially labelled splits
-    save_predictions: bool = False  # logits and targets of the evaluated splits in the run folder
+    save_predictions: bool | None = None  # logits and targets in the run folder; null: of the best weights, up to:
+    predictions_mb: float = _number(100.0, least=0)  # size of a split's logits that save_predictions=null keeps
 
 
 @dataclass(frozen=True)

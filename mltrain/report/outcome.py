@@ -1,4 +1,4 @@
-"""Files of a finished run or of an evaluation: result.json, per_class.csv, predictions.npz."""
+"""Files of a finished run or of an evaluation: result.json, per_class.csv, confusion.csv."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
+from mltrain.labels import GROUP_NAMES, LabelStats
 from mltrain.report.tables import WEIGHTS
 
 if TYPE_CHECKING:
@@ -72,23 +72,6 @@ def write_confusion(path: Path, evaluation: Evaluation, weights: str, class_name
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *class_names])
         writer.writerows([name, *row] for name, row in zip(class_names, confusion.toarray().tolist(), strict=True))
-    temporary.replace(path)
-
-
-def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet) -> None:
-    """Logits (fp32) per weights, targets (int8), image files and class names, compressed NumPy."""
-    predictions = evaluation.predictions
-    assert predictions is not None, "an evaluation for it keeps all predictions"
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            allow_pickle=False,
-            files=np.array([labels.file(i) for i in range(len(labels))]),
-            class_names=np.array(labels.class_names),
-            targets=predictions.targets.numpy(),
-            **{f"logits_{name}": logits.numpy() for name, logits in predictions.logits.items()},
-        )
     temporary.replace(path)
 
 
