@@ -143,6 +143,7 @@ LATER: dict[str, Any] = {
     "partial": {"_target_": None},
     "metrics.min_positives": 1,
     "metrics.min_negatives": 0,
+    "head.bottleneck": None,
 }
 
 # Whose code a config may call. Narrower than whole packages: torch.load or a download is no loss.

@@ -15,6 +15,7 @@ from timm.models import PretrainedCfg, get_deprecated_models, group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import mltrain.models.tresnet  # noqa: F401  registers variants that timm lacks
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.weights import LoadReport, load_weights, read_state_dict
 

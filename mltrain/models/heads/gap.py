@@ -17,19 +17,38 @@ class GlobalAveragePool(nn.Module):
         in_features: D.
         num_classes: C.
         dropout: probability, on the pooled features.
+        bottleneck: width of a linear layer before the classifier, without activation between: ASL's and CSL's models
+            of the 9,605 classes of Open Images have 512, which saves most of the classifier's weights. None: none.
         prior: probability that each class has at the start; None: 0.5. With many classes a small one (0.01) saves the
             first steps, which otherwise only learn that most labels are absent.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, dropout: float = 0.0, prior: float | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        bottleneck: int | None = None,
+        prior: float | None = None,
+    ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        if bottleneck is not None and bottleneck < 1:
+            raise ValueError(f"bottleneck={bottleneck}: must be positive, or None")
         self.dropout = dropout
-        self.fc = nn.Linear(in_features, num_classes)
+        self.bottleneck = None if bottleneck is None else nn.Linear(in_features, bottleneck)
+        self.fc = nn.Linear(in_features if bottleneck is None else bottleneck, num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.constant_(self.fc.bias, bias_start(prior))
+        if self.bottleneck is not None:
+            nn.init.normal_(self.bottleneck.weight, std=0.01)
+            nn.init.zeros_(self.bottleneck.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x: Tensor = self.fc(F.dropout(tokens.mean(1), self.dropout, self.training))
-        return x
+        x = F.dropout(tokens.mean(1), self.dropout, self.training)
+        if self.bottleneck is not None:
+            x = self.bottleneck(x)
+        logits: Tensor = self.fc(x)
+        return logits
