@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def work(cfg: DictConfig) -> None:
+def work(cfg: DictConfig) -> dict[str, Any] | None:
     from mltrain.config.assemble import train
 
-    train(cfg)
+    return train(cfg)
 
 
 if __name__ == "__main__":

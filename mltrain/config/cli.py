@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import functools
 import logging
 import os
 import sys
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mltrain.errors import ConfigError, Interrupted, MltrainError
+from mltrain.errors import ConfigError, MltrainError
 
 Work = Callable[[Any], Any]  # takes the checked DictConfig
 RANK_PATIENCE = 10.0  # seconds
@@ -64,7 +63,7 @@ def main_of_run(work: Callable[..., Any], *, about: str, options: str | None = N
 @contextmanager
 def leaving() -> Iterator[None]:
     """Turn the errors that are the user's to mend into their message and exit code."""
-    _log_to_stderr()
+    log_to_stderr()
     try:
         yield
     except ConfigError as error:
@@ -112,7 +111,9 @@ def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir
     if arguments.multirun and arguments.cfg:
         raise ConfigError("--cfg shows one config, -m runs several: choose one")
     if arguments.multirun:
-        _sweep(work, arguments.overrides, source)
+        from mltrain.config.sweep import run_sweep
+
+        run_sweep(work, arguments.overrides, source)
         return
     for override in arguments.overrides:
         if override.lstrip("+~").startswith(("hydra.", "hydra/")):
@@ -150,77 +151,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def _sweep(work: Work, overrides: list[str], source: Any) -> None:
-    """Check every job of the sweep, then hand it to Hydra."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "-m under torchrun: every rank would run the whole sweep by itself; start one torchrun per run, in a loop, "
-            "or sweep without torchrun"
-        )
-    from hydra import main as hydra_main
-
-    from mltrain.config.check import message
-    from mltrain.config.compose import load, scan_overrides
-
-    scan = scan_overrides(overrides, source, sweep=True)
-    if scan.problems:
-        raise ConfigError(message(scan.problems))
-    jobs = _expand(scan.overrides)
-    ready: dict[str, Any] = {}
-    for job in jobs or []:
-        try:
-            ready[" ".join(text.lstrip("+") for text in job)] = load(job, source=source)
-        except ConfigError as error:
-            raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
-    search = [f"file://{folder.resolve()}" for folder in source.extra]
-    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
-    failed: list[str] = []
-    task = functools.partial(_job, work=work, source=source, ready=ready, failed=failed)
-    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [argv[0], "-m", *scan.overrides, *extra]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints and exits before the error gets here
-    try:
-        functools.update_wrapper(task, work)
-        hydra_main(version_base="1.3", config_path=str(source.folder), config_name=source.name)(task)()
-    finally:
-        sys.argv = argv
-        os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
-    if failed:
-        raise MltrainError(f"{len(failed)} of {len(jobs or failed)} jobs failed: " + "; ".join(failed))
-
-
-def _expand(overrides: list[str]) -> list[list[str]] | None:
-    """The jobs of Hydra's basic sweeper; None where another sweeper decides as it goes."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    if any(text.startswith(("hydra/sweeper=", "hydra.sweeper")) for text in overrides):
-        return None
-    parsed = OverridesParser.create().parse_overrides([o for o in overrides if not o.startswith(("hydra.", "hydra/"))])
-    return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-
-
-def _job(cfg: Any, *, work: Work, source: Any, ready: dict[str, Any], failed: list[str]) -> Any:
-    """One job of a sweep, on the config that a single run would have; where it fails, the next one goes on."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from mltrain.config.compose import load
-
-    job = HydraConfig.get().job
-    overrides = [text.lstrip("+") for text in HydraConfig.get().overrides.task]
-    text = " ".join(overrides)
-    _say(f"\njob {int(job.num) + 1}{f' of {len(ready)}' if ready else ''}: {text}")
-    try:
-        return work(ready.get(text) or load(overrides, source=source))
-    except Interrupted as error:
-        _say(str(error))
-        sys.exit(error.exit_code)  # ends the sweep: the next job must not start
-    except MltrainError as error:
-        _say(str(error))
-        failed.append(text)
-        return None
-
-
 def help_text(about: str, config_dir: Path | None = None) -> str:
     """What `--help` shows: the tool's own text, then the groups with their options."""
     from mltrain.config.compose import CONFIGS, Source
@@ -236,7 +166,7 @@ def help_text(about: str, config_dir: Path | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """The package's own messages, plain, from the main process; warnings from all."""
     logger = logging.getLogger("mltrain")
     if not logger.handlers:

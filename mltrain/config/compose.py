@@ -237,6 +237,14 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
         return compose(source.name, [*overrides, *extra], return_hydra_config=True)
 
 
+def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
+    """Hydra's own settings, with which a sweep of these overrides runs. Raises ConfigError."""
+    try:
+        return _compose(overrides, source).hydra
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(message([explain(error)])) from error
+
+
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:
     """A component chosen by an override takes nothing from the experiment: its options were for another component."""
     without = _compose([text for text in scan.overrides if text not in scan.experiments], source)

@@ -36,8 +36,9 @@ _OFFSET, _HEIGHT, _WIDTH, _FILE_SIZE, _FILE_TIME = range(5)
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; the variable MLTRAIN_CORES makes them fewer, where jobs share a machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(os.environ.get("MLTRAIN_CORES") or cores)))
 
 
 class CachedImages:

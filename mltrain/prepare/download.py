@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mltrain.errors import DataError
-from mltrain.prepare.meter import Meter, amount
+from mltrain.progress import Meter, amount
 
 log = logging.getLogger(__name__)
 

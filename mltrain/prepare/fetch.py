@@ -14,8 +14,8 @@ from mltrain.datasets.sources import Counts, Source
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.errors import DataError
 from mltrain.prepare.download import disk_error, download
-from mltrain.prepare.meter import Meter, amount
 from mltrain.prepare.unpack import Damaged, merge, unpack
+from mltrain.progress import Meter, amount
 
 try:
     import fcntl

@@ -22,7 +22,7 @@ from mltrain.labels import LabelSet
 from mltrain.pipeline.cache import available_cores
 from mltrain.pipeline.decode import read_image
 from mltrain.prepare.download import disk_error
-from mltrain.prepare.meter import Meter
+from mltrain.progress import Meter
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mltrain.errors import DataError
-from mltrain.prepare.meter import Meter, amount
+from mltrain.progress import Meter, amount
 
 BLOCK = 1 << 20
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)

@@ -159,7 +159,7 @@ def test_other_ranks_leave_the_message_of_a_config_error_to_rank_0(
     waits: list[float] = []
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(cli.time, "sleep", waits.append)
-    monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)  # it would change the loggers of other tests
+    monkeypatch.setattr(cli, "log_to_stderr", lambda: None)  # it would change the loggers of other tests
     with pytest.raises(SystemExit) as left, cli.leaving():
         raise ConfigError("runner.epochs=0: too few")
     assert waits == [cli.RANK_PATIENCE], "time for rank 0 to be heard before torchrun ends every rank"

@@ -185,7 +185,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: P
 def test_progress_is_plain_lines_in_a_log(
     site: Site, tmp_path: Path, waits: list[float], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mltrain.prepare.meter.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("mltrain.progress.LINE_SECONDS", 0.0)
     caplog.set_level(logging.INFO)
     get(site, tmp_path, waits)
     last = [record.getMessage() for record in caplog.records][-1]

@@ -12,11 +12,12 @@ import pytest
 
 from tests.promises.runs import ROOT, environment
 
-SIBLINGS = ("datasets", "longtail", "pipeline", "models", "losses", "metrics", "optim")
-BASE = ("errors", "labels")
+SIBLINGS = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
+BASE = ("errors", "labels", "progress")
 ALLOWED = {
     "errors": (),
     "labels": ("errors",),
+    "progress": (),
     **{name: (*BASE, name) for name in SIBLINGS},
     "prepare": (*BASE, *SIBLINGS, "prepare"),
     "engine": (*BASE, *SIBLINGS, "engine"),

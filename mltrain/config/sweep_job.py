@@ -1,0 +1,273 @@
+"""One job of a sweep, in whatever process the launcher gave it, and the record it leaves in the sweep's folder.
+
+The main process learns how a job went from its record alone, so it is the same with every launcher. A job in a process
+of its own writes its output to a log beside the record, and looks for the sweep's `stop` file, which ends it as a
+signal would: the runner saves first.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from mltrain.config.cli import Work, log_to_stderr
+from mltrain.config.compose import Source, load
+from mltrain.config.identity import run_folder
+from mltrain.errors import Interrupted, MltrainError
+
+log = logging.getLogger(__name__)
+
+STOP = "stop"
+STOP_SECONDS = 0.5  # between two looks for it
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDED = ("finished", "before", "failed", "interrupted")
+
+
+@dataclass
+class Record:
+    """How a job stands: running, finished, before (finished by an earlier command), failed, interrupted, waiting."""
+
+    number: int
+    overrides: str
+    state: str
+    started: float
+    """seconds since 1970"""
+    seconds: float = 0.0
+    folder: str | None = None
+    figure: str | None = None
+    """what chose the run's best epoch, e.g. map"""
+    value: float | None = None
+    """of the best epoch, in percent"""
+    error: str | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a job must know; travels to other processes and machines."""
+
+    folder: Path
+    cwd: Path
+    launcher: str
+    """kind, see `launchers.kind_of`"""
+    host: str
+    pid: int
+    """of the main process"""
+    total: int | None
+    cores: int | None
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the main process."""
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
+    def record_file(self, number: int) -> Path:
+        return self.folder / f"job-{number:04d}.json"
+
+    def write(self, record: Record) -> None:
+        """In whole or not at all: others read it meanwhile."""
+        file = self.record_file(record.number)
+        temporary = file.with_name(file.name + ".tmp")
+        temporary.write_text(json.dumps(asdict(record), indent=2) + "\n")
+        temporary.replace(file)
+
+    def request_stop(self, signum: int) -> None:
+        """No job starts any more, and those that run save and end."""
+        if self.stopped_by() is None:
+            (self.folder / STOP).write_text(str(int(signum)))
+
+    def stopped_by(self) -> int | None:
+        """Number of the signal that ends the sweep."""
+        try:
+            return int((self.folder / STOP).read_text() or signal.SIGTERM)
+        except FileNotFoundError:
+            return None
+
+
+# Of the main process alone: the configs it has checked, and who wants to know that a record has changed.
+checked: dict[str, Any] = {}
+changed: list[Callable[[], None]] = []
+
+
+def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | None:
+    """Hydra's task: the job's figure where it has been reached, else None; how it went is in the record.
+
+    Leaves the process where the job was stopped in the main process: the next one must not start.
+    """
+    settings = HydraConfig.get()
+    number, overrides = int(settings.job.num), [text.lstrip("+") for text in settings.overrides.task]
+    if sweep.stopped_by() is not None:
+        return None
+    record = Record(number, " ".join(overrides), "running", time.time())
+    with ExitStack() as stack:
+        if not sweep.here:
+            stack.enter_context(_own_process(sweep, number))
+        limit = stack.enter_context(_stoppable(sweep))
+        _note(sweep, record)
+        try:
+            _fill(record, lambda: checked.get(record.overrides) or load(overrides, source=source), work)
+        except (Interrupted, KeyboardInterrupt) as error:
+            record.state, record.error = "interrupted", str(error) or "interrupted"
+            record.exit_code = error.exit_code if isinstance(error, Interrupted) else 130
+        except MltrainError as error:
+            log.error("%s", error)
+            record.state, record.error, record.exit_code = "failed", str(error), error.exit_code
+        except Exception as error:
+            log.exception("job %d: %s", number + 1, record.overrides)
+            record.state, record.error, record.exit_code = "failed", f"{type(error).__name__}: {error}", 1
+        record.seconds = round(time.time() - record.started, 2)
+        if record.state == "interrupted":
+            _interrupted(sweep, record, limit)
+        _note(sweep, record)
+    _let_go()
+    return record.value
+
+
+def _fill(record: Record, config: Callable[[], Any], work: Work) -> None:
+    cfg = config()
+    folder = run_folder(cfg)
+    record.folder = str(folder)
+    before = folder / "result.json"
+    if before.is_file() and not cfg.rerun:
+        log.info("finished before: %s", folder)
+        record.state, result = "before", json.loads(before.read_text())
+    else:
+        result = work(cfg)
+        record.state = "finished"
+    best = result.get("best") if isinstance(result, dict) else None
+    if best:
+        record.figure = best.get("by", "map")
+        record.value = best[record.figure]
+
+
+def _interrupted(sweep: Sweep, record: Record, limit: _Limit) -> None:
+    log.warning("%s", record.error)
+    if limit.reached and sweep.stopped_by() is None:
+        record.state = "waiting"
+        _note(sweep, record)
+        try:
+            limit.requeue()  # leaves the process where the queue takes the job back
+        except Exception as error:
+            log.exception("not queued again")
+            record.state, record.error = "interrupted", f"time limit reached, and not queued again: {error}"
+        return
+    if sweep.launcher != "slurm":  # whose jobs are stopped one by one
+        sweep.request_stop(record.exit_code - 128)
+    if sweep.here:
+        _note(sweep, record)
+        sys.exit(record.exit_code)
+
+
+def _note(sweep: Sweep, record: Record) -> None:
+    if int(os.environ.get("RANK", "0")) == 0 or sweep.here:
+        sweep.write(record)
+    if sweep.here:
+        for listener in changed:
+            listener()
+
+
+def _let_go() -> None:
+    """Give back what the job held, for the next one in this process."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class _Limit:
+    """Slurm's warning that the job's time is over, which submitit answers by queueing it again."""
+
+    def __init__(self) -> None:
+        self.reached = False
+        handler = signal.getsignal(signal.SIGUSR2) if os.environ.get("SUBMITIT_EXECUTOR") else None
+        self._answer = handler if callable(handler) else None
+        if self._answer is not None:
+            signal.signal(signal.SIGUSR2, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.reached = True
+        os.kill(os.getpid(), signal.SIGTERM)  # the runner saves and ends
+
+    def requeue(self) -> None:
+        assert self._answer is not None
+        self._answer(signal.SIGUSR2, None)
+
+
+@contextmanager
+def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
+    """A signal outside training ends the job at once; in training the runner's own handlers save first."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name} outside training", number)
+
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
+    ended = threading.Event()
+    if not sweep.here:
+        threading.Thread(target=_obey, args=(sweep, ended), daemon=True).start()
+    try:
+        yield _Limit()
+    finally:
+        ended.set()
+        for number, handler in previous.items():
+            # joblib kills all jobs when one of its processes dies, so none may die of a signal between two jobs.
+            signal.signal(number, signal.SIG_IGN if sweep.launcher == "joblib" and not sweep.here else handler)
+
+
+def _obey(sweep: Sweep, ended: threading.Event) -> None:
+    while not ended.wait(STOP_SECONDS):
+        if sweep.stopped_by() is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+
+
+@contextmanager
+def _own_process(sweep: Sweep, number: int) -> Iterator[None]:
+    """The surroundings of a job away from the main process: folder, ranks, cores, and a log for all it says."""
+    if not (sweep.cwd.is_dir() and sweep.folder.is_dir()):
+        raise MltrainError(f"{sweep.folder}: not there on {socket.gethostname()}; a sweep needs folders that all share")
+    os.chdir(sweep.cwd)
+    _join_ranks()
+    if sweep.cores is not None:
+        os.environ["MLTRAIN_CORES"] = str(sweep.cores)
+        os.environ.setdefault("OMP_NUM_THREADS", str(sweep.cores))
+    rank = os.environ.get("RANK", "0")
+    name = sweep.record_file(number).stem + (f"-rank{rank}" if rank != "0" else "")
+    with (sweep.folder / f"{name}.log").open("ab") as file:
+        kept = [os.dup(stream) for stream in (1, 2)]
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            log_to_stderr()
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for stream, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
+def _join_ranks() -> None:
+    """Tell the processes of one submitit job of each other, as torchrun would."""
+    if not os.environ.get("SUBMITIT_EXECUTOR"):
+        return
+    import submitit
+
+    if submitit.JobEnvironment().num_tasks > 1:
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
