@@ -1,0 +1,141 @@
+"""Pictures of predictions: small JPEGs in the page, with the labels an image has and those it was given."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mltrain.report.html.analysis import Entry, extremes
+
+SIDE = 200
+"""Longer side of a picture, pixels; some 6 kB each."""
+COUNT = 10
+"""Pictures of a section."""
+LINES = 6
+"""Labels under a picture."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture, what it is shown for, and labels with their probabilities."""
+
+    picture: str | None
+    """data: address; None where the file cannot be read"""
+    file: str
+    what: str
+    kind: str
+    """of `what`: hit, wrong, missed or nothing"""
+    labels: list[tuple[str, str, str]]
+    """(name, probability in percent, kind)"""
+
+
+class Gallery:
+    """Cards of one set of predictions.
+
+    Args:
+        probability: fp32 (N, C).
+        targets: int8 (N, C) of 1, 0, -1.
+        predicted: bool (N, C).
+        files: N paths relative to `root`.
+        root: folder of the images; None: cards have no picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        probability: np.ndarray,
+        targets: np.ndarray,
+        predicted: np.ndarray,
+        files: Sequence[str],
+        names: Sequence[str],
+        root: Path | None,
+    ) -> None:
+        self.probability, self.targets, self.predicted = probability, targets, predicted
+        self.files, self.names, self.root = files, names, root
+        self._pictures: dict[int, str | None] = {}
+
+    def wrong(self) -> list[Card]:
+        """The predictions that are surest and wrong."""
+        entries = extremes(self.probability, (self.targets == 0) & self.predicted, highest=True, count=COUNT)
+        return [self._card(e, f"{self.names[e.label]} {_percent(e.probability)}", "wrong") for e in entries]
+
+    def missed(self) -> list[Card]:
+        """The labels that are there and least expected."""
+        entries = extremes(self.probability, (self.targets == 1) & ~self.predicted, highest=False, count=COUNT)
+
+        def rank(entry: Entry) -> int:
+            return int((self.probability[entry.image] > entry.probability).sum()) + 1
+
+        of = f"of {len(self.names):,}"
+        return [self._card(e, f"{self.names[e.label]}, ranked {rank(e):,} {of}", "missed") for e in entries]
+
+    def examples(self) -> list[Card]:
+        """Images taken at random, the same ones each time."""
+        n = len(self.files)
+        chosen = np.sort(np.random.default_rng(0).permutation(n)[:COUNT])
+        cards = []
+        for i in chosen:
+            true = self.targets[i] == 1
+            found, wrong = (
+                int((true & self.predicted[i]).sum()),
+                int((self.predicted[i] & (self.targets[i] == 0)).sum()),
+            )
+            cards.append(self._card(Entry(int(i), -1, 0.0), f"{found} of {int(true.sum())} found, {wrong} wrong", ""))
+        return cards
+
+    @property
+    def pictures(self) -> int:
+        """How many of the images asked for so far could be read."""
+        return sum(picture is not None for picture in self._pictures.values())
+
+    def _card(self, entry: Entry, what: str, kind: str) -> Card:
+        i = entry.image
+        if i not in self._pictures:
+            self._pictures[i] = None if self.root is None else thumbnail(self.root / self.files[i])
+        return Card(self._pictures[i], self.files[i], what, kind, self._labels(i))
+
+    def _labels(self, i: int) -> list[tuple[str, str, str]]:
+        """Its labels and what was predicted, the most probable first."""
+        p, true, predicted = self.probability[i], self.targets[i] == 1, self.predicted[i]
+        order = np.argsort(-p, kind="stable")
+        listed = [k for k in order if true[k] or predicted[k]]
+        if len(listed) > LINES:
+            own = [k for k in listed if true[k]][:LINES]  # what the image shows comes before what it does not
+            others = [k for k in listed if not true[k]][: LINES - len(own)]
+            listed = sorted([*own, *others], key=lambda k: -p[k])
+        listed = listed or list(order[:3])
+        return [(self.names[k], _percent(float(p[k])), self._kind(i, k)) for k in listed]
+
+    def _kind(self, i: int, k: int) -> str:
+        if self.targets[i, k] == 1:
+            return "hit" if self.predicted[i, k] else "missed"
+        return "wrong" if self.predicted[i, k] and self.targets[i, k] == 0 else ""
+
+
+def thumbnail(path: Path) -> str | None:
+    """A `data:` address of a small JPEG, upright and on white; None where the file cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))
+            small = ImageOps.exif_transpose(image)
+            small.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+            if small.mode in ("RGBA", "LA", "P", "PA"):
+                small = small.convert("RGBA")
+                small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+            buffer = io.BytesIO()
+            small.convert("RGB").save(buffer, "JPEG", quality=72, optimize=True)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _percent(p: float) -> str:
+    if p >= 0.995:
+        return "100 %" if p > 0.9995 else f"{100 * p:.1f} %"
+    return f"{100 * p:.0f} %" if p >= 0.095 else f"{100 * p:.1f} %" if p >= 0.001 else "<0.1 %"

@@ -1,0 +1,240 @@
+"""One self-contained HTML file from a template, figures and tables.
+
+The page holds everything: style, script, data and Plotly's own script, compressed (1.5 of 4.8 MB; the browser unpacks
+it in some 50 ms). Names of classes, files and options are a user's text: Jinja2 escapes them in HTML, `embed` in the
+data, `plot_text` where Plotly would read them as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import html
+import importlib.util
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mltrain.errors import ConfigError
+
+Figure = dict[str, Any]
+"""A Plotly figure, `{"data": [...], "layout": {...}}`, or several to choose from, `{"views": {title: figure}}`. A
+colour is a CSS variable of the page ("--head"), so that light and dark have their own."""
+
+_PACKAGES = {"plotly": "plotly>=6,<8", "jinja2": "jinja2>=3.1,<4"}
+
+
+@dataclass
+class Page:
+    """What a template is given: figures, tables and its own variables."""
+
+    title: str
+    subtitle: str
+    sections: list[Section] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """(section, why there is nothing to show)"""
+
+    def leave_out(self, title: str, reason: str) -> None:
+        """Say at the end of the page that a section is missing, and why."""
+        self.left_out.append((title, reason))
+
+    def add(self, name: str, title: str, template: str, *, lead: str = "", short: str = "", **context: Any) -> None:
+        """Append a section: `template` is a file `run_*.html` or `sweep_*.html`, drawn with `context`."""
+        self.sections.append(Section(name, title, template, lead, context, short))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading and an anchor."""
+
+    name: str
+    title: str
+    template: str
+    lead: str
+    context: dict[str, Any]
+    short: str = ""
+    """title in the navigation"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. `kind`: text, number, group or link (cells [text, address])."""
+
+    title: str
+    values: Sequence[Any] | np.ndarray
+    kind: str = "number"
+    digits: int = 1
+    hint: str = ""
+    best: bool = False
+    """mark the highest value"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the page sorts, searches and shows by pages."""
+
+    columns: Sequence[Column]
+    sort: int | None = None
+    """column it starts sorted by; None: as given"""
+    descending: bool = True
+    search: str | None = None
+    """what the search field asks for; None: there is none"""
+    page: int = 25
+
+    def to_json(self) -> dict[str, Any]:
+        columns = [
+            {
+                "title": c.title,
+                "kind": c.kind,
+                "digits": c.digits,
+                "hint": c.hint,
+                "best": c.best,
+                "values": numbers(c.values, 4) if c.kind == "number" else list(c.values),
+            }
+            for c in self.columns
+        ]
+        return {"columns": columns, "sort": self.sort, "descending": self.descending, "page": self.page}
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.columns[0].values)
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the file, in whole or not at all.
+
+    Raises:
+        ConfigError: Plotly or Jinja2 is not installed.
+        OSError: the folder cannot be written.
+    """
+    for name, wanted in _PACKAGES.items():
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"a report needs the package {name}: pip install '{wanted}'")
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            data=embed({"figures": page.figures, "tables": {k: table.to_json() for k, table in page.tables.items()}}),
+            plotly=_plotly(),
+        )
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def embed(content: Any) -> Any:
+    """JSON for a <script> element: no text in it can end the element, and what is not finite is null."""
+    from markupsafe import Markup
+
+    text = json.dumps(_plain(content), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    # The text is safe: <, > and & stand as \u003c ...
+    return Markup(text)
+
+
+def plot_text(text: str, most: int = 40) -> str:
+    """A name as Plotly shows it literally: Plotly reads <b>, <a href> and &amp; in labels as markup."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return html.escape(text, quote=False)
+
+
+def numbers(values: Any, digits: int = 4) -> list[float | int | None]:
+    """Values rounded to `digits` significant digits, as JSON holds them: whole numbers stay whole, NaN is None."""
+    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return [_significant(value, digits) for value in listed]
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def figure_number(value: Any, digits: int = 2) -> str:
+    """A figure in percent or a count, for the eye; a dash where there is none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def slug(text: str) -> str:
+    """Letters that an anchor may have."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _significant(value: Any, digits: int) -> float | int | None:
+    if value is None or isinstance(value, bool | int | str):
+        return value  # type: ignore[return-value]
+    if not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}") if abs(value) < 10**digits else round(float(value), 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return numbers(value, 5) if value.ndim == 1 else [_plain(row) for row in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return _significant(value, 6)
+    return value
+
+
+@functools.lru_cache(maxsize=1)
+def _plotly() -> str:
+    """Plotly's script, gzip and base64."""
+    found = importlib.util.find_spec("plotly")
+    assert found is not None and found.submodule_search_locations
+    script = Path(next(iter(found.submodule_search_locations))) / "package_data" / "plotly.min.js"
+    return base64.b64encode(gzip.compress(script.read_bytes(), 6, mtime=0)).decode()
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure_number, "duration": duration, "slug": slug}
+
+    def asset(name: str) -> Any:
+        from markupsafe import Markup
+
+        return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
+
+    environment.globals["asset"] = asset
+    return environment

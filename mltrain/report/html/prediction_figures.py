@@ -1,0 +1,173 @@
+"""Plotly figures of predictions: precision-recall, thresholds, calibration, co-occurrence, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mltrain.report.html.analysis import Bins, Curve, Reliability, class_curve
+from mltrain.report.html.page import Figure, numbers, plot_text
+from mltrain.report.html.run_figures import axis, line
+
+SERIES = tuple(f"--s{k}" for k in range(10))
+CURVES = 8
+"""Classes in one plot of curves."""
+FEW = 20
+"""Entries of a calibration bin below which it is noise, and left out."""
+
+
+def pr_figure(bins: Bins, groups: Mapping[str, np.ndarray], *, single_label: bool) -> Figure:
+    """Precision against recall, pooled over all classes and over each group."""
+    what = "images" if single_label else "entries"
+    traces = [_pr_trace(bins.pooled(), "all classes", "--text")]
+    for name, index in groups.items():
+        if bins.positives[index].sum():
+            traces.append(_pr_trace(bins.pooled(index), name, f"--{name}"))
+    for trace in traces:
+        trace["mode"] = "lines"
+    return {"data": traces, "layout": _pr_layout(f"precision of the {what}, %")}
+
+
+def class_pr_figure(
+    probability: np.ndarray, targets: np.ndarray, ap: np.ndarray, names: Sequence[str]
+) -> Figure | None:
+    """PR curves of a few classes: the most frequent, the best, the median and the worst by AP, with 5 positives."""
+    positives = (targets == 1).sum(axis=0)
+    enough = np.flatnonzero((positives >= min(5, int(positives.max(initial=0)))) & ~np.isnan(ap))
+    if not len(enough):
+        return None
+    by_ap = enough[np.argsort(-ap[enough], kind="stable")]
+    frequent = enough[np.argsort(-positives[enough], kind="stable")]
+    if len(by_ap) <= CURVES:
+        choices = {"all classes": frequent}
+    else:
+        middle = max(0, len(by_ap) // 2 - CURVES // 2)
+        choices = {
+            "most frequent": frequent[:CURVES],
+            "highest AP": by_ap[:CURVES],
+            "median AP": by_ap[middle : middle + CURVES],
+            "lowest AP": by_ap[::-1][:CURVES],
+        }
+    views = {}
+    for title, classes in choices.items():
+        traces = []
+        for color, k in zip(SERIES, classes, strict=False):
+            recall, precision = class_curve(probability[:, k], targets[:, k])
+            label = f"{plot_text(names[k], 16)} {ap[k]:.0f}"
+            traces.append(line(100 * recall, 100 * precision, label, color, mode="lines", text=plot_text(names[k])))
+            traces[-1]["hovertemplate"] = "%{text}<br>recall %{x:.1f}, precision %{y:.1f}<extra></extra>"
+        views[title] = {"data": traces, "layout": _pr_layout("precision, %")}
+    return {"views": views}
+
+
+def threshold_figure(bins: Bins, threshold: float) -> Figure:
+    """Precision, recall, OF1 and macro F1 against the threshold of the sigmoid."""
+    pooled = bins.pooled()
+    x, macro = pooled.thresholds, bins.macro_f1()
+    traces = [
+        line(x, 100 * pooled.f1, "OF1", "--s0", mode="lines"),
+        line(x, 100 * macro, "macro F1", "--s1", mode="lines"),
+        line(x, 100 * pooled.precision, "precision", "--s2", mode="lines"),
+        line(x, 100 * pooled.recall, "recall", "--s3", mode="lines"),
+    ]
+    for trace in traces[2:]:
+        trace["line"] |= {"dash": "dot", "width": 1.5}
+    for trace in traces:
+        trace["hovertemplate"] = "%{y:.1f}"
+    for values, color in ((pooled.f1, "--s0"), (macro, "--s1")):
+        k = int(np.argmax(values))
+        star = {"x": numbers([x[k]]), "y": numbers([100 * values[k]]), "showlegend": False, "name": "best"}
+        marker = {"color": color, "size": 10, "symbol": "star", "line": {"color": "--card", "width": 1}}
+        traces.append({"type": "scatter", "mode": "markers", "hoverinfo": "skip", "marker": marker, **star})
+    used = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper"}
+    shapes = [used | {"line": {"color": "--muted", "width": 1, "dash": "dash"}}]
+    layout = {"xaxis": axis("threshold", range=[0, 1]), "yaxis": axis("%", range=[0, 102]), "shapes": shapes}
+    return {"data": traces, "layout": layout | {"hovermode": "x unified"}}
+
+
+def coverage_figure(confidence: np.ndarray, correct: np.ndarray) -> Figure:
+    """Accuracy of the images of which the model is surest, against their share; both (N,)."""
+    order = np.argsort(-confidence, kind="stable")
+    accuracy = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    start = min(len(order) - 1, max(9, len(order) // 100))  # of fewer images it is noise
+    shown = np.unique(np.linspace(start, len(order) - 1, 200).astype(np.int64))
+    share = 100 * (shown + 1) / len(order)
+    surest = numbers(confidence[order][shown], 3)
+    trace = line(share, 100 * accuracy[shown], "accuracy", "--accent", mode="lines", text=surest)
+    trace["hovertemplate"] = "the surest %{x:.0f} % (above %{text}): %{y:.1f} % right<extra></extra>"
+    low = 100 * float(accuracy[shown].min())
+    layout = {
+        "xaxis": axis("share of the images, the surest first, %", range=[0, 101]),
+        "yaxis": axis("accuracy, %", range=[max(0.0, low - 8), 101]),
+        "showlegend": False,
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def calibration_figure(parts: Mapping[str, Reliability], *, single_label: bool) -> Figure:
+    """Observed frequency against predicted probability; below, how many entries each bin has."""
+    everything = next(iter(parts.values()))
+    ideal = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip", "showlegend": False}
+    traces: list[dict[str, Any]] = [ideal | {"line": {"color": "--neutral", "width": 1, "dash": "dash"}}]
+    for name, part in parts.items():
+        shown = part.counts >= FEW
+        color = f"--{name}" if part is not everything else "--text"
+        trace = line(part.predicted[shown], part.observed[shown], name, color, customdata=part.counts[shown].tolist())
+        trace["hovertemplate"] = "predicted %{x:.2f}, observed %{y:.2f}, %{customdata:,}<extra>" + name + "</extra>"
+        traces.append(trace)
+    counts = {"x": numbers(everything.predicted), "y": everything.counts.tolist(), "yaxis": "y2", "name": "entries"}
+    bars = {"type": "bar", "marker": {"color": "--neutral"}, "width": 0.035, "showlegend": False}
+    traces.append(counts | bars | {"hovertemplate": "%{y:,}<extra></extra>"})
+    what = "confidence" if single_label else "predicted probability"
+    layout = {
+        "xaxis": axis(what, range=[-0.02, 1.02], anchor="y2"),
+        "yaxis": axis("share that is right" if single_label else "share that is positive", domain=[0.3, 1]),
+        "yaxis2": axis("images" if single_label else "entries", domain=[0, 0.2], type="log", nticks=3),
+    }
+    layout["yaxis2"] |= {"exponentformat": "SI"}
+    return {"data": traces, "layout": layout}
+
+
+def heat_figure(
+    views: Mapping[str, np.ndarray], names: Sequence[str], *, hover: str, rows: str, columns: str
+) -> Figure:
+    """Heat maps (c, c) in percent with names at both sides; views that share a scale can be compared."""
+    labels = [plot_text(name, 16) for name in names]
+    places = list(range(len(names)))
+    top = max(5.0, *(float(np.nanmax(values, initial=0.0)) for values in views.values()))
+    ticks = {"tickvals": places, "ticktext": labels, "showgrid": False, "tickfont": {"size": 10}}
+    result = {}
+    for title, values in views.items():
+        trace = {
+            "type": "heatmap",
+            "z": [numbers(row, 3) for row in values],
+            "customdata": [[[labels[i], labels[j]] for j in places] for i in places],
+            "hovertemplate": hover + "<extra></extra>",
+            "colorscale": [[0, "--low"], [0.5, "--mid"], [1, "--high"]],
+            "zmin": 0,
+            "zmax": top,
+            "xgap": 1,
+            "ygap": 1,
+            "colorbar": {"thickness": 10, "outlinewidth": 0, "ticksuffix": " %", "tickfont": {"size": 10}},
+        }
+        layout = {
+            "xaxis": {**ticks, "tickangle": -55, "title": {"text": columns}},
+            "yaxis": {**ticks, "autorange": "reversed", "title": {"text": rows}},
+        }
+        result[title] = {"data": [trace], "layout": layout | {"margin": {"t": 8, "r": 6}}}
+    return {"views": result} if len(result) > 1 else next(iter(result.values()))
+
+
+def _pr_trace(curve: Curve, name: str, color: str) -> dict[str, Any]:
+    there = ~np.isnan(curve.precision)
+    order = np.argsort(curve.recall[there], kind="stable")
+    recall, precision = 100 * curve.recall[there][order], 100 * curve.precision[there][order]
+    trace = line(recall, precision, name, color, customdata=numbers(curve.thresholds[there][order], 3))
+    hover = "recall %{x:.1f}, precision %{y:.1f}<br>threshold %{customdata}<extra>" + name + "</extra>"
+    return trace | {"hovertemplate": hover}
+
+
+def _pr_layout(title: str) -> dict[str, Any]:
+    return {"xaxis": axis("recall, %", range=[0, 101]), "yaxis": axis(title, range=[0, 102]), "hovermode": "closest"}

@@ -1,0 +1,324 @@
+"""Sections of a run's report that need its predictions: curves, calibration, co-occurrence, confusion, pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from mltrain.errors import DataError
+from mltrain.report.html import analysis, prediction_figures
+from mltrain.report.html.gallery import COUNT, Card, Gallery
+from mltrain.report.html.page import Column, Page, Table
+from mltrain.report.html.run_data import SPLITS, WEIGHTS, RunData
+from mltrain.report.predictions import SavedPredictions, load_predictions
+
+SHOWN = 20
+"""Classes in a map of co-occurrence or confusion."""
+PAIRED = 300
+"""Classes of which pairs are compared, the most frequent."""
+LISTED = 100
+"""Pairs in a table."""
+
+_NEEDED = ("Precision and recall", "Calibration and thresholds", "Mistakes, missed labels and examples")
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Predictions made ready: probabilities, and which classes are predicted."""
+
+    saved: SavedPredictions
+    probability: np.ndarray
+    """fp32 (N, C)"""
+    predicted: np.ndarray
+    """bool (N, C)"""
+    threshold: float | None
+    """of the sigmoid; None: the class with the highest logit is predicted"""
+    groups: dict[str, np.ndarray]
+    """class indices by name; empty without statistics of the training set"""
+
+    @property
+    def where(self) -> str:
+        """Of which images and weights this is."""
+        return f"{len(self.saved.files):,} {SPLITS[self.saved.split]} images, {WEIGHTS[self.saved.weights]} weights"
+
+
+def add_predictions(page: Page, run: RunData, images: Path | None) -> None:
+    """Append the sections; without predictions say why they are missing."""
+    try:
+        saved = load_predictions(run.folder)
+    except DataError as error:
+        for title in _NEEDED:
+            page.leave_out(title, str(error))
+        if run.single_label:
+            _add_confusion(page, run, None)
+        else:
+            page.leave_out("Co-occurrence", str(error))
+        return
+    ready = prepare(run, saved)
+    _add_curves(page, run, ready)
+    if run.single_label:
+        _add_confusion(page, run, ready)
+    else:
+        _add_cooccurrence(page, ready)
+    _add_pictures(page, ready, images)
+
+
+def prepare(run: RunData, saved: SavedPredictions) -> Predicted:
+    """Probabilities and predicted classes of the run's task."""
+    probability = analysis.probabilities(saved.logits, softmax=run.single_label)
+    groups: dict[str, np.ndarray] = {}
+    if run.stats is not None and run.stats.class_names == saved.class_names:
+        groups = {name: index for name, index in run.stats.group_indices().items() if len(index)}
+    if run.single_label:
+        predicted = np.zeros(probability.shape, dtype=bool)
+        predicted[np.arange(len(predicted)), saved.logits.argmax(axis=1)] = True
+        return Predicted(saved, probability, predicted, None, groups)
+    threshold = float(run.config.get("metrics", {}).get("threshold", 0.5))
+    return Predicted(saved, probability, probability > threshold, threshold, groups)
+
+
+def _add_curves(page: Page, run: RunData, ready: Predicted) -> None:
+    bins = analysis.count_bins(ready.probability, ready.saved.targets)
+    if not bins.positives.sum():
+        page.leave_out("Precision and recall", "no label of the evaluated images is positive")
+        return
+    single = ready.threshold is None
+    page.figures["pr"] = prediction_figures.pr_figure(bins, ready.groups, single_label=single)
+    plots = {"pr": "precision against recall, pooled over classes"}
+    by_class = prediction_figures.class_pr_figure(
+        ready.probability, ready.saved.targets, class_ap(ready), ready.saved.class_names
+    )
+    if by_class is not None:
+        page.figures["pr_classes"] = by_class
+        plots["pr_classes"] = "precision against recall of single classes"
+    lead = f"{ready.where}. All entries pooled (micro), and single classes with their AP."
+    page.add("pr", "Precision and recall", "plots.html", lead=lead, plots=plots, short="Precision, recall")
+
+    if ready.threshold is None:
+        known = (ready.saved.targets == 1).any(axis=1)
+        confidence = ready.probability.max(axis=1)[known]
+        correct = (ready.predicted & (ready.saved.targets == 1)).any(axis=1)[known]
+        parts = {"all images": analysis.confidence_reliability(confidence, correct)}
+        page.figures["threshold"] = prediction_figures.coverage_figure(confidence, correct)
+        lead = "How often the model is right where it says it is, and on the images of which it is surest."
+    else:
+        parts = {"all classes": analysis.reliability(bins)}
+        for name, index in ready.groups.items():
+            if bins.known[index].sum():
+                parts[name] = analysis.reliability(bins, index)
+        page.figures["threshold"] = prediction_figures.threshold_figure(bins, ready.threshold)
+        lead = _threshold_lead(bins, ready.threshold)
+    error = next(iter(parts.values())).error
+    page.figures["calibration"] = prediction_figures.calibration_figure(parts, single_label=single)
+    page.add(
+        "calibration",
+        "Calibration and thresholds" if not single else "Calibration",
+        "plots.html",
+        short="Calibration",
+        lead=f"{lead} Expected calibration error {100 * error:.1f} %.",
+        plots={
+            "calibration": "observed frequency against predicted probability",
+            "threshold": "accuracy against coverage" if single else "F1, precision and recall against the threshold",
+        },
+    )
+
+
+def class_ap(ready: Predicted) -> np.ndarray:
+    """AP of each class in percent, float64 (C,), NaN without a positive; exact, ties included."""
+    targets, probability = ready.saved.targets, ready.saved.logits if ready.threshold is not None else ready.probability
+    result = np.full(targets.shape[1], np.nan)
+    for k in np.flatnonzero((targets == 1).any(axis=0)):
+        own, known = targets[:, k] == 1, targets[:, k] >= 0
+        scores, positives = np.sort(probability[known, k]), np.sort(probability[own, k])
+        at_or_above = len(scores) - np.searchsorted(scores, positives, side="left")
+        hits = len(positives) - np.searchsorted(positives, positives, side="left")
+        result[k] = 100 * float((hits / at_or_above).mean())
+    return result
+
+
+def _threshold_lead(bins: analysis.Bins, threshold: float) -> str:
+    pooled, macro = bins.pooled(), bins.macro_f1()
+    used, best, best_macro = pooled.at(threshold), pooled.best, int(np.argmax(macro))
+    return (
+        f"At the threshold {threshold:g} OF1 is {100 * pooled.f1[used]:.1f} and macro F1 {100 * macro[used]:.1f}; the "
+        f"best on these very images are {100 * pooled.f1[best]:.1f} at {pooled.thresholds[best]:.2f} and "
+        f"{100 * macro[best_macro]:.1f} at {pooled.thresholds[best_macro]:.2f}."
+    )
+
+
+def _add_cooccurrence(page: Page, ready: Predicted) -> None:
+    labels = ready.saved.targets == 1
+    frequency = labels.sum(axis=0)
+    order = np.argsort(-frequency, kind="stable")
+    order = order[frequency[order] > 0]
+    if len(order) < 2:
+        page.leave_out("Co-occurrence", "fewer than two classes have a label in the evaluated images")
+        return
+    shown = order[:SHOWN]
+    names = [ready.saved.class_names[k] for k in shown]
+    views = {
+        "labels": 100 * analysis.given(labels[:, shown]),
+        "predictions": 100 * analysis.given(ready.predicted[:, shown]),
+    }
+    hover = "with %{customdata[0]}, also %{customdata[1]}: %{z:.0f} %"
+    page.figures["cooccurrence"] = prediction_figures.heat_figure(
+        views, names, hover=hover, rows="of the images with …", columns="… so many have also"
+    )
+    table = _pair_table(ready, order[:PAIRED])
+    page.tables["pairs"] = table
+    page.add(
+        "cooccurrence",
+        "Co-occurrence",
+        "run_pairs.html",
+        lead=f"Which labels come together in the images, and in the predictions above the threshold; the {len(shown)} "
+        "most frequent classes. The table has the pairs that the model joins too often or too seldom.",
+        figure="cooccurrence",
+        label="co-occurrence of labels and of predictions",
+        table=table,
+        side=len(shown),
+        table_name="pairs",
+    )
+
+
+def _pair_table(ready: Predicted, classes: np.ndarray) -> Table:
+    """Pairs by how far apart the images with both labels and those with both predicted are."""
+    names = ready.saved.class_names
+    marks = [part[:, classes].astype(np.float32) for part in (ready.saved.targets == 1, ready.predicted)]
+    true, guessed = (np.rint(part.T @ part).astype(np.int64) for part in marks)
+    rows, columns = np.triu_indices(len(classes), k=1)
+    off = guessed[rows, columns] - true[rows, columns]
+    # In standard deviations of a count: 2 in place of 10 is odder than 102 in place of 110.
+    oddness = np.abs(off) / np.sqrt(np.maximum(true[rows, columns], 1))
+    best = np.argsort(-oddness, kind="stable")[:LISTED]
+    best = best[off[best] != 0]
+    a, b = rows[best], columns[best]
+    return Table(
+        [
+            Column(
+                "classes", [f"{names[classes[i]]} + {names[classes[j]]}" for i, j in zip(a, b, strict=True)], "text"
+            ),
+            Column("images", true[a, b].tolist(), digits=0, hint="images with both labels"),
+            Column("predicted", guessed[a, b].tolist(), digits=0, hint="images with both predicted"),
+            Column("difference", off[best].tolist(), digits=0),
+        ],
+        search="search a class",
+        page=10,
+    )
+
+
+def _add_confusion(page: Page, run: RunData, ready: Predicted | None) -> None:
+    found = _confusion(run, ready)
+    if found is None:
+        page.leave_out(
+            "Confusion", "there is no confusion.csv (runs of very many classes have none) and no predictions"
+        )
+        return
+    matrix, names = found
+    images = np.asarray(matrix.sum(axis=1)).ravel()
+    off = matrix.copy()
+    off.setdiag(0)
+    off.eliminate_zeros()
+    trouble = np.asarray(off.sum(axis=0)).ravel() + np.asarray(off.sum(axis=1)).ravel()
+    order = np.argsort(-trouble, kind="stable")[:SHOWN]
+    shown = np.sort(order) if len(names) > SHOWN else np.arange(len(names))
+    share = 100 * matrix[shown][:, shown].toarray() / np.maximum(images[shown], 1)[:, None]
+    share[images[shown] == 0] = np.nan
+    hover = "%{customdata[0]}: %{z:.1f} % taken for %{customdata[1]}"
+    page.figures["confusion"] = prediction_figures.heat_figure(
+        {"": share}, [names[k] for k in shown], hover=hover, rows="true", columns="predicted"
+    )
+    pairs = off.tocoo()
+    best = np.argsort(-pairs.data, kind="stable")[:LISTED]
+    i, j = pairs.row[best], pairs.col[best]
+    table = Table(
+        [
+            Column("true", [names[k] for k in i], "text"),
+            Column("taken for", [names[k] for k in j], "text"),
+            Column("images", pairs.data[best].tolist(), digits=0),
+            Column("of the class, %", 100 * pairs.data[best] / np.maximum(images[i], 1)),
+        ],
+        search="search a class",
+        page=10,
+    )
+    page.tables["confused"] = table
+    some = f" The {len(shown)} classes with the most mistakes." if len(shown) < len(names) else ""
+    page.add(
+        "confusion",
+        "Confusion",
+        "run_pairs.html",
+        lead=f"Share of the images of the row's class that were taken for the column's.{some}",
+        figure="confusion",
+        label="confusion matrix",
+        table=table,
+        side=len(shown),
+        table_name="confused",
+    )
+
+
+def _confusion(run: RunData, ready: Predicted | None) -> tuple[sparse.csr_matrix, Sequence[str]] | None:
+    if ready is not None:
+        true = ready.saved.targets.argmax(axis=1)
+        known = (ready.saved.targets == 1).any(axis=1)
+        c = ready.saved.targets.shape[1]
+        places = (true[known], ready.predicted.argmax(axis=1)[known])
+        return sparse.csr_matrix((np.ones(len(places[0]), np.int64), places), shape=(c, c)), ready.saved.class_names
+    path = run.folder / ("confusion_test.csv" if run.split == "test" else "confusion.csv")
+    if not path.is_file():
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        return sparse.csr_matrix(np.array([row[1:] for row in rows[1:]], dtype=np.int64)), rows[0][1:]
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
+    gallery = Gallery(
+        probability=ready.probability,
+        targets=ready.saved.targets,
+        predicted=ready.predicted,
+        files=ready.saved.files,
+        names=ready.saved.class_names,
+        root=images,
+    )
+    single = ready.threshold is None
+    parts: list[tuple[str, str, str, list[Card]]] = [
+        (
+            "mistakes",
+            "Most confident mistakes",
+            "Predicted with the highest probability, and not a label of the image. Labels that were forgotten in the "
+            "annotation show up here too.",
+            gallery.wrong(),
+        ),
+        (
+            "missed",
+            "Missed labels",
+            "Labels of the image with the lowest probability, at most two of a class.",
+            gallery.missed(),
+        ),
+        ("examples", "Examples", f"{min(COUNT, len(ready.saved.files))} images taken at random.", gallery.examples()),
+    ]
+    why = "" if gallery.pictures else no_pictures(images)
+    rule = "the most probable class" if single else f"classes above {ready.threshold:g}"
+    for name, title, lead, cards in parts:
+        if not cards:
+            page.leave_out(
+                title,
+                "there are none: " + ("every prediction is right" if name == "mistakes" else "no label is missed"),
+            )
+            continue
+        more = f" Predicted: {rule}." if name == "examples" else ""
+        short = {"mistakes": "Mistakes", "missed": "Missed"}.get(name, "")
+        page.add(name, title, "run_cards.html", lead=f"{lead}{more}{why}", cards=cards, short=short)
+
+
+def no_pictures(images: Path | None) -> str:
+    """Why cards have no pictures."""
+    found = "their folder is not known" if images is None else f"they are not in {images}"
+    return f" Without pictures: {found} (images=FOLDER of tools/report.py names it)."
