@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from mltrain.config.board import attach_board, finish_board
 from mltrain.config.build import instantiate
 from mltrain.config.finished import build_model, on_device
 from mltrain.config.identity import component_name, run_folder, run_id
@@ -67,6 +68,7 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
                 logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
             return result
         runner = assemble(cfg, dist)
+        attach_board(cfg, runner)
         outcome = runner.fit()
         return None if outcome is None else _write(cfg, runner, outcome)
 
@@ -340,6 +342,7 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         write_per_class(runner.folder / "per_class_test.csv", outcome.test, runner.stats)
         write_confusion(runner.folder / "confusion_test.csv", outcome.test, best_weights, names)
         keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
+    finish_board(cfg, runner, result, outcome.validation)
     write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
     return result

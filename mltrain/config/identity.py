@@ -36,11 +36,15 @@ def run_id(cfg: DictConfig) -> str:
     Does not depend on the order of keys, on how a number is spelled (1e-4, 0.0001) or on where `paths.data` lies; a
     dataset root outside `paths.data` does count, since other files may lie there.
     """
-    tree = OmegaConf.to_container(cfg, resolve=True)
+    return hashlib.sha256(json.dumps(relevant(cfg), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
+    """The resolved config without what cannot change the result: what `run_id` is made of."""
+    tree = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(tree, dict)
-    data = str(tree.get("paths", {}).get("data", ""))
-    kept = _relevant(tree, "", data)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+    kept: dict[str, Any] = _relevant(tree, "", str(tree.get("paths", {}).get("data", "")))
+    return kept
 
 
 def run_folder(cfg: DictConfig) -> Path:

@@ -91,6 +91,8 @@ class Logger:
     """Where figures go besides metrics.jsonl."""
 
     tensorboard: bool = True
+    tensorboard_curves: bool = True  # PR curves of each evaluation: all classes pooled, and each group
+    tensorboard_images: int = _number(8, least=0, most=64)  # validation images shown with predictions; 0: none
     wandb: bool = False  # needs mltrain[wandb]
     mlflow: bool = False  # needs mltrain[mlflow]
     project: str = "mltrain"  # project (wandb) or experiment (mlflow) name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,10 +38,19 @@ class Evaluation:
     predictions: Predictions | None
     """None where only the known entries were kept"""
     summaries: dict[str, Summary]
+    known: dict[str, KnownEntries] | None = None
+    """what was kept in place of predictions"""
 
     def best(self, by: str) -> str:
         """The weights with the higher figure `by`; raw weights where equal."""
         return max(self.summaries, key=lambda name: self.summaries[name].scalars[by])
+
+    def entries(self) -> dict[str, tuple[Any, ...]]:
+        """Per weights what metrics take: (logits, targets), or the known entries."""
+        if self.predictions is None:
+            return {name: (entries,) for name, entries in (self.known or {}).items()}
+        targets = self.predictions.targets
+        return {name: (logits, targets) for name, logits in self.predictions.logits.items()}
 
 
 def evaluate(
@@ -70,24 +79,23 @@ def evaluate(
     """
     settings: Any = {"dist": dist, "amp_dtype": amp_dtype, "channels_last": channels_last, "stop": stop}
     predictions: Predictions | None = None
-    given: dict[str, tuple[Any, ...]]
+    known: dict[str, KnownEntries] | None = None
     if loader.labels.fill == -1 and not keep_all:
         known = predict_known(models, loader, **settings)
         if known is None:
             return None
-        given = {name: (entries,) for name, entries in known.items()}
     else:
         predictions = predict(models, loader, **settings)
         if predictions is None:
             return None
         for name, logits in predictions.logits.items():
             _refuse_nan(name, logits, loader)
-        given = {name: (logits, predictions.targets) for name, logits in predictions.logits.items()}
+    evaluation = Evaluation(predictions, {}, known)
     try:
-        summaries = {name: summarize(*arguments) for name, arguments in given.items()}
+        summaries = {name: summarize(*arguments) for name, arguments in evaluation.entries().items()}
     except ValueError as error:
         raise DataError(f"{loader.labels.name}: {error}") from error
-    return Evaluation(predictions, summaries)
+    return replace(evaluation, summaries=summaries)
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ from typing import IO, Any, Protocol
 import torch
 
 from mltrain.engine.distributed import Distributed
+from mltrain.engine.tensorboard import TensorBoard
 from mltrain.errors import ConfigError
 
 Scalars = Mapping[str, Any]
@@ -79,37 +80,6 @@ class MetricsLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-class TensorBoard:
-    """Event files, one event for all figures of a `log`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._writer: Any = None
-
-    def resume(self, step: int) -> None:
-        # Imported here, and without torch.utils.tensorboard: other tools of the project need not pay for it.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(self.folder), flush_secs=30)
-        if step:
-            # A session that starts at a step makes TensorBoard drop what earlier ones recorded from there on.
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
-
-    def log(self, step: int, scalars: dict[str, Any]) -> None:
-        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in _numbers(scalars)]
-        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
-        self._writer.add_event(event)
-
-    def close(self, failed: bool) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
 
 class Wandb:

@@ -76,6 +76,8 @@ class Runner:
     checkpoint_every_minutes: float = 10.0
     log_every_steps: int = 10
     keep_predictions: bool = False
+    on_evaluation: Callable[..., None] | None = None
+    """called on the main rank with each evaluation: (epoch, step, evaluation, last=...)"""
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -183,6 +185,7 @@ class Runner:
             return
         trained = self.step - (epoch - 1) * self.steps_per_epoch
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "train_loss": self.loss_sum / trained}
+        evaluation = None
         if epoch % self.evaluate_every == 0 or self.step == self.total_steps:
             evaluation = self.evaluate(self.val_loader)
             if evaluation is not None:
@@ -194,6 +197,8 @@ class Runner:
         for name in self._evaluated():
             flat |= {f"{name}/{key}": value for key, value in record.get(name, {}).items()}
         self.sinks.log(self.step, flat)
+        if evaluation is not None and self.on_evaluation is not None:
+            self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
         self.progress.end_epoch(self._epoch_line(record))
 
     def evaluate(self, loader: EvalLoader) -> Evaluation | None:

@@ -1,0 +1,229 @@
+"""What TensorBoard shows besides scalars: PR curves, predictions, and the hyper-parameters a sweep is compared by.
+
+Pictures are of a few validation images, the same at every time. They are drawn after the first evaluation, after the
+second, the fourth, the eighth ... and after the last, so that their number stays small however long the run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mltrain.engine.tensorboard import THRESHOLDS, TensorBoard, charts, picture, pr_curve, write_final
+from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
+from mltrain.metrics.curves import counts_by_threshold
+from mltrain.metrics.summary import TITLES
+from mltrain.pipeline.batch import Transform
+from mltrain.pipeline.decode import read_image
+from mltrain.report.pictures import Line, captioned, jpeg
+from mltrain.report.tables import HEADLINES, WEIGHTS
+
+if TYPE_CHECKING:
+    from mltrain.engine.evaluator import Evaluation
+
+_LINES = 8
+_WIDTH = 224
+
+
+class Board:
+    """Called with each evaluation of the validation split; see the module.
+
+    Args:
+        writer: the event files of the run.
+        labels: the validation split.
+        resize: transform of evaluation.
+        stats: of the training labels.
+        curves: record PR curves.
+        images: how many images are shown with their predictions; 0: none.
+        best_by: figure by which the weights are chosen that pictures show.
+        every: epochs from one evaluation to the next.
+        threshold: probability from which a class counts as predicted.
+        single_label: probabilities are a softmax, and the highest is predicted.
+    """
+
+    def __init__(
+        self,
+        writer: TensorBoard,
+        labels: LabelSet,
+        resize: Transform,
+        stats: LabelStats,
+        *,
+        curves: bool = True,
+        images: int = 8,
+        best_by: str = "map",
+        every: int = 1,
+        threshold: float = 0.5,
+        single_label: bool = False,
+    ) -> None:
+        self.writer, self.labels, self.resize, self.stats = writer, labels, resize, stats
+        self.curves, self.best_by, self.every = curves, best_by, every
+        self.threshold, self.single_label = threshold, single_label
+        self.shown = sample_images(labels, stats, images)
+        self._pixels: list[np.ndarray] = []
+
+    def __call__(self, epoch: int, step: int, evaluation: Evaluation, *, last: bool) -> None:
+        """Record an evaluation after epoch `epoch` (from 1) and optimizer step `step`."""
+        if epoch <= self.every:
+            self.writer.add(step, [charts(self._layout(evaluation))])
+        if self.curves:
+            self.writer.add(step, self._curves(evaluation))
+        number = epoch // self.every
+        if len(self.shown) and (last or (epoch % self.every == 0 and number & (number - 1) == 0)):
+            weights = evaluation.best(self.best_by)
+            self.writer.add(step, self._pictures(evaluation, weights, f"epoch {epoch}", "predictions"))
+
+    def finish(
+        self, step: int, hyperparameters: Mapping[str, Any], result: Mapping[str, Any], evaluation: Evaluation
+    ) -> None:
+        """Record, once, what the HParams tab compares runs by, and the predictions of the best weights.
+
+        Args:
+            step: of the end of the run.
+            hyperparameters: flat, see `flattened`.
+            result: the content of result.json.
+            evaluation: of the best epoch.
+        """
+        best = result["best"]
+        when = f"best, epoch {best['epoch']}"
+        values = self._pictures(evaluation, best["weights"], when, "best") if len(self.shown) else []
+        write_final(self.writer.folder, step, hyperparameters, final_metrics(result), values)
+
+    def _layout(self, evaluation: Evaluation) -> dict[str, list[str]]:
+        figure, title = self.best_by, TITLES.get(self.best_by, self.best_by)
+        weights = list(evaluation.summaries)
+        layout = {f"{title}: {' and '.join(WEIGHTS[name] for name in weights)}": [f"{n}/{figure}" for n in weights]}
+        for name in weights:
+            found = [f"{name}/{figure}_{group}" for group in GROUP_NAMES]
+            layout[f"{title} of groups, {WEIGHTS[name]}"] = [
+                tag for tag in found if tag.partition("/")[2] in evaluation.summaries[name].scalars
+            ]
+        return {title: tags for title, tags in layout.items() if tags}
+
+    def _curves(self, evaluation: Evaluation) -> list[Any]:
+        groups = {name: index for name, index in self.stats.group_indices().items() if len(index)}
+        options: Any = {"groups": groups, "thresholds": THRESHOLDS, "softmax": self.single_label}
+        values = []
+        for weights, entries in evaluation.entries().items():
+            for name, counts in counts_by_threshold(*entries, **options).items():
+                about = "all classes pooled" if name == "micro" else f"all {name} classes pooled"
+                values.append(pr_curve(f"{weights}/pr_{name}", counts, about=about))
+        return values
+
+    def _pictures(self, evaluation: Evaluation, weights: str, when: str, tag: str) -> list[Any]:
+        if not self._pixels:  # kept: a few small images
+            paths = [self.labels.path(int(i)) for i in self.shown]
+            self._pixels = [self.resize(read_image(path)).permute(1, 2, 0).numpy() for path in paths]
+        values = []
+        for k, (index, pixels) in enumerate(zip(self.shown.tolist(), self._pixels, strict=True)):
+            classes, probabilities, targets = self._predicted(evaluation, weights, k)
+            lines = prediction_lines(
+                [self.stats.class_names[c] for c in classes],
+                probabilities,
+                targets,
+                threshold=self.threshold,
+                best_only=self.single_label,
+            )
+            title = f"{when}, {WEIGHTS[weights]}: {Path(self.labels.file(index)).name}"
+            drawn = captioned(pixels, [("title", title), *lines], width=_WIDTH, rows=_LINES + 1)
+            values.append(picture(f"{tag}/{k:02d}", *jpeg(drawn)))
+        return values
+
+    def _predicted(self, evaluation: Evaluation, weights: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Classes of the k-th image shown, their probabilities, targets; known ones where only they are kept."""
+        targets = self.labels.targets(int(self.shown[k]))
+        if evaluation.predictions is not None:
+            logits = evaluation.predictions.logits[weights][int(self.shown[k])].float()
+            probabilities = logits.softmax(0) if self.single_label else logits.sigmoid()
+            return np.arange(len(targets)), probabilities.numpy(), targets
+        assert evaluation.known is not None
+        known = np.flatnonzero(targets >= 0)
+        part = slice(self._known_before[k], self._known_before[k] + len(known))
+        entries = evaluation.known[weights]  # image by image, the classes of each in ascending order
+        assert np.array_equal(entries.columns[part].numpy(), known)
+        return known, entries.logits[part].sigmoid().numpy(), targets[known]
+
+    @functools.cached_property
+    def _known_before(self) -> list[int]:
+        """Known entries before each image shown."""
+        rows = np.concatenate([self.labels.pairs(value)[0] for value in (0, 1)])
+        return [int((rows < index).sum()) for index in self.shown]
+
+
+def sample_images(labels: LabelSet, stats: LabelStats, count: int) -> np.ndarray:
+    """`count` images, int64 indices in ascending order: of all frequencies, by the rarest label of an image."""
+    rows, columns = labels.positive_pairs()
+    rarest = np.full(len(labels), np.iinfo(np.int64).max)
+    np.minimum.at(rarest, rows, stats.positives[columns])
+    order = np.argsort(rarest, kind="stable")[: len(np.unique(rows))]  # images without a label come last
+    if not len(order):
+        order = np.arange(len(labels))
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)
+    return np.sort(order[places])
+
+
+def prediction_lines(
+    names: list[str], probabilities: np.ndarray, targets: np.ndarray, *, threshold: float, best_only: bool = False
+) -> list[Line]:
+    """True labels with their probability, found or missed, then what is predicted beside them, most probable first.
+
+    Args:
+        names, probabilities, targets: (k,) of one image; targets 1, 0, -1.
+        threshold: from which a class is predicted.
+        best_only: only the most probable one is.
+    """
+    best = np.arange(len(names)) == (int(probabilities.argmax()) if len(names) else -1)
+    predicted = best if best_only else probabilities >= threshold
+    order = np.argsort(-probabilities, kind="stable")
+    true = [k for k in order if targets[k] == 1]
+    others = [k for k in order if predicted[k] and targets[k] != 1]
+    lines: list[Line] = [
+        ("hit" if predicted[k] else "missed", f"{'✓' if predicted[k] else '✗'} {probabilities[k]:.2f} {names[k]}")
+        for k in true
+    ]
+    lines += [
+        (
+            "wrong" if targets[k] == 0 else "unknown",
+            f"{'+' if targets[k] == 0 else '?'} {probabilities[k]:.2f} {names[k]}",
+        )
+        for k in others
+    ]
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], ("text", f"… and {len(lines) - _LINES + 1} more")]
+    return lines or [("text", "no label, and none predicted")]
+
+
+def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Figures of the best weights, under keys that do not depend on which weights these are: `val/map`, `test/OF1`."""
+    weights = result["best"]["weights"]
+    splits = {"val": result[weights], "test": result.get("test", {}).get(weights, {})}
+    keys = [*dict.fromkeys(key for keys in HEADLINES for key in keys), "micro_ap", "map_unseen"]
+    found = {f"{split}/{key}": scalars[key] for split, scalars in splits.items() for key in keys if key in scalars}
+    return {**found, "seconds": float(result["seconds"]), "best_epoch": float(result["best"]["epoch"])}
+
+
+def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as the HParams tab takes it: dotted keys; a component is called by the module of its target."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if not isinstance(value, Mapping):
+            flat[key] = value
+            continue
+        for inner, leaf in flattened(value).items():
+            if inner == "_target_":
+                flat[key] = "none" if leaf == "null" else _short(str(leaf))
+            else:
+                flat[f"{key}.{inner}"] = leaf
+    return {key: "null" if value is None else value for key, value in flat.items()}
+
+
+def _short(target: str) -> str:
+    return target.split(".")[-2 if target.startswith("mltrain.") else -1]
+
+
+def tensorboard_of(sinks: Any) -> TensorBoard | None:
+    """The event files among a run's sinks, if it has any."""
+    return next((sink for sink in sinks.sinks if isinstance(sink, TensorBoard)), None)

@@ -1,0 +1,97 @@
+"""Images with words under them, drawn with Pillow: for TensorBoard and for looking at a batch."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Line = tuple[str, str]
+"""What a line means (a key of `COLORS`) and its text."""
+
+COLORS = {
+    "title": "#1c2330",
+    "text": "#5c6675",
+    "hit": "#2e7d4f",
+    "missed": "#b86a10",
+    "wrong": "#b3383c",
+    "unknown": "#6b5b95",
+}
+_PAPER = "#ffffff"
+_SIZE, _LEADING, _MARGIN = 12, 16, 6
+
+
+def captioned(image: np.ndarray, lines: Sequence[Line], *, width: int = 224, rows: int | None = None) -> Image.Image:
+    """An image scaled to `width`, its lines below it.
+
+    Args:
+        image: uint8 (H, W, 3).
+        lines: kind and text; text that is too long is cut.
+        width: pixels.
+        rows: room for so many lines, so that images have one height; None: for those given.
+    """
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    kind = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.BICUBIC
+    picture = picture.resize((width, height), kind)
+    room = len(lines) if rows is None else rows
+    canvas = Image.new("RGB", (width, height + _LEADING * room + 2 * _MARGIN), _PAPER)
+    canvas.paste(picture, (0, 0))
+    draw, font = ImageDraw.Draw(canvas), _font()
+    for k, (kind_of_line, text) in enumerate(lines[:room]):
+        at = (_MARGIN, height + _MARGIN + k * _LEADING)
+        draw.text(at, _cut(text, width - 2 * _MARGIN), fill=COLORS[kind_of_line], font=font)
+    return canvas
+
+
+def grid(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Image.Image:
+    """Pictures in rows of `columns`, each row as high as its highest."""
+    rows = [pictures[k : k + columns] for k in range(0, len(pictures), columns)]
+    width = max(sum(p.width + gap for p in row) for row in rows) + gap
+    canvas = Image.new("RGB", (width, sum(max(p.height for p in row) + gap for row in rows) + gap), "#dfe3e9")
+    top = gap
+    for row in rows:
+        left = gap
+        for picture in row:
+            canvas.paste(picture, (left, top))
+            left += picture.width + gap
+        top += max(p.height for p in row) + gap
+    return canvas
+
+
+def jpeg(picture: Image.Image, *, side: int | None = None, quality: int = 85) -> tuple[bytes, int, int]:
+    """The picture as the bytes of a JPEG file, its width and height; shrunk to `side` x `side` pixels where larger."""
+    if side is not None:
+        picture = picture.copy()
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return stream.getvalue(), picture.width, picture.height
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write in whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    picture.save(temporary, "PNG")
+    temporary.replace(path)
+
+
+def _cut(text: str, width: int) -> str:
+    font = _font()
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+@functools.lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib  # for its font, which knows more alphabets than Pillow's
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), _SIZE)
