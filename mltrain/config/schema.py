@@ -119,6 +119,28 @@ class Tuning:
     tune_folds: int | None = _number(None, least=2)  # cross-fit on val in place of reporting on test
 
 
+@dataclass(frozen=True)
+class Export:
+    """Options of tools/export.py, beside the run's config."""
+
+    out: str | None = None  # FILE.onnx or FILE.pt2; null: <RUN>/model.onnx
+    input: Literal["uint8", "float", "normalised"] = "uint8"  # what the file takes; the first two are 0..255
+    weights: Literal["best", "val", "ema"] = "best"
+    images: str | None = None  # image or folder of images to check with; null: drawn ones
+
+
+@dataclass(frozen=True)
+class Push:
+    """Options of tools/push.py, beside the run's config."""
+
+    out: str | None = None  # folder; null: <RUN>/hub
+    weights: Literal["best", "val", "ema"] = "best"
+    license: str | None = None  # of the weights, an SPDX name
+    data_license: str | None = None  # of the training images, in words
+    repo: str | None = None  # also upload to owner/name on the Hugging Face hub
+    private: bool = False  # a repository that is made for it
+
+
 FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "logger": Logger, "paths": Paths}
 
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
@@ -128,7 +150,8 @@ INJECTED: dict[str, tuple[str, ...]] = {
     "model": (),
     "head": ("in_features", "num_classes", "class_names", "stats"),
     "loss": ("num_classes", "stats"),
-    "sampler": ("labels", "stats", "seed"),
+    "sampler": ("labels", "stats", "seed", "class_costs"),
+    "curriculum": ("labels", "seed"),
     "augment": ("image_size",),
     "eval_resize": ("image_size",),
     "mix": (),
@@ -136,7 +159,7 @@ INJECTED: dict[str, tuple[str, ...]] = {
     "schedule": ("steps_per_epoch",),
     "ema": ("model",),
 }
-SWITCHABLE = frozenset({"partial", "mix", "ema"})  # may be switched off: `_target_: null`
+SWITCHABLE = frozenset({"partial", "curriculum", "mix", "ema"})  # may be switched off: `_target_: null`
 
 # What came later, and what a config without it stands for: a run of this value keeps the id it had before.
 LATER: dict[str, Any] = {
@@ -146,11 +169,12 @@ LATER: dict[str, Any] = {
     "metrics.min_positives": 1,
     "metrics.min_negatives": 0,
     "head.bottleneck": None,
+    "curriculum": {"_target_": None},
 }
 
 # Whose code a config may call. Narrower than whole packages: torch.load or a download is no loss.
 ALLOWED_TARGETS = (
-    *(f"mltrain.{part}." for part in ("datasets", "longtail", "losses", "models", "optim", "pipeline")),
+    *(f"mltrain.{part}." for part in ("curriculum", "datasets", "longtail", "losses", "models", "optim", "pipeline")),
     *("torch.nn.", "torch.optim.", "torchvision.ops.", "torchvision.transforms.", "timm."),
 )
 
