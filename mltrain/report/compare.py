@@ -1,0 +1,330 @@
+"""Tables of runs: what differs between them, mean and spread over seeds, differences to a baseline.
+
+    tables = compare(records)                        # of report.runs.read_runs; one Table for each data set
+    table.columns                                    # settings that differ between its rows: ["loss", "sampler", ...]
+    for row in table.rows:                           # runs that differ in nothing but the seed
+        row.settings["loss"], row.figures["map"]     # Figure(mean, std, values); figures are in percent
+    table.unfinished                                 # runs without a result, with their status and note
+    report.differences.add_differences(table, "loss=bce")     # fills row.difference: Difference(value, low, high)
+
+Rows of a table are comparable as far as their columns say: every setting that can change a result and differs is a
+column, except that options of a component are compared with those of the same component only (ASL's `gamma_neg` says
+nothing about BCE), and that what follows from a column shown is left out (`schedule.epochs` follows `runner.epochs`)
+or, where it says more, in `table.implied` and the notes (every ML-Decoder run has 224 px).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mltrain.errors import DataError
+from mltrain.report.runs import RunRecord, lookup, spelled
+from mltrain.report.tables import HEADLINES
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["auto", "val", "test"]
+# Shown although another component, or another option, would explain them: nobody should have to ask for these.
+ALWAYS = ("model.image_size", "model.pretrained", "optimizer.lr", "head.prior")
+SECTIONS = (
+    *("dataset", "partial", "model", "head", "loss", "sampler", "augment", "eval_resize", "mix"),
+    *("optimizer", "schedule", "ema", "curriculum"),
+)
+
+
+class Figure(NamedTuple):
+    """A figure over seeds."""
+
+    mean: float
+    std: float | None
+    """of the sample (n - 1); None of one run"""
+    values: tuple[float, ...]
+    """by run, in the order of `Row.runs`"""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(float(np.mean(values)), std, tuple(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row's figure less the baseline's, each the mean over seeds."""
+
+    value: float
+    low: float | None
+    high: float | None
+    """bounds of the 95 % interval over test images, paired; None where it is not to be had, `why` says why"""
+    figure: str
+    baseline: Row
+    why: str = ""
+
+
+@dataclass(eq=False)
+class Row:
+    """Runs that differ in nothing but their seed."""
+
+    settings: dict[str, Any]
+    """by column of the table; a component that has no such option has no such key"""
+    runs: list[RunRecord]
+    """finished, by seed"""
+    unfinished: list[RunRecord]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    """those that all finished runs have; "seconds" and "images_per_second" too"""
+    is_baseline: bool = False
+    difference: Difference | None = None
+
+    @property
+    def label(self) -> str:
+        """`loss=asl head=gap`; of a table of one row, the name of its runs."""
+        text = " ".join(f"{key}={spelled(value)}" for key, value in self.settings.items())
+        return text or (self.runs or self.unfinished)[0].name
+
+
+class Implied(NamedTuple):
+    """A setting that differs, but only as a column does."""
+
+    key: str
+    column: str
+    values: dict[str, str]
+    """its value by the column's, both as spelled"""
+
+
+@dataclass(eq=False)
+class Table:
+    """Runs on one data set."""
+
+    dataset: str
+    task: str
+    split: str
+    """whose figures: "val" or "test" """
+    weights: str
+    """"best" (by the validation split), "val" (raw) or "ema" """
+    columns: list[str]
+    """settings that differ, the most telling first"""
+    rows: list[Row]
+    """those with a finished run, the best first"""
+    unfinished: list[RunRecord]
+    implied: list[Implied] = field(default_factory=list)
+    headline: tuple[str, ...] = ()
+    """the main figures of the task"""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[RunRecord]:
+        return [run for row in self.rows for run in row.runs]
+
+
+def compare(records: Sequence[RunRecord], *, split: Split = "auto", weights: str = "best") -> list[Table]:
+    """One table for each data set and task, by name.
+
+    Args:
+        records: of `read_runs`, perhaps filtered.
+        split: whose figures; "auto" is the test split where every finished run of the table has one, else validation.
+        weights: "best": those that validation chose, run by run; "val" raw; "ema".
+
+    Raises:
+        DataError: a finished run has no figures of the split and weights asked for.
+    """
+    unreadable = [record for record in records if record.status == "unreadable"]
+    kinds = sorted({(r.dataset, r.task) for r in records if r.status != "unreadable"})
+    tables = []
+    for dataset, task in kinds:
+        own = [r for r in records if r.status != "unreadable" and (r.dataset, r.task) == (dataset, task)]
+        tables.append(_table(own, dataset, task, split, weights))
+    if unreadable:
+        if not tables:
+            tables.append(Table("(none)", "multi_label", "val", weights, [], [], []))
+        tables[-1].unfinished += unreadable
+    return tables
+
+
+def _table(records: list[RunRecord], dataset: str, task: str, split: Split, weights: str) -> Table:
+    records, repeated = _newest(records)
+    finished = [r for r in records if r.finished]
+    chosen = split if split != "auto" else "test" if finished and all(r.has_test for r in finished) else "val"
+    by_setting: dict[str, Row] = {}
+    for record in sorted(records, key=lambda r: (r.seed, str(r.folder))):
+        row = by_setting.setdefault(_identity(record, seed=False), Row({}, [], []))
+        (row.runs if record.finished else row.unfinished).append(record)
+    columns, implied = _without_implied(differing(records), list(by_setting.values()))
+    for row in by_setting.values():
+        settings = (row.runs or row.unfinished)[0].settings
+        row.settings = {key: settings[key] for key in columns if key in settings}
+    rows = [row for row in by_setting.values() if row.runs]
+    for row in rows:
+        row.figures = _figures(row.runs, chosen, weights)
+    headline = next((keys for keys in HEADLINES if any(keys[0] in row.figures for row in rows)), HEADLINES[0])
+    rows.sort(key=lambda row: -row.figures[headline[0]].mean if headline[0] in row.figures else math.inf)
+    unfinished = [r for r in records if not r.finished]
+    table = Table(dataset, task, chosen, weights, columns, rows, unfinished, implied, headline)
+    table.notes += _notes(table, finished)
+    if repeated:
+        table.notes.append(f"{repeated} runs repeat another with the same settings and seed; the newest one counts.")
+    return table
+
+
+def _identity(record: RunRecord, *, seed: bool) -> str:
+    return repr(sorted((key, spelled(value)) for key, value in record.settings.items() if seed or key != "seed"))
+
+
+def _newest(records: list[RunRecord]) -> tuple[list[RunRecord], int]:
+    """One run of each settings and seed, a finished one if there is one; and how many were left out."""
+    kept: dict[str, RunRecord] = {}
+
+    def age(record: RunRecord) -> tuple[bool, float]:
+        path = record.folder / ("result.json" if record.finished else "config.yaml")
+        return record.finished, path.stat().st_mtime if path.is_file() else 0.0
+
+    for record in records:
+        same = _identity(record, seed=True)
+        if same not in kept or age(record) > age(kept[same]):
+            kept[same] = record
+    return list(kept.values()), len(records) - len(kept)
+
+
+def _figures(runs: list[RunRecord], split: str, weights: str) -> dict[str, Figure]:
+    tables = []
+    for run in runs:
+        scalars = run.scalars(split, weights)
+        if not scalars:
+            raise DataError(f"{run.folder}: has no figures of the {split} split and the weights {weights!r}")
+        tables.append(scalars)
+    keys = [key for key in tables[0] if all(_number(table.get(key)) for table in tables)]
+    figures = {key: Figure.of([table[key] for table in tables]) for key in keys}
+    for key in ("seconds", "images_per_second"):
+        values = [run.result.get(key) for run in runs]
+        if all(_number(value) for value in values):
+            figures[key] = Figure.of([float(value) for value in values if value is not None])
+    return figures
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _notes(table: Table, finished: list[RunRecord]) -> list[str]:
+    notes = []
+    if table.split == "val" and finished:
+        notes.append("Epoch and weights were chosen on the images that are reported (no test split).")
+    for column in dict.fromkeys(item.column for item in table.implied):
+        items = [item for item in table.implied if item.column == column]
+        for value in items[0].values:
+            text = ", ".join(f"{item.key}={item.values[value]}" for item in items if value in item.values)
+            notes.append(f"Every run with {column}={value} has {text}.")
+    by = sorted({str(run.result["best"].get("by", "map")) for run in finished})
+    if len(by) > 1:
+        notes.append(f"The epoch was not chosen by the same figure in all runs: {', '.join(by)}.")
+    machines = sorted({run.machine for run in finished if run.machine})
+    if len(machines) > 1:
+        notes.append(f"Times are not comparable: the runs were on {'; '.join(machines)}.")
+    seeds = {len(row.runs) for row in table.rows}
+    if len(seeds) > 1:
+        notes.append(f"Rows have from {min(seeds)} to {max(seeds)} seeds.")
+    corrupt = sum(1 for run in finished if run.result.get("corrupt_images"))
+    if corrupt:
+        notes.append(f"{corrupt} runs skipped images that could not be decoded (corrupt_images in result.json).")
+    return notes
+
+
+# -- what differs ----------------------------------------------------------------------------------------------------
+
+
+def differing(records: Sequence[RunRecord]) -> list[str]:
+    """Settings by which runs of one data set differ, the seed apart; components first, then the frame, then options."""
+    present: dict[str, None] = {}
+    for record in records:
+        present |= dict.fromkeys(record.settings)
+    found = [key for key in present if key != "seed" and _differs(key, records)]
+    found.sort(key=_rank)
+    kept: list[str] = []
+    for key in found:
+        if key in ALWAYS or not any(_follows(key, other, records) for other in kept):
+            kept.append(key)
+    return kept
+
+
+def _rank(key: str) -> tuple[int, int, str]:
+    section, _, option = key.partition(".")
+    place = SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)
+    if not option:
+        return 0, place, ""
+    return (1 if section == "runner" else 2 if key in ALWAYS else 3), place, key
+
+
+def _differs(key: str, records: Sequence[RunRecord]) -> bool:
+    """An option of a component: between runs with the same component; anything else: between any two."""
+    section = key.partition(".")[0]
+    by_component: dict[str, set[str]] = {}
+    for record in records:
+        if key in record.settings:
+            target = "" if key in ALWAYS else str(record.settings.get(f"{section}._target_", ""))
+            by_component.setdefault(target, set()).add(spelled(record.settings[key]))
+    if key == section or key.endswith("._target_"):  # one name may stand for two classes
+        return len(set().union(*by_component.values())) > 1 or (
+            key == section and any(key not in record.settings for record in records)
+        )
+    return any(len(values) > 1 for values in by_component.values())
+
+
+def _follows(key: str, other: str, records: Sequence[RunRecord]) -> bool:
+    """Whether `other`, which is shown, says all that `key` would: an option by its component, or the same by name."""
+    section = key.partition(".")[0]
+    values = [record.settings.get(key) for record in records]
+    others = [record.settings.get(other) for record in records]
+    if other == section:
+        by_name: dict[str, set[str]] = {}
+        for a, b in zip(others, values, strict=True):
+            by_name.setdefault(spelled(a), set()).add(spelled(b))
+        return all(len(found) == 1 for found in by_name.values())
+    same_name = key.rpartition(".")[2] == other.rpartition(".")[2]
+    return same_name and all(spelled(a) == spelled(b) for a, b in zip(values, others, strict=True))
+
+
+def _without_implied(columns: list[str], rows: Sequence[Row]) -> tuple[list[str], list[Implied]]:
+    """The columns, and apart those that differ only as a component's column does, which several rows share."""
+    kept: list[str] = []
+    implied: list[Implied] = []
+    settings = [(row.runs or row.unfinished)[0].settings for row in rows]
+    for key in columns:
+        for column in (c for c in kept if "." not in c):
+            found: dict[str, set[str]] = {}
+            for own in settings:
+                found.setdefault(spelled(own.get(column)), set()).add(spelled(own[key]) if key in own else "")
+            if len(found) < len(rows) and all(len(values) == 1 for values in found.values()):
+                values = {name: value for name, (value,) in found.items() if value}
+                implied.append(Implied(key, column, values))
+                break
+        else:
+            kept.append(key)
+    return kept, implied
+
+
+def sort_rows(table: Table, key: str) -> None:
+    """By a figure (the best first) or a setting; `-key` the other way round.
+
+    Raises:
+        ValueError: no row has it.
+    """
+    reverse, key = key.startswith("-"), key.lstrip("-")
+    if any(key in row.figures for row in table.rows):
+        least = key in ("seconds",)  # less is better
+        sign = 1 if least != reverse else -1
+        table.rows.sort(key=lambda row: sign * row.figures[key].mean if key in row.figures else math.inf)
+        return
+    values = {id(row): lookup(row.runs[0], key) for row in table.rows}
+    if not any(found for found, _ in values.values()):
+        raise ValueError(f"sort={key}: {table.dataset} has no such figure or setting")
+
+    def order(row: Row) -> tuple[bool, bool, float, str]:
+        found, value = values[id(row)]
+        number = _number(value)
+        return not found, not number, float(value) if number else 0.0, spelled(value)
+
+    table.rows.sort(key=order, reverse=reverse)
