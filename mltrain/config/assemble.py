@@ -96,27 +96,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     splits, stats, model = parts
     if cfg.metrics.best == "map_unseen":
         _check_unseen(splits.val, stats, cfg.metrics.min_positives)
-    loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
-    if getattr(loss, "reduction", None) == "none":
-        raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
-    optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
-    train_loader = _train_loader(cfg, dist, parts)
-    amp_dtype = resolve_amp(cfg.runner.amp, dist.device)
-    ema = instantiate(cfg.ema, "ema", model=model)
-    step = TrainStep(
-        model=model,
-        loss=loss.to(dist.device),
-        optimizer=optimizer,
-        schedule=instantiate(cfg.schedule, "schedule", steps_per_epoch=train_loader.steps_per_epoch),
-        ema=ema,
-        mix=instantiate(cfg.mix, "mix"),
-        dist=dist,
-        seed=cfg.seed,
-        amp_dtype=amp_dtype,
-        clip_grad_norm=cfg.runner.clip_grad_norm,
-        channels_last=cfg.runner.channels_last,
-        compile=cfg.runner.compile,
-    )
+    step, train_loader = build_training(cfg, dist, parts)
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
@@ -131,7 +111,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         _describe(folder, step, model, train_loader)
     return Runner(
         model=model,
-        ema=ema,
+        ema=step.ema,
         train_step=step,
         train_loader=train_loader,
         val_loader=eval_loader(cfg, dist, splits.val, model),
@@ -155,8 +135,35 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     )
 
 
-def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
-    """Splits (checked), statistics of the training labels (unless given), and the model on its device."""
+def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> tuple[TrainStep, TrainLoader]:
+    """The optimizer step with all it needs, and the batches it is given."""
+    _, stats, model = parts
+    loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
+    if getattr(loss, "reduction", None) == "none":
+        raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
+    optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
+    train_loader = build_train_loader(cfg, dist, parts)
+    step = TrainStep(
+        model=model,
+        loss=loss.to(dist.device),
+        optimizer=optimizer,
+        schedule=instantiate(cfg.schedule, "schedule", steps_per_epoch=train_loader.steps_per_epoch),
+        ema=instantiate(cfg.ema, "ema", model=model),
+        mix=instantiate(cfg.mix, "mix"),
+        dist=dist,
+        seed=cfg.seed,
+        amp_dtype=resolve_amp(cfg.runner.amp, dist.device),
+        clip_grad_norm=cfg.runner.clip_grad_norm,
+        channels_last=cfg.runner.channels_last,
+        compile=cfg.runner.compile,
+    )
+    return step, train_loader
+
+
+def build_data(
+    cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None
+) -> tuple[Splits, LabelStats]:
+    """Splits (checked) and statistics of the training labels (unless given)."""
     with dist.first():  # one process generates what a dataset keeps on disk
         try:
             splits: Splits = instantiate(cfg.dataset, "dataset")
@@ -178,7 +185,12 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
         for labels in splits:
             if labels is not None:
                 check_files(labels)
-    stats = stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
+    return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
+
+
+def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
+    """Splits and statistics as `build_data` gives them, and the model on its device."""
+    splits, stats = build_data(cfg, dist, stats)
     with dist.first():  # one process downloads pretrained weights
         model: nn.Module = build_model(cfg, stats.class_names, stats)
     if cfg.runner.sync_bn and dist.world_size > 1:
@@ -268,7 +280,8 @@ def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
     return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
 
-def _train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
+def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
+    """Loader of the training split, at the model's input size."""
     splits, stats, model = parts
     if cfg.runner.batch_size % dist.world_size:
         raise ConfigError(
