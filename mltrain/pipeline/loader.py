@@ -195,12 +195,12 @@ class EvalLoader:
         transform: deterministic transform of an image.
         batch_size: images of a batch over all ranks.
         rank, world_size: of this process.
-        num_workers, prefetch, pin_memory: as for `TrainLoader`.
+        num_workers, prefetch, pin_memory, on_corrupt: as for `TrainLoader`; what ``skip`` leaves out is not counted.
         cache: what `transform` gives, to read in place of the files.
 
     Raises:
         ValueError: an argument is out of range, or the cache holds what another transform gives.
-        DataError: while iterating: an image cannot be decoded.
+        DataError: while iterating: an image cannot be decoded (``stop``).
     """
 
     def __init__(
@@ -214,6 +214,7 @@ class EvalLoader:
         num_workers: int | None = None,
         prefetch: int = 2,
         pin_memory: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
         cache: CachedImages | None = None,
     ) -> None:
         _check_sizes(batch_size, rank, world_size)
@@ -231,7 +232,7 @@ class EvalLoader:
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
         transform = AsItIs(transform.image_size) if cache else transform
         self._loader = _data_loader(
-            partial(Assembler, labels, cache or FileSource(labels), transform, None, False),
+            partial(Assembler, labels, cache or FileSource(labels), transform, None, on_corrupt == "skip"),
             lambda: self._jobs,
             num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
             prefetch=prefetch,
