@@ -77,6 +77,10 @@ class Column:
     hint: str = ""
     best: bool = False
     """mark the highest value"""
+    spread: Sequence[float | None] | None = None
+    """standard deviations, shown after the values"""
+    sign: bool = False
+    """write + before what is above 0"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Table:
                 "digits": c.digits,
                 "hint": c.hint,
                 "best": c.best,
+                "sign": c.sign,
+                "spread": None if c.spread is None else numbers(c.spread, 4),
                 "values": numbers(c.values, 4) if c.kind == "number" else list(c.values),
             }
             for c in self.columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Predicted:
         return f"{len(self.saved.files):,} {SPLITS[self.saved.split]} images, {WEIGHTS[self.saved.weights]} weights"
 
 
-def add_predictions(page: Page, run: RunData, images: Path | None) -> None:
+def add_predictions(page: Page, run: RunData, images: Mapping[str, Path]) -> None:
     """Append the sections; without predictions say why they are missing."""
     try:
         saved = load_predictions(run.folder)
@@ -65,7 +65,7 @@ def add_predictions(page: Page, run: RunData, images: Path | None) -> None:
         _add_confusion(page, run, ready)
     else:
         _add_cooccurrence(page, ready)
-    _add_pictures(page, ready, images)
+    _add_pictures(page, ready, images.get(saved.split))
 
 
 def prepare(run: RunData, saved: SavedPredictions) -> Predicted:

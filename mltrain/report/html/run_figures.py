@@ -53,7 +53,12 @@ def quality_figure(run: RunData) -> Figure | None:
         traces = [trace for trace in traces if trace]
         best = run.result.get("best")
         if best and key == by and traces:
-            marker = {"color": "--text", "size": 12, "symbol": "star", "line": {"color": "--card", "width": 1}}
+            marker: dict[str, Any] = {
+                "color": "--text",
+                "size": 12,
+                "symbol": "star",
+                "line": {"color": "--card", "width": 1},
+            }
             star: dict[str, Any] = {
                 "x": [best["epoch"]],
                 "y": numbers([best[by]]),
@@ -62,8 +67,8 @@ def quality_figure(run: RunData) -> Figure | None:
             traces.append({"type": "scatter", "mode": "markers", "marker": marker, **star})
         if traces:
             title = TITLES.get(key, key)
-            layout = {"xaxis": epoch_axis(run), "yaxis": axis(f"{title}, %")}
-            views[title] = {"data": traces, "layout": layout | {"hovermode": "x unified"}}
+            axes = {"xaxis": epoch_axis(run), "yaxis": axis(f"{title}, %")}
+            views[title] = {"data": traces, "layout": {**axes, "hovermode": "x unified"}}
     prefix = "accuracy" if run.single_label else "map"
     groups = [
         _by_epoch(evaluated, run.weights, f"{prefix}_{group}", name=group, color=f"--{group}") for group in GROUP_NAMES
@@ -71,7 +76,7 @@ def quality_figure(run: RunData) -> Figure | None:
     groups = [trace for trace in groups if trace]
     if groups:
         title = f"{TITLES[prefix]} of the {WEIGHTS[run.weights]} weights, %"
-        layout = {"xaxis": epoch_axis(run), "yaxis": axis(title), "hovermode": "x unified"}
+        layout: dict[str, Any] = {"xaxis": epoch_axis(run), "yaxis": axis(title), "hovermode": "x unified"}
         views["head, medium, tail"] = {"data": groups, "layout": layout}
     return {"views": views} if views else None
 

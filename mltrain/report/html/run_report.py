@@ -22,12 +22,15 @@ logger = logging.getLogger(__name__)
 FILE = "report.html"
 
 
-def write_run_report(folder: str | Path, *, images: str | Path | None = None, out: str | Path | None = None) -> Path:
+def write_run_report(
+    folder: str | Path, *, images: Mapping[str, str | Path] | None = None, out: str | Path | None = None
+) -> Path:
     """Write the report of a run and return its path.
 
     Args:
         folder: of the run; an unfinished one gets the sections that it has data for.
-        images: folder that the image files of the predictions are relative to; None: pages without pictures.
+        images: by split, the folder that the image files of its predictions are relative to; where there is none, the
+            page has no pictures.
         out: file; None: report.html in the run folder.
 
     Raises:
@@ -36,11 +39,11 @@ def write_run_report(folder: str | Path, *, images: str | Path | None = None, ou
     """
     run = read_run(folder)
     path = Path(out) if out is not None else run.folder / FILE
-    write_page(path, run_page(run, None if images is None else Path(images)))
+    write_page(path, run_page(run, {split: Path(root) for split, root in (images or {}).items()}))
     return path
 
 
-def report_at_end(folder: Path, *, images: str | Path | None) -> None:
+def report_at_end(folder: Path, *, images: Mapping[str, str | Path]) -> None:
     """`write_run_report` for the end of a training: one log line, and a failure is a warning with what to do."""
     started = time.perf_counter()
     try:
@@ -52,7 +55,7 @@ def report_at_end(folder: Path, *, images: str | Path | None) -> None:
     logger.info("report: %s (%.1f s)", path, time.perf_counter() - started)
 
 
-def run_page(run: RunData, images: Path | None) -> Page:
+def run_page(run: RunData, images: Mapping[str, Path]) -> Page:
     """The page of a run, not yet written."""
     page = Page(title=f"{run.dataset} · {run.name}", subtitle=str(run.result.get("config_id") or run.folder.name))
     _add_summary(page, run)

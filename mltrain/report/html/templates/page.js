@@ -98,11 +98,13 @@
   dark.addEventListener("change", redraw);
 
   // ---- tables: sorted, searched, by pages; only the rows of a page are ever in the document --------------------------
-  const format = (value, column) => {
+  const format = (value, column, k) => {
     if (value === null || value === undefined || value === "") return "–";
     if (column.kind === "number") {
       const digits = { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits };
-      return value.toLocaleString("en-US", digits);
+      const spread = column.spread?.[k] ?? null;
+      const sign = column.sign && value > 0 ? "+" : "";
+      return sign + value.toLocaleString("en-US", digits) + (spread === null ? "" : ` ± ${spread.toFixed(column.digits)}`);
     }
     return Array.isArray(value) ? value[0] : value;
   };
@@ -139,7 +141,7 @@
     const cell = (column, k, c) => {
       const value = column.values[k];
       const td = make("td", { className: left(column) ? "left" : "" });
-      const text = format(value, column);
+      const text = format(value, column, k);
       if (column.kind === "group" && value) {
         const dot = make("span", { className: "dot" });
         dot.style.setProperty("--c", `var(--${value})`);

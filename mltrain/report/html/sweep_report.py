@@ -1,0 +1,303 @@
+"""The page that compares runs: what differs, ranking, groups, curves, paired differences, what did not finish."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mltrain.errors import DataError
+from mltrain.report.compare import Row
+from mltrain.report.compare import Table as Comparison
+from mltrain.report.differences import add_differences
+from mltrain.report.html import sweep_figures as figures
+from mltrain.report.html.page import Column, Page, Table, duration, figure_number, write_page
+from mltrain.report.html.run_data import SPLITS, TITLES, RunData, read_run
+from mltrain.report.html.run_report import FILE
+from mltrain.report.runs import RunRecord, spelled
+
+logger = logging.getLogger(__name__)
+
+FAILED = ("failed", "interrupted")
+
+
+def write_sweep_report(
+    tables: Sequence[Comparison],
+    out: str | Path,
+    *,
+    title: str,
+    jobs: Sequence[Mapping[str, Any]] = (),
+    baseline: str | Sequence[str] | None = None,
+    resamples: int = 1000,
+) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        tables: of `mltrain.report.compare.compare`, one for each data set.
+        out: file; links to reports of single runs are relative to its folder.
+        title: what is compared: the folder.
+        jobs: records of a sweep's jobs; those that failed are listed with their reason.
+        baseline: filters that choose what differences are to (`loss=bce`); None: the best row of each table.
+        resamples: of the images, for the intervals; 0: none.
+
+    Raises:
+        DataError: there is nothing to compare.
+        ValueError: no row is the baseline.
+        ConfigError: Plotly or Jinja2 is not installed.
+    """
+    path = Path(out)
+    write_page(path, sweep_page(tables, title, path.parent, jobs=jobs, baseline=baseline, resamples=resamples))
+    return path
+
+
+def sweep_page(
+    tables: Sequence[Comparison],
+    title: str,
+    folder: Path,
+    *,
+    jobs: Sequence[Mapping[str, Any]] = (),
+    baseline: str | Sequence[str] | None = None,
+    resamples: int = 1000,
+) -> Page:
+    """The page, not yet written."""
+    if not any(table.rows or table.unfinished for table in tables) and not jobs:
+        raise DataError(f"{title}: there are no runs to compare")
+    runs = sum(len(table.records) for table in tables)
+    page = Page(title=title, subtitle=f"{runs} finished run{'' if runs == 1 else 's'}")
+    several = len(tables) > 1
+    for k, table in enumerate(tables):
+        name, on = f"t{k}", f" · {table.dataset}" if several else ""
+        if not table.rows:
+            page.leave_out(f"Results{on}", "no run has finished")
+            continue
+        _add_overview(page, table, f"{name}-results", f"Results{on}")
+        _add_ranking(page, table, name, on)
+        _add_curves(page, table, name, on)
+        _add_differences(page, table, name, on, baseline, resamples)
+        _add_runs(page, table, f"{name}-runs", f"Runs{on}", folder)
+    _add_unfinished(page, tables, jobs)
+    return page
+
+
+def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
+    best, key = table.rows[0], table.headline[0]
+    seeds = sorted({len(row.runs) for row in table.rows})
+    tiles = [
+        {"title": "runs", "value": str(len(table.records)), "note": f"{len(table.unfinished)} unfinished", "group": ""},
+        {"title": "settings", "value": str(len(table.rows)), "note": _seeds(seeds), "group": ""},
+    ]
+    for figure in table.headline[:4]:
+        if figure in best.figures:
+            group = figure.rpartition("_")[2]
+            found = max((row for row in table.rows if figure in row.figures), key=lambda r: r.figures[figure].mean)
+            tile = {"title": f"best {TITLES.get(figure, figure)}", "value": _score(found, figure)}
+            group = group if group in ("head", "medium", "tail") else ""
+            tiles.append(tile | {"note": figures.label_of(found), "group": group})
+    total = sum(run.result.get("seconds") or 0.0 for run in table.records)
+    tiles.append({"title": "training, all runs", "value": duration(total), "note": "", "group": ""})
+    differs = []
+    for column in table.columns:
+        values = dict.fromkeys(spelled(row.settings[column]) for row in table.rows if column in row.settings)
+        shown = ", ".join(list(values)[:12]) + (f" … ({len(values)})" if len(values) > 12 else "")
+        differs.append((column, shown))
+    page.tables[name] = _results_table(table)
+    weights = {"best": "the best", "val": "the raw", "ema": "the EMA"}[table.weights]
+    lead = f"{table.dataset}: figures of {weights} weights on the {SPLITS[table.split]} split, in percent"
+    lead += ", mean ± standard deviation over seeds." if seeds[-1] > 1 else "; one seed each."
+    lead += f" Sorted by {TITLES.get(key, key)}; click a heading to sort by it."
+    context: dict[str, Any] = {"tiles": tiles, "differs": differs, "notes": table.notes, "table": page.tables[name]}
+    page.add(name, title, "sweep_results.html", lead=lead, table_name=name, **context)
+
+
+def _results_table(table: Comparison) -> Table:
+    columns = [
+        Column(key, [spelled(row.settings[key]) if key in row.settings else "" for row in table.rows], "text")
+        for key in table.columns
+    ] or [Column("run", [row.label for row in table.rows], "text")]
+    columns.append(Column("seeds", [len(row.runs) for row in table.rows], digits=0))
+    for key in table.headline:
+        if any(key in row.figures for row in table.rows):
+            means = [row.figures[key].mean if key in row.figures else None for row in table.rows]
+            spread = [row.figures[key].std if key in row.figures else None for row in table.rows]
+            columns.append(Column(TITLES.get(key, key), means, digits=2, best=True, spread=spread))
+    for key, title, scale, digits in (("seconds", "minutes", 60, 1), ("images_per_second", "images/s", 1, 0)):
+        if any(key in row.figures for row in table.rows):
+            means = [row.figures[key].mean / scale if key in row.figures else None for row in table.rows]
+            columns.append(Column(title, means, digits=digits))
+    return Table(columns, search="search settings", page=50)
+
+
+def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
+    single = table.task != "multi_label"
+    key = table.headline[0]
+    found = {
+        "ranking": figures.ranking_figure(table, key),
+        "balance": figures.balance_figure(table, single_label=single),
+        "groups": figures.group_figure(table, single_label=single),
+    }
+    names = {part: f"{name}-{part}" for part, figure in found.items() if figure is not None}
+    page.figures |= {names[part]: figure for part, figure in found.items() if figure is not None}
+    if "groups" not in names:
+        page.leave_out(f"Groups{on}", "the results have no figures of head, medium and tail")
+    ranked = min(len(table.rows), figures.RANKED)
+    drawn = min(len(table.rows), figures.DRAWN)
+    of = lambda n: "" if n == len(table.rows) else f" the best {n} of"  # noqa: E731
+    seeds = max(len(row.runs) for row in table.rows)
+    lead = f"{TITLES.get(key, key)} of{of(ranked)} {len(table.rows)} settings"
+    lead += ", with the standard deviation over seeds and a mark for each run." if seeds > 1 else "."
+    if drawn < len(table.rows) and "groups" in names:
+        lead += f" Bars are of the best {drawn}."
+    height = figures.height_of(ranked)
+    template = "sweep_ranking.html"
+    page.add(f"{name}-compare", f"Comparison{on}", template, lead=lead, names=names, height=height)
+
+
+def _add_curves(page: Page, table: Comparison, name: str, on: str) -> None:
+    rows = []
+    for row in table.rows[: figures.DRAWN]:
+        runs = [run for run in (_read(record) for record in row.runs) if run is not None]
+        rows.append((figures.label_of(row), runs))
+    keys = [key for key in table.headline[:4] if not key.startswith("balanced")]
+    figure = figures.curves_figure(rows, keys)
+    if figure is None:
+        page.leave_out(f"Learning curves{on}", "the runs have no records in metrics.jsonl")
+        return
+    page.figures[f"{name}-curves"] = figure
+    lead = "Validation split, the weights that each run is reported by"
+    lead += f"; the best {len(rows)} of {len(table.rows)} settings." if len(rows) < len(table.rows) else "."
+    lead += " Click a name to hide it, double-click to see it alone."
+    plots = {f"{name}-curves": "learning curves of the runs"}
+    page.add(f"{name}-learning", f"Learning curves{on}", "plots.html", lead=lead, short=f"Curves{on}", plots=plots)
+
+
+def _add_differences(
+    page: Page, table: Comparison, name: str, on: str, baseline: str | Sequence[str] | None, resamples: int
+) -> None:
+    if len(table.rows) < 2:
+        page.leave_out(f"Differences{on}", "there is one setting only")
+        return
+    best = table.rows[0]
+    # The row is named by its first run's folder: settings may hold signs that a filter would read.
+    chosen = baseline or f"folder={glob.escape(str(best.runs[0].folder))}"
+    add_differences(table, chosen, resamples=resamples)
+    figure = figures.difference_figure(table)
+    if figure is None:
+        page.leave_out(f"Differences{on}", "no row has a baseline that agrees with it in everything else")
+        return
+    page.figures[f"{name}-differences"] = figure
+    rows = [row for row in table.rows if row.difference is not None]
+    bases = [figures.label_of(row) for row in table.rows if row.is_baseline]
+    whys = sorted({row.difference.why for row in rows if row.difference is not None and row.difference.why})
+    title = TITLES.get(table.headline[0], table.headline[0])
+    lead = f"{title} less that of {' or '.join(bases)}"
+    lead += f", the {'best' if baseline is None else 'baseline'}. " if len(bases) == 1 else ". "
+    if any(row.difference is not None and row.difference.low is not None for row in rows):
+        lead += (
+            f"Bars are 95 % intervals over the {SPLITS[table.split]} images (paired bootstrap): grey where they hold "
+            "zero. They do not tell how a result varies with the seed of training."
+        )
+    page.tables[f"{name}-differences"] = _difference_table(rows)
+    page.add(
+        f"{name}-differences",
+        f"Differences{on}",
+        "sweep_differences.html",
+        lead=lead,
+        table_name=f"{name}-differences",
+        height=figures.height_of(min(len(rows), figures.RANKED)),
+        whys=whys[:3] + ([f"and {len(whys) - 3} more"] if len(whys) > 3 else []),
+        table=page.tables[f"{name}-differences"],
+    )
+
+
+def _difference_table(rows: Sequence[Row]) -> Table:
+    found = [row.difference for row in rows if row.difference is not None]
+    columns = [
+        Column("settings", [figures.label_of(row) for row in rows], "text"),
+        Column("difference", [d.value for d in found], digits=2, sign=True),
+        Column("from", [d.low for d in found], digits=2, sign=True, hint="lower bound of the 95 % interval"),
+        Column("to", [d.high for d in found], digits=2, sign=True, hint="upper bound of the 95 % interval"),
+    ]
+    if len({id(d.baseline) for d in found}) > 1:
+        columns.append(Column("to the baseline", [figures.label_of(d.baseline) for d in found], "text"))
+    return Table(columns, page=20)
+
+
+def _add_runs(page: Page, table: Comparison, name: str, title: str, folder: Path) -> None:
+    pairs = [(row, run) for row in table.rows for run in row.runs]
+    key = table.headline[0]
+    links = [[run.folder.name, _link(run, folder)] for _, run in pairs]
+    columns = [
+        Column("run", links, "link", hint="opens the report of the run, where there is one"),
+        Column("settings", [figures.label_of(row) for row, _ in pairs], "text"),
+        Column("seed", [run.seed for _, run in pairs], digits=0),
+    ]
+    for figure in table.headline[:4]:
+        values = [run.scalars(table.split, table.weights).get(figure) for _, run in pairs]
+        if any(value is not None for value in values):
+            columns.append(Column(TITLES.get(figure, figure), values, digits=2, best=figure == key))
+    best = [run.result["best"] for _, run in pairs]
+    columns.append(Column("best epoch", [b.get("epoch") for b in best], digits=0))
+    columns.append(Column("weights", [{"val": "raw", "ema": "EMA"}.get(b["weights"], "") for b in best], "text"))
+    columns.append(Column("minutes", [(run.result.get("seconds") or 0) / 60 for _, run in pairs], digits=1))
+    page.tables[name] = Table(columns, search="search runs", page=25)
+    lead = "Each run by itself."
+    page.add(name, title, "sweep_runs.html", lead=lead, table=page.tables[name], table_name=name)
+
+
+def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Mapping[str, Any]]) -> None:
+    failed = [job for job in jobs if job.get("state") in FAILED]
+    known = {str(job.get("folder")) for job in failed if job.get("folder")}
+    rows: list[tuple[str, str, str]] = [
+        (str(job.get("overrides") or job.get("folder")), str(job["state"]), str(job.get("error") or ""))
+        for job in failed
+    ]
+    for table in tables:
+        for run in table.unfinished:
+            if str(run.folder) not in known:
+                rows.append((f"{run.name}, seed {run.seed}, {run.folder}", run.status, run.note))
+    if not rows:
+        return
+    page.tables["unfinished"] = Table(
+        [
+            Column("job", [row[0] for row in rows], "text"),
+            Column("state", [row[1] for row in rows], "text"),
+            Column("why, or how far", [row[2] for row in rows], "text"),
+        ],
+        search="search jobs" if len(rows) > 10 else None,
+    )
+    lead = "The same command runs them again: what has finished is skipped, what was stopped goes on."
+    title = f"Not finished ({len(rows)})"
+    page.add(
+        "unfinished", title, "sweep_runs.html", lead=lead, table=page.tables["unfinished"], table_name="unfinished"
+    )
+
+
+def _read(record: RunRecord) -> RunData | None:
+    try:
+        return read_run(record.folder)
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _link(run: RunRecord, folder: Path) -> str:
+    """Relative address of the run's report; empty where it has none."""
+    path = run.folder / FILE
+    if not path.is_file():
+        return ""
+    from urllib.parse import quote
+
+    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+
+
+def _score(row: Row, key: str) -> str:
+    score = row.figures[key]
+    return figure_number(score.mean) + ("" if score.std is None else f" ± {score.std:.2f}")
+
+
+def _seeds(counts: Sequence[int]) -> str:
+    most = counts[-1]
+    return f"{most} seed{'' if most == 1 else 's'} each" if len(counts) == 1 else f"{counts[0]} to {most} seeds"
