@@ -91,6 +91,7 @@ class Logger:
     """Where figures go besides metrics.jsonl."""
 
     tensorboard: bool = True
+    report: bool = True  # report.html in the run folder at the end; tools/report.py writes it at any time
     tensorboard_curves: bool = True  # PR curves of each evaluation: all classes pooled, and each group
     tensorboard_images: int = _number(8, least=0, most=64)  # validation images shown with predictions; 0: none
     wandb: bool = False  # needs mltrain[wandb]
@@ -139,6 +140,15 @@ class Push:
     data_license: str | None = None  # of the training images, in words
     repo: str | None = None  # also upload to owner/name on the Hugging Face hub
     private: bool = False  # a repository that is made for it
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Options of tools/convert_checkpoint.py, beside the config's."""
+
+    out: str | None = None  # run folder to write; null: <paths.runs>/converted/<name of the file>
+    classes: str | None = None  # class names, one a line, in the order of the logits; or a csv of the file's ids, names
+    overwrite: bool = False  # replace what is in the folder
 
 
 FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "logger": Logger, "paths": Paths}

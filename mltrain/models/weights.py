@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +25,27 @@ CONTAINERS = ("state_dict_ema", "model_ema", "model", "state_dict")
 WRAPPERS = ("module.", "_orig_mod.")
 
 StateDict = dict[str, Tensor]
+
+# What training scripts leave beside the weights: settings and NumPy numbers, which are data. Settings of other packages
+# are read as plain dicts, whether the package is installed or not; nothing of it is called.
+_SETTINGS = (
+    "addict.addict.Dict",
+    "easydict.EasyDict",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "yacs.config.CfgNode",
+)
+
+
+def _allowed() -> list[Any]:
+    """Names that a PyTorch file may mention, besides those that torch itself allows."""
+    scalar, array, kind = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0], np.dtype
+    # NumPy 2 says `numpy._core` where NumPy 1 said `numpy.core`
+    numpy: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    numpy += [(array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    codes = ("?", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8", "U1")
+    numpy += [np.ndarray, kind, *{type(kind(code)) for code in codes}]
+    return [argparse.Namespace, *numpy, *((OrderedDict, name) for name in _SETTINGS)]
 
 
 @dataclass(frozen=True)
@@ -50,13 +75,33 @@ def _some(names: tuple[str, ...], most: int = 8) -> str:
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Tensors by name from a `.safetensors` file or a PyTorch file (`.pt`, `.pth`, `.pth.tar`, `.bin`).
+    """Tensors by name from a `.safetensors` file, a PyTorch file (`.pt`, `.pth`, `.pth.tar`, `.bin`) or a run folder.
 
     A PyTorch file may hold the tensors themselves or a checkpoint with them under `state_dict_ema`, `model_ema`,
-    `model` or `state_dict` (the first found in this order). It is read with `weights_only=True`: no code in it is run.
+    `model` or `state_dict` (the first found in this order). Of a run folder the weights are taken that validation
+    chose, raw or EMA.
 
     Raises:
-        CheckpointError: no such file, not a weights file, or a pickle of more than tensors and plain containers.
+        CheckpointError: as `read_checkpoint`; or there are no tensors.
+    """
+    path = Path(path).expanduser()
+    content = _best_of_run(path) if path.is_dir() else read_checkpoint(path)
+    state = tensors_of(content)
+    if not state:
+        raise CheckpointError(
+            f"weights file {path}: found no tensors by name; expected a state dict, or a checkpoint with one under "
+            f"{', '.join(CONTAINERS)}"
+        )
+    return state
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """All that a weights file holds, read with `weights_only=True`: no code in it is run.
+
+    Tensors and plain data are read, NumPy numbers, and settings (`argparse.Namespace` and the like) as data.
+
+    Raises:
+        CheckpointError: no such file, not a weights file, or a pickle of more than these.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -67,36 +112,54 @@ def read_state_dict(path: str | Path) -> StateDict:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"weights file {path}: not a readable safetensors file ({error})") from error
     try:
-        # timm's own training checkpoints hold their arguments as a Namespace, which is data
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_allowed()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {asked[1]}" if asked else "is damaged or holds more than tensors"
         raise CheckpointError(
-            f"weights file {path}: refused, because it is damaged or holds more than tensors, and reading that would "
-            "run code from the file. Only tensors in plain dictionaries are read; convert it where you trust it: "
-            "`torch.save(model.state_dict(), ...)` or safetensors"
+            f"weights file {path}: refused, because it {what}, and reading that would run code from the file. Only "
+            "tensors and plain data are read; convert it where you trust it: `torch.save(model.state_dict(), ...)` or "
+            "safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"weights file {path}: not a readable PyTorch file ({error})") from error
+
+
+def tensors_of(content: Any) -> StateDict:
+    """The tensors by name in what `read_checkpoint` gave; empty where there are none."""
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        raise CheckpointError(
-            f"weights file {path}: found no tensors by name; expected a state dict, or a checkpoint with one under "
-            f"{', '.join(CONTAINERS)}"
-        )
+    return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+
+
+def _best_of_run(folder: Path) -> Any:
+    best, converted = folder / "best.pt", folder / "model.safetensors"
+    if not best.is_file() and not converted.is_file():
+        raise CheckpointError(f"weights {folder}: a folder without best.pt or model.safetensors; name a run or a file")
+    if not best.is_file():
+        return read_checkpoint(converted)
+    content = read_checkpoint(best)
+    try:
+        return content["ema"]["module"] if content["best"]["weights"] == "ema" else content["model"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"weights {best}: not a checkpoint of a run ({error} is missing)") from error
+
+
+def strip_wrappers(state: Mapping[str, Tensor]) -> StateDict:
+    """`state` without the prefixes that DDP and torch.compile put before names."""
+    state = dict(state)
+    for prefix in WRAPPERS * 2:
+        if any(k.startswith(prefix) for k in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
     return state
 
 
 def strip_prefix(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
     """`state` without what wrappers and outer models put before the `names` of a module."""
-    state = dict(state)
-    for prefix in WRAPPERS * 2:
-        if any(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    state = strip_wrappers(state)
 
     def inner(prefix: str) -> set[str]:
         return {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
