@@ -38,6 +38,7 @@ from mltrain.metrics.summary import TITLES, Summary, summarize
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
+from mltrain.report.html.run_report import report_at_end
 from mltrain.report.outcome import write_confusion, write_json, write_per_class
 from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
@@ -358,6 +359,9 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     finish_board(cfg, runner, result, outcome.validation)
     write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
+    if cfg.logger.report:
+        loaders = {"val": runner.val_loader, "test": runner.test_loader}
+        report_at_end(runner.folder, {k: loader.labels.root for k, loader in loaders.items() if loader is not None})
     return result
 
 
