@@ -43,7 +43,7 @@ def write_run_report(
     return path
 
 
-def report_at_end(folder: Path, *, images: Mapping[str, str | Path]) -> None:
+def report_at_end(folder: Path, images: Mapping[str, str | Path]) -> None:
     """`write_run_report` for the end of a training: one log line, and a failure is a warning with what to do."""
     started = time.perf_counter()
     try:
