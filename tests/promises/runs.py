@@ -35,6 +35,7 @@ TINY = (
     "runner.device=cpu",
     "data.num_workers=0",
     "logger.tensorboard=false",
+    "logger.report=false",
     "logger.progress=off",
 )
 """5 steps an epoch, 2 epochs."""
