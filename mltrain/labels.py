@@ -247,19 +247,28 @@ class LabelSet:
             fill=self.fill,
         )
 
-    def with_targets(self, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, *, fill: int) -> LabelSet:
-        """The same images and classes with other targets: those listed, in any order, and `fill` everywhere else.
+    def with_targets(
+        self,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        values: np.ndarray,
+        *,
+        fill: int,
+        class_names: Sequence[str] | None = None,
+    ) -> LabelSet:
+        """The same images with other targets: those listed, in any order, and `fill` everywhere else.
 
         Args:
             rows, columns, values: (k,) each; image, class and target (1, 0 or -1), no pair twice.
             fill: 0 or -1.
+            class_names: of the columns; None: the same classes.
         """
         order = np.argsort(rows, kind="stable")
         return LabelSet(
             name=self.name,
             root=self.root,
             files=self._files,
-            class_names=self.class_names,
+            class_names=self.class_names if class_names is None else class_names,
             indptr=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self)))]),
             indices=columns[order],
             values=values[order],
