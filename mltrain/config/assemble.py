@@ -24,6 +24,7 @@ from mltrain.config.rehearse import rehearse
 from mltrain.config.task import SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
 from mltrain.engine import distributed
+from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
@@ -133,6 +134,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
         log_every_steps=cfg.logger.every_steps,
         keep_predictions=keeps_predictions(cfg, stats),
+        curriculum=_curriculum(cfg, parts, step, train_loader, folder),
     )
 
 
@@ -313,6 +315,35 @@ def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Pa
         corrupt_budget=cfg.data.corrupt_budget,
         pin_memory=dist.device.type == "cuda",
         cache=_cached(cfg, splits.train, augment.cache_resize(cfg.data.cache_size)) if cfg.data.cache else None,
+    )
+
+
+def _curriculum(
+    cfg: DictConfig, parts: Parts, step: TrainStep, train_loader: TrainLoader, folder: Path
+) -> Curriculum | None:
+    splits, stats, model = parts
+    pace = instantiate(cfg.curriculum, "curriculum", labels=splits.train, seed=cfg.seed)
+    if pace is None:
+        return None
+    whole = cfg.copy()
+    whole.sampler.epoch_size = train_loader.epoch_size
+
+    def make_sampler(labels: LabelSet, class_costs: np.ndarray) -> Any:
+        given = {"labels": labels, "stats": stats, "seed": cfg.seed, "class_costs": class_costs}
+        return instantiate(whole.sampler, "sampler", **given)
+
+    return Curriculum(
+        pace=pace,
+        model=model,
+        loss=step.loss,
+        train_loader=train_loader,
+        score_loader=lambda: eval_loader(cfg, step.dist, splits.train, model),
+        make_sampler=make_sampler,
+        dist=step.dist,
+        amp_dtype=step.amp_dtype,
+        channels_last=cfg.runner.channels_last,
+        single_label=cfg.task == SINGLE_LABEL,
+        folder=folder,
     )
 
 
