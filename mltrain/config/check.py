@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mltrain.config.curriculum import curriculum_problems
 from mltrain.config.schema import ALLOWED_TARGETS, FRAME, INJECTED, LATER, SWITCHABLE, Base, Option, frame_options
 from mltrain.config.signatures import (
     PACKAGE,
@@ -154,7 +155,7 @@ class _Checker:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
                 tree[name] = self.component(tree[name], name, name)
-        for path, text in task_problems(tree):
+        for path, text in (*task_problems(tree), *curriculum_problems(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:

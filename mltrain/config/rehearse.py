@@ -48,6 +48,7 @@ def rehearse(cfg: DictConfig) -> None:
         instantiate(cfg.partial, "partial", labels=labels)
     instantiate(offline.loss, "loss", stats=stats, num_classes=_CLASSES)
     instantiate(cfg.sampler, "sampler", labels=labels, stats=stats, seed=cfg.seed)
+    instantiate(cfg.curriculum, "curriculum", labels=labels, seed=cfg.seed)
     for section in ("augment", "eval_resize"):
         instantiate(cfg[section], section, image_size=backbone.image_size)
     instantiate(cfg.mix, "mix")

@@ -27,6 +27,7 @@ from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteErr
 from mltrain.metrics.summary import TITLES
 
 if TYPE_CHECKING:
+    from mltrain.engine.curriculum import Curriculum
     from mltrain.engine.distributed import Distributed
     from mltrain.engine.logging import Sinks
     from mltrain.engine.progress import Progress
@@ -76,6 +77,7 @@ class Runner:
     checkpoint_every_minutes: float = 10.0
     log_every_steps: int = 10
     keep_predictions: bool = False
+    curriculum: Curriculum | None = None
     on_evaluation: Callable[..., None] | None = None
     """called on the main rank with each evaluation: (epoch, step, evaluation, last=...)"""
 
@@ -140,6 +142,8 @@ class Runner:
     def _train_epoch(self) -> None:
         epoch, start = divmod(self.step, self.steps_per_epoch)
         steps = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
+        if self.curriculum is not None:
+            self.curriculum.start_epoch(epoch, self.stop)
         self.model.train()
         self.train_step.set_epoch(epoch)
         self.progress.start_epoch(epoch, self.epochs, steps, start, self.total_steps - self.step)
@@ -277,6 +281,7 @@ class Runner:
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
             "corrupt": list(self.train_loader.corrupt),
+            **({} if self.curriculum is None else {"curriculum": self.curriculum.state_dict()}),
         }
         self.checkpoints.save(state, "last")
 
@@ -299,6 +304,8 @@ class Runner:
         if self.train_step.scaler is not None and state["scaler"] is not None:
             self.train_step.scaler.load_state_dict(state["scaler"])
         self.train_loader.corrupt.update(dict.fromkeys(state["corrupt"]))
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
         for key in ("step", "history", "best", "seconds", "loss_sum"):
             setattr(self, key, state[key])
         self.sinks.resume(self.step)

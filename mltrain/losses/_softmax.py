@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mltrain.labels import LabelStats
 from mltrain.losses.base import Reduction
 
-ClassWeight = Literal["none", "inverse", "sqrt", "effective"]
+ClassWeight = Literal["none", "inverse", "sqrt", "effective", "curriculum"]
 
 # What targets in half precision may sum to beside 1.
 _SLACK = 1e-2
@@ -28,7 +29,8 @@ class SoftmaxLoss(nn.Module):
         stats: frequencies of the training set; needed for class weights.
         class_weight: of an image, by the class of its label with n training images: ``none``; ``inverse``, 1 / n;
             ``sqrt``, n^-1/2; ``effective``, (1 - beta) / (1 - beta^n) (Cui et al., CVPR 2019, arXiv:1901.05555). Scaled
-            to mean 1 over the classes; n of a class without images counts as 1.
+            to mean 1 over the classes; n of a class without images counts as 1. ``curriculum``: the class costs of a
+            curriculum (`set_class_costs`), all the same before there are any.
         beta: of ``effective``, in [0, 1).
         reduction: ``sum``; ``mean`` over the images with a known label, whatever they weigh (torch's weighted mean
             divides by the weights); ``batchmean``, the sum over B; ``none``, (B,).
@@ -58,6 +60,12 @@ class SoftmaxLoss(nn.Module):
     def image_loss(self, x: Tensor, t: Tensor) -> Tensor:
         """The loss of each image (B,), class weights included, at logits x (B, C) and targets t (B, C) >= 0."""
         raise NotImplementedError
+
+    def set_class_costs(self, costs: np.ndarray) -> None:
+        """Weight by these costs (C,) from now on, where ``class_weight=curriculum``; otherwise nothing changes."""
+        if self.class_weight == "curriculum":
+            assert self.weight is not None
+            self.weight.copy_(torch.from_numpy(costs / costs.mean()))
 
     def divisor(self, targets: Tensor) -> int:
         """What ``mean`` divides by, which the training step asks for: images with a known label."""
@@ -112,7 +120,9 @@ def class_weights(stats: LabelStats | None, kind: ClassWeight, beta: float) -> T
     if stats is None:
         raise ValueError(f"class_weight={kind} needs stats, the frequencies of the training set")
     n = torch.tensor(stats.positives, dtype=torch.float64).clamp(min=1)
-    if kind == "effective":
+    if kind == "curriculum":
+        weights = torch.ones_like(n)
+    elif kind == "effective":
         weights = (1 - beta) / (1 - beta**n)
     else:
         weights = n ** (-1.0 if kind == "inverse" else -0.5)

@@ -116,9 +116,20 @@ class TrainLoader:
         return self._loader.num_workers
 
     @property
+    def epoch_size(self) -> int:
+        """Images that the sampler gives in an epoch."""
+        return len(self._sampler)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         return len(self._sampler) // self._step_size
+
+    def set_sampler(self, sampler: Sampler) -> None:
+        """Take the epochs to come from another sampler of the same length; batches loaded ahead are thrown away."""
+        if len(sampler) != len(self._sampler):
+            raise ValueError(f"the sampler gives {len(sampler)} indices an epoch, expected {len(self._sampler)}")
+        self._sampler, self._stream = sampler, None
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from optimizer step `start_step` on; what comes before is not loaded."""

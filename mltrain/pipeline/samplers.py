@@ -238,6 +238,51 @@ class SquareRootSampler:
         return _rounded(self._expected, self._size, keyed_generator(ORDER, self._seed, epoch))
 
 
+class ClassCostSampler:
+    """Images in proportion to the cost of their class; with several labels, to the mean of their costs.
+
+    An image without positives is shown as one of cost 1, the least. Each is shown its expected number an epoch,
+    rounded up or down, see `_rounded`.
+
+    Args:
+        labels: the training set, or the images that a curriculum has chosen of it.
+        stats: not needed here.
+        seed: of the run.
+        class_costs: float64 (C,), above 0, from the curriculum (`curriculum=spbl`); None: all the same.
+        epoch_size: images an epoch; None: N.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: LabelSet,
+        stats: LabelStats | None = None,
+        seed: int = 0,
+        class_costs: np.ndarray | None = None,
+        epoch_size: int | None = None,
+    ) -> None:
+        costs = np.ones(labels.num_classes) if class_costs is None else class_costs
+        if costs.shape != (labels.num_classes,) or not (costs > 0).all():
+            raise ValueError(f"class_costs must be {labels.num_classes} numbers above 0, found {costs}")
+        self._size = _epoch_size(epoch_size, len(labels))
+        rows, columns = labels.positive_pairs()
+        counts = np.bincount(rows, minlength=len(labels))
+        weights = np.bincount(rows, costs[columns], minlength=len(labels)) / np.maximum(counts, 1)
+        weights[counts == 0] = 1.0
+        # cumsum adds one by one; sum does not on every processor
+        self._expected = weights * (self._size / np.cumsum(weights)[-1]) if len(labels) else weights
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._size
+
+    def order(self, epoch: int) -> np.ndarray:
+        return _rounded(self._expected, self._size, keyed_generator(ORDER, self._seed, epoch))
+
+
 def _rounded(expected: np.ndarray, total: int, generator: torch.Generator) -> np.ndarray:
     """Indices, shuffled, `total` of them: i appears floor(expected[i]) or one time more, on average expected[i] times.
 

@@ -1,0 +1,260 @@
+"""A curriculum at work: it scores the training images with the model as it stands and changes what is trained on.
+
+The choice is made on the main rank and handed to the others, so all train on the same images. It is state: a
+checkpoint holds it, and a run that resumes inside a stage goes on with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mltrain.curriculum import SelfPacedBalance, Stage
+from mltrain.engine.evaluator import _forward
+from mltrain.errors import CheckpointError, DataError, MltrainError, NonFiniteError
+
+if TYPE_CHECKING:
+    from mltrain.engine.distributed import Distributed
+    from mltrain.engine.signals import StopSignal
+    from mltrain.labels import LabelSet
+    from mltrain.models.backbone import Features
+    from mltrain.models.classifier import Classifier
+    from mltrain.pipeline.loader import EvalLoader, TrainLoader
+    from mltrain.pipeline.samplers import Sampler
+
+logger = logging.getLogger(__name__)
+
+TABLE = "curriculum.csv"
+
+
+class Curriculum:
+    """The runner calls `start_epoch` before each epoch, and keeps `state_dict` in its checkpoints.
+
+    An epoch has as many images in every stage: the sampler's `epoch_size`, that of the whole training set. So steps
+    per epoch, schedule and length of the run are those of a run without a curriculum, and small stages go round their
+    images more often.
+
+    Args:
+        pace: what is chosen when.
+        model: as it trains; scored in eval mode.
+        loss: its ``set_class_costs(costs (C,))``, where it has one, is called at each stage.
+        train_loader: given a new sampler at each stage.
+        score_loader: makes a loader of all training images in evaluation's transform.
+        make_sampler: of (labels of a stage, class costs); as long as the train loader's own.
+        dist: ranks.
+        amp_dtype, channels_last: as in evaluation.
+        single_label: probabilities are a softmax, else sigmoids.
+        folder: of the run; the main rank writes `curriculum.csv` there.
+    """
+
+    def __init__(
+        self,
+        *,
+        pace: SelfPacedBalance,
+        model: Classifier,
+        loss: nn.Module,
+        train_loader: TrainLoader,
+        score_loader: Callable[[], EvalLoader],
+        make_sampler: Callable[[LabelSet, np.ndarray], Sampler],
+        dist: Distributed,
+        amp_dtype: torch.dtype | None,
+        channels_last: bool,
+        single_label: bool,
+        folder: Path,
+    ) -> None:
+        self.pace, self.model, self.loss, self.train_loader = pace, model, loss, train_loader
+        self.score_loader, self.make_sampler, self.dist = score_loader, make_sampler, dist
+        self.amp_dtype, self.channels_last, self.single_label = amp_dtype, channels_last, single_label
+        self.folder = folder
+        self.stages: list[Stage] = []
+        """so far; the last is trained on"""
+
+    def start_epoch(self, epoch: int, stop: StopSignal | None = None) -> None:
+        """Make the choice for the stage that an epoch (from 0) belongs to, unless it was made.
+
+        Raises:
+            Interrupted: by a signal while images are scored; nothing has changed then.
+            NonFiniteError: the model gives NaN, on every rank.
+            DataError: an image cannot be read.
+        """
+        while len(self.stages) <= self.pace.stage_at(epoch):
+            self.stages.append(self._choose(stop))
+            self._apply()
+            self._log(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes: numbers and tensors."""
+        stages = []
+        for k, stage in enumerate(self.stages):
+            arrays = stage.to_arrays()
+            if k + 1 < len(self.stages):  # of earlier ones only the table is needed again
+                arrays |= {"indices": np.empty(0, np.int64), "weights": np.empty(0)}
+            stages.append({key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in arrays.items()})
+        return {"stages": stages, "images": len(self.pace.labels)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the stage of a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another number of training images.
+        """
+        if state["images"] != len(self.pace.labels):
+            raise CheckpointError(
+                f"{self.folder}: the curriculum in the checkpoint is of {state['images']} training images, "
+                f"{self.pace.labels.name} has {len(self.pace.labels)}; give the data set the run began with"
+            )
+        self.stages = [Stage.from_arrays(stage) for stage in state["stages"]]
+        if self.stages:
+            self._apply()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _choose(self, stop: StopSignal | None) -> Stage:
+        if not self.stages:
+            return self.pace.first()  # the same on every rank: nothing is scored
+        scores = self._scores(stop)
+        found: Stage | MltrainError | None = None
+        if scores is not None:  # the main rank, which alone chooses: two machines may round differently
+            try:
+                found = self.pace.next(self.stages[-1], self._losses(scores.numpy()))
+            except MltrainError as error:
+                found = error
+        found = self.dist.broadcast(found)
+        if isinstance(found, MltrainError):
+            raise found
+        assert found is not None
+        return found
+
+    def _scores(self, stop: StopSignal | None) -> Tensor | None:
+        """Losses (P,) or, for the SVM, features (N, D) of all training images; on the main rank, None elsewhere."""
+        with closing(self.score_loader()) as loader:
+            settings = (loader, self.dist, self.amp_dtype, self.channels_last, stop)
+            if self.pace.scorer == "svm":
+                return _mean_features(self.model, *settings)
+            return _positive_losses(self.model, self.single_label, *settings)
+
+    def _losses(self, scores: np.ndarray) -> np.ndarray:
+        if not np.isfinite(scores).all():
+            raise NonFiniteError(
+                f"{self.pace.labels.name}: the weights give NaN or infinity for training images that the curriculum "
+                "scores; try runner.amp=off, a lower optimizer.lr or runner.clip_grad_norm=1"
+            )
+        return self.pace.svm_losses(self.stages[-1], scores) if self.pace.scorer == "svm" else scores
+
+    def _apply(self) -> None:
+        stage = self.stages[-1]
+        sampler = self.make_sampler(self.pace.labels.select(stage.indices), stage.costs)
+        self.train_loader.set_sampler(_Chosen(sampler, stage.indices))
+        set_class_costs = getattr(self.loss, "set_class_costs", None)
+        if set_class_costs is not None:
+            set_class_costs(stage.costs)
+        if self.dist.is_main:
+            write_table(self.folder / TABLE, self.stages, self.pace.labels.class_names)
+
+    def _log(self, epoch: int) -> None:
+        stage = self.stages[-1]
+        copies, omitted = int(np.maximum(stage.delta, 0).sum()), int(-np.minimum(stage.delta, 0).sum())
+        logger.info(
+            "curriculum: stage %d of 0 to %d from epoch %d on, %d of %d training images (%d copies, %d left out)",
+            stage.number, self.pace.num_stages - 1, epoch + 1, len(np.unique(stage.indices)), len(self.pace.labels),
+            copies, omitted,
+        )  # fmt: skip
+
+
+class _Chosen:
+    """A sampler over some images, in the numbering of the whole set."""
+
+    def __init__(self, sampler: Sampler, indices: np.ndarray) -> None:
+        self._sampler, self._indices = sampler, indices
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._indices[self._sampler.order(epoch)]
+
+
+def write_table(file: Path, stages: list[Stage], class_names: tuple[str, ...]) -> None:
+    """A row for each stage and class: what was chosen and what it cost.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    header = ["stage", "ratio", "class", "images", "copies", "positives", "mean_loss", "complexity", "cost"]
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(header)
+            for stage in stages:
+                hardness = stage.complexity
+                figures = zip(hardness.mean_loss, hardness.values, stage.costs, strict=True)
+                counts = zip(stage.sizes, stage.delta, hardness.counts, strict=True)
+                for name, numbers, values in zip(class_names, counts, figures, strict=True):
+                    shown = [f"{value:.6g}" for value in values]
+                    writer.writerow([stage.number, f"{stage.ratio:g}", name, *numbers, *shown])
+        temporary.replace(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+class _MeanToken(nn.Module):
+    """A classifier whose logits are the mean of its tokens, (B, D)."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def features(self, images: Tensor) -> Features:
+        return self.model.features(images)
+
+    def classify(self, features: Features) -> Tensor:
+        return features.tokens.mean(dim=1)
+
+
+@torch.inference_mode()
+def _mean_features(
+    model: Classifier,
+    loader: EvalLoader,
+    dist: Distributed,
+    amp_dtype: torch.dtype | None,
+    channels_last: bool,
+    stop: StopSignal | None,
+) -> Tensor | None:
+    """Mean token of every image, fp32 (N, D), on the main rank; None elsewhere."""
+    parts = [torch.empty(0, model.backbone.num_features)]
+    models: Any = {"": _MeanToken(model)}
+    for _, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop):
+        parts.append(outputs[""].cpu())
+    return dist.gather_rows(torch.cat(parts))
+
+
+@torch.inference_mode()
+def _positive_losses(
+    model: Classifier,
+    single_label: bool,
+    loader: EvalLoader,
+    dist: Distributed,
+    amp_dtype: torch.dtype | None,
+    channels_last: bool,
+    stop: StopSignal | None,
+) -> Tensor | None:
+    """-log p of every positive target, fp64 (P,), in the order of `LabelSet.positive_pairs`; on the main rank."""
+    parts = [torch.empty(0, dtype=torch.float64)]
+    for batch, outputs in _forward({"": model}, loader, dist, amp_dtype, channels_last, stop):
+        logits = outputs[""].cpu().double()
+        rows, columns = (batch.targets == 1).nonzero(as_tuple=True)
+        if single_label:
+            parts.append(logits.logsumexp(dim=1)[rows] - logits[rows, columns])
+        else:
+            parts.append(F.softplus(-logits[rows, columns]))
+    return dist.gather_rows(torch.cat(parts))
