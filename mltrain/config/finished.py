@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,7 @@ def load_finished(
     state = read_weights(cfg, folder)
     names = tuple(state["class_names"])
     stats = stats_of(state)
-    chosen = state["best"]["weights"] if weights == "best" else weights
-    if chosen == "ema" and state["ema"] is None:
-        raise ConfigError(f"weights=ema: {folder} has no EMA weights; weights=best takes those it has")
+    chosen = choose_weights(state, weights, folder)
     model = build_model(cfg, names, stats)
     own = state["ema"]["module"] if chosen == "ema" else state["model"]
     load_weights({"model": own}, model, None)
@@ -97,8 +96,17 @@ def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not classes.is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with a class name a line")
     names = classes.read_text(encoding="utf-8").splitlines()
-    best = {"weights": "val"}
-    return {"model": read_state_dict(file), "ema": None, "stats": None, "class_names": names, "best": best}
+    best, counts = {"weights": "val"}, folder / "stats.json"  # a published run has the counts of its training set
+    stats = json.loads(counts.read_text(encoding="utf-8")) if counts.is_file() else None
+    return {"model": read_state_dict(file), "ema": None, "stats": stats, "class_names": names, "best": best}
+
+
+def choose_weights(state: dict[str, Any], weights: Weights, folder: Path) -> str:
+    """Which weights `weights` means: "val" or "ema". Raises ConfigError where the run has no EMA weights."""
+    chosen = str(state["best"]["weights"] if weights == "best" else weights)
+    if chosen == "ema" and state["ema"] is None:
+        raise ConfigError(f"weights=ema: {folder} has no EMA weights; weights=best takes those it has")
+    return chosen
 
 
 def stats_of(state: dict[str, Any]) -> LabelStats | None:
