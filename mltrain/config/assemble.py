@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from mltrain.config.finished import build_model, on_device
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
 from mltrain.config.task import SINGLE_LABEL, best_figure
+from mltrain.datasets.class_order import in_class_order
 from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
@@ -164,9 +165,9 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
 
 
 def build_data(
-    cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None
+    cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None, class_names: Sequence[str] = ()
 ) -> tuple[Splits, LabelStats]:
-    """Splits (checked) and statistics of the training labels (unless given)."""
+    """Splits (checked), in the order of `class_names` if they have these, and statistics of the training labels."""
     with dist.first():  # one process generates what a dataset keeps on disk
         try:
             splits: Splits = instantiate(cfg.dataset, "dataset")
@@ -176,6 +177,7 @@ def build_data(
     fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
     if fewer is not None:
         splits = splits._replace(train=fewer)
+    splits = in_class_order(splits, class_names or splits.train.class_names)
     check_splits(splits)
     if cfg.task == SINGLE_LABEL:
         for labels in splits:

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mltrain.config.assemble import build_parts, chosen, eval_loader, keeps_predictions, summarizer
-from mltrain.config.finished import all_weights, read_weights, stats_of
+from mltrain.config.assemble import build_data, chosen, eval_loader, keeps_predictions, summarizer
+from mltrain.config.finished import all_weights, build_model, on_device, read_weights, stats_of
 from mltrain.config.schema import Tuning
 from mltrain.config.tune import plan, report
 from mltrain.engine import distributed, evaluator
@@ -39,8 +39,9 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
         state = read_weights(cfg, folder)
         bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
         trained = stats_of(state)
-        splits, stats, model = build_parts(cfg, dist, trained and replace(trained, **bounds))
+        splits, stats = build_data(cfg, dist, trained and replace(trained, **bounds), state["class_names"])
         check_classes(state, splits.val.class_names, folder)
+        model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
         tuner = plan(cfg, tuning or Tuning(), splits, stats, summarizer(cfg, stats))
         weights = all_weights(cfg, state, model)
         settings = {
@@ -69,7 +70,7 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
         if not dist.is_main:
             return None
         write_json(folder / "evaluation.json", result)
-        logger.info("%s\n%s", metrics_table(result), chosen(result))
+        logger.info("%s\n%s", metrics_table(result), chosen(result) if "epoch" in state["best"] else "")
         if tuner is not None:
             content = tuner.run(evaluations)
             write_json(folder / "tuning.json", content)
