@@ -1,6 +1,7 @@
-"""Tools that take a data set and options of their own: `dataset=... KEY=VALUE`; they read labels and open no image.
+"""The command line of tools with options of their own: `dataset=... KEY=VALUE`; and those that only read labels.
 
-The options are a dataclass, as the frame's sections are; the data set is configured as for training.
+The options are a dataclass, as the frame's sections are; the data set, or the whole of a training, is configured as for
+tools/train.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.config.build import instantiate
 from mltrain.config.check import message
-from mltrain.config.cli import leaving
+from mltrain.config.cli import help_text, leaving
 from mltrain.config.compose import Source, load, tool_options
 from mltrain.config.identity import component_name
 from mltrain.config.schema import frame_options
@@ -85,8 +86,13 @@ class LabelEmbeddings:
     """file to write; None: <paths.data>/embeddings/<dataset.name>.npz"""
 
 
-def main(work: Callable[[DictConfig, Any], Any], options: type, *, about: str, config_dir: Path) -> NoReturn:
-    """Run `work(cfg, options)` for the command line and leave the process, as `mltrain.config.cli.main` does."""
+def main(
+    work: Callable[[DictConfig, Any], Any], options: type, *, about: str, config_dir: Path, whole: bool = False
+) -> NoReturn:
+    """Run `work(cfg, options)` for the command line and leave the process, as `mltrain.config.cli.main` does.
+
+    `whole`: the tool takes every key of a training's config, else `SECTIONS` alone.
+    """
     with leaving():
         parser = _Parser(options)
         parser.add_argument("words", nargs="*")
@@ -95,28 +101,33 @@ def main(work: Callable[[DictConfig, Any], Any], options: type, *, about: str, c
         parser.add_argument("-cd", "--config-dir", action="append", default=[])
         given = parser.parse_intermixed_args(sys.argv[1:])
         source = Source(config_dir.resolve(), tuple(Path(folder) for folder in given.config_dir))
-        if given.help:
+        if given.help and whole:
+            sys.stdout.write(help_text(about, config_dir))
+        elif given.help:
             names = textwrap.fill(
                 ", ".join(source.options("dataset")), 110, initial_indent="    ", subsequent_indent="    "
             )
             sys.stdout.write(f"{about.strip()}\n\nData sets (dataset=NAME, options: dataset.KEY=VALUE)\n{names}\n")
         else:
-            cfg, own = read(options, given.words, source)
+            cfg, own = read(options, given.words, source, whole=whole)
             if given.cfg:
-                shown = OmegaConf.create({**asdict(own), **{key: cfg[key] for key in SECTIONS}})
+                sections: Sequence[str] = [str(key) for key in cfg] if whole else SECTIONS
+                shown = OmegaConf.create({**asdict(own), **{key: cfg[key] for key in sections}})
                 sys.stdout.write(OmegaConf.to_yaml(shown, resolve=True))
             else:
                 work(cfg, own)
     sys.exit(0)
 
 
-def read(options: type, words: Sequence[str], source: Source | None = None) -> tuple[DictConfig, Any]:
+def read(
+    options: type, words: Sequence[str], source: Source | None = None, *, whole: bool = False
+) -> tuple[DictConfig, Any]:
     """The checked config and the tool's own options. Raises ConfigError."""
     known = [*frame_options(options), *SECTIONS]
     problems = []
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
-        if "=" in word and key.split(".")[0] not in known:
+        if not whole and "=" in word and key.split(".")[0] not in known:
             near = nearest(key, known)
             hint = f"; did you mean {near}?" if near else ""
             problems.append(f"{key}: there is no {key}{hint}\nallowed: {', '.join(known)}")

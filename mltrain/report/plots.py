@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from mltrain.labels import GROUP_NAMES, LabelStats
+from mltrain.optim.lr_range import Suggestion
 
 NAMED = 80  # more classes than this have no names on an axis
 COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40", "unseen": "#6b5b95"}
@@ -159,6 +160,35 @@ def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStat
         axes.legend(fontsize=8, frameon=True, framealpha=0.7, edgecolor="none", loc="best")
     panels[0].set_ylabel(f"{name_of_figure}, %")
     _save(canvas, path)
+
+
+def lr_range_plot(
+    path: Path, lrs: Sequence[float], losses: Sequence[float], found: Suggestion | None, *, title: str
+) -> None:
+    """Loss against the learning rate of a range test, smoothed too, with the rates that were found."""
+    figure, axes = _figure(7.2, 4.4)
+    smooth = found is not None
+    axes.plot(lrs, losses, color=GREY, linewidth=0.8 if smooth else 1.4, alpha=0.6, label="loss of a step")
+    low, high = min(losses), max(losses[: max(1, len(losses) // 5)])
+    if found is not None:
+        axes.plot(lrs, found.smoothed, color=COLORS["head"], linewidth=1.8, label="smoothed")
+        low = min(low, float(found.smoothed.min()))
+        for value, name, color in (
+            (found.steepest, "steepest descent", COLORS["medium"]),
+            (found.lowest, "lowest loss", GREY),
+            (found.lr, "suggested", COLORS["tail"]),
+        ):
+            style: Any = "-" if name == "suggested" else (0, (4, 3))
+            axes.axvline(value, color=color, linewidth=1.4, linestyle=style, label=f"{name} {value:.1e}")
+    axes.set_xscale("log")
+    span = max(high - low, 1e-12)
+    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)  # what diverges leaves the picture
+    axes.set_xlabel("learning rate (optimizer.lr)")
+    axes.set_ylabel("training loss")
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
+    _save(figure, path)
 
 
 def _outliers(x: np.ndarray, values: np.ndarray, known: np.ndarray, count: int = 12) -> np.ndarray:

@@ -1,0 +1,130 @@
+"""Learning-rate range test: the loss while the rate climbs from far too low to far too high, and what to make of it.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv 1506.01186, section 3.3, with a rate that grows
+geometrically and one number at the end, as fastai made it common.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_EDGE = 0.1  # share of the steps whose loss is the level that a fall is measured from
+
+
+class LrRange:
+    """A schedule (`mltrain.optim.schedules`) whose rate climbs from `start` to `end` in `steps` steps, each by the same
+    factor.
+
+    Args:
+        peak: rate that a factor of 1 stands for (`optimizer.lr`); groups with a multiplier keep it.
+        start, end: 0 < start < end.
+        steps: at least 2.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, *, peak: float, start: float, end: float, steps: int) -> None:
+        if peak <= 0 or not 0 < start < end or steps < 2:
+            raise ValueError(f"0 < start={start} < end={end}, peak={peak} > 0 and steps={steps} >= 2 must hold")
+        self.peak, self.start, self.steps = peak, start, steps
+        self._growth = math.log(end / start) / (steps - 1)
+
+    def lr(self, step: int) -> float:
+        """The rate of a step, counted from 0."""
+        return self.start * math.exp(self._growth * min(step, self.steps - 1))
+
+    def at(self, step: int) -> tuple[float, float | None]:
+        return self.lr(step) / self.peak, None
+
+
+class Divergence:
+    """Tells when to stop: a running mean of the loss is far above the lowest that it was.
+
+    The mean is exponential (weight 0.8 on the past, corrected for its start). Far is three times the size of the lowest
+    mean, or a tenth of the first one's where that is more: a positive loss is stopped at four times its minimum.
+    """
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+        self._first: float | None = None
+        self._lowest = math.inf
+
+    def __call__(self, loss: float) -> bool:
+        """Whether the loss of a further step shows divergence."""
+        if not math.isfinite(loss):
+            return True
+        self._sum, self._weight = 0.8 * self._sum + 0.2 * loss, 0.8 * self._weight + 0.2
+        mean = self._sum / self._weight
+        self._first = mean if self._first is None else self._first
+        self._lowest = min(self._lowest, mean)
+        return mean > self._lowest + 3 * max(abs(self._lowest), 0.1 * abs(self._first))
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a range test shows."""
+
+    smoothed: np.ndarray
+    """(n,) the losses, smoothed"""
+    steepest: float
+    """rate at which the smoothed loss falls fastest, before its minimum"""
+    lowest: float
+    """rate at which it is lowest"""
+    lr: float
+    """the smaller of `steepest` and a tenth of `lowest`"""
+
+    @property
+    def reason(self) -> str:
+        """How `lr` was decided."""
+        tenth = self.lowest / 10
+        which = "the steepest descent" if self.lr == self.steepest else "a tenth of the rate of the lowest loss"
+        return (
+            f"{which}; steepest descent {self.steepest:.1e}, lowest loss {self.lowest:.1e}, a tenth of it {tenth:.1e}"
+        )
+
+
+def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
+    """A rate to train with, or None where the loss did not fall by more than its noise.
+
+    The loss is smoothed by a Gaussian window over neighbouring steps (standard deviation 3 % of the steps, at least 1),
+    which, unlike a running mean, does not push the curve towards higher rates. Of the two rules in use, the steepest
+    descent and a tenth of the rate at the minimum, the smaller answer is taken.
+
+    Args:
+        lrs, losses: (n,) in the order of the steps, the rates growing by the same factor.
+
+    Raises:
+        ValueError: fewer than 10 steps, or a loss that is not finite.
+    """
+    x, y = np.log10(np.asarray(lrs, dtype=np.float64)), np.asarray(losses, dtype=np.float64)
+    if len(x) != len(y) or len(y) < 10:
+        raise ValueError(f"{len(x)} rates and {len(y)} losses: a suggestion needs at least 10 of each")
+    if not np.isfinite(y).all():
+        raise ValueError("a loss is not finite")
+    width = max(1.0, 0.03 * len(y))
+    smooth = _smoothed(y, width)
+    low = int(np.argmin(smooth))
+    edge = max(3, int(_EDGE * len(y)))
+    level = float(y[:edge].mean())
+    fall = level - float(smooth[low])
+    sigma = float(np.median(np.abs(np.diff(y[: low + 1])))) / (0.6745 * math.sqrt(2)) if low else 0.0
+    # A Gaussian mean is as good as a plain one over 2 sqrt(pi) widths; the lowest of many means does not reach 4 sigma.
+    noise = sigma * math.sqrt(1 / (2 * math.sqrt(math.pi) * width) + 1 / edge)
+    if low < 3 or fall <= max(4 * noise, 1e-6 * abs(level)):
+        return None
+    slope = np.gradient(smooth, x)[: low + 1]
+    steepest, lowest = float(10 ** x[int(np.argmin(slope))]), float(10 ** x[low])
+    return Suggestion(smooth, steepest, lowest, min(steepest, lowest / 10))
+
+
+def _smoothed(values: np.ndarray, width: float) -> np.ndarray:
+    """Gaussian mean of neighbours; towards the ends over the fewer that there are."""
+    reach = np.arange(len(values))
+    weights = np.exp(-0.5 * ((reach[:, None] - reach[None]) / width) ** 2)
+    smoothed: np.ndarray = weights @ values / weights.sum(axis=1)
+    return smoothed
