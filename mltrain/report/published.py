@@ -1,0 +1,169 @@
+"""Published figures beside those of runs, and in what they differ as far as it is known.
+
+The file (docs/published.yaml) holds `sources`, each with a name, a link, and what is known of its metric, and
+`figures`, each with its source, data set, model, resolution and figures in percent. Only figures that were read at
+their source belong there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mltrain.errors import DataError
+from mltrain.report.compare import Table
+from mltrain.report.runs import RunRecord, spelled
+
+SOURCE_KEYS = {"name", "url", "absent", "metric", "chosen_on"}
+FIGURE_KEYS = {
+    *("source", "datasets", "data", "method", "model", "resolution", "pretraining", "partial", "note"),
+    *("map", "map_head", "map_medium", "map_tail", "map_unseen"),
+}
+NEEDED = ("source", "datasets", "method", "model")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published figure, or those of one model."""
+
+    method: str
+    model: str
+    datasets: tuple[str, ...]
+    """names of ours (`dataset.name`) that it may stand beside; the first is the very one"""
+    figures: Mapping[str, float]
+    mark: str
+    """key of the source"""
+    source: str
+    """its name and link"""
+    data: str = ""
+    resolution: int | None = None
+    pretraining: str = ""
+    partial: str = "none"
+    """as our `partial` group: labels withheld in training"""
+    absent: str | None = None
+    """as our `metrics.absent`; None: not known"""
+    metric: str = ""
+    """what else its metric does differently"""
+    chosen_on_test: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published figure beside a table."""
+
+    method: str
+    figures: Mapping[str, float]
+    mark: str
+    source: str
+    differences: tuple[str, ...]
+
+
+def read_published(path: Path) -> list[Published]:
+    """The figures of a file as docs/published.yaml.
+
+    Raises:
+        DataError: the file cannot be read, or an entry is not as it should be; the message names it.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(tree, dict) or set(tree) != {"sources", "figures"}:
+        raise DataError(f"{path}: must hold `sources` and `figures`, as docs/published.yaml does")
+    sources: dict[str, dict[str, Any]] = tree["sources"]
+    for key, source in sources.items():
+        if not isinstance(source, dict) or set(source) - SOURCE_KEYS or not {"name", "url"} <= set(source):
+            raise DataError(f"{path}: source {key}: needs name and url; allowed: {', '.join(sorted(SOURCE_KEYS))}")
+    return [_entry(path, k, entry, sources) for k, entry in enumerate(tree["figures"], start=1)]
+
+
+def _entry(path: Path, number: int, entry: Any, sources: Mapping[str, Mapping[str, Any]]) -> Published:
+    where = f"{path}: figure {number}"
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: is no table of keys")
+    unknown, missing = set(entry) - FIGURE_KEYS, [key for key in NEEDED if key not in entry]
+    if unknown or missing:
+        wrong = f"unknown: {', '.join(sorted(map(str, unknown)))}; " if unknown else ""
+        wrong += f"missing: {', '.join(missing)}; " if missing else ""
+        raise DataError(f"{where}: {wrong}allowed: {', '.join(sorted(FIGURE_KEYS))}")
+    if entry["source"] not in sources:
+        raise DataError(f"{where}: there is no source {entry['source']!r}")
+    figures = {key: value for key, value in entry.items() if key.startswith("map")}
+    if not figures or not all(isinstance(v, int | float) and 0 <= v <= 100 for v in figures.values()):
+        raise DataError(f"{where}: needs figures from 0 to 100: map, map_head ...")
+    source = sources[entry["source"]]
+    return Published(
+        method=entry["method"],
+        model=entry["model"],
+        datasets=tuple(entry["datasets"]),
+        figures=figures,
+        mark=entry["source"],
+        source=f"{source['name']}, {source['url']}",
+        data=entry.get("data", ""),
+        resolution=entry.get("resolution"),
+        pretraining=entry.get("pretraining", ""),
+        partial=entry.get("partial", "none"),
+        absent=source.get("absent"),
+        metric=source.get("metric", ""),
+        chosen_on_test=source.get("chosen_on") == "test",
+        note=entry.get("note", ""),
+    )
+
+
+def beside(table: Table, published: Sequence[Published]) -> list[Comparison]:
+    """The published figures of a table's data set (and withheld labels), the best first, with their differences."""
+    runs = table.records
+    partial = {str(run.settings.get("partial", "none")) for run in runs} or {"none"}
+    chosen = [item for item in published if table.dataset in item.datasets and item.partial in partial]
+    chosen.sort(key=lambda item: -next(iter(item.figures.values())))
+    return [
+        Comparison(_about(item), item.figures, item.mark, item.source, tuple(_differences(item, table, runs)))
+        for item in chosen
+    ]
+
+
+def _about(item: Published) -> str:
+    size = f", {item.resolution} px" if item.resolution else ""
+    return f"{item.method}, {item.model}{size}"
+
+
+def _differences(item: Published, table: Table, runs: Sequence[RunRecord]) -> list[str]:
+    found = []
+    if item.datasets[0] != table.dataset:
+        found.append(f"data: {item.data or item.datasets[0]} (here {table.dataset})")
+    models = _values(runs, "model.name")
+    if models and any(_letters(model) != _letters(item.model) for model in models):
+        found.append(f"model: {item.model} (here {', '.join(models)})")
+    sizes = _values(runs, "model.image_size")
+    if item.resolution is not None and sizes and sizes != [str(item.resolution)]:
+        found.append(f"resolution: {item.resolution} (here {', '.join(sizes)})")
+    if item.pretraining:
+        found.append(f"pretraining: {item.pretraining}")
+    absent = _values(runs, "metrics.absent")
+    words = {"zero": "count 0", "exclude": "are left out"}
+    if item.absent in words and absent and absent != [item.absent]:
+        found.append(f"metric: classes without positives {words[item.absent]}")
+    if item.metric:
+        found.append(f"metric: {item.metric}")
+    if item.chosen_on_test and table.split == "test":
+        found.append("epoch chosen on the reported images")
+    if item.note:
+        found.append(item.note)
+    return found
+
+
+def _values(runs: Sequence[RunRecord], key: str) -> list[str]:
+    """What the runs have there, each value once."""
+    section, _, option = key.partition(".")
+    values = [run.config[section].get(option) for run in runs if isinstance(run.config.get(section), Mapping)]
+    return sorted({spelled(value) for value in values if value is not None})
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())

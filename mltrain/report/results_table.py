@@ -1,0 +1,318 @@
+"""A table of runs (`report.compare.Table`) as text for a terminal, Markdown or csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mltrain.report.compare import Figure, Row, Table
+from mltrain.report.published import Comparison
+from mltrain.report.runs import lookup, spelled
+from mltrain.report.tables import WEIGHTS
+
+TITLES = {
+    "map": "mAP",
+    "seconds": "time",
+    "images_per_second": "img/s",
+    "runs": "seeds",
+    **{f"{figure}_{group}": group for figure in ("map", "accuracy") for group in ("head", "medium", "tail", "unseen")},
+}
+LESS_IS_BETTER = frozenset({"seconds"})
+NOT_RANKED = frozenset({"seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"})
+LONGEST = 44
+"""Characters of a setting in a table; of a longer one, a path mostly, the end is shown."""
+
+
+class Cell(NamedTuple):
+    text: str
+    best: bool = False
+
+
+class Grid(NamedTuple):
+    """A table ready to be laid out."""
+
+    header: list[str]
+    rows: list[list[Cell]]
+    left: int
+    """columns at the left that hold text"""
+
+
+def default_columns(table: Table) -> list[str]:
+    """Figures of the task, seeds, time and throughput."""
+    present = [key for key in table.headline if any(key in row.figures for row in table.rows)]
+    if any("map_unseen" in row.figures for row in table.rows):
+        present.append("map_unseen")
+    times = [key for key in ("seconds", "images_per_second") if any(key in row.figures for row in table.rows)]
+    return [*present, "runs", *times]
+
+
+def chosen_columns(table: Table, asked: Sequence[str]) -> list[str]:
+    """The columns asked for; each `+name` comes beside the default ones.
+
+    Raises:
+        ValueError: a column that no run of the table has.
+    """
+    added = [name[1:] for name in asked if name.startswith("+")]
+    columns = [name for name in asked if not name.startswith("+")] or default_columns(table)
+    columns += [name for name in added if name not in columns]
+    for name in columns:
+        if table.rows and name != "runs" and not any(_has(row, name) for row in table.rows):
+            figures = ", ".join(table.rows[0].figures)
+            raise ValueError(f"columns: {table.dataset} has no {name!r}; figures: {figures}; or a key of the config")
+    return columns
+
+
+def _has(row: Row, name: str) -> bool:
+    return name in row.figures or lookup(row.runs[0], name)[0]
+
+
+def grid(table: Table, columns: Sequence[str]) -> Grid:
+    """Header and cells: what differs, the columns, and the difference to a baseline where there is one."""
+    settings = list(table.columns)
+    extra = [
+        c for c in columns if c != "runs" and not any(c in row.figures for row in table.rows) and c not in settings
+    ]
+    shown = [c for c in columns if c not in extra and c not in settings]
+    settings += extra
+    best = {c: _best(table.rows, c) for c in shown}
+    figure = next((row.difference.figure for row in table.rows if row.difference), None)
+    header = [_setting_title(key) for key in settings] or ["run"]
+    header += [TITLES.get(c, c) for c in shown]
+    if figure is not None:
+        header.append(f"{TITLES.get(figure, figure)} - baseline")
+    rows = []
+    for row in table.rows:
+        cells = [Cell(_setting(row, key)) for key in settings] or [Cell(row.label)]
+        for c in shown:
+            cells.append(Cell(_figure_text(row, c), best[c] is not None and _rounded(row, c) == best[c]))
+        if figure is not None:
+            cells.append(Cell(difference_text(row)))
+        rows.append(cells)
+    return Grid(header, rows, max(1, len(settings)))
+
+
+def _setting_title(key: str) -> str:
+    return key.removeprefix("runner.")
+
+
+def _setting(row: Row, key: str) -> str:
+    found, value = (True, row.settings[key]) if key in row.settings else lookup(row.runs[0], key)
+    text = spelled(value) if found else ""
+    return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
+
+
+def _best(rows: Sequence[Row], column: str) -> float | None:
+    """The best value as shown; None where there is nothing to choose from."""
+    if column in NOT_RANKED or len(rows) < 2:
+        return None
+    values = [value for value in (_rounded(row, column) for row in rows) if value is not None]
+    return max(values) if len(set(values)) > 1 else None
+
+
+def _rounded(row: Row, column: str) -> float | None:
+    return round(row.figures[column].mean, 2) if column in row.figures else None
+
+
+def _figure_text(row: Row, column: str) -> str:
+    if column == "runs":
+        total = len(row.runs) + len(row.unfinished)
+        return str(total) if not row.unfinished else f"{len(row.runs)} of {total}"
+    if column not in row.figures:
+        return "-"
+    figure = row.figures[column]
+    if column == "seconds":
+        return duration(figure.mean)
+    if column == "images_per_second":
+        return f"{figure.mean:.0f}" if figure.mean >= 10 else f"{figure.mean:.1f}"
+    return mean_text(figure)
+
+
+def mean_text(figure: Figure) -> str:
+    """`40.79 ± 0.31`; without a spread of one run."""
+    return f"{figure.mean:.2f}" + (f" ± {figure.std:.2f}" if figure.std is not None else "")
+
+
+def difference_text(row: Row) -> str:
+    """`+5.10 [+3.21, +7.02]`, the 95 % interval where it is to be had."""
+    if row.is_baseline:
+        return "baseline"
+    if row.difference is None:
+        return "-"
+    d = row.difference
+    return f"{d.value:+.2f}" + (f" [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None and d.high is not None else "")
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `5.4 min`, `3.2 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def title(table: Table) -> str:
+    """What the figures are of."""
+    weights = "best weights" if table.weights == "best" else f"{WEIGHTS[table.weights]} weights"
+    split = {"val": "validation", "test": "test"}[table.split]
+    runs = len(table.records)
+    return f"{table.dataset}: {split} split, {weights}, percent; {runs} run{'' if runs == 1 else 's'}"
+
+
+def remarks(table: Table) -> list[str]:
+    """Notes of the table, how to read its differences, and why intervals are missing."""
+    notes = list(table.notes)
+    found = [row.difference for row in table.rows if row.difference is not None]
+    if found:
+        text = f"Difference to the baseline {found[0].baseline.label}"
+        if len({id(d.baseline) for d in found}) > 1:
+            text = "Difference to the baseline with the same other settings"
+        if any(d.low is not None for d in found):
+            text += "; in brackets 95 % of paired resamples of the images (seeds are not resampled)"
+        notes.append(text + ".")
+        if len(found) > 5 and any(d.low is not None for d in found):
+            notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")
+    missing = list(dict.fromkeys(d.why for d in found if d.low is None and d.why))
+    if missing:
+        more = f" (and {len(missing) - 1} more reasons like it)" if len(missing) > 1 else ""
+        notes.append(f"No interval: {missing[0]}{more}.")
+    return notes
+
+
+def unfinished_lines(table: Table) -> list[str]:
+    """One line for each run without a result."""
+    return [f"{run.status}: {run.folder} ({run.note or 'no result.json'})" for run in table.unfinished]
+
+
+# -- layouts ---------------------------------------------------------------------------------------------------------
+
+
+def terminal(table: Table, columns: Sequence[str], *, bold: bool, published: Sequence[Comparison] = ()) -> str:
+    """Plain text; the best figures in bold, or marked `*` where the terminal has none."""
+    lines = [title(table), ""]
+    if table.rows:
+        lines += _aligned(grid(table, columns), bold=bold)
+    lines += [""] if table.rows else []
+    if published:
+        lines += ["Published, and how it differs:", "", *_aligned(published_grid(table, published), bold=False)]
+        lines += [f"  {name}" for name in _sources(published)] + [""]
+    notes = remarks(table)
+    lines += [f"* {note}" for note in notes] + ([""] if notes else [])
+    if table.unfinished:
+        lines += ["Without a result:", *(f"  {line}" for line in unfinished_lines(table)), ""]
+    return "\n".join(lines)
+
+
+def _aligned(grid: Grid, *, bold: bool) -> list[str]:
+    marks = not bold and any(cell.best for row in grid.rows for cell in row)
+    texts = [
+        [cell.text + ("*" if cell.best else " ") * (marks and k >= grid.left) for k, cell in enumerate(row)]
+        for row in grid.rows
+    ]
+    header = [text + (" " if marks and k >= grid.left else "") for k, text in enumerate(grid.header)]
+    widths = [max(len(row[k]) for row in (header, *texts)) for k in range(len(header))]
+    last = len(header) - 1
+
+    def line(cells: Sequence[str], best: Sequence[bool]) -> str:
+        parts = []
+        for k, (text, width) in enumerate(zip(cells, widths, strict=True)):
+            free = grid.header[k] in TEXT_COLUMNS
+            padded = text.ljust(width) if k < grid.left or free else text.rjust(width)
+            padded = padded.rstrip() if k == last else padded
+            parts.append(f"\033[1m{padded}\033[0m" if best[k] and bold else padded)
+        return "  ".join(parts).rstrip()
+
+    first = line(header, [False] * len(header))
+    rule = "-" * min(len(first), 160)
+    rows = [line(text, [c.best for c in row]) for text, row in zip(texts, grid.rows, strict=True)]
+    return [first, rule, *rows]
+
+
+def markdown(table: Table, columns: Sequence[str], published: Sequence[Comparison] = ()) -> str:
+    """A Markdown section; the best figures in bold."""
+    lines = [f"### {title(table)}", ""]
+    if table.rows:
+        lines += [*_pipes(grid(table, columns)), ""]
+    if published:
+        lines += ["Published, and how it differs:", "", *_pipes(published_grid(table, published)), ""]
+        lines += [*(f"- {name}" for name in _sources(published)), ""]
+    notes = remarks(table)
+    lines += [*(f"- {note}" for note in notes), ""] if notes else []
+    if table.unfinished:
+        lines += ["Without a result:", "", *(f"- {line}" for line in unfinished_lines(table)), ""]
+    return "\n".join(lines)
+
+
+def _pipes(grid: Grid) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+
+    rule = "|" + "|".join(
+        "---" if k < grid.left or name in TEXT_COLUMNS else "---:" for k, name in enumerate(grid.header)
+    )
+    rows = [line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in grid.rows]
+    return [line(grid.header), rule + "|", *rows]
+
+
+TEXT_COLUMNS = frozenset({"source", "differs from these runs in"})
+
+
+def published_grid(table: Table, published: Sequence[Comparison]) -> Grid:
+    """Published figures in the columns of the table's headline."""
+    keys = [key for key in (*table.headline, "map_unseen") if any(key in item.figures for item in published)]
+    header = ["method", *(TITLES.get(key, key) for key in keys), "source", "differs from these runs in"]
+    rows = []
+    for item in published:
+        figures = [Cell(f"{item.figures[key]:g}" if key in item.figures else "-") for key in keys]
+        rows.append(
+            [Cell(item.method), *figures, Cell(f"[{item.mark}]"), Cell("; ".join(item.differences) or "nothing known")]
+        )
+    return Grid(header, rows, 1)
+
+
+def _sources(published: Sequence[Comparison]) -> list[str]:
+    return list(dict.fromkeys(f"[{item.mark}] {item.source}" for item in published))
+
+
+def to_csv(tables: Sequence[Table], asked: Sequence[str], published: Sequence[Sequence[Comparison]] = ()) -> str:
+    """All tables in one: a row for each row, unfinished run and published figure; means, spreads and plain numbers."""
+    settings = list(dict.fromkeys(key for table in tables for key in (*table.columns, *(i.key for i in table.implied))))
+    names = list(dict.fromkeys(name for table in tables for name in chosen_columns(table, asked)))
+    figures = [n for n in names if n != "runs" and any(n in row.figures for table in tables for row in table.rows)]
+    settings += [n for n in names if n not in figures and n != "runs" and n not in settings]
+    spreads = [f"{name}_std" for name in figures]
+    ends = ["difference", "difference_low", "difference_high", "difference_of", "baseline", "note"]
+    fields = ["status", "dataset", "task", "split", "weights", *settings, "seeds", *figures, *spreads, *ends]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fields, restval="", lineterminator="\n")
+    writer.writeheader()
+    for k, table in enumerate(tables):
+        where = {"dataset": table.dataset, "task": table.task, "split": table.split, "weights": table.weights}
+        for row in table.rows:
+            line: dict[str, Any] = {"status": "finished", **where, "seeds": len(row.runs)}
+            for key in settings:
+                found, value = lookup(row.runs[0], key)
+                line[key] = spelled(value) if found else ""
+            for name in figures:
+                if name in row.figures:
+                    std = row.figures[name].std
+                    line |= {name: _plain(row.figures[name].mean), f"{name}_std": "" if std is None else _plain(std)}
+            if row.difference is not None:
+                d = row.difference
+                bounds = ["" if v is None else _plain(v) for v in (d.value, d.low, d.high)]
+                line |= dict(zip(ends, [*bounds, d.figure, d.baseline.label, d.why], strict=True))
+            writer.writerow(line)
+        for run in table.unfinished:
+            line = {"status": run.status, **where, "note": f"{run.folder}: {run.note}"}
+            line |= {key: spelled(value) for key in settings for found, value in [lookup(run, key)] if found}
+            writer.writerow(line)
+        for item in published[k] if published else ():
+            note = "; ".join([item.method, *item.differences, item.source])
+            line = {"status": "published", "dataset": table.dataset, "task": table.task, "note": note}
+            writer.writerow(line | {key: value for key, value in item.figures.items() if key in figures})
+    return out.getvalue()
+
+
+def _plain(value: float) -> str:
+    return "" if not math.isfinite(value) else f"{value:.6g}"
