@@ -1,4 +1,4 @@
-"""Classifiers as files that run without mltrain, ONNX and torch.export, checked against PyTorch before they are kept."""
+"""Classifiers as files that run without mltrain: ONNX and torch.export, checked against PyTorch before they count."""
 
 from __future__ import annotations
 
