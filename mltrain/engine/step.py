@@ -142,7 +142,7 @@ class TrainStep:
         images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
         targets = batch.targets.to(device, non_blocking=True)
         if self.mix is not None:
-            images, targets = self.mix(images, targets, generator_for(self.seed, "mix", step, micro, self.dist.rank))
+            images, targets = self.mix(images, targets, mix_generator(self.seed, step, micro, self.dist.rank))
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.forward_model(images)
         return logits, targets
@@ -200,6 +200,11 @@ class TrainStep:
         raise NonFiniteError(
             f"step {step}: {what} is {value}; stopped before the optimizer step, weights are unchanged"
         )
+
+
+def mix_generator(seed: int, step: int, micro: int = 0, rank: int = 0) -> torch.Generator:
+    """What the mixing of a micro-batch of optimizer step `step` (of the whole run) draws from."""
+    return generator_for(seed, "mix", step, micro, rank)
 
 
 def _known(targets: torch.Tensor) -> int:
