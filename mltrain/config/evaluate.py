@@ -12,8 +12,12 @@ from omegaconf import DictConfig
 
 from mltrain.config.assemble import build_data, chosen, eval_loader, keeps_predictions, summarizer
 from mltrain.config.finished import all_weights, build_model, on_device, read_weights, stats_of
+from mltrain.config.identity import component_name
 from mltrain.config.schema import Tuning
+from mltrain.config.thresholds import FILE as THRESHOLDS
+from mltrain.config.thresholds import report_thresholds
 from mltrain.config.tune import plan, report
+from mltrain.config.zoo import compare, needs_predictions
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.runner import check_classes
@@ -28,7 +32,8 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
     """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
 
     With `tuning`, thresholds or a logit adjustment are found on the validation split and reported on the test split, or
-    by cross-fitting; tuning.json says which and how, and holds the figures.
+    by cross-fitting; tuning.json says which and how, and holds the figures. Thresholds that tools/tune_thresholds.py
+    left in the folder give further figures of the test split.
 
     Raises:
         CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
@@ -48,7 +53,10 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             "dist": dist,
             "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
             "channels_last": cfg.runner.channels_last,
-            "keep_all": tuner is not None or keeps_predictions(cfg, stats),
+            "keep_all": tuner is not None
+            or keeps_predictions(cfg, stats)
+            or (folder / THRESHOLDS).exists()
+            or needs_predictions(folder),
         }
         result: dict[str, Any] = {"best": state["best"]}
         evaluations: dict[str, evaluator.Evaluation] = {}
@@ -69,8 +77,10 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
                 write_predictions(folder / FILES[name][1], evaluation, labels)
         if not dist.is_main:
             return None
-        write_json(folder / "evaluation.json", result)
         logger.info("%s\n%s", metrics_table(result), chosen(result) if "epoch" in state["best"] else "")
+        result |= compare(folder, component_name(cfg.dataset), evaluations["val"], len(splits.val))
+        thresholds = report_thresholds(folder, state, splits, evaluations, summarizer(cfg, stats))
+        write_json(folder / "evaluation.json", result | ({} if thresholds is None else {"thresholds": thresholds}))
         if tuner is not None:
             content = tuner.run(evaluations)
             write_json(folder / "tuning.json", content)

@@ -91,7 +91,6 @@ class Logger:
     """Where figures go besides metrics.jsonl."""
 
     tensorboard: bool = True
-    report: bool = True  # report.html in the run folder at the end; tools/report.py writes it at any time
     tensorboard_curves: bool = True  # PR curves of each evaluation: all classes pooled, and each group
     tensorboard_images: int = _number(8, least=0, most=64)  # validation images shown with predictions; 0: none
     report: bool = True  # report.html in the run folder at the end; tools/report.py writes it at any time
@@ -150,6 +149,43 @@ class Convert:
     out: str | None = None  # run folder to write; null: <paths.runs>/converted/<name of the file>
     classes: str | None = None  # class names, one a line, in the order of the logits; or a csv of the file's ids, names
     overwrite: bool = False  # replace what is in the folder
+
+
+@dataclass(frozen=True)
+class TuneThresholds:
+    """Options of tools/tune_thresholds.py, beside the run's config."""
+
+    per: Literal["class", "all"] = "class"  # a threshold of each class, or one of all
+    recall: float | None = _number(None, least=0, most=1)  # in place of the best F1: the best precision at this recall
+    precision: float | None = _number(None, least=0, most=1)  # or the best recall at this precision
+    min_positives: int | None = _number(None, least=1)  # classes with fewer share one threshold; null: 5
+    folds: int | None = _number(None, least=2)  # figures across folds of val in place of the test split's
+    weights: Literal["best", "val", "ema"] = "best"
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Options of tools/predict.py, beside the run's config."""
+
+    format: Literal["table", "csv", "jsonl"] = "table"
+    out: str | None = None  # file for the labels; null: standard output
+    annotated: str | None = None  # folder for copies of the images with their labels drawn in
+    threshold: float | None = _number(None, least=0, most=1)  # of all classes; null: the run's thresholds.json, or
+    # metrics.threshold where it has none
+    thresholds: str | None = None  # file of thresholds in place of the run's
+    topk: int | None = _number(None, least=1)  # so many labels at most; without threshold: exactly so many
+    weights: Literal["best", "val", "ema"] = "best"
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Options of tools/explain.py, beside the run's config."""
+
+    out: str = "explained"  # folder
+    classes: list[str] = field(default_factory=list)  # to explain; none: those that are predicted
+    threshold: float | None = _number(None, least=0, most=1)  # as in tools/predict.py
+    topk: int | None = _number(None, least=1)  # as in tools/predict.py
+    weights: Literal["best", "val", "ema"] = "best"
 
 
 FRAME: dict[str, type] = {"runner": Runner, "data": Data, "metrics": Metrics, "logger": Logger, "paths": Paths}

@@ -21,7 +21,7 @@ from mltrain.metrics.summary import Summary
 from mltrain.report.tables import WEIGHTS, text_table
 
 FIGURES = ("OF1", "CF1", "macro_F1")
-CRITERIA = {"threshold": "F1 over all entries", "thresholds": "F1 of each class"}
+OF = {"threshold": "over all entries", "thresholds": "of each class"}
 WAY_OUT = (
     "tune_folds=5 reports on each fifth of the validation split with what the other four gave; or give the dataset a "
     "test split of other images"
@@ -54,7 +54,7 @@ class Plan:
             found["figures_before"] = reported.summaries[name].scalars
         return {
             "method": method,
-            "chosen_by": CRITERIA.get(method, self.tuner.metric),
+            "chosen_by": f"{self.tuner.criterion} {OF[method]}" if method in OF else self.tuner.metric,
             "min_positives": self.tuner.min_positives if method == "thresholds" else None,
             "tuned_on": _described(self.source, "val"),
             "reported_on": _described(self.source, "val") if self.target is None else _described(self.target, "test"),
@@ -85,7 +85,7 @@ def plan(
         )
     if tuning.tune_metric is not None and tuning.tune != "logit_adjustment":
         raise ConfigError(
-            f"tune_metric={tuning.tune_metric}: tune={tuning.tune} chooses by {CRITERIA[tuning.tune]}; only "
+            f"tune_metric={tuning.tune_metric}: tune={tuning.tune} chooses by F1 {OF[tuning.tune]}; only "
             "tune=logit_adjustment takes a metric"
         )
     if tuning.tune_min_positives is not None and tuning.tune != "thresholds":
@@ -94,8 +94,8 @@ def plan(
         raise ConfigError(f"tune_metric=words_F1: metrics.words_k={cfg.metrics.words_k} gives no such figure")
     if tuning.tune_folds is not None and tuning.tune_folds > len(splits.val):
         raise ConfigError(f"tune_folds={tuning.tune_folds}: {splits.val.name} has {len(splits.val)} images")
-    if tuning.tune_folds is None:
-        _require_another_split(splits)
+    if tuning.tune_folds is None and (problem := no_other_split(splits)) is not None:
+        raise ConfigError(f"tune: {problem}. {WAY_OUT}")
     tuner = Tuner(
         method=tuning.tune,
         summarize=summarize,
@@ -108,19 +108,21 @@ def plan(
     return Plan(tuner, splits.val, splits.test if tuning.tune_folds is None else None, tuning.tune_folds)
 
 
-def _require_another_split(splits: Splits) -> None:
+def no_other_split(splits: Splits) -> str | None:
+    """Why the test split cannot report what was tuned on the validation split; None where it can."""
     if splits.test is None:
-        raise ConfigError(
-            f"tune: {splits.val.name} would be tuned on and reported on, for the dataset has no test split; such "
-            f"figures are too good. {WAY_OUT}"
+        return (
+            f"{splits.val.name} would be tuned on and reported on, for the dataset has no test split; such figures are "
+            "too good"
         )
     held = {os.path.realpath(path) for path in splits.val.image_paths}
     shared = sorted(held & {os.path.realpath(path) for path in splits.test.image_paths})
     if shared:
-        raise ConfigError(
-            f"tune: {len(shared)} of the {len(splits.test)} images of {splits.test.name} are in {splits.val.name} too, "
-            f"e.g. {shared[0]}: what is tuned on one must not be reported on the other. {WAY_OUT}"
+        return (
+            f"{len(shared)} of the {len(splits.test)} images of {splits.test.name} are in {splits.val.name} too, "
+            f"e.g. {shared[0]}: what is tuned on one must not be reported on the other"
         )
+    return None
 
 
 def _described(labels: LabelSet, split: str) -> dict[str, Any]:
@@ -129,7 +131,9 @@ def _described(labels: LabelSet, split: str) -> dict[str, Any]:
 
 def report(content: dict[str, Any]) -> str:
     """The figures before and after, in words and a table (percent)."""
-    figures = [*FIGURES, *(["words_F1"] if content["chosen_by"] == "words_F1" else [])]
+    chosen_by = content["chosen_by"]
+    own = ["words_F1"] if chosen_by == "words_F1" else ["OP", "OR", "CP", "CR"] if " at a " in chosen_by else []
+    figures = [*FIGURES, *own]
     rows = []
     for name, found in content["weights"].items():
         for label, scalars in (("", found["figures_before"]), (", tuned", found["figures"])):
@@ -150,5 +154,6 @@ def _in_words(content: dict[str, Any], found: dict[str, Any]) -> str:
     if "own" not in found:
         return f"threshold {cuts[0]:.3f}"
     few = len(cuts) - sum(found["own"])
-    shared = f", {few} classes with fewer than {content['min_positives']} positives share one" if few else ""
+    reached = ", or that reach it nowhere," if "recall at a" in content["chosen_by"] else ""
+    shared = f", {few} classes with fewer than {content['min_positives']} positives{reached} share one" if few else ""
     return f"thresholds {cuts.min():.3f} to {cuts.max():.3f}{shared}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from mltrain.engine.evaluator import Predictions
 from mltrain.metrics.counts import count_at_threshold, overall_and_per_class
 from mltrain.metrics.summary import Summary
-from mltrain.metrics.thresholds import adjust_logits, best_cut, best_cuts, best_tau, crossed, folds
+from mltrain.metrics.thresholds import F1, Criterion, adjust_logits, best_cut, best_cuts, best_tau, crossed, folds
 from mltrain.metrics.words import words_at_k
 
 Method = Literal["threshold", "thresholds", "logit_adjustment"]
@@ -27,8 +27,9 @@ class Tuner:
     """How to tune, and how to score it.
 
     `threshold` (one cut by micro F1) and `thresholds` (one cut a class by its F1, classes with fewer than
-    `min_positives` sharing one) predict the classes above their cut. `logit_adjustment` subtracts tau times the prior
-    log-odds of the training set, tau by `metric` at the usual threshold.
+    `min_positives` sharing one), or in place of F1 by another `criterion`, predict the classes above their cut.
+    `logit_adjustment` subtracts tau times the prior log-odds of the training set, tau by `metric` at the usual
+    threshold.
     """
 
     method: Method
@@ -38,6 +39,7 @@ class Tuner:
     """(C,), of the training set"""
     metric: Metric = "macro_F1"
     min_positives: int = 5
+    criterion: Criterion = F1
     threshold: float = 0.5
     words_k: int = 5
 
@@ -73,9 +75,9 @@ class Tuner:
     def find(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
         """`cuts` (C,), the logits that classes have to clear; and `tau`, or `own` (C,): is the cut the class's own."""
         if self.method == "threshold":
-            return {"cuts": [best_cut(logits, targets).cut] * logits.shape[1]}
+            return {"cuts": [best_cut(logits, targets, self.criterion).cut] * logits.shape[1]}
         if self.method == "thresholds":
-            found = best_cuts(logits, targets, min_positives=self.min_positives)
+            found = best_cuts(logits, targets, self.criterion, min_positives=self.min_positives)
             return {"cuts": found.cuts.tolist(), "own": found.own.tolist()}
         tau, _ = best_tau(logits, self.log_prior_odds, functools.partial(self._score, targets))
         return {"cuts": (tau * self.log_prior_odds).tolist(), "tau": tau}

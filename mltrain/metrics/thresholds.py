@@ -9,6 +9,7 @@ only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,47 @@ TAUS = tuple(k / 20 for k in range(-20, 41))
 """-1 to 2 in steps of 0.05; below 0 for a model trained to favour the tail."""
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """What a cut is chosen by: the highest F1; with `recall`, the highest precision of the cuts that reach this recall;
+    with `precision`, the highest recall of those that reach this precision.
+
+    Raises:
+        ValueError: both are given, or one is not in (0, 1].
+    """
+
+    recall: float | None = None
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.recall is not None and self.precision is not None:
+            raise ValueError(f"recall={self.recall} and precision={self.precision}: give one, the other is maximised")
+        for name, value in (("recall", self.recall), ("precision", self.precision)):
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{name}={value}: must be above 0 and at most 1")
+
+    def __str__(self) -> str:
+        if self.recall is not None:
+            return f"precision at a recall of {self.recall:g}"
+        return "F1" if self.precision is None else f"recall at a precision of {self.precision:g}"
+
+    def choose(self, hits: np.ndarray, predicted: np.ndarray, positives: int) -> int | None:
+        """Which cut is best, by the true and all positives it predicts, from the lowest cut to the highest."""
+        if self.recall is not None:
+            # of cuts with the same precision the one with the higher recall, which is the lower
+            score = np.where(hits >= self.recall * positives * (1 - 1e-12), hits / predicted, -1.0)
+            best = int(np.argmax(score))
+        else:
+            score = 2 * hits / (predicted + positives)
+            if self.precision is not None:
+                score = np.where(hits >= self.precision * predicted * (1 - 1e-12), hits, -1)
+            best = score.size - 1 - int(np.argmax(score[::-1]))  # the highest of equal ones
+        return best if score[best] >= 0 else None
+
+
+F1 = Criterion()
+
+
 class BestCut(NamedTuple):
     """A class is predicted where its logit is strictly above `cut`; `f1` (0..1) is what that gives."""
 
@@ -45,47 +87,52 @@ class BestCuts(NamedTuple):
     own: np.ndarray
 
 
-def best_cut(logits: Tensor, targets: Tensor) -> BestCut:
-    """The one cut for all classes with the highest F1 over all known entries (OF1, micro F1).
+def best_cut(logits: Tensor, targets: Tensor, criterion: Criterion = F1) -> BestCut:
+    """The one cut for all classes that is best by `criterion` over all known entries; by default of OF1, micro F1.
 
     Exact: every set of entries that a cut can choose is considered, equal logits never being parted; among cuts with
-    the same F1 the highest. The cut lies half-way between the last logit above and the first below it.
+    the same F1 or recall the highest, with the same precision the lowest. The cut lies half-way between the last logit
+    above and the first below it.
 
     Args:
         logits: `(N, C)`, floating point.
         targets: `(N, C)` of 1, 0, -1; unknown entries count nowhere.
+        criterion: see `Criterion`.
 
     Raises:
-        ValueError: no positive, or inputs as in `average_precision`.
+        ValueError: no positive, no cut that reaches the criterion's precision, or inputs as in `average_precision`.
     """
     check_shapes(logits, targets)
     refuse_nan(logits)
     labels = to_labels(targets).reshape(-1)
     refuse_other_labels(labels)
-    found = _best_cut(to_scores(logits).reshape(-1), labels)
+    if not (labels == 1).any():
+        raise ValueError("no entry is positive: there is nothing to choose a threshold by")
+    found = _best_cut(to_scores(logits).reshape(-1), labels, criterion)
     if found is None:
-        raise ValueError("no entry is positive: there is no F1 to choose a threshold by")
+        raise ValueError(f"no threshold gives {criterion} over all classes: the model does not reach it anywhere")
     return found
 
 
-def best_cuts(logits: Tensor, targets: Tensor, *, min_positives: int = 5) -> BestCuts:
-    """The cut of each class with the highest F1 of that class, which gives the highest macro F1.
+def best_cuts(logits: Tensor, targets: Tensor, criterion: Criterion = F1, *, min_positives: int = 5) -> BestCuts:
+    """The cut of each class that is best by `criterion` on that class; by default this gives the highest macro F1.
 
     A class with fewer than `min_positives` known positives gets the cut that is best for all classes together
-    (`best_cut`): its own would be that of a few images. Otherwise as `best_cut`, per class.
+    (`best_cut`): its own would be that of a few images. So does a class that reaches the criterion's precision nowhere.
+    Otherwise as `best_cut`, per class.
 
     Raises:
         ValueError: min_positives is below 1, or as `best_cut`.
     """
     if min_positives < 1:
         raise ValueError(f"min_positives={min_positives} must be 1 or above")
-    common = best_cut(logits, targets)
+    common = best_cut(logits, targets, criterion)
     classes = logits.shape[1]
     cuts, f1, own = np.full(classes, common.cut), np.zeros(classes), np.zeros(classes, dtype=bool)
     for start, scores, labels in class_blocks(logits, targets):
         for c, (row, known) in enumerate(zip(scores, labels, strict=True), start):
             positives = int((known == 1).sum())
-            found = _best_cut(row, known) if positives >= min_positives else None
+            found = _best_cut(row, known, criterion) if positives >= min_positives else None
             if found is not None:
                 cuts[c], f1[c], own[c] = found.cut, found.f1, True
             elif positives:
@@ -149,18 +196,20 @@ def crossed(find: Callable[[np.ndarray], Tensor], fold: np.ndarray) -> Tensor:
     return found[torch.from_numpy(fold)]
 
 
-def _best_cut(scores: np.ndarray, labels: np.ndarray) -> BestCut | None:
-    """Of one ranking `(N,)`; None without a positive."""
+def _best_cut(scores: np.ndarray, labels: np.ndarray, criterion: Criterion) -> BestCut | None:
+    """Of one ranking `(N,)`; None without a positive, or where the criterion is not reached."""
     positives = np.sort(scores[labels == 1])
+    total = positives.size
+    positives = positives[~np.isneginf(positives)]  # no cut is below
     if not positives.size:
         return None
     scores = scores[labels >= 0]
-    # Only a cut just below a positive can be best: every further negative lowers F1.
+    # Only a cut just below a positive can be best: every further negative lowers precision, and no recall changes.
     hits = positives.size - np.searchsorted(positives, positives)
-    f1 = 2 * hits / (count_at_or_above(scores, positives) + positives.size)
-    f1[np.isneginf(positives)] = 0  # nothing is below
-    best = positives.size - 1 - int(np.argmax(f1[::-1]))  # the highest of equal ones
-    return BestCut(_between(scores, positives[best]), float(f1[best]))
+    predicted = count_at_or_above(scores, positives)
+    f1 = 2 * hits / (predicted + total)
+    best = criterion.choose(hits, predicted, total)
+    return None if best is None else BestCut(_between(scores, positives[best]), float(f1[best]))
 
 
 def _between(scores: np.ndarray, lowest: np.floating) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mltrain.metrics import average_precision, summarize
 from mltrain.metrics.counts import count_above, count_at_threshold, overall_and_per_class
-from mltrain.metrics.thresholds import TAUS, adjust_logits, best_cut, best_cuts, best_tau, crossed, folds
+from mltrain.metrics.thresholds import TAUS, Criterion, adjust_logits, best_cut, best_cuts, best_tau, crossed, folds
 
 
 def draw(
@@ -185,3 +185,59 @@ def test_wrong_arguments_are_refused_in_words() -> None:
         best_cut(logits, targets + 1)
     with pytest.raises(ValueError, match="NaN"):
         best_cut(logits * torch.nan, targets)
+
+
+@pytest.mark.parametrize("levels", [None, 8, 2])
+@pytest.mark.parametrize("least", [0.1, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("kept", ["recall", "precision"])
+def test_no_cut_that_keeps_the_one_has_more_of_the_other(kept: str, least: float, levels: int | None) -> None:
+    logits, targets = draw(levels=levels, unknown=0.2)
+    found = best_cuts(logits, targets, Criterion(**{kept: least}), min_positives=1) if kept == "recall" else None
+    for c in range(logits.shape[1]):
+        labels = targets[:, c : c + 1]
+        scores = logits[:, c].numpy()[labels[:, 0] >= 0]
+        positive = labels[:, 0].numpy()[labels[:, 0] >= 0] == 1
+        chosen = scores[:, None] > np.array([-np.inf, *np.unique(scores)])[:-1]
+        hits = (chosen & positive[:, None]).sum(0)
+        recall, precision = hits / positive.sum(), hits / chosen.sum(0)
+        held, raised = (recall, precision) if kept == "recall" else (precision, recall)
+        try:
+            cut = best_cut(logits[:, c : c + 1], labels, Criterion(**{kept: least})).cut
+        except ValueError:
+            assert kept == "precision" and not ((held >= least) & (hits > 0)).any()
+            continue
+        mine = scores > cut
+        own = {"recall": mine[positive].mean(), "precision": positive[mine].mean()}
+        assert own.pop(kept) >= least - 1e-12
+        assert own.popitem()[1] == pytest.approx(raised[held >= least].max(), abs=1e-12)
+        assert found is None or found.cuts[c] == cut
+
+
+def test_of_equal_precision_the_cut_with_more_recall_is_taken() -> None:
+    logits = torch.tensor([[5.0], [4.0], [3.0], [2.0], [1.0]])
+    targets = torch.tensor([[1], [1], [1], [0], [1]])
+    assert best_cut(logits, targets, Criterion(recall=0.25)).cut == 2.5
+
+
+def test_a_class_that_reaches_the_precision_nowhere_takes_the_common_cut() -> None:
+    logits = torch.tensor([[9.0, 5.0], [8.0, 4.0], [7.0, 1.0], [6.0, -9.0]])
+    targets = torch.tensor([[1, 0], [1, 1], [1, 0], [0, 0]])
+    criterion = Criterion(precision=0.7)
+    found = best_cuts(logits, targets, criterion, min_positives=1)
+    assert found.own.tolist() == [True, False]
+    assert found.cuts[1] == best_cut(logits, targets, criterion).cut
+    with pytest.raises(ValueError, match=r"no threshold gives recall at a precision of 0\.7"):
+        best_cut(logits[:, 1:], targets[:, 1:], criterion)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recall": 0.5, "precision": 0.5}, "give one"),
+        ({"recall": 0}, "recall=0: must be above 0"),
+        ({"precision": 1.5}, "at most 1"),
+    ],
+)
+def test_criteria_that_mean_nothing_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Criterion(**options)
