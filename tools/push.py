@@ -1,7 +1,7 @@
 """Write the model of a run as a folder to give away, with a model card, and upload it where you want it.
 
     python tools/push.py runs/coco/tresnet_l-gap-asl/0a1b2c3d license=apache-2.0      RUN/hub
-    python tools/push.py RUN out=published license=cc-by-nc-4.0 data_license='CC BY 4.0 (COCO annotations)'
+    python tools/push.py RUN out=published license=cc-by-nc-4.0 data_license='CC BY 4.0'
     python tools/push.py RUN license=mit repo=me/tresnet-l-coco                       also to the Hugging Face hub
 
 The folder has the weights (model.safetensors), config.yaml, classes.txt, config.json for other programs, results, and

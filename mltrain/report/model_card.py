@@ -187,7 +187,7 @@ def _tuned(card: CardSource) -> list[str]:
             f"each of {found['folds']} folds of the {found['reported_on']['name']} images, with what the others gave"
         )
     else:
-        where = f"the {found['reported_on']['images']:,} images of {found['reported_on']['name']}"
+        where = f"on the {found['reported_on']['images']:,} images of {found['reported_on']['name']}"
     before, after = found.get("figures_before") or {}, found["figures"]
     figures = ", ".join(
         f"{_title(key)} {after[key]:.2f} ({_percent(before.get(key))} with {card.config['metrics']['threshold']:g})"
@@ -196,7 +196,7 @@ def _tuned(card: CardSource) -> list[str]:
     )
     return [
         f"With the thresholds of `thresholds.json` (chosen by {found['chosen_by']} on {found['tuned_on']['name']}): "
-        f"{figures}, on {where}."
+        f"{figures}, {where}."
     ]
 
 
