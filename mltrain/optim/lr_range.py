@@ -112,7 +112,8 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
     edge = max(3, int(_EDGE * len(y)))
     level = float(y[:edge].mean())
     fall = level - float(smooth[low])
-    sigma = float(np.median(np.abs(np.diff(y[: low + 1])))) / (0.6745 * math.sqrt(2)) if low else 0.0
+    before = y[: max(low + 1, len(y) // 2)]
+    sigma = float(np.median(np.abs(np.diff(before)))) / (0.6745 * math.sqrt(2))
     # A Gaussian mean is as good as a plain one over 2 sqrt(pi) widths; the lowest of many means does not reach 4 sigma.
     noise = sigma * math.sqrt(1 / (2 * math.sqrt(math.pi) * width) + 1 / edge)
     if low < 3 or fall <= max(4 * noise, 1e-6 * abs(level)):

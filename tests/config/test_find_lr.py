@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, MltrainError
 from tests.promises.runs import ROOT, TINY, environment
 
-WORDS = [*TINY, "optimizer.lr=0.01", "steps=40"]
+WORDS = [*TINY, "optimizer.lr=0.01", "runner.batch_size=40", "steps=60", "start=1e-5", "end=1"]
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -26,10 +27,10 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_line_to_paste_is_printed_and_no_run_folder_is_made_or_changed(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    done = run(*WORDS, "head.dropout=0.1", "runner.accumulate=2", "runner.batch_size=8", cwd=tmp_path)
+    done = run(*WORDS, "runner.accumulate=2", "runner.batch_size=20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     key, _, value = done.stdout.strip().partition("=")
-    assert key == "optimizer.lr" and 1e-6 < float(value) < 10
+    assert key == "optimizer.lr" and 1e-5 < float(value) < 1
     assert "decided by" in done.stderr and "steepest descent" in done.stderr and "lowest loss" in done.stderr
     with Image.open(tmp_path / "find_lr.png") as plot:
         assert plot.size[0] > 400
@@ -57,10 +58,10 @@ def test_rates_go_from_start_to_end_and_groups_keep_their_multipliers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: list[list[float]]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [*WORDS, "start=1e-5", "end=1e-2", "optimizer.head_lr_multiplier=10", "ema=default"]
+    words = [*WORDS, "end=0.1", "optimizer.head_lr_multiplier=10", "ema=default"]
     found = find_lr(*read(FindLr, words, whole=True))
-    assert found is not None and 1e-5 < found < 1e-2
-    assert len(rates) == 40 and min(rates[0]) == pytest.approx(1e-5) and min(rates[-1]) == pytest.approx(1e-2)
+    assert found is not None and 1e-5 < found < 0.1
+    assert len(rates) == 60 and min(rates[0]) == pytest.approx(1e-5) and min(rates[-1]) == pytest.approx(0.1)
     assert all(max(lrs) == pytest.approx(10 * min(lrs)) for lrs in rates)
 
 
@@ -68,9 +69,9 @@ def test_a_test_that_diverges_stops_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: list[list[float]], caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), contextlib.suppress(MltrainError):  # whether a rate is found is not the matter here
         find_lr(*read(FindLr, [*WORDS, "end=1e6", "optimizer=sgd", "optimizer.lr=0.01"], whole=True))
-    assert 10 < len(rates) < 40
+    assert 10 < len(rates) < 60
     assert "stopped at" in caplog.text and ("diverges" in caplog.text or "no longer finite" in caplog.text)
 
 
