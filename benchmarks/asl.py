@@ -1,4 +1,4 @@
-"""ASL forward+backward against the textbook eager formula: `python benchmarks/asl.py [--device cuda] [--threads 2]`.
+"""ASL forward+backward against the textbook eager formula: `python benchmarks/asl.py [--device cuda] [--threads 2] [--compile]`.
 
 The textbook is the published formula as written, 44 kernels with autograd. Both run in turns in one process.
 Printed: medians, their ratio, and the peak of what each allocates beyond its inputs, the gradient included, in units of
@@ -71,12 +71,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="ours as runner.compile=true has it")
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--shapes", nargs="+", default=["128x9605", "128x1006", "128x80"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     ours = AsymmetricLoss()
+    if args.compile:
+        ours.compile()
     print(
         f"{'shape':10}{'targets':>9}{'textbook us':>13}{'ours us':>9}{'ratio':>7}{'peak textbook':>15}{'peak ours':>11}"
     )

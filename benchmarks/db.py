@@ -1,4 +1,4 @@
-"""DB-Focal forward+backward against the textbook formula: `python benchmarks/db.py [--device cuda] [--threads 2]`.
+"""DB-Focal forward+backward against the textbook formula: `python benchmarks/db.py [--device cuda] [--threads 2] [--compile]`.
 
 The textbook is the published formula as written, kernel by kernel with autograd. Both run in turns in one process.
 Printed: medians, their ratio, and the peak of what each allocates beyond its inputs, the gradient included, in units of
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="ours as runner.compile=true has it")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--shapes", nargs="+", default=["128x9605", "128x1006", "128x80"])
     args = parser.parse_args()
@@ -71,6 +72,8 @@ def main() -> None:
         stats = long_tail(classes, images=100_000)
         slow = textbook(stats, args.device)
         fast = DistributionBalancedLoss(stats=stats, mu=0.2).to(args.device)
+        if args.compile:
+            fast.compile()
         x = (torch.randn(rows, classes) * 2 - 2).to(args.device).requires_grad_()
         for dtype in (torch.float32, torch.int8):
             drawn = torch.rand(rows, classes) < 3 / classes

@@ -82,6 +82,8 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(dist.device.type) if amp_dtype is torch.float16 else None
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
+        if compile:
+            loss.compile()
         if dist.world_size > 1:
             device_ids = [dist.device.index] if dist.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)

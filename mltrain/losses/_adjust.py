@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+At = Callable[[Tensor], Tensor]
+"""Values per class (C,) -> the value of each entry's class, to broadcast with the entries, in their dtype."""
+
 
 @dataclass(frozen=True)
 class Adjustment:
@@ -57,13 +60,20 @@ class Targets:
     """The targets of a batch, summed up by image.
 
     Only positives count: unknown entries do not, soft ones in proportion. Where few entries are not 0, they may be
-    given beside: (rows, columns, targets), each (n,).
+    given beside: (rows, columns, targets), each (n,). `constants` are those of the loss, where they are at hand.
     """
 
-    def __init__(self, dense: Tensor, dtype: torch.dtype, entries: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        dense: Tensor,
+        dtype: torch.dtype,
+        entries: tuple[Tensor, Tensor, Tensor] | None = None,
+        constants: tuple[Tensor, ...] | None = None,
+    ) -> None:
         self.dense = dense
         self.dtype = dtype
         self.entries = entries
+        self.constants = constants
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum of ``y[k, c] * values[c]`` over the positives of each image, (B, 1)."""

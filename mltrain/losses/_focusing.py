@@ -25,6 +25,25 @@ def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, 1, 50.0)  # torch's own threshold of 20 is 2e-9 off, visible in fp64
 
 
+def sigmoid_and_softplus(x: Tensor) -> tuple[Tensor, Tensor]:
+    if not torch.compiler.is_compiling():
+        return torch.sigmoid(x), softplus(x)
+    exp = torch.exp(-x.abs())  # one exponential for both, where they come out of one kernel
+    inverse = 1 / (1 + exp)
+    log = _log1p(exp) if x.dtype is torch.float32 else torch.log1p(exp)
+    return torch.where(x >= 0, inverse, exp * inverse), x.clamp(min=0) + log
+
+
+def _log1p(x: Tensor) -> Tensor:
+    """log(1 + x) for x in [0, 1], to 3e-7 relative, in half the time of the library's: 2 artanh(x / (2 + x))."""
+    point = x / (2 + x)  # at most 1/3
+    square = point * point
+    series = torch.full_like(point, 1 / 13)
+    for odd in (11, 9, 7, 5, 3, 1):
+        series = series * square + 1 / odd
+    return 2 * point * series
+
+
 def sigmoid_softplus(x: Tensor, p: Tensor, loss: Tensor) -> bool:
     """Write sigmoid(x) to `p`, which may be x, and softplus(x) to `loss`; all (n,), n > 0, on the CPU.
 
@@ -45,8 +64,7 @@ def sigmoid_softplus(x: Tensor, p: Tensor, loss: Tensor) -> bool:
 
 def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Tensor]:
     """L+ and its derivative at the logits x (n,)."""
-    minus = -x
-    loss, q = softplus(minus), minus.sigmoid_()
+    q, loss = sigmoid_and_softplus(-x)
     if gamma == 0:
         return loss, q.neg_()
     weight = power_(q.clone(), gamma)
@@ -59,17 +77,17 @@ def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Ten
 
 def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool) -> tuple[Tensor, Tensor]:
     """L- and its derivative at the logits x (n,)."""
-    p = torch.sigmoid(x)
     if clip == 0:
-        loss = softplus(x)
+        p, loss = sigmoid_and_softplus(x)
         if gamma == 0:
             return loss, p
         weight = power_(p.clone(), gamma)
         if detach:
             return loss * weight, p.mul_(weight)
         # p^g [p - g (1-p) log(1-p)]
-        slope = p + gamma * torch.sigmoid(-x) * loss.clamp(max=LARGE)
+        slope = p + gamma * (1 - p) * loss.clamp(max=LARGE)
         return loss * weight, slope.mul_(weight)
+    p = torch.sigmoid(x)
     shifted = (p - clip).clamp_(min=0)
     loss = torch.log1p(-shifted).neg_()
     slope = p * (1 - p) / (1 - shifted)

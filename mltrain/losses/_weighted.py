@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Targets
+from mltrain.losses._adjust import At, Targets
 from mltrain.losses._focusing import LARGE, negative_term, positive_term, power_, sigmoid_softplus
 from mltrain.losses.base import PerLabelLoss, Reduction
 
@@ -74,17 +74,24 @@ class FrequencyWeightedLoss(PerLabelLoss):
         return (self.positives.clamp(min=1).to(dtype),)
 
     def _constants(self, targets: Targets) -> tuple[Tensor, ...]:
-        """`_class_constants`, of which the CPU, where small kernels count, keeps the last ones."""
-        classes = targets.dense.shape[1]
+        dense = targets.dense
+        return targets.constants or self.constants(dense.device, targets.dtype, dense.shape[1])
+
+    def constants(self, device: torch.device, dtype: torch.dtype, classes: int) -> tuple[Tensor, ...]:
+        """`_class_constants`, of which the CPU, where small kernels count, keeps the last ones.
+
+        Raises:
+            ValueError: the batch has another number of classes.
+        """
         if classes != self.positives.numel():
             raise ValueError(f"logits and targets have {classes} classes, the statistics {self.positives.numel()}")
-        if targets.dense.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._class_constants(targets.dtype)
+        if device.type != "cpu" or torch.compiler.is_compiling():
+            return self._class_constants(dtype)
         buffers = (self.positives, self.known)
-        state = (targets.dtype, *(0 if buffer.is_inference() else buffer._version for buffer in buffers))
+        state = (dtype, *(0 if buffer.is_inference() else buffer._version for buffer in buffers))
         kept = _KEPT.get(self)
         if kept is None or kept.state != state or any(a is not b for a, b in zip(kept.buffers, buffers, strict=True)):
-            kept = _KEPT[self] = _Kept(state, buffers, self._class_constants(targets.dtype))
+            kept = _KEPT[self] = _Kept(state, buffers, self._class_constants(dtype))
         return kept.constants
 
     def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +101,14 @@ class FrequencyWeightedLoss(PerLabelLoss):
     def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, derivative = negative_term(x * self._neg_scale, gamma=self._gamma, clip=0, detach=False)
         return value * (self._factor / self._neg_scale), derivative * self._factor
+
+    def _selected(self, x: Tensor, positive: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        # Both terms are of one form, so that one exponential does for the two.
+        value, derivative = negative_term(
+            torch.where(positive, -x, x * self._neg_scale), gamma=self._gamma, clip=0, detach=False
+        )
+        value = value * torch.where(positive, self._factor, self._factor / self._neg_scale)
+        return value, derivative * torch.where(positive, -self._factor, self._factor)
 
     def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
         if self._neg_scale != 1:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.losses.base import _check
+from mltrain.losses.base import check_shapes
 
 ABSENT = -1e4
 """Stands for minus infinity, whose differences would be NaN; far below any logit over a temperature."""
@@ -49,7 +49,7 @@ class TwoWayLoss(nn.Module):
         self.temperature_neg = temperature_neg
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        _check(logits, targets)
+        check_shapes(logits, targets)
         x = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if not x.numel():
             return x.sum()

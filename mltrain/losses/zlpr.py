@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mltrain.losses.base import _check
+from mltrain.losses.base import check_shapes
 
 
 class ZLPRLoss(nn.Module):
@@ -37,7 +37,7 @@ class ZLPRLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        _check(logits, targets)
+        check_shapes(logits, targets)
         x = logits.to(torch.promote_types(logits.dtype, torch.float32))
         positive, unknown = targets > 0.5, targets < 0
         zero = x.new_zeros(len(x), 1)  # the 1 in the logarithm; it also keeps an empty sum finite

@@ -17,7 +17,7 @@ from torch import Tensor
 from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.losses import ClassBalancedLoss, DistributionBalancedLoss, InverseFrequencyLoss, PerLabelLoss
-from mltrain.losses.base import CPU_PIECE
+from mltrain.losses._pass import CPU_PIECE
 from tests.losses.test_per_label import KINDS, make_targets, value_and_grad
 
 PLAIN_DB: dict[str, Any] = {"ntr": False, "focal": False}

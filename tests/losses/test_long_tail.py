@@ -28,7 +28,7 @@ from mltrain.losses import (
     PerLabelLoss,
     RobustAsymmetricLoss,
 )
-from mltrain.losses.base import CPU_PIECE
+from mltrain.losses._pass import CPU_PIECE
 
 IMAGES = 1000
 

@@ -1,0 +1,104 @@
+"""The pass over the entries as one compiled kernel (`PerLabelLoss.compile`) gives what the eager one gives."""
+
+from __future__ import annotations
+
+import copy
+import pydoc
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy import sparse
+from torch import Tensor
+
+from mltrain.labels import LabelStats
+from mltrain.losses import AsymmetricLoss, DistributionBalancedLoss, PerLabelLoss, _pass
+from tests.promises.runs import ROOT
+
+CLASSES = 24
+
+
+def stats() -> LabelStats:
+    counts = np.array([1000, *(int(700 * 0.7**k) for k in range(CLASSES - 1))], dtype=np.int64)
+    zero, classes = np.zeros_like(counts), np.arange(CLASSES)
+    pairs = sparse.csr_matrix((counts, (classes, classes)))
+    return LabelStats(tuple(map(str, classes)), 1000, counts, 1000 - counts, zero, pairs)
+
+
+def losses() -> dict[str, Callable[..., PerLabelLoss]]:
+    """The losses of the configs that stand on the pass, each of which has what it is given."""
+    found = {}
+    for path in sorted((ROOT / "configs/loss").glob("*.yaml")):
+        target = pydoc.locate(yaml.safe_load(path.read_text())["_target_"])
+        if isinstance(target, type) and issubclass(target, PerLabelLoss):
+            found[path.stem] = target
+    return found
+
+
+LOSSES = losses()
+
+
+def build(name: str, **options: Any) -> PerLabelLoss:
+    known = {"stats": stats(), "num_classes": CLASSES, "epochs": 3}
+    names = LOSSES[name].__init__.__annotations__
+    return LOSSES[name](**{k: v for k, v in known.items() if k in names}, **options)
+
+
+def value_and_grad(loss: PerLabelLoss, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    value = loss(x, y)
+    (2 * value.sum()).backward()
+    assert x.grad is not None
+    return value.detach(), x.grad
+
+
+def batch(kind: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, CLASSES, generator=generator) * 4
+    y = (torch.rand(6, CLASSES, generator=generator) < 0.2).to(torch.int8)
+    if kind != "hard":
+        y[torch.rand(6, CLASSES, generator=generator) < 0.2] = -1
+    if kind == "soft":
+        y = torch.where(y > 0, 0.7, y.float())
+    return x, y
+
+
+@pytest.mark.parametrize("kind", ["hard", "unknown", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_losses_equal_eager_ones(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr(_pass, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
+    for reduction in ("sum", "mean"):
+        eager = build(name, reduction=reduction)
+        compiled = copy.deepcopy(eager)
+        compiled.compile()
+        x, y = batch(kind)
+        torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
+
+
+def test_compiled_losses_stay_finite_at_extreme_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr(_pass, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
+    eager = DistributionBalancedLoss(stats=stats())
+    compiled = copy.deepcopy(eager)
+    compiled.compile()
+    x, y = batch("unknown")
+    for scale in (25, 1e4, float("inf")):
+        value, grad = value_and_grad(compiled, x * scale, y)
+        assert grad.isfinite().all()
+        torch.testing.assert_close((value, grad), value_and_grad(eager, x * scale, y))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("kind", ["hard", "unknown", "soft"])
+@pytest.mark.parametrize("loss", [AsymmetricLoss(), DistributionBalancedLoss(stats=stats())], ids=["asl", "db"])
+def test_the_compiled_kernel_itself_equals_the_eager_pass(loss: PerLabelLoss, kind: str) -> None:
+    compiled = copy.deepcopy(loss)
+    compiled.compile()
+    x, y = batch(kind)
+    torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(loss, x, y))
