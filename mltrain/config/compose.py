@@ -16,9 +16,11 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -98,7 +100,7 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
 
 
 def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
-    """The checked config of a run folder, with `KEY=VALUE` changes (no group choices). Raises ConfigError."""
+    """The checked config of a run folder, with `KEY=VALUE` changes (of groups: dataset=NAME). Raises ConfigError."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: no run folder: it has no config.yaml")
@@ -115,8 +117,23 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
             raise ConfigError(override)
         if override.is_sweep_override() or override.is_delete() or override.package is not None:
             raise ConfigError(f"{raw}: only KEY=VALUE can change a finished run's config")
+        if override.key_or_group == "dataset" and not isinstance(override.value(), dict):
+            _choose_dataset(cfg, str(override.value()), overrides)
+            continue
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
     return check_config(cfg)
+
+
+def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> None:
+    """Another data set for a finished run. The one that it has keeps its options, but where paths.data is given."""
+    moved = [raw for raw in overrides if raw.startswith("paths.data=")]
+    own = [raw for raw in overrides if raw.startswith("dataset.")]
+    chosen = load([f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]).dataset
+    before = cfg.get("dataset", {})
+    if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
+        cfg.dataset = chosen
+    elif moved:
+        cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
 
 
 def tool_options(section: type, words: Sequence[str]) -> tuple[Any, list[str]]:
@@ -226,6 +243,14 @@ def _hydra(folder: Path) -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
+def prefer_own_configs(source: Source) -> None:
+    """Let a file of ours stand in for a plugin's config of the same name, which Hydra takes for its schema."""
+    Plugins.instance()  # which registers them
+    for file in source.folder.glob("hydra/*/*.yaml"):
+        registered = ConfigStore.instance().repo.get("hydra", {}).get(file.parent.name, {})
+        registered.pop(file.name, None)
+
+
 def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
     if not (source.folder / f"{source.name}.yaml").is_file():
         raise ConfigError(
@@ -233,6 +258,7 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
         )
     search = [f"file://{folder.resolve()}" for folder in source.extra]
     extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    prefer_own_configs(source)
     with _hydra(source.folder.resolve()):
         return compose(source.name, [*overrides, *extra], return_hydra_config=True)
 

@@ -70,6 +70,7 @@ def run_sweep(work: Work, overrides: list[str], source: Source) -> None:
         pid=os.getpid(),
         total=total,
         cores=launchers.cores_of_a_job(settings, at_once),
+        varied=tuple(o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()),
     )
     watch = Watch(sweep, before=before)
     words = [*scan.overrides, *_own_overrides(settings, source, sweep, at_once)]
@@ -223,10 +224,10 @@ def _sum_up(sweep: Sweep, records: list[Record], jobs: list[list[str]] | None, e
     lost = [record for record in records if record.state not in ENDED]
     if failed:
         raise MltrainError(
-            f"{len(failed)} of {sweep.total or len(records)} jobs failed: " + "; ".join(r.overrides for r in failed)
+            f"{len(failed)} of {sweep.total or len(records)} jobs failed: " + "; ".join(r.label for r in failed)
         )
     if ended is not None:
-        names = "; ".join(record.overrides for record in lost) or "none was running"
+        names = "; ".join(record.label for record in lost) or "none was running"
         raise MltrainError(
             f"the launcher ended early, {type(ended).__name__}: {ended}\njobs without an end: {names}. Repeat the "
             "command to go on"

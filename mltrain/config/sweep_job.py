@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 STOP = "stop"
 STOP_SECONDS = 0.5  # between two looks for it
+PREEMPTION_SECONDS = 3.0  # Slurm's second signal follows the first within them
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ENDED = ("finished", "before", "failed", "interrupted")
 
@@ -43,6 +45,9 @@ class Record:
 
     number: int
     overrides: str
+    """all of them, each KEY=VALUE"""
+    label: str
+    """those by which the jobs differ"""
     state: str
     started: float
     """seconds since 1970"""
@@ -69,6 +74,8 @@ class Sweep:
     """of the main process"""
     total: int | None
     cores: int | None
+    varied: tuple[str, ...]
+    """keys by which the jobs differ"""
 
     @property
     def here(self) -> bool:
@@ -112,7 +119,8 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
     number, overrides = int(settings.job.num), [text.lstrip("+") for text in settings.overrides.task]
     if sweep.stopped_by() is not None:
         return None
-    record = Record(number, " ".join(overrides), "running", time.time())
+    varied = [text for text in overrides if text.partition("=")[0] in sweep.varied]
+    record = Record(number, " ".join(overrides), " ".join(varied or overrides), "running", time.time())
     with ExitStack() as stack:
         if not sweep.here:
             stack.enter_context(_own_process(sweep, number))
@@ -127,7 +135,7 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
             log.error("%s", error)
             record.state, record.error, record.exit_code = "failed", str(error), error.exit_code
         except Exception as error:
-            log.exception("job %d: %s", number + 1, record.overrides)
+            log.exception("job %d: %s", number + 1, record.label)
             record.state, record.error, record.exit_code = "failed", f"{type(error).__name__}: {error}", 1
         record.seconds = round(time.time() - record.started, 2)
         if record.state == "interrupted":
@@ -156,6 +164,9 @@ def _fill(record: Record, config: Callable[[], Any], work: Work) -> None:
 
 def _interrupted(sweep: Sweep, record: Record, limit: _Limit) -> None:
     log.warning("%s", record.error)
+    end = time.monotonic() + PREEMPTION_SECONDS
+    while sweep.launcher == "slurm" and not limit.reached and time.monotonic() < end:
+        time.sleep(0.1)  # a job that must make room gets SIGTERM first
     if limit.reached and sweep.stopped_by() is None:
         record.state = "waiting"
         _note(sweep, record)
@@ -241,6 +252,8 @@ def _own_process(sweep: Sweep, number: int) -> Iterator[None]:
         raise MltrainError(f"{sweep.folder}: not there on {socket.gethostname()}; a sweep needs folders that all share")
     os.chdir(sweep.cwd)
     _join_ranks()
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        multiprocessing.set_start_method(None, force=True)  # workers of a job start as those of any run
     if sweep.cores is not None:
         os.environ["MLTRAIN_CORES"] = str(sweep.cores)
         os.environ.setdefault("OMP_NUM_THREADS", str(sweep.cores))

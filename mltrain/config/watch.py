@@ -37,6 +37,7 @@ class Watch:
     def __init__(self, sweep: Sweep, *, before: int) -> None:
         self.sweep, self.before = sweep, before
         self._seen: dict[int, Record] = {}
+        self._at_once = 1
         self._lock = threading.Lock()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
@@ -75,12 +76,14 @@ class Watch:
                 record = Record(**json.loads(file.read_text()))
                 if known is None or record.state != known.state:
                     self._seen[number] = record
+                    running = sum(other.state == "running" for other in self._seen.values())
+                    self._at_once = max(self._at_once, running)
                     self._say(record, first=known is None)
 
     def _say(self, record: Record, *, first: bool) -> None:
         of = f" of {self.sweep.total}" if self.sweep.total is not None else ""
         if first and record.state != "before":
-            log.info("\njob %d%s: %s", record.number + 1, of, record.overrides)
+            log.info("\njob %d%s: %s", record.number + 1, of, record.label)
         if record.state == "running":
             return
         parts = [f"job {record.number + 1}{of} {STATES[record.state]}"]
@@ -90,18 +93,18 @@ class Watch:
             parts[0] += f", {figure(record)}"
         if record.state != "before":
             parts.append(duration(record.seconds))
-        ended = [other for other in self._seen.values() if other.state in ENDED]
+        ended = [other for other in self._seen.values() if other.state in ENDED and other.state != "interrupted"]
         parts.append(f"{len(ended)}{of} done")
         left = self._time_left(ended)
-        if left is not None:
+        if left:
             parts.append(f"{duration(left)} left")
         top = best(ended)
         if top is not None:
-            parts.append(f"best so far {figure(top)}: {top.overrides}")
+            parts.append(f"best so far {figure(top)}: {top.label}")
         log.info("%s", "  |  ".join(parts))
 
     def _time_left(self, ended: list[Record]) -> float | None:
-        """Seconds until all jobs are done, at the mean length of those trained and with as many at once as now."""
+        """Seconds until all jobs are done, at the mean length of those trained, as many at once as were seen."""
         trained = [record.seconds for record in ended if record.state == "finished"]
         if not trained or self.sweep.total is None:
             return None
@@ -111,7 +114,7 @@ class Watch:
         waiting = self.sweep.total - len(ended) - len(running) - max(0, self.before - skipped)
         now = time.time()
         rest = sum(max(0.0, mean - (now - record.started)) for record in running)
-        return (max(0, waiting) * mean + rest) / max(1, len(running) or 1)
+        return (max(0, waiting) * mean + rest) / self._at_once
 
 
 def best(records: list[Record]) -> Record | None:
@@ -132,10 +135,10 @@ def summary(sweep: Sweep, records: list[Record]) -> str:
     lines = ["", "sweep: " + ", ".join(f"{count} {name}" for name, count in counts.items())]
     top = best(records)
     if top is not None:
-        lines += [f"best {figure(top)}: {top.overrides}", f"  {top.folder}"]
+        lines += [f"best {figure(top)}: {top.label}", f"  {top.folder}"]
     for record in records:
         if record.state == "failed":
-            lines.append(f"failed: {record.overrides}\n  {_short(record.error)}")
+            lines.append(f"failed: {record.label}\n  {_short(record.error)}")
             log_file = sweep.record_file(record.number).with_suffix(".log")
             if log_file.exists():
                 lines.append(f"  {log_file}")
