@@ -1,4 +1,4 @@
-"""ASL forward+backward against the textbook eager formula: `python benchmarks/asl.py [--device cuda] [--threads 2] [--compile]`.
+"""ASL forward+backward against the textbook eager formula: `python benchmarks/asl.py [--device cuda] [--compile]`.
 
 The textbook is the published formula as written, 44 kernels with autograd. Both run in turns in one process.
 Printed: medians, their ratio, and the peak of what each allocates beyond its inputs, the gradient included, in units of

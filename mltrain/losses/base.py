@@ -8,7 +8,7 @@ is here: fp32 inside, unknown labels, soft targets, reductions, and one fused pa
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
