@@ -18,6 +18,7 @@ from mltrain.config.cli import leaving
 from mltrain.config.compose import load_run, tool_options
 from mltrain.config.results import load_settings
 from mltrain.errors import ConfigError, DataError, MltrainError
+from mltrain.report.html.run_data import read_run
 from mltrain.report.predictions import FILES
 
 logger = logging.getLogger(__name__)
@@ -161,20 +162,17 @@ def image_roots(folder: Path) -> dict[str, Path]:
                 files[split] = str(next(iter(arrays["files"]), ""))
     if not files:
         return {}
-    cfg = load_run(folder)
-    section: Mapping[str, Any] = cfg.dataset
-    named = [section.get("root"), section.get("file") and Path(str(section.get("file"))).parent]
-    roots = {
-        split: next((Path(root) for root in named if root and (Path(root) / file).is_file()), None)
-        for split, file in files.items()
+    section: Mapping[str, Any] = read_run(folder).config.get("dataset") or {}
+    named = [section.get("root"), section.get("file") and Path(str(section["file"])).parent]
+    found = {
+        split: Path(root) for split, file in files.items() for root in named if root and (Path(root) / file).is_file()
     }
-    found = {split: root for split, root in roots.items() if root is not None}
     if len(found) == len(files):
         return found
     from mltrain.config.build import instantiate
 
     try:
-        splits = instantiate(cfg.dataset, "dataset")
+        splits = instantiate(load_run(folder).dataset, "dataset")
     except (MltrainError, OSError) as error:
         logger.info("no pictures: the data set cannot be read: %s", str(error).splitlines()[0])
         return found

@@ -98,17 +98,17 @@ class Gallery:
         i = entry.image
         if i not in self._pictures:
             self._pictures[i] = None if self.root is None else thumbnail(self.root / self.files[i])
-        return Card(self._pictures[i], self.files[i], what, kind, self._labels(i))
+        return Card(self._pictures[i], self.files[i], what, kind, self._labels(i, entry.label))
 
-    def _labels(self, i: int) -> list[tuple[str, str, str]]:
-        """Its labels and what was predicted, the most probable first."""
+    def _labels(self, i: int, shown_for: int) -> list[tuple[str, str, str]]:
+        """Its labels and what was predicted, the most probable first; what it is shown for is among them."""
         p, true, predicted = self.probability[i], self.targets[i] == 1, self.predicted[i]
         order = np.argsort(-p, kind="stable")
-        listed = [k for k in order if true[k] or predicted[k]]
+        listed = list(order[true[order] | predicted[order]])
         if len(listed) > LINES:
-            own = [k for k in listed if true[k]][:LINES]  # what the image shows comes before what it does not
-            others = [k for k in listed if not true[k]][: LINES - len(own)]
-            listed = sorted([*own, *others], key=lambda k: -p[k])
+            # What the image shows comes before what it does not.
+            first = sorted(listed, key=lambda k: (k != shown_for, not true[k]))[:LINES]
+            listed = sorted(first, key=lambda k: -p[k])
         listed = listed or list(order[:3])
         return [(self.names[k], _percent(float(p[k])), self._kind(i, k)) for k in listed]
 

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,10 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def embed(content: Any) -> Any:
-    """JSON for a <script> element: no text in it can end the element, and what is not finite is null."""
+    """JSON for a <script> element: no text in it can end the element. ValueError: a number is not finite."""
     from markupsafe import Markup
 
-    text = json.dumps(_plain(content), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(content, default=_plain, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     # The text is safe: <, > and & stand as \u003c ...
@@ -158,7 +158,7 @@ def embed(content: Any) -> Any:
 def plot_text(text: str, most: int = 40) -> str:
     """A name as Plotly shows it literally: Plotly reads <b>, <a href> and &amp; in labels as markup."""
     text = text if len(text) <= most else text[: most - 1] + "…"
-    return html.escape(text, quote=False)
+    return html.escape(text, quote=False).replace("$", "&#36;")  # two $ would ask for MathJax
 
 
 def numbers(values: Any, digits: int = 4) -> list[float | int | None]:
@@ -202,17 +202,12 @@ def _significant(value: Any, digits: int) -> float | int | None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+    """What JSON does not know: NumPy's numbers and arrays."""
     if isinstance(value, np.ndarray):
-        return numbers(value, 5) if value.ndim == 1 else [_plain(row) for row in value]
+        return numbers(value, 5) if value.ndim == 1 else list(value)
     if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return _significant(value, 6)
-    return value
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 @functools.lru_cache(maxsize=1)

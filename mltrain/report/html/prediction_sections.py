@@ -90,9 +90,11 @@ def _add_curves(page: Page, run: RunData, ready: Predicted) -> None:
     single = ready.threshold is None
     page.figures["pr"] = prediction_figures.pr_figure(bins, ready.groups, single_label=single)
     plots = {"pr": "precision against recall, pooled over classes"}
-    by_class = prediction_figures.class_pr_figure(
-        ready.probability, ready.saved.targets, class_ap(ready), ready.saved.class_names
-    )
+    table = run.classes.get(ready.saved.split)
+    ap = None if table is None else table.figure(ready.saved.weights, "ap")
+    if ap is None or table is None or tuple(table.names) != ready.saved.class_names:
+        ap = class_ap(ready)
+    by_class = prediction_figures.class_pr_figure(ready.probability, ready.saved.targets, ap, ready.saved.class_names)
     if by_class is not None:
         page.figures["pr_classes"] = by_class
         plots["pr_classes"] = "precision against recall of single classes"

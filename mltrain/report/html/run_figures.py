@@ -31,13 +31,15 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **more}
 
 
-def epoch_axis(run: RunData) -> dict[str, Any]:
-    """Epochs, whole ones; or steps, before the first epoch has ended."""
-    if run.steps_per_epoch is None:
-        return axis("step", rangemode="tozero")
-    last = run.epochs[-1]["epoch"]
+def epoch_axis(last: int) -> dict[str, Any]:
+    """Whole epochs from 0 to the last."""
     tick = next(k * 10**e for e in range(9) for k in (1, 2, 5) if last <= 10 * k * 10**e)
     return axis("epoch", range=[0, 1.02 * last], dtick=tick)
+
+
+def _time_axis(run: RunData) -> dict[str, Any]:
+    """Epochs; steps before the first has ended."""
+    return axis("step", rangemode="tozero") if run.steps_per_epoch is None else epoch_axis(run.epochs[-1]["epoch"])
 
 
 def quality_figure(run: RunData) -> Figure | None:
@@ -67,7 +69,7 @@ def quality_figure(run: RunData) -> Figure | None:
             traces.append({"type": "scatter", "mode": "markers", "marker": marker, **star})
         if traces:
             title = TITLES.get(key, key)
-            axes = {"xaxis": epoch_axis(run), "yaxis": axis(f"{title}, %")}
+            axes = {"xaxis": _time_axis(run), "yaxis": axis(f"{title}, %")}
             views[title] = {"data": traces, "layout": {**axes, "hovermode": "x unified"}}
     prefix = "accuracy" if run.single_label else "map"
     groups = [
@@ -76,7 +78,7 @@ def quality_figure(run: RunData) -> Figure | None:
     groups = [trace for trace in groups if trace]
     if groups:
         title = f"{TITLES[prefix]} of the {WEIGHTS[run.weights]} weights, %"
-        layout: dict[str, Any] = {"xaxis": epoch_axis(run), "yaxis": axis(title), "hovermode": "x unified"}
+        layout: dict[str, Any] = {"xaxis": _time_axis(run), "yaxis": axis(title), "hovermode": "x unified"}
         views["head, medium, tail"] = {"data": groups, "layout": layout}
     return {"views": views} if views else None
 
@@ -103,7 +105,7 @@ def training_figure(run: RunData) -> Figure | None:
         values = [v for trace in traces for v in trace["y"] if v is not None]
         log = bool(values) and min(values) > 0 and max(values) > 30 * min(values) and key != "train/lr"
         y_axis = axis(title, type="log", dtick=1) if log else axis(title, rangemode="tozero")
-        layout = {"xaxis": epoch_axis(run), "yaxis": y_axis | {"exponentformat": "power"}}
+        layout = {"xaxis": _time_axis(run), "yaxis": y_axis | {"exponentformat": "power"}}
         views[title] = {"data": traces, "layout": layout | {"showlegend": len(traces) > 1}}
     return {"views": views} if views else None
 
@@ -117,7 +119,7 @@ def throughput_figure(run: RunData) -> Figure | None:
     x, y = thinned(speed[0] / (scale or 1.0), speed[1])
     traces = [line(x, y, "images/s", "--accent", mode="lines")]
     layout: dict[str, Any] = {
-        "xaxis": epoch_axis(run),
+        "xaxis": _time_axis(run),
         "yaxis": axis("images/s", rangemode="tozero", domain=[0.42, 1] if wait is not None else [0, 1]),
         "showlegend": False,
         "hovermode": "x unified",
@@ -180,7 +182,7 @@ def class_figure(run: RunData, table: ClassTable) -> Figure | None:
         if len(known) <= 25:
             traces.append(_names(table.names, x, values, known))
         layout = {
-            "xaxis": axis("training images of the class", type="log", dtick=1, exponentformat="none"),
+            "xaxis": axis("training images of the class", type="log", **_decades(table.train_positives)),
             "yaxis": axis(f"{title}, %", range=[-3, 104]),
             "hovermode": "closest",
         }
@@ -221,10 +223,19 @@ def _sample(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
     return order[np.linspace(0, len(order) - 1, SCATTERED).astype(np.int64)]
 
 
+def _decades(counts: np.ndarray) -> dict[str, Any]:
+    """Ticks at powers of ten, and one for 0, which has its place below 1."""
+    powers = [10**k for k in range(int(np.log10(max(counts.max(initial=1), 1))) + 2)]
+    zero = [0.7] if (counts == 0).any() else []
+    return {"tickvals": [*zero, *powers], "ticktext": [*("0" for _ in zero), *(f"{p:,}" for p in powers)]}
+
+
 def _quartiles(x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
     """Median and quartiles of the classes in bins of frequency, as a band."""
-    order = np.argsort(x, kind="stable")
-    parts = np.array_split(order, int(np.clip(len(order) // 25, 4, 24)))
+    bins = int(np.clip(len(x) // 25, 4, 24))
+    cuts = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], method="nearest"))
+    bin_of = np.searchsorted(cuts, x, side="left")  # classes of the same frequency are in the same bin
+    parts = [np.flatnonzero(bin_of == k) for k in np.unique(bin_of)]
     middle = [float(np.exp(np.log(x[part]).mean())) for part in parts]
     low, mid, high = (np.array([np.percentile(y[part], q) for part in parts]) for q in (25, 50, 75))
     band = {"x": numbers(middle), "mode": "lines", "type": "scatter", "hoverinfo": "skip"}

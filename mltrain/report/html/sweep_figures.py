@@ -13,7 +13,7 @@ from mltrain.report.compare import Row, Table
 from mltrain.report.html.page import Figure, numbers, plot_text
 from mltrain.report.html.prediction_figures import SERIES
 from mltrain.report.html.run_data import TITLES, RunData
-from mltrain.report.html.run_figures import axis, line
+from mltrain.report.html.run_figures import axis, epoch_axis, line
 from mltrain.report.runs import spelled
 
 RANKED = 40
@@ -38,38 +38,21 @@ def ranking_figure(table: Table, key: str) -> Figure:
     rows = [row for row in table.rows if key in row.figures][:RANKED]
     places = list(range(len(rows)))
     scores = [row.figures[key] for row in rows]
-    bar: dict[str, Any] = {
-        "type": "bar",
-        "orientation": "h",
-        "y": places,
-        "x": numbers([s.mean for s in scores]),
-        "name": "mean",
-        "marker": {"color": "--accent", "opacity": 0.55},
-        "hovertemplate": "%{customdata}: %{x:.2f}<extra></extra>",
-        "customdata": [plot_text(label_of(row), 80) for row in rows],
-    }
-    several = any(s.std is not None for s in scores)
-    if several:
-        bar["error_x"] = {"type": "data", "array": numbers([s.std or 0.0 for s in scores]), "color": "--text"}
-    data: list[dict[str, Any]] = [bar]
-    if several:
+    names = [plot_text(label_of(row), 80) for row in rows]
+    mean = {"type": "scatter", "mode": "markers", "y": places, "x": numbers([s.mean for s in scores]), "name": "mean"}
+    hover = {"hovertemplate": "%{customdata}: %{x:.2f}<extra></extra>", "customdata": names}
+    data: list[dict[str, Any]] = [mean | hover | {"marker": {"color": "--accent", "size": 9}}]
+    if any(s.std is not None for s in scores):
+        spread = numbers([s.std or 0.0 for s in scores])
+        data[0]["error_x"] = {"type": "data", "array": spread, "color": "--accent", "thickness": 2}
         x = [value for s in scores for value in s.values]
         y = [place for place, s in zip(places, scores, strict=True) for _ in s.values]
         seeds = [f"seed {run.seed}" for row in rows for run in row.runs]
-        marker = {"color": "--text", "size": 5, "symbol": "line-ns-open", "line": {"width": 1.5}}
+        marker = {"color": "--neutral", "size": 10, "symbol": "line-ns-open", "line": {"width": 1.5}}
         runs = {"type": "scatter", "mode": "markers", "x": numbers(x), "y": y, "text": seeds, "name": "runs"}
-        data.append(runs | {"marker": marker, "hovertemplate": "%{text}: %{x:.2f}<extra></extra>"})
-    low = min((min(s.values) for s in scores), default=0.0)
-    high = max((max(s.values) for s in scores), default=1.0)
-    room = max(high - low, 0.5)
-    start = max(0.0, low - 0.6 * room)
-    layout = {
-        "xaxis": axis(f"{TITLES.get(key, key)}, %", range=[start, high + 0.15 * room]),
-        "yaxis": _row_axis(rows),
-        "showlegend": False,
-        "bargap": 0.3,
-    }
-    return {"data": data, "layout": layout}
+        data.insert(0, runs | {"marker": marker, "hovertemplate": "%{text}: %{x:.2f}<extra></extra>"})
+    x_axis = axis(f"{TITLES.get(key, key)}, %")
+    return {"data": data, "layout": {"xaxis": x_axis, "yaxis": _row_axis(rows), "showlegend": False}}
 
 
 def group_figure(table: Table, *, single_label: bool) -> Figure | None:
@@ -167,7 +150,8 @@ def curves_figure(rows: Sequence[tuple[str, Sequence[RunData]]], keys: Sequence[
                 data.append(trace)
         if data:
             title = TITLES.get(key, key)
-            layout = {"xaxis": axis("epoch", rangemode="tozero"), "yaxis": axis(f"{title}, %"), "hovermode": "closest"}
+            last = max(trace["x"][-1] for trace in data)
+            layout = {"xaxis": epoch_axis(last), "yaxis": axis(f"{title}, %"), "hovermode": "closest"}
             views[title] = {"data": data, "layout": layout}
     return {"views": views} if views else None
 
@@ -226,4 +210,4 @@ def height_of(rows: int) -> int:
 def _row_axis(rows: Sequence[Row]) -> dict[str, Any]:
     text = [plot_text(label_of(row), 34) for row in rows]
     span = [len(rows) - 0.4, -0.6]  # the first on top
-    return {"tickvals": list(range(len(rows))), "ticktext": text, "range": span, "showgrid": False}
+    return {"tickvals": list(range(len(rows))), "ticktext": text, "range": span}

@@ -149,7 +149,7 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
     lead = f"{TITLES.get(key, key)} of{of(ranked)} {len(table.rows)} settings"
     lead += ", with the standard deviation over seeds and a mark for each run." if seeds > 1 else "."
     if drawn < len(table.rows) and "groups" in names:
-        lead += f" Bars are of the best {drawn}."
+        lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
     height = figures.height_of(ranked)
     template = "sweep_ranking.html"
     page.add(f"{name}-compare", f"Comparison{on}", template, lead=lead, names=names, height=height)
