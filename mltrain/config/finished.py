@@ -24,6 +24,7 @@ Weights = Literal["best", "val", "ema"]
 
 WEIGHTS_FILE = "model.safetensors"
 CLASSES_FILE = "classes.txt"
+EMBEDDINGS_FILE = "embeddings.npz"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not classes.is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with a class name a line")
     names = classes.read_text(encoding="utf-8").splitlines()
-    best, counts = {"weights": "val"}, folder / "stats.json"  # a published run has the counts of its training set
+    # a published run has the counts of its training set, and the label embeddings of a zero-shot head
+    best, counts, embeddings = {"weights": "val"}, folder / "stats.json", folder / EMBEDDINGS_FILE
+    if embeddings.is_file() and cfg.head.get("embeddings") == EMBEDDINGS_FILE:
+        cfg.head.embeddings = str(embeddings)
     stats = json.loads(counts.read_text(encoding="utf-8")) if counts.is_file() else None
     return {"model": read_state_dict(file), "ema": None, "stats": stats, "class_names": names, "best": best}
 

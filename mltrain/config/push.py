@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from mltrain.config.export import facts
-from mltrain.config.finished import CLASSES_FILE, WEIGHTS_FILE, FinishedRun, load_finished
+from mltrain.config.finished import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, FinishedRun, load_finished
 from mltrain.config.results import option_name
 from mltrain.config.schema import INJECTED, Paths, Push
 from mltrain.config.thresholds import FILE as THRESHOLDS_FILE
@@ -28,7 +28,7 @@ from mltrain.report.model_card import CardSource, model_card
 
 logger = logging.getLogger(__name__)
 
-CARD_FILE, FACTS_FILE, EMBEDDINGS_FILE = "README.md", "config.json", "embeddings.npz"
+CARD_FILE, FACTS_FILE = "README.md", "config.json"
 AS_THEY_ARE = ("stats.json", THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
 TAKEN_ALONG = ("result.json", "environment.json", "source.json", *AS_THEY_ARE)
 
