@@ -4,6 +4,7 @@
     python tools/convert_checkpoint.py FILE classes=names.txt out=runs/converted/mine
     python tools/convert_checkpoint.py FILE dataset=coco head.lam=0.4 model.mean=[0,0,0] model.std=[1,1,1]
     python tools/convert_checkpoint.py model.safetensors model.name=convnext_tiny
+    python tools/convert_checkpoint.py zoo:mld_tresnet_l_coco        download it first; zoo: lists all
 
 Recognised by the names and shapes of their tensors: TResNet and ResNet with the heads of ASL, CSL, ML-Decoder (groups,
 zero-shot), Query2Label, CSRA, Distribution-Balanced Loss, or a linear layer; and models of timm's, which have to be
@@ -34,10 +35,14 @@ def main(words: list[str]) -> None:
     from mltrain.config.compose import tool_options
     from mltrain.config.convert import convert
     from mltrain.config.schema import Convert
+    from mltrain.config.zoo import PREFIX, run_folder
 
     files = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(files) != 1:
         raise ConfigError(f"name one checkpoint, then KEY=VALUE (found {len(files)}); see --help")
+    if files[0].startswith(PREFIX):
+        run_folder(files[0], words)
+        return
     options, rest = tool_options(Convert, [word for word in words if word != files[0]])
     convert(Path(files[0]), options, rest)
 

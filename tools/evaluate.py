@@ -4,6 +4,8 @@
     python tools/evaluate.py RUN runner.device=cpu runner.eval_batch_size=16     another device, a smaller batch
     python tools/evaluate.py RUN metrics.save_predictions=true                   write logits and targets
     python tools/evaluate.py RUN dataset.root=/elsewhere/coco                    the data have moved
+    python tools/evaluate.py RUN dataset=coco2017                                another data set of the same classes
+    python tools/evaluate.py zoo:mld_tresnet_m_coco dataset=coco                 a published model, against its figure
     python tools/evaluate.py RUN tune=thresholds           F1 with the best threshold of each class
     python tools/evaluate.py RUN tune=threshold            with one threshold
     python tools/evaluate.py RUN tune=logit_adjustment tune_metric=CF1           logits - tau * prior log-odds

@@ -31,10 +31,15 @@ def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | No
     sys.exit(0)
 
 
-def main_of_run(work: Callable[..., Any], *, about: str, options: str | None = None) -> NoReturn:
+def main_of_run(
+    work: Callable[..., Any], *, about: str, options: str | None = None, inputs: str | None = None
+) -> NoReturn:
     """As `main`, for a tool that takes a run folder and KEY=VALUE changes: `work(folder, cfg)`, cfg from the folder.
 
-    `options`: class of `schema` with options of the tool itself, which `work` gets third.
+    `zoo:NAME` in place of a folder is a published model, downloaded and converted at its first use.
+
+    `options`: class of `schema` with options of the tool itself, which `work` gets third. `inputs`: what further words
+    name (images), which `work` gets last, as a list.
     """
     with leaving():
         arguments = _Parser(add_help=False, allow_abbrev=False)
@@ -46,18 +51,29 @@ def main_of_run(work: Callable[..., Any], *, about: str, options: str | None = N
         else:
             from mltrain.config import schema
             from mltrain.config.compose import load_run, tool_options
+            from mltrain.config.zoo import run_folder
 
-            folders = [word for word in given.words if "=" not in word or Path(word).is_dir()]
-            if len(folders) != 1:
-                raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(folders)}); see --help")
-            folder = Path(folders[0])
-            words = [word for word in given.words if word != folders[0]]
+            words = [word for word in given.words if _is_change(word, files=inputs is not None)]
+            names = [word for word in given.words if word not in words]
+            if inputs is None and len(names) != 1:
+                raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(names)}); see --help")
+            if inputs is not None and len(names) < 2:
+                raise ConfigError(f"name a run folder and then {inputs} (found {len(names)} names); see --help")
+            folder = run_folder(names[0], given.words)
             own: list[Any] = []
             if options is not None:
                 found, words = tool_options(getattr(schema, options), words)
                 own.append(found)
-            work(folder, load_run(folder, words), *own)
+            work(folder, load_run(folder, words), *own, *([] if inputs is None else [names[1:]]))
     sys.exit(0)
+
+
+def _is_change(word: str, *, files: bool) -> bool:
+    """Whether a word is KEY=VALUE and not a folder, or, where they are asked for, a file with such a name."""
+    key, equals, _ = word.partition("=")
+    if not equals or Path(word).is_dir():
+        return False
+    return not files or not ("/" in key or Path(word).exists())
 
 
 @contextmanager

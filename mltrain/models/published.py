@@ -117,11 +117,11 @@ def recognise(content: Any, *, source: str, file_name: str = "", model: str | No
 
 def _normalisation(body: BackbonePart, head: HeadPart) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Mean and std of the input, which no tensor tells; nothing for those that timm has for its own models."""
+    if head.kind == "csra":
+        text = "model.mean=[0,0,0] model.std=[1,1,1] (CSRA's code; 0.5 for WIDER)"
+        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, (text,)
     if body.num_features is None:
         return {}, ()
-    if head.kind == "csra":
-        text = "model.mean=[0,0,0] model.std=[1,1,1] (CSRA's code)"
-        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, (text,)
     if body.options["name"].startswith("tresnet"):
         other = "; a Query2Label trained without --orid_norm has ImageNet's" if head.kind == "query2label" else ""
         return {}, (f"model.mean=[0,0,0] model.std=[1,1,1] (TResNet's{other})",)
@@ -208,9 +208,11 @@ def _resnet(state: StateDict, prefix: str, source: str, model: str | None) -> tu
     deep = "layer1.0.conv3.weight" in body
     second = body.get("layer1.0.conv2.weight")
     if 0 in blocks or second is None or tuple(second.shape) != (64, 64, 3, 3) or body["conv1.weight"].shape[0] != 64:
+        if model is not None:
+            return _timm(state, source, model)
         shown = f"blocks {blocks}, layer1.0.conv2 {None if second is None else tuple(second.shape)}"
         raise CheckpointError(
-            f"{source}: recognised a ResNet, but of no plain width ({shown}); name it: model.name=..."
+            f"{source}: recognised a ResNet, not of the plain width ({shown}): name it, model.name=..."
         )
     name = RESNETS.get((blocks, deep))
     options: dict[str, Any] = {"name": name or ("resnet50" if deep else "resnet18")}
@@ -230,6 +232,7 @@ CLASSIFIER = re.compile(r"^(?:.*\.)?(?:fc|head|classifier|last_linear)\.(?:weigh
 def _timm(state: StateDict, source: str, model: str) -> tuple[BackbonePart, StateDict]:
     """A model that timm names: all but the head."""
     rest = {k: v for k, v in state.items() if CLASSIFIER.match(k) and "blocks" not in k and "layers" not in k}
+    rest |= {k: v for k, v in state.items() if ".multi_head." in k}
     decoder = next((k.partition("duplicate_pooling")[0] for k in state if k.endswith("duplicate_pooling")), None)
     if decoder is not None:
         outer = decoder.removesuffix("decoder.")
