@@ -52,9 +52,11 @@ def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def option_name(section: str, component: dict[str, Any]) -> str:
-    """What the component is called on the command line (`loss=asl`): the file of configs/ that comes nearest to it.
+    """What the component is called on the command line (`loss=asl`), as far as its options say.
 
-    A data set goes by its option `name`. What no file describes goes by the name of its class: `class_aware`.
+    It is the file of configs/ that has its target: of several the one named like the target (`adamw`, whatever its
+    options), else the one whose options come nearest. A data set goes by its option `name`, a model by its file or
+    name. What no file describes goes by the name of its class: `class_aware`.
     """
     target = component.get("_target_")
     if target is None:
@@ -66,12 +68,10 @@ def option_name(section: str, component: dict[str, Any]) -> str:
         for stem, given in _options(section)
         if given["_target_"] == target and ("name" not in given or given["name"] == component.get("name"))
     ]
-    if files:
-        return min(files)[1]
-    if component.get("name"):
-        return str(component["name"])
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
-    return words.removesuffix(f"_{section}")
+    if files:
+        return words if any(words == stem for _, stem in files) else min(files)[1]
+    return str(component.get("name") or words.removesuffix(f"_{section}"))
 
 
 @cache

@@ -14,6 +14,7 @@ from mltrain.config.cli import leaving
 from mltrain.config.results import load_settings
 from mltrain.config.signatures import nearest
 from mltrain.errors import ConfigError, DataError
+from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, read_runs, spelled
 
 FORMATS = ("terminal", "markdown", "csv")
 ENDINGS = {".md": "markdown", ".csv": "csv", ".txt": "terminal"}
@@ -61,7 +62,6 @@ def run(argv: Sequence[str]) -> None:
     from mltrain.report.differences import add_differences
     from mltrain.report.published import beside, read_published
     from mltrain.report.results_table import chosen_columns, markdown, terminal, to_csv
-    from mltrain.report.runs import Filter, known_keys, read_runs
 
     folders = [Path(word) for word in given.words if _is_folder(word)]
     words = [word for word in given.words if not _is_folder(word)]
@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> None:
                 raise ConfigError(f"{item.text}: no run has a {item.key}{hint}")
         chosen = [record for record in records if all(item.matches(record) for item in filters)]
         if not chosen:
-            raise DataError(f"none of {len(records)} runs is {' '.join(words)}")
+            raise DataError(_no_match(records, filters))
         weights = {"raw": "val"}.get(given.weights, given.weights)
         tables = compare(chosen, split=given.split, weights=weights)
         for table in tables:
@@ -113,6 +113,17 @@ def run(argv: Sequence[str]) -> None:
         given.out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {given.out}: cannot be written: {error}") from error
+
+
+def _no_match(records: Sequence[RunRecord], filters: Sequence[Filter]) -> str:
+    """Which filter leaves nothing, and what there is instead."""
+    lines = [f"no run of {len(records)} is {' and '.join(item.text for item in filters)}"]
+    for item in filters:
+        if not any(item.matches(record) for record in records):
+            values = sorted({spelled(value) for found, value in (lookup(r, item.key) for r in records) if found})
+            more = ", ..." if len(values) > 12 else ""
+            lines.append(f"{item.key} is {', '.join(values[:12])}{more}; alternatives are written {item.key}=a|b")
+    return "\n".join(lines)
 
 
 def _is_folder(word: str) -> bool:

@@ -60,10 +60,11 @@ class Difference:
     value: float
     low: float | None
     high: float | None
-    """bounds of the 95 % interval over test images, paired; None where it is not to be had, `why` says why"""
+    """bounds of the 95 % interval over test images, paired; None where it is not to be had: see `why`"""
     figure: str
     baseline: Row
     why: str = ""
+    """RUN in it stands for the folder of the run in question"""
 
 
 @dataclass(eq=False)
@@ -150,10 +151,10 @@ def _table(records: list[RunRecord], dataset: str, task: str, split: Split, weig
     finished = [r for r in records if r.finished]
     chosen = split if split != "auto" else "test" if finished and all(r.has_test for r in finished) else "val"
     by_setting: dict[str, Row] = {}
-    for record in sorted(records, key=lambda r: (r.seed, str(r.folder))):
+    for record in sorted((r for r in records if r.config), key=lambda r: (r.seed, str(r.folder))):
         row = by_setting.setdefault(_identity(record, seed=False), Row({}, [], []))
         (row.runs if record.finished else row.unfinished).append(record)
-    columns, implied = _without_implied(differing(records), list(by_setting.values()))
+    columns, implied = _without_implied(differing([r for r in records if r.config]), list(by_setting.values()))
     for row in by_setting.values():
         settings = (row.runs or row.unfinished)[0].settings
         row.settings = {key: settings[key] for key in columns if key in settings}

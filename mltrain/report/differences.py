@@ -62,7 +62,8 @@ def add_differences(
         low, high, why = None, None, "no resamples were asked for"
         if resamples:
             try:
-                interval = percentile_interval(value, resampled.mean(row) - resampled.mean(base))
+                of_base = resampled.mean(base)  # first: its images are those that the others must have
+                interval = percentile_interval(value, resampled.mean(row) - of_base)
                 low, high, why = interval.low, interval.high, ""
             except DataError as error:
                 why = str(error)
@@ -101,8 +102,8 @@ class _Resampled:
         if run.folder not in self.known:
             try:
                 self.known[run.folder] = self._compute(run)
-            except DataError as error:
-                self.known[run.folder] = error
+            except DataError as error:  # one reason for all the runs that have it
+                self.known[run.folder] = DataError(str(error).replace(str(run.folder), "RUN"))
         found = self.known[run.folder]
         if isinstance(found, DataError):
             raise found
@@ -116,9 +117,7 @@ class _Resampled:
             self.weights = resample(len(kept.files), self.resamples, self.seed)
         files, targets, names = self.images
         if kept.files != files or kept.class_names != names or not np.array_equal(kept.targets, targets):
-            raise DataError(
-                f"{run.folder}: was evaluated on other images, classes or labels than the first of the table"
-            )
+            raise DataError(f"{run.folder}: was evaluated on other images, classes or labels than the baseline")
         assert self.weights is not None
         groups = run_groups(run)
         once = figure_of(run, kept, np.ones((1, len(files)), dtype=np.int64), groups, self.figure)[0]

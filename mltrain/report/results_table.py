@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -173,10 +174,8 @@ def remarks(table: Table) -> list[str]:
         notes.append(text + ".")
         if len(found) > 5 and any(d.low is not None for d in found):
             notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")
-    missing = list(dict.fromkeys(d.why for d in found if d.low is None and d.why))
-    if missing:
-        more = f" (and {len(missing) - 1} more reasons like it)" if len(missing) > 1 else ""
-        notes.append(f"No interval: {missing[0]}{more}.")
+    for why, count in Counter(d.why for d in found if d.low is None).items():
+        notes.append(f"No interval in {count} row{'' if count == 1 else 's'}: {why}.")
     return notes
 
 
@@ -205,12 +204,9 @@ def terminal(table: Table, columns: Sequence[str], *, bold: bool, published: Seq
 
 
 def _aligned(grid: Grid, *, bold: bool) -> list[str]:
-    marks = not bold and any(cell.best for row in grid.rows for cell in row)
-    texts = [
-        [cell.text + ("*" if cell.best else " ") * (marks and k >= grid.left) for k, cell in enumerate(row)]
-        for row in grid.rows
-    ]
-    header = [text + (" " if marks and k >= grid.left else "") for k, text in enumerate(grid.header)]
+    marks = [not bold and any(row[k].best for row in grid.rows) for k in range(len(grid.header))]
+    texts = [[cell.text + ("*" if cell.best else " ") * marks[k] for k, cell in enumerate(row)] for row in grid.rows]
+    header = [text + " " * marks[k] for k, text in enumerate(grid.header)]
     widths = [max(len(row[k]) for row in (header, *texts)) for k in range(len(header))]
     last = len(header) - 1
 

@@ -42,9 +42,9 @@ class RunRecord:
     note: str = ""
     """of a run that is not finished: how far it came, or why it failed"""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """resolved"""
+    """resolved; empty where there is none to read"""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """what can change the result, flat (see `Load`)"""
+    """what can change the result, flat (see `Load`); of a job that failed before it had a folder, its overrides"""
     result: Mapping[str, Any] = field(default_factory=dict)
     """content of result.json; empty unless finished"""
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -106,24 +106,64 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
         DataError: a folder does not exist.
     """
     found: dict[Path, Path] = {}
+    jobs: dict[tuple[str, ...], dict[str, Any]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name the folder of runs (paths.runs), or run folders")
-        found |= {run.resolve(): run for run in find_runs(folder)}
-    return [read_run(folder, load) for folder in sorted(found.values())]
+        for path, files in _walk(folder):
+            if "config.yaml" in files:
+                found[path.resolve()] = path
+            for file in files:
+                if file.startswith("job-") and file.endswith(".json"):
+                    _note_job(path / file, jobs)
+    records = [read_run(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
+    return records + [_without_folder(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """Run folders (those with a config.yaml) at or below a folder; nothing below a run folder is looked at."""
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders with their files; nothing below a run folder is looked at."""
     for path, names, files in os.walk(folder, followlinks=True):
-        if "config.yaml" in files:
-            names.clear()
-            yield Path(path)
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield Path(path), files
+        names[:] = [] if "config.yaml" in files else sorted(name for name in names if not name.startswith("."))
 
 
-def read_run(folder: Path, load: Load) -> RunRecord:
-    """One run folder; what cannot be read in it is said by the record, not raised."""
+def _tail(folder: Path) -> tuple[str, ...]:
+    """Data set, name and id: what a run folder is called wherever `paths.runs` lies."""
+    return folder.absolute().parts[-3:]
+
+
+def _note_job(path: Path, jobs: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    """What a sweep recorded of a job (`mltrain.config.sweep_job`), where it is the newest of that run."""
+    try:
+        job = _json(path)
+    except DataError:
+        return
+    if job is None or not isinstance(job.get("folder"), str) or "state" not in job:
+        return
+    key = _tail(Path(job["folder"]))
+    if key not in jobs or job.get("started", 0) > jobs[key].get("started", 0):
+        jobs[key] = job
+
+
+def _without_folder(job: Mapping[str, Any]) -> RunRecord:
+    """A job of a sweep that failed before it had a run folder."""
+    words = (word.partition("=") for word in str(job.get("overrides", "")).split())
+    settings: dict[str, Any] = {key.lstrip("+"): value for key, _, value in words}
+    folder = Path(job["folder"])
+    settings["dataset"] = folder.parent.parent.name
+    return RunRecord(folder, "failed", _first_line(job.get("error")), settings=settings)
+
+
+def _first_line(text: Any) -> str:
+    return str(text or "no reason was recorded").splitlines()[0]
+
+
+def read_run(folder: Path, load: Load, job: Mapping[str, Any] | None = None) -> RunRecord:
+    """One run folder; what cannot be read in it is said by the record, not raised.
+
+    Args:
+        job: what a sweep recorded of it.
+    """
     try:
         config, settings = load(folder)
         environment = _json(folder / "environment.json") or {}
@@ -133,7 +173,7 @@ def read_run(folder: Path, load: Load) -> RunRecord:
             if not isinstance(result.get("best"), Mapping) or "weights" not in result["best"]:
                 raise DataError(f"{folder / 'result.json'}: names no best weights")
             return RunRecord(folder, "finished", result=result, **known)
-        status, note = _progress(folder, config)
+        status, note = _progress(folder, config, job)
         return RunRecord(folder, status, note, **known)
     except (MltrainError, OSError, ValueError) as error:
         return RunRecord(folder, "unreadable", str(error).splitlines()[0])
@@ -151,7 +191,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _progress(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+def _progress(folder: Path, config: Mapping[str, Any], job: Mapping[str, Any] | None) -> tuple[str, str]:
     """Status of a run without a result, and how far it came."""
     epochs = (config.get("runner") or {}).get("epochs", "?")
     last = _last_record(folder / "metrics.jsonl")
@@ -162,6 +202,8 @@ def _progress(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     for path in sorted(folder.glob("nonfinite_rank*.json")):
         if not (folder / "last.pt").is_file() or path.stat().st_mtime >= (folder / "last.pt").stat().st_mtime:
             return "failed", f"{note}: {(_json(path) or {}).get('error', 'a loss or gradient was not finite')}"
+    if job is not None and job["state"] == "failed":
+        return "failed", f"{note}: {_first_line(job.get('error'))}"
     return "stopped", note
 
 
