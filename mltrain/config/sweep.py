@@ -76,7 +76,7 @@ def run_sweep(work: Work, overrides: list[str], source: Source) -> None:
     words = [*scan.overrides, *_own_overrides(settings, source, sweep, at_once)]
     ended: Exception | None = None
     try:
-        with _signals(sweep), watch, _engine(settings, sweep):
+        with _engine(settings, sweep), _signals(sweep), watch:  # Ray's start takes the signals for itself
             _launch(functools.partial(sweep_job.run_job, work=work, source=source, sweep=sweep), work, words, source)
     except (MltrainError, HydraException, OmegaConfBaseException):
         raise
