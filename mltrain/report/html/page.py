@@ -118,30 +118,32 @@ class Table:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the file, in whole or not at all.
+    """Write the file of a report, in whole or not at all.
 
     Raises:
         ConfigError: Plotly or Jinja2 is not installed.
         OSError: the folder cannot be written.
     """
-    for name, wanted in _PACKAGES.items():
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"a report needs the package {name}: pip install '{wanted}'")
-    text = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            page=page,
-            data=embed({"figures": page.figures, "tables": {k: table.to_json() for k, table in page.tables.items()}}),
-            plotly=_plotly(),
-        )
-    )
+    _require("plotly")
+    content = {"figures": page.figures, "tables": {k: table.to_json() for k, table in page.tables.items()}}
+    write_html(path, "page.html", page=page, data=embed(content), plotly=_plotly())
+
+
+def write_html(path: Path, template: str, **context: Any) -> None:
+    """Write a page of any template of this package, in whole or not at all; raises as `write_page`."""
+    _require("jinja2")
+    text = _environment().get_template(template).render(**context)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _require(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"a page needs the package {name}: pip install '{_PACKAGES[name]}'")
 
 
 def embed(content: Any) -> Any:

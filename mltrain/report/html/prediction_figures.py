@@ -124,9 +124,8 @@ def calibration_figure(parts: Mapping[str, Reliability], *, single_label: bool) 
     layout = {
         "xaxis": axis(what, range=[-0.02, 1.02], anchor="y2"),
         "yaxis": axis("share that is right" if single_label else "share that is positive", domain=[0.3, 1]),
-        "yaxis2": axis("images" if single_label else "entries", domain=[0, 0.2], type="log", nticks=3),
+        "yaxis2": axis("images" if single_label else "entries", domain=[0, 0.2], type="log", **_few_powers(everything)),
     }
-    layout["yaxis2"] |= {"exponentformat": "SI"}
     return {"data": traces, "layout": layout}
 
 
@@ -158,6 +157,15 @@ def heat_figure(
         }
         result[title] = {"data": [trace], "layout": layout | {"margin": {"t": 8, "r": 6}}}
     return {"views": result} if len(result) > 1 else next(iter(result.values()))
+
+
+def _few_powers(part: Reliability) -> dict[str, Any]:
+    """Three ticks or fewer on a logarithmic axis of counts from 1."""
+    top = float(np.log10(max(int(part.counts.max(initial=1)), 2)))
+    step = max(1, round(top / 2))
+    powers = range(0, int(top) + 1, step)
+    text = [("1", "10", "100", "1k", "10k", "100k", "1M", "10M", "100M", "1G")[min(p, 9)] for p in powers]
+    return {"tickvals": [10**p for p in powers], "ticktext": text, "range": [-0.15, 1.04 * top]}
 
 
 def _pr_trace(curve: Curve, name: str, color: str) -> dict[str, Any]:

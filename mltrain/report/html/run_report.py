@@ -115,7 +115,7 @@ def _add_training(page: Page, run: RunData) -> None:
         return
     page.figures |= shown
     labels = {
-        "quality": "figures of the validation split by epoch, raw and EMA weights",
+        "quality": "figures of the validation split by epoch",
         "training": "training loss, learning rate and gradient norm",
     }
     both = len(run.evaluated) > 1

@@ -193,7 +193,7 @@ def difference_figure(table: Table) -> Figure | None:
     first = rows[0].difference
     assert first is not None
     layout = {
-        "xaxis": axis(f"difference in {TITLES.get(first.figure, first.figure)}, points"),
+        "xaxis": axis(f"Δ {TITLES.get(first.figure, first.figure)}, points"),
         "yaxis": _row_axis(rows),
         "shapes": [zero],
         "showlegend": False,

@@ -45,6 +45,9 @@
     const css = getComputedStyle(root);
     const narrow = innerWidth < 700;
     const layout = resolve(layoutOf(view.layout ?? {}, narrow), css);
+    // A long legend has one column on a phone: the plot keeps its height below it.
+    const names = layout.showlegend ? view.data.filter((trace) => trace.name && trace.showlegend !== false).length : 0;
+    div.style.height = `${+div.dataset.height + (narrow && names > 4 ? 19 * names : 0)}px`;
     const data = resolve(view.data, css);
     if (narrow) for (const trace of data) if (trace.type === "bar") trace.textfont = { size: 9 };
     const config = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
