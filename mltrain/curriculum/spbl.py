@@ -54,9 +54,11 @@ class Stage:
     @classmethod
     def from_arrays(cls, state: dict[str, Any]) -> Stage:
         """The inverse of `to_arrays`; arrays may be CPU tensors."""
-        arrays = {key: value if isinstance(value, (int, float)) else np.asarray(value) for key, value in state.items()}
-        complexity = ClassComplexity(arrays.pop("mean_loss"), arrays.pop("counts"))
-        return cls(complexity=complexity, **arrays)
+        plain: dict[str, Any] = {}
+        for key, value in state.items():
+            plain[key] = value if isinstance(value, (int, float)) else np.asarray(value)
+        complexity = ClassComplexity(plain.pop("mean_loss"), plain.pop("counts"))
+        return cls(complexity=complexity, **plain)
 
 
 class SelfPacedBalance:
@@ -135,8 +137,8 @@ class SelfPacedBalance:
         self.labels = labels
         self.scorer: Scorer = scorer
         self._seed, self._ratios, self._train_ratio = seed, ratios, train_ratio
-        self._costs = {"by": costs, "largest": largest_cost, "power": cost_power}
-        self._reconstruct, self._plan = reconstruct, {"most_copies": most_copies, "excess": excess}
+        self._costs: dict[str, Any] = {"by": costs, "largest": largest_cost, "power": cost_power}
+        self._plan: dict[str, Any] | None = {"most_copies": most_copies, "excess": excess} if reconstruct else None
         self._svm_c = svm_c
         self._homes = home_classes(labels)
         self._rows, self._columns = labels.positive_pairs()
@@ -175,7 +177,7 @@ class SelfPacedBalance:
         classes = self.labels.num_classes
         complexity = ClassComplexity.from_losses(losses[inside], self._columns[inside], classes)
         delta = np.zeros(classes, dtype=np.int64)
-        if self._reconstruct:
+        if self._plan is not None:
             delta = plan(self._sizes(chosen), complexity.log_values, **self._plan)
         return self._stage(number, chosen, complexity, delta, stage.weights)
 

@@ -29,7 +29,10 @@ def composed(number: int) -> DictConfig:
     """The config of the number-th file of every group together: few compositions cover all files."""
     chosen = [files[number % len(files)] for files in rounds().values() if files]
     loss = next(yaml.safe_load(path.read_text())["_target_"] for path in chosen if path.parent.name == "loss")
-    return load([*(text for path in chosen for text in overrides(path)), f"task={task_of_loss(loss)}"])
+    words = [text for path in chosen for text in overrides(path)]
+    if "sampler=class_cost" in words:  # which is refused without
+        words = [word.replace("curriculum=none", "curriculum=spbl") for word in words]
+    return load([*words, f"task={task_of_loss(loss)}"])
 
 
 def overrides(path: Path) -> list[str]:
