@@ -1,3 +1,17 @@
 """mltrain: training of multi-label image classifiers, long-tailed label distributions included."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Names that are imported when they are first used: the parts work without each other's dependencies.
+_LATER = {"Predictor": "mltrain.config.predict"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,7 +70,8 @@ def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresho
     if list(found["class_names"]) != list(run.class_names):
         problem = "of other classes"
     elif file is None and found["weights"] != run.weights:
-        problem = f"of the {WEIGHTS[found['weights']]} weights, and the {WEIGHTS[run.weights]} weights are asked for"
+        asked = WEIGHTS[run.weights]
+        problem = f"of the {WEIGHTS[found['weights']]} weights (weights={found['weights']}), not the {asked} weights"
     elif file is None and best != _identity(run.best):
         problem = f"of the weights of {best}, and the run has gone on since, to {_identity(run.best)}"
     if problem is not None:

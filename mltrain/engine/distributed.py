@@ -192,7 +192,7 @@ def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed
     """
     world_size = _variable("WORLD_SIZE", 1)
     if world_size == 1:
-        return Distributed(rank=0, world_size=1, local_rank=0, device=_single_device(device))
+        return Distributed(rank=0, world_size=1, local_rank=0, device=single_device(device))
     missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
     if missing:
         raise ConfigError(
@@ -242,7 +242,8 @@ def _parse(request: str) -> torch.device | None:
     return device
 
 
-def _single_device(request: str) -> torch.device:
+def single_device(request: str) -> torch.device:
+    """The device of a process that is alone; `request` as in `start`."""
     device = _parse(request)
     if device is None:
         device = torch.device(

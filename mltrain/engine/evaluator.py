@@ -13,6 +13,7 @@ import torch
 from mltrain.engine.signals import StopSignal
 from mltrain.errors import DataError, Interrupted, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
+from mltrain.progress import Meter, Mode
 
 if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
@@ -63,6 +64,7 @@ def evaluate(
     channels_last: bool = True,
     stop: StopSignal | None = None,
     keep_all: bool = False,
+    progress: Mode = "off",
 ) -> Evaluation | None:
     """Predictions and metrics of each of `models`; on the main rank, None elsewhere.
 
@@ -71,13 +73,20 @@ def evaluate(
 
     Args:
         summarize: of (logits, targets), or of `KnownEntries`.
+        progress: how the main rank shows it.
 
     Raises:
         DataError: no class has a positive, or other targets that cannot be evaluated.
         NonFiniteError: a logit is NaN.
         Interrupted: see `predict`.
     """
-    settings: Any = {"dist": dist, "amp_dtype": amp_dtype, "channels_last": channels_last, "stop": stop}
+    settings: Any = {
+        "dist": dist,
+        "amp_dtype": amp_dtype,
+        "channels_last": channels_last,
+        "stop": stop,
+        "progress": progress,
+    }
     predictions: Predictions | None = None
     known: dict[str, KnownEntries] | None = None
     if loader.labels.fill == -1 and not keep_all:
@@ -107,6 +116,7 @@ def predict(
     amp_dtype: torch.dtype | None = None,
     channels_last: bool = True,
     stop: StopSignal | None = None,
+    progress: Mode = "off",
 ) -> Predictions | None:
     """Run each of `models` over `loader`; the predictions on the main rank, None elsewhere.
 
@@ -123,7 +133,7 @@ def predict(
     targets = torch.empty(rows, classes, dtype=torch.int8)
     indices = torch.empty(rows, dtype=torch.int64)
     done = 0
-    for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop):
+    for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop, progress):
         part = slice(done, done + len(batch.indices))
         for name, values in outputs.items():
             logits[name][part] = values
@@ -150,6 +160,7 @@ def predict_known(
     amp_dtype: torch.dtype | None = None,
     channels_last: bool = True,
     stop: StopSignal | None = None,
+    progress: Mode = "off",
 ) -> dict[str, KnownEntries] | None:
     """As `predict`, but only what is predicted for known targets.
 
@@ -159,7 +170,7 @@ def predict_known(
     """
     collected = {name: KnownCollector(loader.labels.num_classes) for name in models}
     bad: dict[str, list[int]] = {name: [] for name in models}
-    for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop):
+    for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop, progress):
         for name, values in outputs.items():
             rows = values.amin(dim=1).isnan().nonzero().view(-1).cpu()
             bad[name] += batch.indices[rows].tolist()
@@ -185,6 +196,7 @@ def _forward(
     amp_dtype: torch.dtype | None,
     channels_last: bool,
     stop: StopSignal | None,
+    progress: Mode = "off",
 ) -> Iterator[tuple[Batch, dict[str, torch.Tensor]]]:
     """Each batch of this rank with its logits, fp32 on the device, by weights."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -192,12 +204,15 @@ def _forward(
         dist.broadcast_buffers(model)  # each rank's batch-norm statistics have seen its own batches
         model.eval()
     batches = iter(loader)
-    for _ in range(loader.rounds):  # the same number on every rank, so that they can agree on stopping
-        batch = next(batches, None)
-        if batch is not None:
-            images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
-            yield batch, {name: _logits(model, images, amp_dtype) for name, model in models.items()}
-        _stop_together(dist, stop)
+    mode: Mode = progress if dist.is_main else "off"
+    with Meter(f"evaluating {loader.labels.name}", loader.share, unit="images", mode=mode) as meter:
+        for _ in range(loader.rounds):  # the same number on every rank, so that they can agree on stopping
+            batch = next(batches, None)
+            if batch is not None:
+                images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
+                yield batch, {name: forward_logits(model, images, amp_dtype) for name, model in models.items()}
+                meter.add(len(batch.indices))
+            _stop_together(dist, stop)
 
 
 @torch.inference_mode()
@@ -208,6 +223,7 @@ def mean_probabilities(
     dist: Distributed,
     amp_dtype: torch.dtype | None = None,
     channels_last: bool = True,
+    progress: Mode = "off",
 ) -> np.ndarray:
     """Mean over all images of the sigmoid of each class, float64 (C,), on every rank.
 
@@ -215,7 +231,7 @@ def mean_probabilities(
         NonFiniteError: a logit is NaN, on every rank.
     """
     total = torch.zeros(loader.labels.num_classes, dtype=torch.float64)
-    for _, outputs in _forward({"": model}, loader, dist, amp_dtype, channels_last, None):
+    for _, outputs in _forward({"": model}, loader, dist, amp_dtype, channels_last, None, progress):
         total += outputs[""].cpu().double().sigmoid().sum(0)
     means = dist.all_reduce_sum(total) / max(len(loader.labels), 1)
     if not bool(means.isfinite().all()):
@@ -223,7 +239,7 @@ def mean_probabilities(
     return means.numpy()
 
 
-def _logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
+def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
     """fp32 (B, C), the head in fp32."""
     with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         features = model.features(images)

@@ -54,7 +54,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             pass  # damaged, or torchvision was built without libjpeg: Pillow decides
     try:
         with Image.open(io.BytesIO(data.data)) as image:
-            return _to_rgb(image)
+            return to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
@@ -108,7 +108,8 @@ def _turned(segment: bytes) -> bool:
         return True
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A Pillow image as `read_image` gives it. Raises ValueError where its values have no defined meaning."""
     image.load()
     with contextlib.suppress(*_BAD_METADATA):  # the pixels are fine
         ImageOps.exif_transpose(image, in_place=True)

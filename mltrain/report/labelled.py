@@ -1,0 +1,83 @@
+"""Labels of images on paper: a table, csv, JSON lines, and copies of the images with their labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+
+from mltrain.report.pictures import captioned
+
+Format = Literal["table", "csv", "jsonl"]
+Labels = Sequence[tuple[str, float]]  # name and probability, best first
+
+MIN_WIDTH, MAX_WIDTH = 320, 1024
+"""pixels, of annotated copies"""
+
+
+class LabelWriter:
+    """Writes the labels of one image after the other.
+
+    - ``table``: a line for each image, its file and then its labels with their scores;
+    - ``csv``: columns image, label, score, a row for each label; an image without a label has one row without;
+    - ``jsonl``: a line for each image, ``{"image": ..., "labels": [{"label": ..., "score": ...}]}``; an image that
+      could not be read has ``"error"`` in place of ``"labels"``. The other formats leave it out.
+
+    Args:
+        stream: opened for text; for csv with ``newline=""`` where it is a file.
+        width: of the table's first column.
+    """
+
+    def __init__(self, stream: TextIO, form: Format, *, width: int = 0) -> None:
+        self._stream = stream
+        self._form = form
+        self._width = width
+        self._csv = csv.writer(stream, lineterminator="\n")
+        if form == "csv":
+            self._csv.writerow(["image", "label", "score"])
+
+    def write(self, image: str, labels: Labels) -> None:
+        if self._form == "table":
+            text = "  ".join(f"{name} {score:.2f}" for name, score in labels)
+            self._stream.write(f"{image:<{self._width}}  {text or '-'}\n")
+        elif self._form == "csv":
+            self._csv.writerows([image, name, f"{score:.6g}"] for name, score in labels)
+            if not labels:
+                self._csv.writerow([image, "", ""])
+        else:
+            self._json({"image": image, "labels": [{"label": n, "score": float(f"{s:.6g}")} for n, s in labels]})
+
+    def write_error(self, image: str, error: str) -> None:
+        if self._form == "jsonl":
+            self._json({"image": image, "error": error})
+
+    def _json(self, record: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def annotate(image: np.ndarray, labels: Labels, path: Path) -> None:
+    """Write a copy of an image, uint8 (H, W, 3), with its labels below it; JPEG or, by the suffix, PNG."""
+    width = min(max(image.shape[1], MIN_WIDTH), MAX_WIDTH)
+    lines = [("title", f"{score:.2f}  {name}") for name, score in labels] or [("text", "no label")]
+    picture = captioned(image, lines, width=width)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    picture.save(temporary, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
+    temporary.replace(path)
+
+
+def copies(files: Sequence[str], folder: Path) -> list[Path]:
+    """Where the annotated copies go: as the files lie below the folder they share; one of another kind as PNG."""
+    places = [Path.cwd() / os.path.normpath(file) for file in files]
+    shared = Path(os.path.commonpath([place.parent for place in places])) if places else Path()
+    found = []
+    for place in places:
+        relative = place.relative_to(shared)
+        known = place.suffix.lower() in (".jpg", ".jpeg", ".png")
+        found.append(folder / (relative if known else relative.with_name(relative.name + ".png")))
+    return found
