@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
+from typing import Literal, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger(__name__)
 
+Mode = Literal["auto", "bar", "lines", "off"]
+T = TypeVar("T")
+
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.2
+_ROWS = 256  # looked at together by `track`
+
+
+def resolve_mode(mode: Mode) -> Mode:
+    """`auto`: a bar if stderr is a terminal, lines otherwise, nothing on ranks other than the main one."""
+    if mode != "auto":
+        return mode
+    if os.environ.get("RANK", "0") != "0":
+        return "off"
+    return "bar" if sys.stderr.isatty() else "lines"
+
+
+@contextmanager
+def above_bars() -> Iterator[None]:
+    """Log records go above a bar instead of through it, for the loggers that write to the console."""
+    loggers = [logging.getLogger(), logging.getLogger("mltrain")]
+    consoles = [item for item in loggers if any(_is_console(handler) for handler in item.handlers)]
+    with logging_redirect_tqdm(loggers=consoles):
+        yield
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
 
 
 class Meter:
-    """Counts `unit` (bytes as B) up to `total`; None: nobody knows how many there are.
+    """Counts `unit` (bytes as B) up to `total`; None: nobody knows how many there are. Not to be shared by threads."""
 
-    `bar`: None: where stderr is a terminal. Not to be shared by threads.
-    """
-
-    def __init__(self, title: str, total: int | None, *, unit: str = "B", bar: bool | None = None) -> None:
-        self.title, self.total, self.unit = title, total, unit
-        self.bar = sys.stderr.isatty() if bar is None else bar
+    def __init__(self, title: str, total: int | None, *, unit: str = "B", mode: Mode = "auto") -> None:
+        self.title, self.total, self.unit, self.mode = title, total, unit, resolve_mode(mode)
+        self._every = {"bar": BAR_SECONDS, "lines": LINE_SECONDS}.get(self.mode, float("inf"))
         self._done = self._first = 0
         self._started = self._next = 0.0
         self._shown: tqdm | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Meter:
-        if self.bar:
-            self._stack.enter_context(logging_redirect_tqdm(loggers=[logging.getLogger("mltrain")]))
+        if self.mode == "bar":
+            self._stack.enter_context(above_bars())
         self.restart(0, self.total)
         return self
 
@@ -48,8 +74,8 @@ class Meter:
         """Count from `done` of `total` on; the pace shown is that from here."""
         self.total, self._done, self._first = total, done, done
         self._started = time.monotonic()
-        self._next = self._started + (BAR_SECONDS if self.bar else LINE_SECONDS)
-        if self.bar:
+        self._next = self._started + self._every
+        if self.mode == "bar":
             if self._shown is not None:
                 self._shown.close()
             scaled = self.unit == "B"
@@ -69,7 +95,7 @@ class Meter:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (BAR_SECONDS if self.bar else LINE_SECONDS)
+        self._next = now + self._every
         if self._shown is not None:
             self._shown.update(self._done - self._shown.n)
         else:
@@ -87,6 +113,15 @@ class Meter:
         return f"{self.title}: {done} of {of}, {self._done / self.total:.0%}, {speed}, {left} left"
 
 
+def track(rows: Iterable[T], title: str, total: int | None, *, unit: str) -> Iterator[T]:
+    """The rows, with a `Meter` of them; for many that each take little time."""
+    with Meter(title, total, unit=unit) as meter:
+        for number, row in enumerate(rows, 1):
+            yield row
+            if not number % _ROWS:
+                meter.add(_ROWS)
+
+
 def amount(count: float) -> str:
     """Bytes for people: 13.5 GB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -96,6 +131,7 @@ def amount(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """1:02:03, or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -53,6 +53,7 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             "dist": dist,
             "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
             "channels_last": cfg.runner.channels_last,
+            "progress": cfg.logger.progress,
             "keep_all": tuner is not None
             or keeps_predictions(cfg, stats)
             or (folder / THRESHOLDS).exists()

@@ -40,6 +40,7 @@ def class_prior(cfg: DictConfig, folder: Path) -> None:
                 dist=dist,
                 amp_dtype=resolve_amp(cfg.runner.amp, dist.device),
                 channels_last=cfg.runner.channels_last,
+                progress=cfg.logger.progress,
             )
         if not dist.is_main:
             return

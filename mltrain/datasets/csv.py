@@ -29,6 +29,7 @@ from pathlib import Path
 from mltrain.datasets.splits import Splits, log_labels, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ def _lines(
                     )
             image_at, labels_at = header.index(image_column), header.index(labels_column)
             split_at = header.index(split_column) if split_column in header else None
-            for cells in reader:
+            for cells in track(reader, f"reading {path.name}", None, unit="rows"):
                 if not any(cells):
                     continue
                 if len(cells) != len(header):
@@ -307,7 +308,7 @@ def _hold_out(
 def _labels(table: _Table, images: list[str], name: str) -> LabelSet:
     index = {label: k for k, label in enumerate(table.class_names)}
     listed: dict[int, list[list[int]]] = {1: [], 0: [], -1: []}
-    for image in images:
+    for image in track(images, f"{name}: labels", len(images), unit="images"):
         for value, lists in listed.items():
             lists.append([index[label] for label, given in table.rows[image].labels.items() if given == value])
     return log_labels(

@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from mltrain.errors import DataError
+from mltrain.progress import Meter
 
 BLOCK = 2**24
 """bytes read at once"""
@@ -74,7 +75,7 @@ def read_blocks(path: Path, classes: ClassTable) -> Iterator[Block]:
     """
     line = 2
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, Meter(f"reading {path.name}", path.stat().st_size) as meter:
             layout = _Layout(path, stream.readline())
             for text in _pieces(stream):
                 block = layout.parse(text, classes)
@@ -82,6 +83,7 @@ def read_blocks(path: Path, classes: ClassTable) -> Iterator[Block]:
                     raise DataError(layout.complaint(text, line))
                 line += block.rows
                 yield block
+                meter.add(len(text))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if line == 2:

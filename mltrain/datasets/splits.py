@@ -13,6 +13,7 @@ import numpy as np
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def check_files(labels: LabelSet) -> None:
     """
     folders: dict[str, _Folder] = {}
     missing: list[str] = []
-    for i in range(len(labels)):
+    for i in track(range(len(labels)), f"{labels.name}: looking for files", len(labels), unit="images"):
         file = labels.file(i)
         parent, _, name = file.rpartition("/")
         folder = folders.get(parent)
@@ -248,7 +249,7 @@ class _Image(NamedTuple):
 def _located(labels: LabelSet) -> Iterator[_Image]:
     """Every image with its place on disk, in order; reads each folder once and opens no image."""
     folders: dict[str, _Folder] = {}
-    for i in range(len(labels)):
+    for i in track(range(len(labels)), f"{labels.name}: images in other splits", len(labels), unit="images"):
         file = labels.file(i)
         parent, _, name = file.rpartition("/")
         folder = folders.get(parent)

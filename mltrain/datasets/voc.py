@@ -16,6 +16,7 @@ from mltrain.datasets.sources import VOC_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.progress import track
 
 # fmt: off
 CLASSES = (
@@ -89,7 +90,7 @@ def read_voc(
     for year, split in parts:
         ids = _image_ids(devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt")
         annotations = f"{devkit}/VOC{year}/Annotations"
-        for image_id in ids:
+        for image_id in track(ids, f"reading voc{year}/{split}", len(ids), unit="images"):
             clear, hard = _objects(f"{annotations}/{image_id}.xml")
             files.append(f"VOC{year}/JPEGImages/{image_id}.jpg")
             positives.append(clear | hard if difficult == "positive" else clear)

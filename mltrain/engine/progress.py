@@ -7,15 +7,14 @@ import sys
 import time
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Literal
 
 import torch
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mltrain.progress import BAR_SECONDS, LINE_SECONDS, Mode, above_bars, duration, resolve_mode
 
 logger = logging.getLogger(__name__)
 
-_BAR_SECONDS = 0.2
 _BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
 
 
@@ -30,14 +29,12 @@ class Progress:
     def __init__(
         self,
         *,
-        mode: Literal["auto", "bar", "lines", "off"] = "auto",
+        mode: Mode = "auto",
         enabled: bool = True,
-        line_seconds: float = 10.0,
+        line_seconds: float = LINE_SECONDS,
     ) -> None:
-        if mode == "auto":
-            mode = "bar" if sys.stderr.isatty() else "lines"
-        self.mode = mode if enabled else "off"
-        self._every = {"bar": _BAR_SECONDS, "lines": line_seconds, "off": float("inf")}[self.mode]
+        self.mode: Mode = resolve_mode(mode) if enabled else "off"
+        self._every = {"bar": BAR_SECONDS, "lines": line_seconds, "off": float("inf")}[self.mode]
         self._bar: tqdm | None = None
         self._stack = ExitStack()
         self._epoch = self._epochs = self._steps = self._step = self._left = 0
@@ -50,10 +47,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.mode == "bar":
-            # Log records go above the bar instead of through it, for the loggers that write to the console.
-            loggers = [logging.getLogger(), logging.getLogger("mltrain")]
-            consoles = [item for item in loggers if any(_is_console(handler) for handler in item.handlers)]
-            self._stack.enter_context(logging_redirect_tqdm(loggers=consoles))
+            self._stack.enter_context(above_bars())
         return self
 
     def __exit__(
@@ -121,7 +115,7 @@ class Progress:
     def _show(self, loss: float, lr: float) -> None:
         speed, share = self._window(self._shown)
         self._shown = self._totals()
-        figures = f"loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} img/s  data {share:.0%}  eta {_duration(self._eta())}"
+        figures = f"loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} img/s  data {share:.0%}  eta {duration(self._eta())}"
         if self._bar is not None:
             self._bar.n = self._step
             self._bar.set_postfix_str(figures)
@@ -137,13 +131,3 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def _is_console(handler: logging.Handler) -> bool:
-    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

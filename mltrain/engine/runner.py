@@ -215,6 +215,7 @@ class Runner:
             amp_dtype=self.train_step.amp_dtype,
             channels_last=self.train_step.memory_format is torch.channels_last,
             stop=self.stop,
+            progress=self.progress.mode,
             keep_all=self.keep_predictions,
         )
 

@@ -26,10 +26,10 @@ from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize, ShorterSide
 from mltrain.pipeline.decode import read_image
+from mltrain.progress import BAR_SECONDS, Meter
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
-_REPORT_SECONDS = 10.0
 _ABSENT = -1
 # Columns of the index. Size and time of the image file: a changed file makes the cache stale.
 _OFFSET, _HEIGHT, _WIDTH, _FILE_SIZE, _FILE_TIME = range(5)
@@ -209,6 +209,7 @@ def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: n
     end, end_lock = 0, threading.Lock()
     stop = threading.Event()
     todo = iter(range(len(labels)))
+    shown = 0
 
     def work() -> None:
         nonlocal end
@@ -229,16 +230,17 @@ def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: n
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        title = f"caching resized images of {labels.name}"
+        with ThreadPoolExecutor(threads) as pool, Meter(title, len(labels), unit="images") as meter:
             try:
                 running = {pool.submit(work) for _ in range(threads)}
                 while running:
-                    done, running = wait(running, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
+                    done, running = wait(running, timeout=BAR_SECONDS, return_when=FIRST_COMPLETED)
                     for future in done:
                         future.result()
-                    if running and not done:
-                        cached = int((index[:, _OFFSET] != _ABSENT).sum())
-                        _LOG.info("caching resized images of %s: %d of %d", labels.name, cached, len(labels))
+                    now = int((index[:, _OFFSET] != _ABSENT).sum())
+                    meter.add(now - shown)
+                    shown = now
             finally:
                 stop.set()
     finally:

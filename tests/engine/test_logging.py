@@ -10,8 +10,9 @@ import torch
 
 from mltrain.engine import distributed
 from mltrain.engine.logging import MetricsLog, Sinks, TensorBoard, make_sinks, save_environment
-from mltrain.engine.progress import Progress, _duration
+from mltrain.engine.progress import Progress
 from mltrain.errors import ConfigError
+from mltrain.progress import duration
 
 
 def _config(**options):
@@ -212,7 +213,7 @@ def test_off_and_other_ranks_show_nothing_but_still_measure(options, caplog, cap
 
 
 def test_a_bar_goes_to_stderr_and_log_lines_stand_above_it(capsys, caplog, monkeypatch):
-    monkeypatch.setattr("mltrain.engine.progress._BAR_SECONDS", 0.0)
+    monkeypatch.setattr("mltrain.engine.progress.BAR_SECONDS", 0.0)
     progress = Progress(mode="bar")
     progress._every = 0.0
     _epochs(progress, caplog)
@@ -251,4 +252,4 @@ def test_rates_are_those_since_the_last_call(monkeypatch):
 
 
 def test_time_left_reads_as_a_clock():
-    assert [_duration(s) for s in (0.4, 61, 3661)] == ["0:00", "1:01", "1:01:01"]
+    assert [duration(s) for s in (0.4, 61, 3661)] == ["0:00", "1:01", "1:01:01"]
