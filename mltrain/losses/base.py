@@ -80,7 +80,7 @@ class PerLabelLoss(nn.Module):
         """Whether terms or weights differ between classes."""
         return type(self).adjust is not PerLabelLoss.adjust
 
-    def compile(self) -> None:  # type: ignore[override]
+    def compile(self) -> None:
         """Let torch.compile make one kernel of the pass: several times faster where there are thousands of classes.
 
         Takes a C++ compiler on the CPU, Triton on an accelerator, and some seconds at the first call.
