@@ -10,7 +10,8 @@ A filter is KEY=VALUE, with != >= <= > <, alternatives a|b and patterns resnet*;
 config (runner.epochs, or epochs), a section for its option (dataset, model, head, loss, sampler ...), name, seed,
 status, or a figure (map>=40).
 
-    --baseline FILTER ... the row to compare with; of several the one that agrees in all other settings
+    --baseline FILTER     the row to compare with; of several the one that agrees in all other settings. Several
+                          filters: --baseline 'loss=bce sampler=uniform'
     --figure NAME         what is compared: map (default), map_head, map_medium, map_tail; accuracy of single labels
     --resamples 1000      of the images, for the intervals; 0: none
     --columns A,B         figures and config keys to show (map,map_tail,words_F1); +A,+B: beside the default ones

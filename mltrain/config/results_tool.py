@@ -6,15 +6,18 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mltrain.config.cli import leaving
 from mltrain.config.results import load_settings
 from mltrain.config.signatures import nearest
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, read_runs, spelled
+
+if TYPE_CHECKING:
+    from mltrain.report.compare import Table
 
 FORMATS = ("terminal", "markdown", "csv")
 ENDINGS = {".md": "markdown", ".csv": "csv", ".txt": "terminal"}
@@ -39,7 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; `words` are folders and filters. Raises ConfigError."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--baseline", nargs="+", default=[], metavar="FILTER")
+    parser.add_argument("--baseline", action="append", default=[])
     parser.add_argument("--figure")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--split", choices=("auto", "val", "test"), default="auto")
@@ -50,6 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS)
     parser.add_argument("--out", type=Path)
     given = parser.parse_intermixed_args(list(argv))
+    given.baseline = [word for text in given.baseline for word in text.split()]
     if given.resamples < 0:
         raise ConfigError(f"--resamples {given.resamples}: must be at least 0 (0: no intervals)")
     return given
@@ -61,7 +65,7 @@ def run(argv: Sequence[str]) -> None:
     from mltrain.report.compare import compare, sort_rows
     from mltrain.report.differences import add_differences
     from mltrain.report.published import beside, read_published
-    from mltrain.report.results_table import chosen_columns, markdown, terminal, to_csv
+    from mltrain.report.results_table import chosen_columns, has_column, markdown, terminal, to_csv
 
     folders = [Path(word) for word in given.words if _is_folder(word)]
     words = [word for word in given.words if not _is_folder(word)]
@@ -82,11 +86,12 @@ def run(argv: Sequence[str]) -> None:
             raise DataError(_no_match(records, filters))
         weights = {"raw": "val"}.get(given.weights, given.weights)
         tables = compare(chosen, split=given.split, weights=weights)
-        for table in tables:
-            if given.baseline and table.rows:
-                add_differences(table, given.baseline, figure=given.figure, resamples=given.resamples)
-            if given.sort and table.rows:
-                sort_rows(table, given.sort)
+        full = [table for table in tables if table.rows]
+        if given.baseline:
+            options = {"figure": given.figure, "resamples": given.resamples}
+            _where_it_applies(full, lambda table: add_differences(table, given.baseline, **options))
+        if given.sort:
+            _where_it_applies(full, lambda table: sort_rows(table, given.sort))
         columns = [name for name in given.columns.split(",") if name]
         against = read_published(given.against) if given.against else []
         published = [beside(table, against) for table in tables]
@@ -96,7 +101,10 @@ def run(argv: Sequence[str]) -> None:
         else:
             parts = []
             for table, found in zip(tables, published, strict=True):
-                shown = chosen_columns(table, columns)
+                shown = chosen_columns(
+                    table,
+                    [c for c in columns if has_column(table, c) or not any(has_column(other, c) for other in full)],
+                )
                 if layout == "markdown":
                     parts.append(markdown(table, shown, found))
                 else:
@@ -113,6 +121,21 @@ def run(argv: Sequence[str]) -> None:
         given.out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {given.out}: cannot be written: {error}") from error
+
+
+def _where_it_applies(tables: Sequence[Table], do: Callable[[Table], None]) -> None:
+    """`do` for every table; one where it is refused (no baseline in it, say) gets a note, unless all refuse."""
+    refused: list[tuple[Table, str]] = []
+    for table in tables:
+        try:
+            do(table)
+        except ValueError as error:
+            refused.append((table, str(error)))
+    if tables and len(refused) == len(tables):
+        raise ConfigError(refused[0][1])
+    for table, text in refused:
+        text = text.removeprefix(f"{table.dataset}: ")
+        table.notes.append(f"{text[:1].upper()}{text[1:]}.")
 
 
 def _no_match(records: Sequence[RunRecord], filters: Sequence[Filter]) -> str:

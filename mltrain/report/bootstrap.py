@@ -18,7 +18,7 @@ several seeds to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,9 +38,9 @@ class Interval(NamedTuple):
     high: float
 
 
-def resample(images: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
+def resample(images: int, resamples: int, seed: int = 0) -> NDArray[np.uint16]:
     """How often each image is drawn: `(resamples, images)`, each row summing to `images`."""
-    counts = np.empty((resamples, images), dtype=np.int64)
+    counts = np.empty((resamples, images), dtype=np.uint16)  # drawn 65,536 times out of any number: it does not happen
     random = np.random.default_rng(seed)
     for row in counts:
         row[:] = np.bincount(random.integers(images, size=images), minlength=images)
@@ -54,7 +54,7 @@ def percentile_interval(value: float, resampled: NDArray[np.float64], level: flo
 
 
 def resampled_average_precision(
-    logits: NDArray[np.float32], targets: NDArray[np.int8], weights: NDArray[np.int64]
+    logits: NDArray[np.float32], targets: NDArray[np.int8], weights: NDArray[np.integer]
 ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Of each class in each resample: AP, and the weight of its positives and of its negatives.
 
@@ -131,7 +131,7 @@ class _Ranking(NamedTuple):
 def resampled_figures(
     logits: NDArray[np.float32],
     targets: NDArray[np.int8],
-    weights: NDArray[np.int64],
+    weights: NDArray[np.integer],
     groups: Mapping[str, NDArray[np.int64]],
     *,
     absent: Absent = "exclude",
@@ -160,7 +160,7 @@ def resampled_figures(
 def resampled_accuracy(
     logits: NDArray[np.float32],
     targets: NDArray[np.int8],
-    weights: NDArray[np.int64],
+    weights: NDArray[np.integer],
     groups: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, NDArray[np.float64]]:
     """`accuracy` and `accuracy_<group>` (percent) of each resample, `(R,)`, of images with one label each."""
@@ -169,14 +169,10 @@ def resampled_accuracy(
     right = (logits.argmax(1) == truth) & labelled
     chosen: list[tuple[str, NDArray[np.bool_]]] = [("accuracy", labelled)]
     chosen += [(f"accuracy_{name}", labelled & np.isin(truth, classes)) for name, classes in groups.items()]
-    columns = np.stack([*(which & right for _, which in chosen), *(which for _, which in chosen)], axis=1)
-    sums = weights.astype(np.float64) @ columns.astype(np.float64)
+    columns = np.stack([*(which & right for _, which in chosen), *(which for _, which in chosen)], axis=1).astype(
+        np.float64
+    )
+    sums = np.stack([row.astype(np.float64) @ columns for row in weights])
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = 100 * sums[:, : len(chosen)] / sums[:, len(chosen) :]
     return {key: shares[:, k] for k, (key, _) in enumerate(chosen)}
-
-
-def mean_over(runs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over runs (seeds) of the same resamples."""
-    total: NDArray[np.float64] = np.mean(np.stack(runs), axis=0)
-    return total

@@ -60,7 +60,7 @@ class Difference:
     value: float
     low: float | None
     high: float | None
-    """bounds of the 95 % interval over test images, paired; None where it is not to be had: see `why`"""
+    """bounds of the 95 % interval over test images, paired; None where there is none: `why`, or none was asked for"""
     figure: str
     baseline: Row
     why: str = ""

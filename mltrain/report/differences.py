@@ -59,7 +59,7 @@ def add_differences(
         if base is None or figure not in row.figures or figure not in base.figures:
             continue
         value = row.figures[figure].mean - base.figures[figure].mean
-        low, high, why = None, None, "no resamples were asked for"
+        low, high, why = None, None, ""
         if resamples:
             try:
                 of_base = resampled.mean(base)  # first: its images are those that the others must have
@@ -90,7 +90,7 @@ class _Resampled:
     def __init__(self, table: Table, figure: str, resamples: int, seed: int) -> None:
         self.table, self.figure, self.resamples, self.seed = table, figure, resamples, seed
         self.images: tuple[tuple[str, ...], NDArray[np.int8], tuple[str, ...]] | None = None
-        self.weights: NDArray[np.int64] | None = None
+        self.weights: NDArray[np.integer] | None = None
         self.known: dict[Path, NDArray[np.float64] | DataError] = {}
 
     def mean(self, row: Row) -> NDArray[np.float64]:
@@ -133,7 +133,7 @@ class _Resampled:
 def figure_of(
     run: RunRecord,
     kept: SavedPredictions,
-    weights: NDArray[np.int64],
+    weights: NDArray[np.integer],
     groups: Mapping[str, NDArray[np.int64]],
     figure: str,
 ) -> NDArray[np.float64]:

@@ -62,6 +62,9 @@ class Comparison:
     mark: str
     source: str
     differences: tuple[str, ...]
+    """in data, model, resolution, pretraining"""
+    metric: tuple[str, ...]
+    """in the metric, the same for every figure of a source"""
 
 
 def read_published(path: Path) -> list[Published]:
@@ -123,7 +126,14 @@ def beside(table: Table, published: Sequence[Published]) -> list[Comparison]:
     chosen = [item for item in published if table.dataset in item.datasets and item.partial in partial]
     chosen.sort(key=lambda item: -next(iter(item.figures.values())))
     return [
-        Comparison(_about(item), item.figures, item.mark, item.source, tuple(_differences(item, table, runs)))
+        Comparison(
+            method=_about(item),
+            figures=item.figures,
+            mark=item.mark,
+            source=item.source,
+            differences=tuple(_differences(item, table, runs)),
+            metric=tuple(_metric(item, table, runs)),
+        )
         for item in chosen
     ]
 
@@ -145,16 +155,21 @@ def _differences(item: Published, table: Table, runs: Sequence[RunRecord]) -> li
         found.append(f"resolution: {item.resolution} (here {', '.join(sizes)})")
     if item.pretraining:
         found.append(f"pretraining: {item.pretraining}")
+    if item.note:
+        found.append(item.note)
+    return found
+
+
+def _metric(item: Published, table: Table, runs: Sequence[RunRecord]) -> list[str]:
+    found = []
     absent = _values(runs, "metrics.absent")
     words = {"zero": "count 0", "exclude": "are left out"}
     if item.absent in words and absent and absent != [item.absent]:
-        found.append(f"metric: classes without positives {words[item.absent]}")
+        found.append(f"classes without positives {words[item.absent]}")
     if item.metric:
-        found.append(f"metric: {item.metric}")
+        found.append(item.metric)
     if item.chosen_on_test and table.split == "test":
         found.append("epoch chosen on the reported images")
-    if item.note:
-        found.append(item.note)
     return found
 
 

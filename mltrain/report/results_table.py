@@ -60,7 +60,7 @@ def chosen_columns(table: Table, asked: Sequence[str]) -> list[str]:
     columns = [name for name in asked if not name.startswith("+")] or default_columns(table)
     columns += [name for name in added if name not in columns]
     for name in columns:
-        if table.rows and name != "runs" and not any(_has(row, name) for row in table.rows):
+        if table.rows and not has_column(table, name):
             figures = ", ".join(table.rows[0].figures)
             raise ValueError(f"columns: {table.dataset} has no {name!r}; figures: {figures}; or a key of the config")
     return columns
@@ -68,6 +68,12 @@ def chosen_columns(table: Table, asked: Sequence[str]) -> list[str]:
 
 def _has(row: Row, name: str) -> bool:
     return name in row.figures or lookup(row.runs[0], name)[0]
+
+
+def has_column(table: Table, name: str) -> bool:
+    """Whether a run of the table has the figure or setting; `+name` is `name`."""
+    name = name.lstrip("+")
+    return name == "runs" or any(_has(row, name) for row in table.rows)
 
 
 def grid(table: Table, columns: Sequence[str]) -> Grid:
@@ -174,7 +180,7 @@ def remarks(table: Table) -> list[str]:
         notes.append(text + ".")
         if len(found) > 5 and any(d.low is not None for d in found):
             notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")
-    for why, count in Counter(d.why for d in found if d.low is None).items():
+    for why, count in Counter(d.why for d in found if d.why).items():
         notes.append(f"No interval in {count} row{'' if count == 1 else 's'}: {why}.")
     return notes
 
@@ -197,7 +203,7 @@ def terminal(table: Table, columns: Sequence[str], *, bold: bool, published: Seq
         lines += ["Published, and how it differs:", "", *_aligned(published_grid(table, published), bold=False)]
         lines += [f"  {name}" for name in _sources(published)] + [""]
     notes = remarks(table)
-    lines += [f"* {note}" for note in notes] + ([""] if notes else [])
+    lines += [f"- {note}" for note in notes] + ([""] if notes else [])
     if table.unfinished:
         lines += ["Without a result:", *(f"  {line}" for line in unfinished_lines(table)), ""]
     return "\n".join(lines)
@@ -260,7 +266,8 @@ def published_grid(table: Table, published: Sequence[Comparison]) -> Grid:
     header = ["method", *(TITLES.get(key, key) for key in keys), "source", "differs from these runs in"]
     rows = []
     for item in published:
-        figures = [Cell(f"{item.figures[key]:g}" if key in item.figures else "-") for key in keys]
+        digits = 1 if all(round(value, 1) == value for value in item.figures.values()) else 2  # as they are printed
+        figures = [Cell(f"{item.figures[key]:.{digits}f}" if key in item.figures else "-") for key in keys]
         rows.append(
             [Cell(item.method), *figures, Cell(f"[{item.mark}]"), Cell("; ".join(item.differences) or "nothing known")]
         )
@@ -268,13 +275,21 @@ def published_grid(table: Table, published: Sequence[Comparison]) -> Grid:
 
 
 def _sources(published: Sequence[Comparison]) -> list[str]:
-    return list(dict.fromkeys(f"[{item.mark}] {item.source}" for item in published))
+    lines = []
+    for item in published:
+        metric = f"; metric: {', '.join(item.metric)}" if item.metric else ""
+        lines.append(f"[{item.mark}] {item.source}{metric}")
+    return list(dict.fromkeys(lines))
 
 
 def to_csv(tables: Sequence[Table], asked: Sequence[str], published: Sequence[Sequence[Comparison]] = ()) -> str:
     """All tables in one: a row for each row, unfinished run and published figure; means, spreads and plain numbers."""
     settings = list(dict.fromkeys(key for table in tables for key in (*table.columns, *(i.key for i in table.implied))))
-    names = list(dict.fromkeys(name for table in tables for name in chosen_columns(table, asked)))
+    known = [name for name in asked if any(has_column(table, name) for table in tables)]
+    names = []
+    for table in tables:
+        own = [name for name in asked if name not in known or has_column(table, name)]
+        names += [name for name in chosen_columns(table, own) if name not in names]
     figures = [n for n in names if n != "runs" and any(n in row.figures for table in tables for row in table.rows)]
     settings += [n for n in names if n not in figures and n != "runs" and n not in settings]
     spreads = [f"{name}_std" for name in figures]
@@ -304,7 +319,7 @@ def to_csv(tables: Sequence[Table], asked: Sequence[str], published: Sequence[Se
             line |= {key: spelled(value) for key in settings for found, value in [lookup(run, key)] if found}
             writer.writerow(line)
         for item in published[k] if published else ():
-            note = "; ".join([item.method, *item.differences, item.source])
+            note = "; ".join([item.method, *item.differences, *(f"metric: {m}" for m in item.metric), item.source])
             line = {"status": "published", "dataset": table.dataset, "task": table.task, "note": note}
             writer.writerow(line | {key: value for key, value in item.figures.items() if key in figures})
     return out.getvalue()

@@ -303,16 +303,15 @@ def lookup(record: RunRecord, key: str) -> tuple[bool, Any]:
     flat = flatten(record.config)
     if key in flat:
         return True, flat[key]
-    if record.finished:
-        for figures in (record.scalars(), record.result):
-            if _is_number(figures.get(key)):
-                return True, figures[key]
     ends = [name for name in flat if name.rpartition(".")[2] == key]
     ends.sort(key=lambda name: not name.startswith("runner."))
     if ends and (ends[0].startswith("runner.") or len({repr(flat[name]) for name in ends}) == 1):
         return True, flat[ends[0]]
     if ends:
         raise ValueError(f"{key} is ambiguous: {', '.join(sorted(ends))}; write the whole key")
+    for figures in (record.scalars(), record.result) if record.finished else ():
+        if _is_number(figures.get(key)):
+            return True, figures[key]
     return False, None
 
 
