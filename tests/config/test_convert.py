@@ -146,6 +146,22 @@ def test_every_tresnet_is_known_by_its_tensors_which_fit_its_model(key: tuple, n
     assert {k: v.shape for k, v in filtered.items()} == needed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "name"), list(TRESNETS.items()), ids=list(TRESNETS.values()))
+def test_every_tresnet_of_full_size_gives_the_published_logits(key: tuple, name: str, tmp_path: Path) -> None:
+    """In fp64, for fp32 rounds to 1e-4 on the way through so many layers of random weights."""
+    blocks, second, planes = key
+    head = theirs.Linear(32 * planes, 80)
+    model = theirs.randomised(theirs.TResNet(blocks, planes, second, head, pooled=True), gain=0.7)
+    run = load_finished(convert(save(tmp_path / "w.pth", model.state_dict()), Convert(out=str(tmp_path / "run")), SIZE))
+    assert run.config.model.name == name
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1)).double()
+    with torch.inference_mode():
+        expected, found = model.double()(images / 255), run.model.double()(images)
+    assert expected.std(0).max() > 1e-4
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_the_scales_of_inplace_abn_are_folded_with_their_eps(tmp_path: Path) -> None:
     model = theirs.randomised(tresnet(theirs.Linear(512, 5)))
     scale = model.body.conv1[1].weight

@@ -41,7 +41,7 @@ class Blur(nn.Module):
     """[1, 2, 1] x [1, 2, 1] / 16, every second pixel, borders reflected; no parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        line = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype) / 4
         kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
 
@@ -340,15 +340,15 @@ def sine(side: int, width: int) -> Tensor:
     return torch.cat((rows, columns))[None]
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights of which none is left at 0 or 1, scales of both signs, logits of moderate size; evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
+def randomised(model: nn.Module, *, gain: float = 1.4) -> nn.Module:
+    """Weights of which none is left at 0 or 1, scales of both signs; evaluation mode. Deep models need a small gain."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith((".pe", "num_batches_tracked")):
                 continue
             fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
-            tensor.normal_(generator=generator).mul_(1.4 / math.sqrt(fan_in) if tensor.ndim > 1 else 0.3)
+            tensor.normal_(generator=generator).mul_(gain / math.sqrt(fan_in) if tensor.ndim > 1 else 0.3)
             if name.endswith("running_var"):
                 tensor.abs_().add_(0.5)
             elif tensor.ndim == 1 and name.endswith("weight"):  # scales of norms, of either sign
