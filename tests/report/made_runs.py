@@ -22,6 +22,12 @@ from mltrain.report.predictions import write_predictions
 EVIL = "<script>window.hacked = 1</script>"
 """A class name that must be text wherever it is shown."""
 
+LOSSES = {
+    "asl": "mltrain.losses.asl.AsymmetricLoss",
+    "bce": "mltrain.losses.bce.BinaryCrossEntropy",
+    "focal": "mltrain.losses.focal.FocalLoss",
+}
+
 
 def class_names(count: int) -> list[str]:
     names = [f"class {k}" for k in range(count)]
@@ -82,6 +88,7 @@ def make_run(
     best = evaluation.best(by)
     scalars = {name: summary.scalars for name, summary in summaries.items()}
 
+    file = (pictures or folder.parent.parent) / "labels.csv"
     config: dict[str, Any] = {
         "task": "single_label" if single_label else "multi_label",
         "seed": seed,
@@ -89,8 +96,8 @@ def make_run(
         "rerun": False,
         "runner": {"epochs": epochs, "batch_size": 16},
         "metrics": {"head_min": 100, "medium_min": 20, "threshold": 0.5},
-        "loss": {"_target_": f"mltrain.losses.{loss}.Loss", "note": EVIL},
-        "dataset": {"_target_": "mltrain.datasets.csv.csv_file", "name": "made", "file": str(folder / "labels.csv")},
+        "loss": {"_target_": LOSSES[loss], "note": EVIL},
+        "dataset": {"_target_": "mltrain.datasets.csv.csv_file", "name": "made", "file": str(file)},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     write_json(folder / "stats.json", stats.to_json())

@@ -20,8 +20,6 @@ RANKED = 40
 """Rows of a ranking."""
 DRAWN = len(SERIES)
 """Rows in bars and curves: there are so many colours to tell apart."""
-NAMED = 14
-"""Points of a scatter plot that have their name beside them."""
 
 
 def label_of(row: Row) -> str:
@@ -117,10 +115,13 @@ def balance_figure(table: Table, *, single_label: bool) -> Figure | None:
                     "thickness": 1,
                 }
         data.append(trace | point)
-    if len(rows) <= NAMED:
-        for trace, label in zip(data, labels, strict=True):
-            trace |= {"mode": "markers+text", "text": [label], "textposition": "top center"}
-            trace["textfont"] = {"size": 10, "color": "--muted"}
+    x, y = (np.array([row.figures[key].mean for row in rows]) for key in (head, tail))
+    for k in range(len(rows)):
+        if (((x >= x[k]) & (y > y[k])) | ((x > x[k]) & (y >= y[k]))).any():
+            continue  # another one is better at both: only the others have their name beside them
+        side = "middle left" if x[k] > (x.min() + x.max()) / 2 else "middle right"
+        data[k] |= {"mode": "markers+text", "text": ["  " + labels[k] + "  "], "textposition": side}
+        data[k]["textfont"] = {"size": 11, "color": "--text"}
     title = TITLES[prefix]
     layout = {
         "xaxis": axis(f"{title} of head classes, %"),

@@ -1,0 +1,173 @@
+"""The page that compares runs shows every setting, its spread, differences and what failed; and tools/report.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mltrain.config.report_tool import image_roots, report
+from mltrain.errors import ConfigError, DataError
+from tests.report.browser import Opened, browser
+from tests.report.made_runs import EVIL, make_run
+
+LOSSES = {"asl": 3.0, "bce": 2.6, "focal": 2.5}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three losses with two seeds each, one run that stopped, and the page of one run."""
+    base = tmp_path_factory.mktemp("work") / "made"
+    for loss, skill in LOSSES.items():
+        for seed in (0, 1):
+            make_run(base / f"small-gap-{loss}" / f"{seed:08}", classes=12, seed=seed, skill=skill, loss=loss)
+    stopped = make_run(base / "small-gap-bce" / "00000002", classes=12, seed=2, loss="bce")
+    (stopped / "result.json").unlink()
+    report([str(base / "small-gap-asl" / "00000000")])
+    return base
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def opened(runs: Path, chromium: Any) -> Opened:
+    path = report([str(runs), "baseline=loss=bce", "resamples=200"])
+    assert path == runs / "comparison.html"
+    return Opened(chromium, path)
+
+
+def test_page_says_nothing_to_the_console_and_asks_for_nothing(opened: Opened) -> None:
+    assert opened.said == []
+    assert opened.network == []
+
+
+def test_every_section_is_there(opened: Opened) -> None:
+    titles = ["Results", "Comparison", "Learning curves", "Differences", "Runs", "Not finished (1)"]
+    assert opened.texts("main h2") == titles
+
+
+def test_settings_have_mean_and_spread_over_seeds_and_the_best_is_marked(opened: Opened, runs: Path) -> None:
+    rows = opened.page.locator('[data-table="t0-results"] tbody tr')
+    assert rows.count() == 3
+    first = rows.first.locator("td").all_inner_texts()
+    assert first[:2] == ["asl", "2"]
+    scores = [
+        json.loads((runs / "small-gap-asl" / f"{seed:08}" / "result.json").read_text())["best"] for seed in (0, 1)
+    ]
+    mean = sum(score["map"] for score in scores) / 2
+    assert first[2].startswith(f"{mean:.2f} ± ")
+    assert rows.first.locator("td.best").count() >= 1
+    opened.page.locator('[data-table="t0-results"] th button').nth(2).click()
+    shown = [float(t.split(" ")[0]) for t in opened.texts('[data-table="t0-results"] tbody td:nth-child(3)')]
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_plots_are_drawn(opened: Opened) -> None:
+    assert opened.drawn("t0-ranking", ".scatterlayer path.point") == 3 + 6, "means, and each run"
+    assert opened.drawn("t0-ranking", ".errorbar") == 3
+    bars = opened.drawn("t0-groups", ".bars path")
+    assert bars % 3 == 0 and bars >= 9
+    assert opened.drawn("t0-curves", ".scatterlayer path.js-line") == 6, "a line for each run"
+    assert opened.drawn("t0-differences", ".errorbar") == 2, "an interval for each loss but the baseline"
+
+
+def test_differences_have_their_intervals(opened: Opened) -> None:
+    rows = opened.page.locator('[data-table="t0-differences"] tbody tr')
+    assert rows.count() == 2
+    for k in range(2):
+        value, low, high = (float(text) for text in rows.nth(k).locator("td").all_inner_texts()[1:4])
+        assert low < value < high
+    assert rows.first.locator("td").nth(1).inner_text().startswith("+"), "asl is above bce"
+
+
+def test_runs_link_to_their_pages(opened: Opened, runs: Path) -> None:
+    links = opened.page.locator('[data-table="t0-runs"] a')
+    assert links.count() == 1
+    assert (runs / str(links.first.get_attribute("href"))).resolve().is_file()
+
+
+def test_stopped_run_is_listed(opened: Opened) -> None:
+    cells = opened.texts('[data-table="unfinished"] td')
+    assert "small-gap-bce, seed 2" in cells[0]
+    assert cells[1:] == ["stopped", "epoch 3 of 3, step 75"]
+
+
+def test_folder_of_a_sweep_lists_its_failed_jobs(runs: Path, tmp_path: Path, chromium: Any) -> None:
+    sweep = tmp_path / "2026-01-31_12-00-00"
+    sweep.mkdir()
+    (sweep / "multirun.yaml").write_text("")
+    finished = {"overrides": "loss=asl", "state": "finished", "folder": str(runs / "small-gap-asl" / "00000000")}
+    failed = {"overrides": f"loss=bce name={EVIL}", "state": "failed", "folder": None, "error": "no such file: x"}
+    for k, job in enumerate((finished, failed)):
+        (sweep / f"job-{k:04}.json").write_text(json.dumps(job | {"number": k}))
+    path = report([str(sweep)])
+    page = Opened(chromium, path)
+    assert page.said == []
+    assert page.texts('[data-table="unfinished"] td') == [failed["overrides"], "failed", "no such file: x"]
+    assert page.page.evaluate("window.hacked === undefined")
+    assert "one setting only" in page.texts("#left-out")[0]
+
+
+def test_filters_choose_the_runs(runs: Path, tmp_path: Path) -> None:
+    text = report([str(runs), "loss=asl|focal", "seed=0", f"out={tmp_path / 'two.html'}", "resamples=0"]).read_text()
+    assert "2 finished runs" in text
+    with pytest.raises(DataError, match="no runs that are loss=zlpr"):
+        report([str(runs), "loss=zlpr"])
+    with pytest.raises(ConfigError, match="no finished run is loss=ral"):
+        report([str(runs), "baseline=loss=ral"])
+
+
+def test_each_writes_the_page_of_every_finished_run(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "made"
+    shutil.copytree(runs / "small-gap-bce", copy)
+    report([str(copy), "each=true", "resamples=0"])
+    assert [(copy / f"{k:08}" / "report.html").is_file() for k in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name a run folder"),
+        (["nowhere"], "no such folder"),
+        (["RUN", "baseline=loss=bce"], "is for the comparison of several runs"),
+        (["RUN", "loss=bce"], "is for the comparison of several runs"),
+        (["ALL", "resamples=many"], "resamples=many"),
+        (["ALL", "resamples=-1"], "must be 0 or more"),
+        (["ALL", "split=train"], "split"),
+        (["ALL", "reamples=3"], "did you mean resamples"),
+    ],
+)
+def test_wrong_words_are_refused(runs: Path, words: list[str], message: str) -> None:
+    named = {"RUN": str(runs / "small-gap-asl" / "00000000"), "ALL": str(runs)}
+    with pytest.raises((ConfigError, DataError), match=message):
+        report([named.get(word, word) for word in words])
+
+
+def test_images_are_found_beside_the_label_file_and_missing_ones_do_no_harm(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", classes=12, pictures=tmp_path / "run")
+    assert image_roots(run) == {"val": tmp_path / "run"}
+    shutil.rmtree(tmp_path / "run" / "val")
+    assert image_roots(run) == {}
+    text = report([str(run)]).read_text()
+    assert "Without pictures: their folder is not known" in text
+    report([str(run), f"images={tmp_path}"])
+
+
+def test_reports_need_no_torch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom mltrain.config.report_tool import report\nreport(sys.argv[1:])"
+    )
+    for words in ([str(runs / "small-gap-asl" / "00000000")], [str(runs), "resamples=20"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
