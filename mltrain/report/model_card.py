@@ -183,9 +183,8 @@ def _tuned(card: CardSource) -> list[str]:
     if not found.get("figures"):
         return []
     if found.get("folds"):
-        where = (
-            f"each of {found['folds']} folds of the {found['reported_on']['name']} images, with what the others gave"
-        )
+        place = found["reported_on"]["name"]
+        where = f"over {found['folds']} folds of {place}, each with the thresholds that the others gave"
     else:
         where = f"on the {found['reported_on']['images']:,} images of {found['reported_on']['name']}"
     before, after = found.get("figures_before") or {}, found["figures"]
