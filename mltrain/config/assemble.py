@@ -100,6 +100,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     if cfg.metrics.best == "map_unseen":
         _check_unseen(splits.val, stats, cfg.metrics.min_positives)
     step, train_loader = build_training(cfg, dist, parts)
+    curriculum = _curriculum(cfg, parts, step, train_loader, folder)
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
@@ -135,7 +136,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
         log_every_steps=cfg.logger.every_steps,
         keep_predictions=keeps_predictions(cfg, stats),
-        curriculum=_curriculum(cfg, parts, step, train_loader, folder),
+        curriculum=curriculum,
     )
 
 

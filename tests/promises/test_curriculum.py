@@ -311,10 +311,13 @@ def test_wrong_combination_is_refused_with_the_config(options: list[str], messag
         load(options)
 
 
-def test_too_few_epochs_are_refused_before_training(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_epochs_are_refused_before_training(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(TrainStep, "__call__", None)
     with pytest.raises(ConfigError, match=r"runner\.epochs=2 are fewer than the 6 that 6 stages need"):
         fit([*overrides, "curriculum=spbl"])
+    assert not (tmp_path / "runs").exists(), "not even a run folder is made"
 
 
 def test_weights_that_give_nan_stop_the_choice(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
