@@ -1,0 +1,134 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const make = (tag, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+  const number = (value) => value.toLocaleString("en-US");
+  const colour = (c) => `var(--${data.groupNames[data.groups[c]]})`;
+  const onPage = data.names.map(() => 0);
+  for (const image of data.images) for (const c of image.positive) onPage[c] += 1;
+
+  // ---- filters: a group or a property of the image, and one class --------------------------------------------------
+  const state = { kind: "all", chosen: null };
+  const kinds = [["all", "all", () => true]];
+  data.groupNames.forEach((name, group) => kinds.push([name, name, (image) => image.positive.some((c) => data.groups[c] === group)]));
+  kinds.push(["unknown", "with unknown labels", (image) => image.unknowns > 0]);
+  kinds.push(["none", "without a label", (image) => !image.positive.length]);
+  kinds.push(["error", "unreadable", (image) => Boolean(image.error)]);
+  const buttons = new Map();
+  for (const [key, title, test] of kinds) {
+    const count = data.images.filter(test).length;
+    if (!count) continue;
+    const button = make("button", { type: "button" });
+    if (data.groupNames.includes(key)) {
+      const dot = make("span", { className: "dot" });
+      dot.style.setProperty("--c", `var(--${key})`);
+      button.append(dot);
+    }
+    button.append(`${title} ${number(count)}`);
+    button.onclick = () => { state.kind = key; update(); };
+    buttons.set(key, button);
+    byId("filters").append(button);
+  }
+  const single = make("button", { type: "button", hidden: true });
+  single.onclick = () => choose(null);
+  byId("filters").prepend(single);
+  const choose = (c) => { state.chosen = state.chosen === c ? null : c; update(); };
+
+  // ---- classes -----------------------------------------------------------------------------------------------------
+  const most = Math.max(1, ...data.counts);
+  const LISTED = 240;
+  let rarest = false;
+  const listClasses = () => {
+    const words = byId("search").value.trim().toLowerCase();
+    const order = data.names.map((_, c) => c).filter((c) => data.names[c].toLowerCase().includes(words));
+    order.sort((a, b) => (rarest ? data.counts[a] - data.counts[b] : data.counts[b] - data.counts[a]) || a - b);
+    byId("class-count").textContent = order.length > LISTED ? `${LISTED} of ${number(order.length)} shown` : `${number(order.length)} classes`;
+    byId("class-list").replaceChildren(...order.slice(0, LISTED).map((c) => {
+      const fill = make("i");
+      fill.style.width = `${data.counts[c] ? 4 + 96 * Math.log1p(data.counts[c]) / Math.log1p(most) : 0}%`;
+      const button = make("button", { type: "button", title: `${data.names[c]}: ${number(data.counts[c])} images, ${number(onPage[c])} on this page` },
+        make("span", { className: "name" }, make("span", { className: "dot" }), data.names[c]),
+        make("span", { className: "track" }, fill), make("span", { className: "number", textContent: number(data.counts[c]) }));
+      button.style.setProperty("--c", colour(c));
+      button.setAttribute("aria-pressed", String(state.chosen === c));
+      button.onclick = () => choose(c);
+      return make("li", {}, button);
+    }));
+  };
+  byId("search").oninput = listClasses;
+  byId("order").onclick = () => {
+    rarest = !rarest;
+    byId("order").setAttribute("aria-pressed", String(rarest));
+    listClasses();
+  };
+
+  // ---- images ------------------------------------------------------------------------------------------------------
+  const words = (classes) => classes.map((c) => data.names[c]).join(", ");
+  const card = (image) => {
+    const item = make("article", { className: "item" });
+    if (image.error) item.append(make("div", { className: "error", textContent: image.error }));
+    else {
+      const row = make("div", { className: "row" });
+      image.pictures.forEach((picture, k) => {
+        const what = k === 0 ? "file" : image.pictures.length > 2 ? `transformed ${k}` : "transformed";
+        row.append(make("figure", {}, make("img", { alt: `${what}: ${words(image.positive)}`, src: `data:image/jpeg;base64,${picture}` }),
+          make("figcaption", { textContent: k === 0 ? `file ${image.size[0]} × ${image.size[1]}` : what })));
+      });
+      item.append(row);
+    }
+    const labels = make("div", { className: "words" });
+    for (const c of image.positive) {
+      const button = make("button", { type: "button", textContent: data.names[c] });
+      button.style.setProperty("--c", colour(c));
+      button.setAttribute("aria-pressed", String(state.chosen === c));
+      button.onclick = () => choose(c);
+      labels.append(button);
+    }
+    if (!image.positive.length) labels.append(make("span", { className: "muted", textContent: "no label" }));
+    const text = make("div", { className: "text" }, labels);
+    if (image.negative.length) text.append(make("div", { className: "other", textContent: `known not to be there: ${words(image.negative)}` }));
+    if (image.unknowns) {
+      const named = image.unknown.length ? `: ${words(image.unknown)}` : "";
+      text.append(make("div", { className: "other unknown", textContent: `${number(image.unknowns)} unknown${named}` }));
+    }
+    text.append(make("div", { className: "file", textContent: image.file }));
+    item.append(text);
+    return item;
+  };
+  let left = [];
+  const STEP = 24;
+  const more = () => byId("shelf").append(...left.splice(0, STEP).map(card));
+  new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting) && left.length) more(); }, { rootMargin: "900px" }).observe(byId("end"));
+
+  const update = () => {
+    const test = kinds.find(([key]) => key === state.kind)[2];
+    const found = data.images.filter((image) => test(image) && (state.chosen === null || image.positive.includes(state.chosen)));
+    for (const [key, button] of buttons) button.setAttribute("aria-pressed", String(key === state.kind));
+    single.hidden = state.chosen === null;
+    if (state.chosen !== null) {
+      single.textContent = `${data.names[state.chosen]} ✕`;
+      single.setAttribute("aria-pressed", "true");
+    }
+    byId("count").textContent = found.length === data.images.length ? `${number(found.length)} images` : `${number(found.length)} of ${number(data.images.length)} images`;
+    byId("shelf").replaceChildren();
+    left = found;
+    if (found.length) more();
+    else byId("shelf").append(make("p", { className: "muted", textContent: "None on this page. It shows a sample: the tool's options classes=[...] and images=... choose another." }));
+    listClasses();
+  };
+  const widest = Math.max(2, ...data.images.map((image) => image.pictures.length));
+  byId("shelf").style.setProperty("--card-width", `${Math.min(760, 190 * widest)}px`);
+  byId("theme").onclick = () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    try { localStorage.setItem("mltrain-theme", root.dataset.theme); } catch (error) { /* a file may have no storage */ }
+  };
+  if (innerWidth < 640) byId("classes").open = false;
+  update();
+})();
