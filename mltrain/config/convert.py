@@ -21,6 +21,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.config.finished import CLASSES_FILE, WEIGHTS_FILE, build_model
 from mltrain.config.schema import Convert
+from mltrain.config.zoo import SOURCE_FILE, read_source
 from mltrain.datasets.csv import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.models.classifier import Classifier
@@ -30,7 +31,6 @@ from mltrain.models.weights import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-SOURCE_FILE = "source.json"
 DEFAULT_SIZE = 224
 # dataset= that a number of classes stands for, where none is given
 DATASETS = {80: "coco", 20: "voc2007", 81: "nuswide_csv", 9605: "openimages"}
@@ -71,9 +71,7 @@ def convert(
         return out
     content = read_checkpoint(file)
     named = next((word.partition("=")[2] for word in words if word.startswith("model.name=")), None)
-    published = recognise(
-        content, source=str(file), file_name=file.stem, model=named or _architecture_beside(file)
-    )
+    published = recognise(content, source=str(file), file_name=file.stem, model=named or _architecture_beside(file))
     logger.info("%s: %s", file, published.found)
     names, cfg, assumed = _config(published, words, options, file)
     model = build_model(cfg, names.names, None)
@@ -94,17 +92,6 @@ def convert(
     logger.info("%s: a run folder; %d classes (%s), input %d px", out, len(names.names), names.origin,
                 model.backbone.image_size)  # fmt: skip
     return out
-
-
-def read_source(folder: Path) -> dict[str, Any] | None:
-    """source.json of a converted run; None of others."""
-    try:
-        content: dict[str, Any] = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / SOURCE_FILE}: cannot be read ({error}); convert the file again") from error
-    return content
 
 
 def _sha256(file: Path) -> str:

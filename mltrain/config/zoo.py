@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 TABLE = Path(__file__).with_name("models.yaml")
 PREFIX = "zoo:"
+SOURCE_FILE = "source.json"
+"""in a converted run folder: what it was made of"""
 METRICS = {
     "plain": "average precision",
     "envelope": "average precision under the envelope of precision",
@@ -78,9 +81,6 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
     for key in paths:
         paths[key] = next((w.partition("=")[2] for w in words if w.startswith(f"paths.{key}=")), paths[key])
     out = Path(paths["runs"]) / "zoo" / name
-    from mltrain.config.convert import convert, read_source
-    from mltrain.config.schema import Convert
-
     source = read_source(out)
     if source is not None and source.get("zoo") == name:
         return out
@@ -88,8 +88,22 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
         raise ConfigError(f"{word}: get it with one process first: python tools/convert_checkpoint.py {word}")
     logger.info("%s: %s", word, model.about)
     file = _obtain(word, model, Path(paths["data"]) / "zoo")
+    from mltrain.config.convert import convert  # torch, which a failing download does not wait for
+    from mltrain.config.schema import Convert
+
     origin = {"zoo": name, "about": model.about, "url": model.url, "page": model.page, "published": model.published}
     return convert(file, Convert(out=str(out), overwrite=source is not None), model.options, origin=origin)
+
+
+def read_source(folder: Path) -> dict[str, Any] | None:
+    """source.json of a converted run; None of others."""
+    try:
+        content: dict[str, Any] = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / SOURCE_FILE}: cannot be read ({error}); convert the file again") from error
+    return content
 
 
 def _obtain(word: str, model: ZooModel, folder: Path) -> Path:
@@ -164,7 +178,5 @@ def compare(folder: Path, dataset: str, evaluation: Evaluation, images: int) -> 
 
 def _published(folder: Path) -> dict[str, Any] | None:
     """source.json of a model of the table that has a published figure."""
-    from mltrain.config.convert import read_source
-
     source = read_source(folder)
     return source if source and source.get("published") and source.get("zoo") in models() else None

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from mltrain.config.build import instantiate, load
 from mltrain.config.compose import load_run
-from mltrain.config.convert import SOURCE_FILE, convert
+from mltrain.config.convert import convert
 from mltrain.config.evaluate import evaluate
 from mltrain.config.finished import FinishedRun, load_finished
 from mltrain.config.schema import Convert
+from mltrain.config.zoo import SOURCE_FILE
 from mltrain.errors import CheckpointError, ConfigError, MltrainError
 from mltrain.metrics import average_precision
 from mltrain.models.published import TRESNETS, recognise

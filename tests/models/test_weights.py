@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 
 from mltrain.errors import CheckpointError
 from mltrain.models import create_backbone
-from mltrain.models.weights import load_weights, read_state_dict
+from mltrain.models.weights import load_weights, read_checkpoint, read_state_dict
 
 SIZE = 64
 
@@ -161,3 +165,48 @@ def test_the_shared_mobilenet_weights_load_completely(shared_weights: Path) -> N
     counters = {k for k in backbone.model.state_dict() if k.endswith("num_batches_tracked")}
     assert set(backbone.load_report.loaded) == set(backbone.model.state_dict()) - counters
     assert _same(backbone, {k: v for k, v in read_state_dict(path).items() if not k.startswith("classifier")})
+
+
+@pytest.mark.parametrize("chosen", ["val", "ema"])
+def test_a_run_folder_gives_the_weights_that_validation_chose(
+    tmp_path: Path, donor: dict[str, Tensor], chosen: str
+) -> None:
+    model = {f"backbone.model.{k}": v for k, v in donor.items()} | {"mean": torch.zeros(3, 1, 1)}
+    other = {k: v * 0 for k, v in model.items()}
+    raw, averaged = (model, other) if chosen == "val" else (other, model)
+    state = {"model": raw, "ema": {"updates": 3, "module": averaged}, "best": {"weights": chosen}}
+    torch.save(state, tmp_path / "best.pt")
+    assert _same(_load(tmp_path), donor)
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"without best\.pt or model\.safetensors"):
+        read_state_dict(tmp_path)
+
+
+def test_settings_and_numpy_numbers_are_read_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("easydict")
+    settings = type("EasyDict", (dict,), {"__module__": "easydict"})
+    module.EasyDict = settings
+    monkeypatch.setitem(sys.modules, "easydict", module)
+    args = argparse.Namespace(model=settings(depth=50))
+    torch.save({"args": args, "best": np.float32(0.5), "order": np.arange(3)}, tmp_path / "w.pth")
+    monkeypatch.delitem(sys.modules, "easydict")
+    content = read_checkpoint(tmp_path / "w.pth")
+    assert dict(content["args"].model) == {"depth": 50}
+    assert content["best"] == 0.5 and content["order"].tolist() == [0, 1, 2]
+
+
+class _ObjectScalar:
+    """A NumPy scalar of type object could hold anything."""
+
+    def __reduce__(self) -> tuple:
+        return np.float64(0).__reduce__()[0], (np.dtype("O"), b"cos\nsystem\n(S'touch pwned'\ntR.")
+
+
+def test_numpy_numbers_are_no_way_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.zeros(2), "best": _ObjectScalar()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        read_checkpoint(tmp_path / "w.pth")
+    assert not (tmp_path / "pwned").exists()
