@@ -51,9 +51,12 @@ class Classifier(nn.Module):
 
     def classify(self, features: Features) -> Tensor:
         """The head's logits of a backbone's features."""
-        options = {"grid": features.grid} if self._head_takes_grid else {}
-        logits: Tensor = self.head(features.tokens, **options)
+        logits: Tensor = self.head(features.tokens, **self.grid_of(features))
         return logits
+
+    def grid_of(self, features: Features) -> dict[str, tuple[int, int]]:
+        """The argument `grid` for a head that has it."""
+        return {"grid": features.grid} if self._head_takes_grid else {}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))

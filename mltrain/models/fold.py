@@ -16,10 +16,11 @@ TOLERANCE = 1e-3
 def folded(model: nn.Module, image_size: int) -> nn.Module:
     """A copy in evaluation mode whose batch-norms are part of the convolutions before them; `model` where that fails.
 
-    ``(W x - mean) * s + shift`` with ``s = weight / sqrt(var + eps)`` is the convolution ``(s W) x + (shift - s mean)``.
-    Which convolution feeds which batch-norm is found by running a random image: pairs where both are called once and
-    the one is given just what the other returned. What a batch-norm of timm does after it (its activation) stays. The
-    copy is then run on the image too, and dropped if its features differ: a model may use such an output twice.
+    ``(W x - mean) * s + shift`` with ``s = weight / sqrt(var + eps)`` is the convolution ``(s W) x`` with the bias
+    ``shift - s mean``. Which convolution feeds which batch-norm is found by running a random image: pairs where both
+    are called once and the one is given just what the other returned. What a batch-norm of timm does after it (its
+    activation) stays. The copy is then run on the image too, and dropped if its features differ: a model may use such
+    an output twice.
 
     Args:
         model: takes images `(B, 3, H, W)`, on the CPU.
@@ -93,5 +94,6 @@ def _replace(model: nn.Module, norms: set[nn.BatchNorm2d]) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if child in norms:
-                rest = [part for part in (getattr(child, "drop", None), getattr(child, "act", None)) if part is not None]
+                parts = (getattr(child, key, None) for key in ("drop", "act"))
+                rest = [part for part in parts if part is not None]
                 setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())

@@ -72,11 +72,23 @@ class EvalResize:
         size = self.image_size
         if self.resize == "squish":
             return _resize(image, size, size, self.interpolation)
-        short = math.floor(size / self.crop_pct)
-        resized = _resize(image, *_shorter_side_to(image, short), self.interpolation)
-        height, width = resized.shape[1:]
-        top, left = round((height - size) / 2), round((width - size) / 2)
+        height, width, top, left = self._crop(*image.shape[:2])
+        resized = _resize(image, height, width, self.interpolation)
         return resized[:, top : top + size, left : left + size]
+
+    def region(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """(top, left, height, width) of what is seen of an image of this size, in its pixels."""
+        if self.resize == "squish":
+            return 0.0, 0.0, float(height), float(width)
+        resized_height, resized_width, top, left = self._crop(height, width)
+        y, x = height / resized_height, width / resized_width
+        return top * y, left * x, self.image_size * y, self.image_size * x
+
+    def _crop(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Size after resizing, and top and left of the centre."""
+        short = math.floor(self.image_size / self.crop_pct)
+        height, width = _shorter_side_to(height, width, short)
+        return height, width, round((height - self.image_size) / 2), round((width - self.image_size) / 2)
 
     def __repr__(self) -> str:
         return (
@@ -97,7 +109,8 @@ class ShorterSide:
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         if min(image.shape[:2]) <= self.size:
             return torch.from_numpy(image).permute(2, 0, 1)
-        return _resize(image, *_shorter_side_to(image, self.size), self.interpolation)
+        height, width = image.shape[:2]
+        return _resize(image, *_shorter_side_to(height, width, self.size), self.interpolation)
 
     def __repr__(self) -> str:
         return f"ShorterSide(size={self.size}, interpolation={self.interpolation})"
@@ -233,8 +246,7 @@ def _pair(name: str, value: tuple[float, float], upper: float) -> tuple[float, f
     return float(value[0]), float(value[1])
 
 
-def _shorter_side_to(image: np.ndarray, size: int) -> tuple[int, int]:
-    height, width = image.shape[:2]
+def _shorter_side_to(height: int, width: int, size: int) -> tuple[int, int]:
     if height <= width:
         return size, max(size, int(size * width / height))
     return max(size, int(size * height / width)), size

@@ -47,6 +47,9 @@ class CSRA(nn.Module):
         prior: add a trained bias that starts where every class has this probability; None: no bias, as published.
     """
 
+    map_kind = "evidence"
+    """of `class_maps`, see `mltrain.models.explain`"""
+
     def __init__(
         self,
         in_features: int,
@@ -79,6 +82,12 @@ class CSRA(nn.Module):
             logits = logits + head(tokens)
         return logits if self.bias is None else logits + self.bias
 
+    def class_maps(self, tokens: Tensor) -> Tensor:
+        """What each token adds to each logit, (B, C, N): its score, and by its attention; the mean over the tokens and
+        the bias, where there is one, are the logit."""
+        maps: Tensor = sum(head.class_maps(tokens) for head in self.multi_head)  # type: ignore[operator, assignment]
+        return maps
+
 
 class _Head(nn.Module):
     """Tokens `(B, N, D)` -> logits `(B, C)` of one temperature, fp32 at least."""
@@ -90,11 +99,22 @@ class _Head(nn.Module):
         self.head = nn.Linear(in_features, num_classes, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # the weights are scaled rather than the scores: the same product, N times fewer divisions
-        scores = F.linear(tokens, F.normalize(self.head.weight, dim=1))
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = self._scores(tokens)
         if self.temperature == MAX:
             attended = scores.amax(1)
         else:
             attended = ((scores * self.temperature).softmax(1) * scores).sum(1)
         return scores.mean(1) + self.lam * attended
+
+    def class_maps(self, tokens: Tensor) -> Tensor:
+        scores = self._scores(tokens)
+        if self.temperature == MAX:
+            attention = F.one_hot(scores.argmax(1), scores.shape[1]).transpose(1, 2).to(scores.dtype)
+        else:
+            attention = (scores * self.temperature).softmax(1)
+        return (scores * (1 + self.lam * scores.shape[1] * attention)).transpose(1, 2)
+
+    def _scores(self, tokens: Tensor) -> Tensor:
+        # the weights are scaled rather than the scores: the same product, N times fewer divisions
+        scores = F.linear(tokens, F.normalize(self.head.weight, dim=1))
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -23,6 +23,9 @@ class GlobalAveragePool(nn.Module):
             first steps, which otherwise only learn that most labels are absent.
     """
 
+    map_kind = "evidence"
+    """of `class_maps`, see `mltrain.models.explain`"""
+
     def __init__(
         self,
         in_features: int,
@@ -52,3 +55,11 @@ class GlobalAveragePool(nn.Module):
             x = self.bottleneck(x)
         logits: Tensor = self.fc(x)
         return logits
+
+    def class_maps(self, tokens: Tensor) -> Tensor:
+        """What each token adds to each logit, (B, C, N): class activation maps (Zhou et al., arXiv 1512.04150).
+
+        Their mean over the tokens and the constant part of the logit (the bias, without a bottleneck) are the logit.
+        """
+        weight = self.fc.weight if self.bottleneck is None else self.fc.weight @ self.bottleneck.weight
+        return F.linear(tokens, weight).transpose(1, 2)

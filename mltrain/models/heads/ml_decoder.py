@@ -45,6 +45,9 @@ class MLDecoder(nn.Module):
             starts as `gap` does, and the decoder adds to it. Not published; for few images.
     """
 
+    map_kind = "attention"
+    """of `class_maps`, see `mltrain.models.explain`"""
+
     def __init__(
         self,
         in_features: int,
@@ -100,6 +103,13 @@ class MLDecoder(nn.Module):
         logits = x.transpose(0, 1).flatten(1)[:, : self.num_classes] + self.duplicate_pooling_bias
         return logits if self.pooled is None else logits + self.pooled(tokens.mean(1))
 
+    def class_maps(self, tokens: Tensor) -> Tensor:
+        """Attention of each class's group query to the tokens, mean over the heads, (B, C, N), which sums to 1; classes
+        of a group have the same. What `pooled` adds is not in it."""
+        memory = F.relu(self.embed_standart(tokens))
+        attention: Tensor = self.layers[0].attention(self.query_embed.weight, memory)  # type: ignore[operator]
+        return attention[:, torch.arange(self.num_classes, device=tokens.device) // self.group_size]
+
 
 class _DecoderLayer(nn.Module):
     """Queries `(G, dim)`, memory `(B, N, dim)` -> `(B, G, dim)`."""
@@ -134,9 +144,23 @@ class _DecoderLayer(nn.Module):
         f = self.linear2(F.relu(_dropout(self.linear1(t), rate), inplace=True))
         return self.norm3(t + _dropout(f, rate))
 
+    def attention(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Where the queries read, as in `forward` without dropout: mean over the heads, (B, G, N)."""
+        return attention_weights(self.multihead_attn, self.norm1(2 * queries.unsqueeze(0)), memory)
+
     def _split(self, x: Tensor) -> Tensor:
         """(B, L, dim) -> (B, heads, L, dim / heads)."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+def attention_weights(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Tensor:
+    """Softmax weights of `(B or 1, L, d)` on `(B, N, d)`, mean over the heads: (B, L, N)."""
+    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
+    q, k = (
+        F.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
+        for x, w, b in zip((query, key), weights[:2], biases[:2], strict=True)
+    )
+    return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1).mean(1)
 
 
 def _dropout(x: Tensor, rate: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +27,9 @@ class PFC(nn.Module):
         dropout: probability, on the normalised features.
         prior: probability that each class has at the start; None: 0.5, the published bias of 0.
     """
+
+    map_kind = "evidence"
+    """of `class_maps`, see `mltrain.models.explain`"""
 
     def __init__(
         self, in_features: int, num_classes: int, *, dim: int = 256, dropout: float = 0.5, prior: float | None = None
@@ -54,3 +58,10 @@ class PFC(nn.Module):
             x = norm(x)
         logits: Tensor = self.fc(F.dropout(x, self.dropout, self.training))
         return logits
+
+    def class_maps(self, tokens: Tensor) -> Tensor:
+        """What each token adds to each logit, (B, C, N), with the running statistics: as of `GlobalAveragePool`."""
+        assert self.norm.running_var is not None
+        scale = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
+        weight = (self.fc.weight * scale) @ self.neck.weight
+        return F.linear(tokens, weight).transpose(1, 2)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.ml_decoder import _dropout
+from mltrain.models.heads.ml_decoder import _dropout, attention_weights
 from mltrain.models.heads.prior import bias_start
 
 
@@ -41,6 +41,9 @@ class Query2Label(nn.Module):
         keep_other_self_attention: the same in the others. Published: neither.
         prior: probability that each class has at the start; None: the published start, U(-1, 1) / sqrt(dim) for b.
     """
+
+    map_kind = "attention"
+    """of `class_maps`, see `mltrain.models.explain`"""
 
     def __init__(
         self,
@@ -91,6 +94,13 @@ class Query2Label(nn.Module):
         logits: Tensor = self.fc(self.transformer(memory, positions, self.query_embed.weight.to(memory.dtype)))
         return logits
 
+    def class_maps(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attention of each class's query to the tokens in the last layer, mean over the heads, (B, C, N), which sums
+        to 1. With encoder layers a token has read others before."""
+        memory = self.input_proj(tokens)
+        positions = sine_positions(grid, memory.shape[2], device=memory.device).to(memory.dtype)
+        return self.transformer.attention(memory, positions, self.query_embed.weight.to(memory.dtype))
+
 
 def sine_positions(grid: tuple[int, int], dim: int, *, device: torch.device | None = None) -> Tensor:
     """Position encoding of a grid (h, w), row by row, fp32 (h * w, dim), dim a multiple of 4.
@@ -120,15 +130,27 @@ class _Transformer(nn.Module):
         self.decoder = _Stack(decoder, nn.LayerNorm(dim))
 
     def forward(self, memory: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
+        state, _ = self._decode(len(self.decoder.layers), memory, positions, queries)
+        assert self.decoder.norm is not None
+        normed: Tensor = self.decoder.norm(state)
+        return normed
+
+    def attention(self, memory: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
+        """Where the queries of the last decoder layer read, mean over the heads: (B, C, N)."""
+        *_, last = self.decoder.layers
+        state, keys = self._decode(len(self.decoder.layers) - 1, memory, positions, queries)
+        assert isinstance(last, _DecoderLayer)
+        return attention_weights(last.multihead_attn, last.placed(state, queries, keys)[1], keys)
+
+    def _decode(self, layers: int, memory: Tensor, positions: Tensor, queries: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The state after so many decoder layers, None after none, and the keys that these read."""
         for layer in self.encoder.layers:
             memory = layer(memory, positions)
         keys = memory + positions
         state: Tensor | None = None
-        for layer in self.decoder.layers:
+        for layer in self.decoder.layers[:layers]:
             state = layer(state, queries, keys, memory)
-        assert self.decoder.norm is not None
-        normed: Tensor = self.decoder.norm(state)
-        return normed
+        return state, keys
 
 
 class _Stack(nn.Module):
@@ -176,16 +198,21 @@ class _DecoderLayer(nn.Module):
 
     def forward(self, state: Tensor | None, queries: Tensor, keys: Tensor, memory: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
+        state, placed = self.placed(state, queries, keys)
+        read = _dropout(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
+        x = self.norm2(read if state is None else state + read)
+        normed: Tensor = self.norm3(x + _feed_forward(self, x, rate))
+        return normed
+
+    def placed(self, state: Tensor | None, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The state after self-attention, and it with the queries, which reads the memory."""
+        rate = self.dropout if self.training else 0.0
         if self.self_attn is not None and self.norm1 is not None:
             x = keys.new_zeros(keys.shape[0], *queries.shape) if state is None else state
             placed = x + queries
             state = self.norm1(x + _dropout(_attention(self.self_attn, placed, placed, x, rate), rate))
         # without a state yet, all images have the same queries: projected once
-        placed = queries.unsqueeze(0) if state is None else state + queries
-        read = _dropout(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
-        x = self.norm2(read if state is None else state + read)
-        normed: Tensor = self.norm3(x + _feed_forward(self, x, rate))
-        return normed
+        return state, queries.unsqueeze(0) if state is None else state + queries
 
 
 class _GroupWiseLinear(nn.Module):

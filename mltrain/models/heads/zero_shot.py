@@ -43,6 +43,9 @@ class ZeroShotMLDecoder(nn.Module):
 
     label_embeddings: Tensor
 
+    map_kind = "attention"
+    """of `class_maps`, see `mltrain.models.explain`"""
+
     def __init__(
         self,
         in_features: int,
@@ -80,3 +83,10 @@ class ZeroShotMLDecoder(nn.Module):
         h = self.layers[0](queries, memory)
         logits: Tensor = (h @ self.duplicate_pooling).squeeze(2) + self.duplicate_pooling_bias
         return logits
+
+    def class_maps(self, tokens: Tensor) -> Tensor:
+        """Attention of each class's query to the tokens, mean over the heads, (B, C, N), which sums to 1."""
+        memory = F.relu(self.embed_standart(tokens))
+        queries = F.relu(self.wordvec_proj(self.label_embeddings))
+        attention: Tensor = self.layers[0].attention(queries, memory)  # type: ignore[operator]
+        return attention

@@ -1,0 +1,109 @@
+"""tools/explain.py: where a finished run finds its classes in images."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from mltrain.config.finished import FinishedRun, load_finished
+from mltrain.config.predict import Label, Predictor
+from mltrain.config.predict_tool import image_files
+from mltrain.config.schema import Explain
+from mltrain.config.signatures import nearest
+from mltrain.errors import ConfigError, DataError
+from mltrain.models.explain import class_maps
+from mltrain.pipeline.augment import EvalResize
+from mltrain.pipeline.decode import read_image
+from mltrain.report.labelled import copies
+from mltrain.report.overlays import overlay, sheet
+from mltrain.report.pictures import write_png
+
+logger = logging.getLogger(__name__)
+
+
+def explain(cfg: DictConfig, folder: Path, options: Explain, words: Sequence[str]) -> list[Path]:
+    """Write the maps of the images that `words` name, of the classes predicted in each; the contact sheets' paths.
+
+    For an image NAME.jpg: `out`/NAME.png, the sheet, and `out`/NAME/01_CLASS.png ..., an overlay of each class.
+
+    Raises:
+        ConfigError: an unknown class, options that exclude each other, a head without maps; and see `image_files`.
+        DataError: at the end, where images could not be read.
+    """
+    files = image_files(words)
+    run = load_finished(folder, weights=options.weights, config=cfg)
+    asked = _classes(run, options)
+    if not hasattr(run.model.head, "class_maps"):
+        raise ConfigError(f"{folder}: its head, {type(run.model.head).__name__}, has no class_maps to explain it by")
+    predictor = Predictor.from_run(run, threshold=options.threshold, topk=options.topk)
+    sheets: list[Path] = []
+    bad = 0
+    for file, copy in zip(files, copies(files, Path(options.out)), strict=True):
+        try:
+            image = read_image(file)
+        except DataError as error:
+            logger.warning("%s", error)
+            bad += 1
+            continue
+        sheets.append(_explain(predictor, image, asked, copy.parent / _plain(Path(file).stem), file))
+    if bad:
+        raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
+    return sheets
+
+
+def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], place: Path, file: str) -> Path:
+    pixels = predictor.resize(image)[None].to(predictor.device, memory_format=torch.channels_last)
+    found = class_maps(predictor.model, pixels, amp_dtype=predictor.amp_dtype)
+    logits = found.logits.cpu()
+    scores = predictor.scores(logits)[0]
+    names = predictor.class_names
+    labels = [Label(name, float(scores[names.index(name)])) for name in asked] or predictor.choose(logits)[0]
+    note = ""
+    if not labels:
+        best = int(logits[0].argmax())
+        labels = [Label(names[best], float(scores[best]))]
+        note = " (no class is above its threshold: the best one)"
+    seen = _seen(predictor, image)
+    overlays = []
+    place.mkdir(parents=True, exist_ok=True)
+    for number, label in enumerate(labels, 1):
+        values = found.maps[0, names.index(label.name)].cpu().numpy()
+        drawn = overlay(seen, values, found.kind)
+        write_png(place / f"{number:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
+        overlays.append((label.name, label.score, drawn, values))
+    path = place.with_name(place.name + ".png")
+    write_png(path, sheet(image, overlays, found.kind))
+    shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
+    logger.info("%s: %s%s; %s", file, shown, note, path)
+    return path
+
+
+def _classes(run: FinishedRun, options: Explain) -> list[str]:
+    if options.classes and (options.threshold is not None or options.topk is not None):
+        raise ConfigError("classes=...: these are explained whatever their scores; leave out threshold and topk")
+    for name in options.classes:
+        if name not in run.class_names:
+            near = nearest(name, run.class_names)
+            hint = f"; did you mean {near}?" if near else ""
+            raise ConfigError(f"classes={name}: the run has no such class{hint}")
+    return list(options.classes)
+
+
+def _seen(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    """The part of the image that the model is given."""
+    if not isinstance(predictor.resize, EvalResize):
+        return predictor.resize(image).permute(1, 2, 0).contiguous().numpy()
+    top, left, height, width = (round(value) for value in predictor.resize.region(*image.shape[:2]))
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _plain(name: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"

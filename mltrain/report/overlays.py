@@ -1,0 +1,60 @@
+"""Maps of classes drawn over an image: one picture of each class, and a sheet of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from mltrain.report.pictures import captioned, grid
+
+STRENGTH = 0.75
+"""share of the colour where a map is highest"""
+TILE = 256
+"""pixels, width of a picture in a sheet"""
+COLUMNS = 4
+
+
+def strength(values: np.ndarray, kind: str) -> np.ndarray:
+    """A map (h, w) scaled to 0..1: attention from its lowest to its highest value, evidence from 0 to its highest.
+
+    Zeros where there is nothing to show: attention that is the same everywhere, or no evidence for the class.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    low = values.min() if kind == "attention" else 0.0
+    high = values.max()
+    if not high - low > 1e-9 * abs(high):
+        return np.zeros_like(values)
+    scaled: np.ndarray = np.clip((values - low) / (high - low), 0, 1)
+    return scaled
+
+
+def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
+    """An image, uint8 (H, W, 3), under the colours of a map (h, w) stretched over it: uint8 (H, W, 3)."""
+    import matplotlib
+
+    height, width = image.shape[:2]
+    small = Image.fromarray(strength(values, kind).astype(np.float32))
+    share = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
+    colours = matplotlib.colormaps["inferno"](share)[..., :3] * 255
+    alpha = STRENGTH * share[..., None]
+    mixed: np.ndarray = np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return mixed
+
+
+def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np.ndarray]], kind: str) -> Image.Image:
+    """The image, and of each class (name, probability, overlay uint8 (H, W, 3), map (h, w)) the overlay, with captions.
+
+    Colours say where attention is highest, not how high: the caption says that, as a multiple of its mean.
+    """
+    first = captioned(image, [("title", "image"), ("text", f"maps: {kind}")], width=TILE, rows=2)
+    others = [
+        captioned(drawn, [("title", name), ("text", f"{score:.2f}{_peak(values, kind)}")], width=TILE, rows=2)
+        for name, score, drawn, values in overlays
+    ]
+    return grid([first, *others], COLUMNS)
+
+
+def _peak(values: np.ndarray, kind: str) -> str:
+    return f"   peak {values.max() / values.mean():.1f} x mean" if kind == "attention" else ""

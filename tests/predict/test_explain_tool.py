@@ -1,0 +1,93 @@
+"""tools/explain.py as a user meets it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mltrain.config.compose import load_run
+from mltrain.config.explain_tool import explain
+from mltrain.config.finished import load_finished
+from mltrain.config.predict import Predictor
+from mltrain.config.schema import Explain
+from mltrain.errors import ConfigError, DataError
+from mltrain.pipeline.augment import EvalResize
+from mltrain.report.overlays import overlay, strength
+from tests.promises.runs import ROOT, execute
+
+
+def test_each_predicted_class_gets_its_picture_and_the_image_a_sheet(run: Path, images: Path, tmp_path: Path) -> None:
+    file = images / "1.jpg"
+    tool = [sys.executable, str(ROOT / "tools" / "explain.py"), str(run), str(file), "topk=3", f"out={tmp_path}/seen"]
+    done = execute(tool)
+    names = [label.name for label in Predictor.from_run(run, topk=3)(file)]
+    made = sorted(path.name for path in (tmp_path / "seen" / "1").iterdir())
+    assert made == [f"0{k}_{name}.png" for k, name in enumerate(names, 1)]
+    with Image.open(tmp_path / "seen" / "1" / made[0]) as picture, Image.open(file) as original:
+        assert picture.size == original.size
+    assert str(tmp_path / "seen" / "1.png") in done.stderr and names[0] in done.stderr
+
+
+def test_classes_are_those_asked_for_or_else_the_best(
+    run: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = load_finished(run).class_names
+    words = [str(images / "0.png")]
+    explain(load_run(run), run, Explain(out=str(tmp_path), classes=[names[4], names[2]]), words)
+    made = sorted(path.name for path in (tmp_path / "0").iterdir())
+    assert made == [f"01_{names[4]}.png", f"02_{names[2]}.png"]
+    with caplog.at_level("INFO", "mltrain"):
+        (sheet,) = explain(load_run(run), run, Explain(out=str(tmp_path / "none"), threshold=1.0), words)
+    assert len(list(sheet.with_suffix("").iterdir())) == 1
+    assert "no class is above its threshold: the best one" in caplog.text
+
+
+def test_bad_images_are_left_out_and_mistakes_named(run: Path, images: Path, tmp_path: Path) -> None:
+    good = str(images / "0.png")
+    with pytest.raises(DataError, match="1 of 2 images could not be read"):
+        explain(load_run(run), run, Explain(out=str(tmp_path), topk=1), ["none.png", good])
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+    name = load_finished(run).class_names[0]
+    for options, message in (
+        (Explain(classes=[name[:-1] + "x"]), f"the run has no such class; did you mean {name}"),
+        (Explain(classes=[name], topk=2), "leave out threshold and topk"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            explain(load_run(run), run, options, [good])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 40), (33, 80)])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+def test_the_region_is_what_the_model_sees(size: tuple[int, int], crop_pct: float) -> None:
+    """An image whose value is its position: the corners of what the model gets are those of the region."""
+    height, width = size
+    rows, columns = np.meshgrid(np.linspace(0, 255, height), np.linspace(0, 255, width), indexing="ij")
+    image = np.stack([rows, columns, rows], axis=2).round().astype(np.uint8)
+    resize = EvalResize(image_size=32, resize="crop", crop_pct=crop_pct)
+    seen = resize(image).float()
+    top, left, tall, wide = resize.region(height, width)
+    pixel = max(height, width) / 32
+    for channel, low, extent, side in ((0, top, tall, height), (1, left, wide, width)):
+        values = seen[channel] / 255 * (side - 1)
+        assert float(values.min()) == pytest.approx(low, abs=1.5 * pixel)
+        assert float(values.max()) == pytest.approx(low + extent - 1, abs=1.5 * pixel)
+    assert EvalResize(image_size=32).region(*size) == (0, 0, height, width)
+
+
+def test_an_overlay_is_brightest_where_the_map_is_highest_and_leaves_the_rest() -> None:
+    image = np.full((40, 60, 3), 100, dtype=np.uint8)
+    values = np.zeros((4, 6))
+    values[1, 4] = 3.0
+    drawn = overlay(image, values, "evidence").astype(int)
+    change = np.abs(drawn - 100).sum(2)
+    assert np.unravel_index(change.argmax(), change.shape)[0] in range(10, 20)
+    assert np.unravel_index(change.argmax(), change.shape)[1] in range(40, 50)
+    assert (change[25:, :25] == 0).all()
+    assert not strength(np.full((2, 2), 0.25), "attention").any()
+    assert not strength(np.array([[-1.0, -2.0]]), "evidence").any()
+    assert strength(np.array([[-1.0, 0.0, 4.0]]), "evidence").tolist() == [[0, 0, 1]]
+    assert strength(np.array([[0.1, 0.3, 0.2]]), "attention") == pytest.approx(np.array([[0, 1, 0.5]]))
