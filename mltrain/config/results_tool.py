@@ -140,7 +140,7 @@ def _where_it_applies(tables: Sequence[Table], do: Callable[[Table], None]) -> N
 
 def _no_match(records: Sequence[RunRecord], filters: Sequence[Filter]) -> str:
     """Which filter leaves nothing, and what there is instead."""
-    lines = [f"no run of {len(records)} is {' and '.join(item.text for item in filters)}"]
+    lines = [f"none of {len(records)} runs is {' and '.join(item.text for item in filters)}"]
     for item in filters:
         if not any(item.matches(record) for record in records):
             values = sorted({spelled(value) for found, value in (lookup(r, item.key) for r in records) if found})

@@ -40,7 +40,7 @@ def add_differences(
         seed: of the resamples.
 
     Raises:
-        ValueError: a filter cannot be read, or no row of the table is chosen.
+        ValueError: a filter cannot be read, no row of the table is chosen, or no row has the figure.
     """
     texts = [baseline] if isinstance(baseline, str) else list(baseline)
     filters = [Filter.parse(text) for text in texts]
@@ -50,7 +50,9 @@ def add_differences(
         row.difference = None
     bases = [row for row in table.rows if row.is_baseline]
     if not bases:
-        raise ValueError(f"{table.dataset}: no finished run is {' '.join(texts)}, the baseline")
+        raise ValueError(f"{table.dataset}: none of the finished runs is {' '.join(texts)}, the baseline")
+    if not any(figure in row.figures for row in table.rows):
+        raise ValueError(f"{table.dataset}: no run has the figure {figure}")
     resampled = _Resampled(table, figure, resamples, seed)
     named = {item.key for item in filters}
     columns = [*table.columns, *(item.key for item in table.implied)]

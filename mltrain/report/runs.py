@@ -91,7 +91,8 @@ class RunRecord:
         """Where it ran: "2 x NVIDIA H200", "AMD EPYC, 2 cores"; empty where not known."""
         gpus, cpu = self.environment.get("gpus") or [], self.environment.get("cpu") or {}
         world = int(self.environment.get("world_size") or 1)
-        if gpus and self.environment.get("cuda"):
+        device = str((self.config.get("runner") or {}).get("device", "auto"))
+        if gpus and device != "cpu":
             name = gpus[0].get("name", "GPU") if isinstance(gpus[0], Mapping) else str(gpus[0])
             return f"{world} x {name}"
         if not cpu:

@@ -59,14 +59,14 @@ def test_formats_files_and_filters(runs: Path, tmp_path: Path, capsys: pytest.Ca
     [
         (["los=asl"], ConfigError, "no run has a los; did you mean loss"),
         (["loss=asl,bce"], DataError, r"loss is asl, bce; alternatives are written loss=a\|b"),
-        (["--baseline", "loss=db"], ConfigError, "no finished run is loss=db"),
+        (["--baseline", "loss=db"], ConfigError, "none of the finished runs is loss=db"),
         (["--columns", "mapp"], ConfigError, "no 'mapp'"),
         (["--sort", "mapp"], ConfigError, "no such figure or setting"),
         (["--resamples", "-1"], ConfigError, "at least 0"),
         (["--format", "html"], ConfigError, "invalid choice"),
         (["--split", "test"], DataError, "no figures of the test split"),
         (["--against", "none.yaml"], DataError, "cannot be read"),
-        (["--weights", "best", "--figure", "OF1", "--baseline", "epochs=9"], ConfigError, "no finished run"),
+        (["--weights", "best", "--figure", "OF1", "--baseline", "epochs=9"], ConfigError, "none of the finished runs"),
     ],
 )
 def test_mistakes_are_named(runs: Path, words: list[str], error: type[Exception], message: str) -> None:
@@ -96,7 +96,7 @@ def test_a_table_without_the_baseline_or_a_column_is_shown_all_the_same(
     write_run(tmp_path, "loss=asl", changes={"dataset.name": "other", "optimizer.lr": 0.5})
     run([str(tmp_path), "--baseline", "loss=bce", "--resamples", "0", "--columns", "map"])
     text = capsys.readouterr().out
-    assert "- No finished run is loss=bce, the baseline." in text.partition("shapes: ")[0]
+    assert "- None of the finished runs is loss=bce, the baseline." in text.partition("shapes: ")[0]
     assert "baseline" in text.partition("shapes: ")[2]
     run([str(tmp_path), "--format", "csv", "--columns", "+optimizer.lr"])
     assert "optimizer.lr" in capsys.readouterr().out.splitlines()[0]

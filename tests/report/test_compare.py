@@ -167,7 +167,9 @@ def test_each_row_is_compared_with_the_baseline_of_its_other_settings(tmp_path: 
         "loss=bce sampler=class_aware": -10.0,
         "loss=asl sampler=class_aware": -4.0,
     }
-    with pytest.raises(ValueError, match="no finished run is loss=db, the baseline"):
+    with pytest.raises(ValueError, match="no run has the figure accuracy"):
+        add_differences(table, "loss=bce", figure="accuracy")
+    with pytest.raises(ValueError, match="none of the finished runs is loss=db, the baseline"):
         add_differences(table, "loss=db")
 
 
