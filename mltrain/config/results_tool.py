@@ -84,6 +84,8 @@ def run(argv: Sequence[str]) -> None:
         chosen = [record for record in records if all(item.matches(record) for item in filters)]
         if not chosen:
             raise DataError(_no_match(records, filters))
+        # What cannot be read cannot be judged either: it stays in sight.
+        chosen += [record for record in records if record.status == "unreadable" and record not in chosen]
         weights = {"raw": "val"}.get(given.weights, given.weights)
         tables = compare(chosen, split=given.split, weights=weights)
         full = [table for table in tables if table.rows]

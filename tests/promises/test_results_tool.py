@@ -98,5 +98,8 @@ def test_a_table_without_the_baseline_or_a_column_is_shown_all_the_same(
     text = capsys.readouterr().out
     assert "- None of the finished runs is loss=bce, the baseline." in text.partition("shapes: ")[0]
     assert "baseline" in text.partition("shapes: ")[2]
+    write_run(tmp_path, config_text="[")
+    run([str(tmp_path), "loss=bce"])
+    assert "unreadable: " in capsys.readouterr().out
     run([str(tmp_path), "--format", "csv", "--columns", "+optimizer.lr"])
     assert "optimizer.lr" in capsys.readouterr().out.splitlines()[0]
