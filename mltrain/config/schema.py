@@ -216,6 +216,7 @@ LATER: dict[str, Any] = {
     "metrics.min_positives": 1,
     "metrics.min_negatives": 0,
     "head.bottleneck": None,
+    "dataset.unseen": None,
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},

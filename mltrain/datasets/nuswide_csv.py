@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from mltrain.datasets.class_split import read_class_split, with_unseen, zero_shot
 from mltrain.datasets.csv import read_class_names
 from mltrain.datasets.sources import NUSWIDE_CSV_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, require_paths, treat_unlabelled
@@ -33,6 +34,7 @@ def nuswide_csv(
     root: str | None = None,
     classes: str | None = None,
     match_names: bool = False,
+    unseen: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
 ) -> Splits:
     """The splits that the file gives: about 119 k train and 50 k val images of 81 concepts in ASL's, as quoted.
@@ -45,14 +47,17 @@ def nuswide_csv(
             Default: the labels of all rows, sorted, as ASL has it: another file may then have other classes.
         match_names: find each image by its file name alone anywhere below `root`, for a copy with other folders (the
             official images lie in a folder for each query).
-        unlabelled: images with an empty list: drop leaves them out, negative keeps them as all negative, unknown keeps
-            them with all targets -1.
+        unseen: JSON file that names the unseen classes of a zero-shot benchmark (ML-Decoder's benchmark_81_v0.json, see
+            `class_split`). They are unknown (-1) in train; val and test have all classes.
+        unlabelled: images with an empty list, with `unseen` also training images without a seen label: drop leaves them
+            out (and, with `unseen`, val and test images without an unseen label), negative keeps them as all negative,
+            unknown keeps them with all targets -1.
 
     Raises:
         DataError: the file is missing or broken; the message names the line.
     """
     path = Path(file)
-    require_paths(name, [path, *([classes] if classes else []), *([root] if root else [])], HOW)
+    require_paths(name, [path, *(extra for extra in (classes, root, unseen) if extra)], HOW)
     known = read_class_names(Path(classes)) if classes else None
     rows = _rows(path, known)
     names = list(known) if known else sorted({label for _, labels in rows.values() for label in labels})
@@ -61,6 +66,7 @@ def nuswide_csv(
     folder = Path(root) if root is not None else path.parent
     where = _by_name(folder, list(rows)) if match_names else {}
     index = {label: k for k, label in enumerate(names)}
+    classes_of = read_class_split(unseen, names) if unseen else None
     made: dict[str, LabelSet] = {}
     for part in PARTS:
         images = [image for image, (split, _) in rows.items() if split == part]
@@ -74,6 +80,10 @@ def nuswide_csv(
                 class_names=names,
                 positives=[[index[label] for label in rows[image][1]] for image in images],
             )
+            if classes_of is not None:
+                labels = zero_shot(labels, classes_of, training=part == "train")
+                if part != "train" and unlabelled == "drop":
+                    labels = with_unseen(labels, classes_of)
             made[part] = log_labels(treat_unlabelled(labels, unlabelled))
     return Splits(made["train"], made["val"], made.get("test"))
 

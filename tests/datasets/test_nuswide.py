@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from mltrain.datasets import check_files, check_splits, nuswide
 from mltrain.datasets.nuswide_csv import nuswide_csv
 from mltrain.errors import DataError
+from mltrain.labels import LabelStats
 
 CONCEPTS = ["lake", "sky", "zebra"]
 TAGS = ["nature", "sky", "blue", "zebra"]  # lake is no tag, as 6 of the 81 are not
@@ -231,3 +233,74 @@ def test_a_label_that_the_classes_file_lacks_is_named(tmp_path: Path) -> None:
 def test_a_file_without_a_val_set_or_without_labels_is_refused(tmp_path: Path, rows: list[str], said: str) -> None:
     with pytest.raises(DataError, match=said):
         nuswide_csv(file=table(tmp_path, rows))
+
+
+# -- zero-shot files of ML-Decoder -----------------------------------------------------------------------------------
+
+ZERO_SHOT = [
+    "images/1.jpg,\"['sky', 'cats']\",train",
+    'images/2.jpg,"[sea, dogs]",train',
+    "images/3.jpg,[dogs],train",
+    'images/4.jpg,"[sky, dogs]",val',
+    "images/5.jpg,[sea],val",
+    "images/6.jpg,[],val",
+]
+
+
+def split_file(folder: Path, content: object) -> str:
+    (folder / "benchmark.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(folder / "benchmark.json")
+
+
+def test_unseen_classes_are_unknown_in_train_and_known_in_val(tmp_path: Path) -> None:
+    unseen = split_file(tmp_path, {"test class": ["dogs", "cats"]})
+    splits = nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=unseen)
+    assert splits.train.class_names == splits.val.class_names == ("cats", "dogs", "sea", "sky")
+    assert splits.train.dense().tolist() == [[-1, -1, 0, 1], [-1, -1, 1, 0]], "3.jpg has dogs alone"
+    assert splits.val.dense().tolist() == [[0, 1, 0, 1]] and splits.val.file(0) == "images/4.jpg"
+    stats = LabelStats.from_labels(splits.train)
+    assert stats.group_indices()["unseen"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("unlabelled", "train", "val"),
+    [
+        ("negative", [-1, -1, 0, 0], [[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]),
+        ("unknown", [-1, -1, -1, -1], [[0, 1, 0, 1], [0, 0, 1, 0], [-1, -1, -1, -1]]),
+    ],
+)
+def test_images_of_the_other_classes_alone_follow_the_option(
+    tmp_path: Path, unlabelled: str, train: list[int], val: list[list[int]]
+) -> None:
+    unseen = split_file(tmp_path, {"test class": ["dogs", "cats"]})
+    splits = nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=unseen, unlabelled=unlabelled)  # type: ignore[arg-type]
+    assert splits.train.dense().tolist()[2] == train and splits.val.dense().tolist() == val
+
+
+def test_seen_classes_may_be_named_and_the_others_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unseen = split_file(tmp_path, {"test class": ["dogs", "yak"], "train class": ["sky"]})
+    splits = nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=unseen)
+    assert splits.train.class_names == ("dogs", "sky") and splits.train.dense().tolist() == [[-1, 1]]
+    assert "1 of its classes have no image and are left out, the first 'yak'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not a JSON file"),
+        ([1], "expected {"),
+        ({"train class": ["sky"]}, "expected {"),
+        ({"test class": "dogs"}, "expected {"),
+        ({"test class": ["dogs"], "train class": ["dogs"]}, "1 classes are in both lists, the first 'dogs'"),
+        ({"test class": ["yak"]}, "4 seen and 0 unseen classes among the 4"),
+        ({"test class": ["cats", "dogs", "sea", "sky"]}, "0 seen and 4 unseen"),
+    ],
+)
+def test_a_split_of_classes_that_is_none_is_refused(tmp_path: Path, content: object, said: str) -> None:
+    with pytest.raises(DataError) as error:
+        nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=split_file(tmp_path, content))
+    assert said in str(error.value) and "benchmark.json" in str(error.value)
+    with pytest.raises(DataError, match="missing"):
+        nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=str(tmp_path / "none.json"))
