@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load
-from mltrain.config.finished import CLASSES_FILE, WEIGHTS_FILE, build_model
+from mltrain.config.finished import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
 from mltrain.config.schema import Convert
 from mltrain.config.zoo import SOURCE_FILE, read_source
 from mltrain.datasets.csv import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.models.classifier import Classifier
+from mltrain.models.heads import ZeroShotMLDecoder
+from mltrain.models.label_embeddings import write_label_embeddings
 from mltrain.models.published import Published, recognise
 from mltrain.models.published_classes import described, repaired
 from mltrain.models.weights import load_weights, read_checkpoint
@@ -276,6 +278,9 @@ def _write(out: Path, cfg: DictConfig, model: Classifier, names: tuple[str, ...]
         classes = temporary / CLASSES_FILE
         classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it
+        if isinstance(model.head, ZeroShotMLDecoder):  # or the folder would depend on a file elsewhere
+            write_label_embeddings(temporary / EMBEDDINGS_FILE, names, model.head.label_embeddings.numpy())
+            cfg.head.embeddings = EMBEDDINGS_FILE
         OmegaConf.save(cfg, temporary / "config.yaml", resolve=True)
         (temporary / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
         if out.is_dir():

@@ -231,11 +231,15 @@ CLASSIFIER = re.compile(r"^(?:.*\.)?(?:fc|head|classifier|last_linear)\.(?:weigh
 
 def _timm(state: StateDict, source: str, model: str) -> tuple[BackbonePart, StateDict]:
     """A model that timm names: all but the head."""
-    rest = {k: v for k, v in state.items() if CLASSIFIER.match(k) and "blocks" not in k and "layers" not in k}
-    rest |= {k: v for k, v in state.items() if ".multi_head." in k}
     decoder = next((k.partition("duplicate_pooling")[0] for k in state if k.endswith("duplicate_pooling")), None)
     if decoder is not None:
         outer = decoder.removesuffix("decoder.")
         rest = {k: v for k, v in state.items() if k.startswith(outer)}
+    elif "fc.W" in state:  # Query2Label
+        own = re.compile(r"(transformer|query_embed|fc|input_proj|backbone\.1)\.")
+        rest = {k: v for k, v in state.items() if own.match(k)}
+    else:
+        rest = {k: v for k, v in state.items() if CLASSIFIER.match(k) and "blocks" not in k and "layers" not in k}
+        rest |= {k: v for k, v in state.items() if ".multi_head." in k}
     body = {k: v for k, v in state.items() if k not in rest}
     return BackbonePart({"name": model}, body, None, f"{model} (by its name; {len(body)} tensors)"), rest

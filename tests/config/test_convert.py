@@ -131,6 +131,7 @@ def test_a_zero_shot_file_answers_for_the_classes_it_is_given(tmp_path: Path) ->
         convert(file, Convert(out=str(tmp_path / "run")), embeddings)
     (tmp_path / "c.txt").write_text("\n".join(NAMES[:3]))
     folder = convert(file, Convert(out=str(tmp_path / "run"), classes=str(tmp_path / "c.txt")), embeddings)
+    (tmp_path / "e.npz").unlink()  # the folder has what it needs
     assert_same_logits(load_finished(folder), model, False)
 
 
@@ -301,6 +302,17 @@ def test_a_model_of_timms_that_classifies_by_its_cls_token_is_refused(tmp_path: 
     file = save(tmp_path / "w.pth", model.state_dict())
     with pytest.raises(CheckpointError, match=r"a CLS token.*model.name=test_vit model.checkpoint="):
         convert(file, Convert(out=str(tmp_path / "run")), ["model.name=test_vit", "model.image_size=160"])
+
+
+def test_query2label_on_a_model_of_timms_is_converted_by_name(tmp_path: Path) -> None:
+    body = timm.create_model("test_resnet", num_classes=0)
+    body.features = body.forward_features
+    model = theirs.randomised(theirs.Query2Label(body, body.num_features, 5, size=64, dim=32, ffn=40))
+    file = save(tmp_path / "w.pth", model.state_dict())
+    run = load_finished(convert(file, Convert(out=str(tmp_path / "run")), ["model.name=test_resnet"]))
+    images = torch.randint(0, 256, (2, 3, 64, 64)).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(run.model(images), model(run.model.normalize(images)), rtol=0, atol=1e-5)
 
 
 # -- the run folder in use -------------------------------------------------------------------------------------------
