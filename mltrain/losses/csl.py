@@ -33,7 +33,9 @@ class ClassAwareSelectiveLoss(nn.Module):
     - ``ignore``: none.
     - ``ignore_normalize``: none, and the entries of an image with k known labels weigh 1 + 1 / (1 + k).
     - ``selective``: all but those of a class whose prior is above `prior_threshold`, and the `topk` * B of highest
-      probability among the unknown entries of the batch of B images (of this process), whatever their class.
+      probability among the unknown entries of the batch of B images, whatever their class. The batch is what one call
+      of the loss gets: with n processes or accumulated micro-batches each part of the step leaves out its own most
+      probable ones, as many in all, but not quite the same. All else in the loss does not depend on how a step is cut.
 
     The prior of a class is the probability that a model trained with ``ignore`` gives it on average over the
     training images: `tools/class_prior.py` writes it. Without a prior ``selective`` goes by probability alone.
