@@ -1,19 +1,23 @@
 """Write a page to look at in a browser: of a run, or one that compares several. One HTML file; it needs no network.
 
-    python tools/report.py RUN                            report.html in the run folder (training writes it too)
-    python tools/report.py runs/coco                      comparison.html: every run below the folder
-    python tools/report.py multirun/2026-01-31_12-00-00   the runs of one sweep, and its failed jobs
-    python tools/report.py RUN RUN RUN out=three.html     some runs
-    python tools/report.py runs/coco loss=asl|bce epochs>=20 baseline=loss=bce
+    python tools/report.py RUN                                report.html in the run folder (training writes it too)
+    python tools/report.py runs                               comparison.html there: every run below the folder
+    python tools/report.py multirun/2026-01-31/12-00-00       the runs of one sweep, and the jobs that failed
+    python tools/report.py RUN RUN RUN --out three.html       some runs
+    python tools/report.py runs 'loss=asl|bce' 'epochs>=20' --baseline loss=bce
 
-    out=FILE              the HTML file
-    images=DIR            of a run: folder of its images, where the data have moved
-    baseline=KEY=VALUE    of several: what differences are to; default: the best setting
-    resamples=1000        of the images, for the intervals of differences; 0: none
-    split=auto            of several: val or test; auto: test where every run has it
-    each=true             of several: write the page of every finished run too
+A filter is KEY=VALUE, with != >= <= > <, alternatives a|b and patterns resnet*, as in tools/results.py; quote it.
 
-What is none of these is a filter of the runs: KEY=VALUE, with !=, >=, <=, > and <; alternatives a|b, patterns res*.
+    --out FILE            the HTML file
+    --images DIR          of a run: folder of its images, where the data have moved
+    --baseline FILTER     of several: what differences are to; default: the best setting
+    --figure NAME         of several: what is compared: map (default), map_head, map_medium, map_tail ...
+    --resamples 1000      of the images, for the intervals of differences; 0: none
+    --split auto          of several: val, test; auto: test where all have one
+    --weights best        of several: raw, ema; best: those that validation chose in each run
+    --each                of several: write the page of every finished run too
+
+docs/reports.md says what is on the pages.
 """
 
 from __future__ import annotations

@@ -2,133 +2,154 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from mltrain.config.check import check_options
 from mltrain.config.cli import leaving
-from mltrain.config.compose import load_run, tool_options
+from mltrain.config.compose import load_run
 from mltrain.config.results import load_settings
+from mltrain.config.signatures import nearest
 from mltrain.errors import ConfigError, DataError, MltrainError
 from mltrain.report.html.run_data import read_run
 from mltrain.report.predictions import FILES
+from mltrain.report.runs import Filter, RunRecord, known_keys
 
 logger = logging.getLogger(__name__)
 
 COMPARISON = "comparison.html"
-_TEXTS = ("out", "images", "baseline")
 
 
-@dataclass(frozen=True)
-class Report:
-    """Options of tools/report.py."""
-
-    out: str | None = None
-    """HTML file; None: report.html in the run folder, comparison.html in the folder of several runs"""
-    images: str | None = None
-    """of one run: folder that its image files are relative to; None: that of the run's data set"""
-    baseline: str | None = None
-    """of several: what differences are to, e.g. loss=bce; None: the best setting"""
-    resamples: int = 1000
-    """of the images, for the intervals of differences; 0: no intervals"""
-    split: Literal["auto", "val", "test"] = "auto"
-    """of several: whose figures; auto: test where every run has it"""
-    each: bool = False
-    """of several: write the page of every finished run too"""
-
-    def __post_init__(self) -> None:
-        if self.resamples < 0:
-            raise ConfigError(f"resamples={self.resamples}: must be 0 or more")
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (--help)")
 
 
 def main(about: str) -> NoReturn:
-    """The tool; leaves the process."""
+    """Run the tool for the command line, and leave the process."""
     with leaving():
-        words = sys.argv[1:]
-        if not words or any(word in ("-h", "--help") for word in words):
+        if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
             sys.stdout.write(about.strip() + "\n")
         else:
-            sys.stdout.write(f"{report(words)}\n")
+            sys.stdout.write(f"{report(sys.argv[1:])}\n")
     sys.exit(0)
 
 
-def report(words: Sequence[str]) -> Path:
-    """The file written for the words of a command line: folders, options, and filters of the runs below the folders.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; `words` are folders and filters. Raises ConfigError."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--baseline", action="append", default=[])
+    parser.add_argument("--figure")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--split", choices=("auto", "val", "test"), default="auto")
+    parser.add_argument("--weights", choices=("best", "raw", "ema"), default="best")
+    parser.add_argument("--each", action="store_true")
+    given = parser.parse_intermixed_args(list(argv))
+    given.baseline = [word for text in given.baseline for word in text.split()]
+    given.folders = [Path(word) for word in given.words if _is_folder(word)]
+    given.filters = [word for word in given.words if not _is_folder(word)]
+    if given.resamples < 0:
+        raise ConfigError(f"--resamples {given.resamples}: must be at least 0 (0: no intervals)")
+    if not given.folders:
+        raise ConfigError("name a run folder, or a folder of runs (--help)")
+    for folder in given.folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; name a run folder, or a folder of runs")
+    return given
+
+
+def report(argv: Sequence[str]) -> Path:
+    """The file written for a command line.
 
     Raises:
         ConfigError, DataError: a folder is none or holds no run, or an option is wrong.
     """
-    folders = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
-    options, filters = _options([word for word in words if Path(word) not in folders])
-    if not folders:
-        raise ConfigError("name a run folder, or the folder of several (see --help)")
-    if len(folders) == 1 and (folders[0] / "config.yaml").is_file():
-        wrong = [*filters, *(f"{key}=" for key in ("baseline",) if getattr(options, key) is not None)]
-        if wrong:
-            raise ConfigError(f"{wrong[0]}: is for the comparison of several runs; {folders[0]} is one")
-        return _report_run(folders[0], options)
-    return _report_several(folders, options, filters)
+    given = parse(argv)
+    try:
+        if given.out is not None:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+        if len(given.folders) == 1 and (given.folders[0] / "config.yaml").is_file():
+            return _report_run(given)
+        return _report_several(given)
+    except OSError as error:
+        if given.out is None:
+            raise
+        raise ConfigError(f"--out {given.out}: cannot be written: {error}") from error
 
 
-def _options(words: Sequence[str]) -> tuple[Report, list[str]]:
-    """Options as they are declared; what is none of them is a filter."""
-    texts, others = {}, []
-    for word in words:
-        key, sign, value = word.partition("=")
-        if sign and key in _TEXTS:
-            texts[key] = value  # loss=bce is a value here, and no grammar of Hydra's
-        else:
-            others.append(word)
-    found, filters = tool_options(Report, others)
-    given = {key: getattr(found, key) for key in ("resamples", "split", "each")}
-    checked: Report = check_options(Report, {**given, **texts})
-    return checked, filters
+def _report_run(given: argparse.Namespace) -> Path:
+    folder = given.folders[0]
+    for option, value in (("--baseline", given.baseline), ("--figure", given.figure), ("--each", given.each)):
+        if value:
+            raise ConfigError(f"{option} is for the comparison of several runs; {folder} is one")
+    if given.filters:
+        raise ConfigError(f"{given.filters[0]}: filters are for several runs; {folder} is one")
+    return _page_of(folder, given.images, given.out)
 
 
-def _report_run(folder: Path, options: Report) -> Path:
+def _page_of(folder: Path, images: Path | None = None, out: Path | None = None) -> Path:
     from mltrain.report.html.run_report import write_run_report
 
-    roots = image_roots(folder) if options.images is None else dict.fromkeys(FILES, Path(options.images))
-    return write_run_report(folder, images=roots, out=options.out)
+    roots = image_roots(folder) if images is None else dict.fromkeys(FILES, images)
+    return write_run_report(folder, images=roots, out=out)
 
 
-def _report_several(folders: Sequence[Path], options: Report, filters: Sequence[str]) -> Path:
+def _report_several(given: argparse.Namespace) -> Path:
     from mltrain.report.compare import compare
     from mltrain.report.html.sweep_report import write_sweep_report
-    from mltrain.report.runs import Filter, read_runs
+    from mltrain.report.runs import read_runs
 
-    jobs = [job for folder in folders for job in job_records(folder)]
-    below = [folder for folder in folders if not is_sweep(folder)]
+    jobs = [job for folder in given.folders for job in job_records(folder)]
+    below = [folder for folder in given.folders if not is_sweep(folder)]
     below += [Path(job["folder"]) for job in jobs if job.get("folder") and Path(job["folder"]).is_dir()]
     try:
-        chosen = [Filter.parse(text) for text in filters]
-        records = [r for r in read_runs(below, load_settings) if all(item.matches(r) for item in chosen)]
+        records = _chosen(read_runs(below, load_settings), given)
         if not records and not jobs:
-            what = f" that are {' '.join(filters)}" if filters else ""
-            raise DataError(f"{', '.join(map(str, folders))}: no runs{what}; a run folder has a config.yaml")
-        if options.each:
-            for record in records:
-                if record.finished:
-                    logger.info("%s", _report_run(record.folder, Report()))
-        common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+            raise DataError(f"{', '.join(map(str, given.folders))}: holds no run folder (one with a config.yaml)")
+        for record in records:
+            if given.each and record.finished:
+                logger.info("%s", _page_of(record.folder))
+        common = Path(os.path.commonpath([folder.resolve() for folder in given.folders]))
         return write_sweep_report(
-            compare(records, split=options.split),
-            options.out or common / COMPARISON,
-            title=" + ".join(folder.name or str(folder) for folder in folders),
+            compare(records, split=given.split, weights={"raw": "val"}.get(given.weights, given.weights)),
+            given.out or common / COMPARISON,
+            title=" + ".join(folder.resolve().name for folder in given.folders),
             jobs=jobs,
-            baseline=options.baseline,
-            resamples=options.resamples,
+            baseline=given.baseline,
+            figure=given.figure,
+            resamples=given.resamples,
         )
-    except ValueError as error:
+    except ValueError as error:  # of the library: what it says is about what was asked for
         raise ConfigError(str(error)) from error
+
+
+def _chosen(records: Sequence[RunRecord], given: argparse.Namespace) -> list[RunRecord]:
+    """The runs that the filters mean. Raises ConfigError or DataError where they mean nothing."""
+    filters, keys = [Filter.parse(word) for word in given.filters], known_keys(records)
+    for item in [*filters, *map(Filter.parse, given.baseline)]:
+        if records and item.key not in keys:
+            near = nearest(item.key, keys)
+            hint = f"; did you mean {near}?" if near else ""
+            raise ConfigError(f"{item.text}: no run has a {item.key}{hint}")
+    chosen = [record for record in records if all(item.matches(record) for item in filters)]
+    if records and not chosen:
+        raise DataError(f"no run of {len(records)} is {' and '.join(given.filters)}")
+    return chosen
+
+
+def _is_folder(word: str) -> bool:
+    return Path(word).exists() or not re.search(r"[=<>]", word)
 
 
 def is_sweep(folder: Path) -> bool:

@@ -40,7 +40,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def opened(runs: Path, chromium: Any) -> Opened:
-    path = report([str(runs), "baseline=loss=bce", "resamples=200"])
+    path = report([str(runs), "--baseline", "loss=bce", "--resamples", "200"])
     assert path == runs / "comparison.html"
     return Opened(chromium, path)
 
@@ -118,18 +118,20 @@ def test_folder_of_a_sweep_lists_its_failed_jobs(runs: Path, tmp_path: Path, chr
 
 
 def test_filters_choose_the_runs(runs: Path, tmp_path: Path) -> None:
-    text = report([str(runs), "loss=asl|focal", "seed=0", f"out={tmp_path / 'two.html'}", "resamples=0"]).read_text()
+    text = report(
+        [str(runs), "loss=asl|focal", "seed=0", "--out", str(tmp_path / "two.html"), "--resamples", "0"]
+    ).read_text()
     assert "2 finished runs" in text
-    with pytest.raises(DataError, match="no runs that are loss=zlpr"):
+    with pytest.raises(DataError, match="no run of 7 is loss=zlpr"):
         report([str(runs), "loss=zlpr"])
     with pytest.raises(ConfigError, match="no finished run is loss=ral"):
-        report([str(runs), "baseline=loss=ral"])
+        report([str(runs), "--baseline", "loss=ral"])
 
 
 def test_each_writes_the_page_of_every_finished_run(runs: Path, tmp_path: Path) -> None:
     copy = tmp_path / "made"
     shutil.copytree(runs / "small-gap-bce", copy)
-    report([str(copy), "each=true", "resamples=0"])
+    report([str(copy), "--each", "--resamples", "0"])
     assert [(copy / f"{k:08}" / "report.html").is_file() for k in range(3)] == [True, True, False]
 
 
@@ -138,12 +140,15 @@ def test_each_writes_the_page_of_every_finished_run(runs: Path, tmp_path: Path) 
     [
         ([], "name a run folder"),
         (["nowhere"], "no such folder"),
-        (["RUN", "baseline=loss=bce"], "is for the comparison of several runs"),
-        (["RUN", "loss=bce"], "is for the comparison of several runs"),
-        (["ALL", "resamples=many"], "resamples=many"),
-        (["ALL", "resamples=-1"], "must be 0 or more"),
-        (["ALL", "split=train"], "split"),
-        (["ALL", "reamples=3"], "did you mean resamples"),
+        (["RUN", "--baseline", "loss=bce"], "--baseline is for the comparison of several runs"),
+        (["RUN", "--each"], "--each is for the comparison of several runs"),
+        (["RUN", "loss=bce"], "filters are for several runs"),
+        (["ALL", "--resamples", "many"], "invalid int value"),
+        (["ALL", "--resamples=-1"], "must be at least 0"),
+        (["ALL", "--split", "train"], "invalid choice"),
+        (["ALL", "los=bce"], "no run has a los; did you mean loss"),
+        (["ALL", "--figure", "mpa"], "mpa"),
+        (["ALL", "--out", "/proc/none/x.html"], "cannot be written"),
     ],
 )
 def test_wrong_words_are_refused(runs: Path, words: list[str], message: str) -> None:
@@ -159,7 +164,7 @@ def test_images_are_found_beside_the_label_file_and_missing_ones_do_no_harm(tmp_
     assert image_roots(run) == {}
     text = report([str(run)]).read_text()
     assert "Without pictures: their folder is not known" in text
-    report([str(run), f"images={tmp_path}"])
+    report([str(run), "--images", str(tmp_path)])
 
 
 def test_reports_need_no_torch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +173,6 @@ def test_reports_need_no_torch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> N
     code = (
         "import sys; sys.modules['torch'] = None\nfrom mltrain.config.report_tool import report\nreport(sys.argv[1:])"
     )
-    for words in ([str(runs / "small-gap-asl" / "00000000")], [str(runs), "resamples=20"]):
+    for words in ([str(runs / "small-gap-asl" / "00000000")], [str(runs), "--resamples", "20"]):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ TITLES = {
     "CF1": "CF1",
 }
 
-MULTI_LABEL = ("map", "map_head", "map_medium", "map_tail", "map_unseen", "OF1", "CF1", "macro_F1", "micro_ap")
+MULTI_LABEL = ("map", "map_head", "map_medium", "map_tail", "map_unseen", "OF1", "CF1", "macro_F1")
 SINGLE_LABEL = (
     *("accuracy", "accuracy_head", "accuracy_medium", "accuracy_tail", "accuracy@5", "balanced_accuracy"),
     *("macro_F1", "g_mean", "mauc"),

@@ -13,6 +13,8 @@ from mltrain.report.html.run_data import TITLES, WEIGHTS, ClassTable, RunData
 
 POINTS = 600
 """Points of a curve; of more, means of neighbours."""
+NAMED = 25
+"""Classes whose names stand beside their points."""
 SCATTERED = 1200
 """Classes drawn as points; of more, a sample, with the median and quartiles of all."""
 COLOR = {"val": "--raw", "ema": "--ema"}
@@ -104,8 +106,10 @@ def training_figure(run: RunData) -> Figure | None:
             continue
         values = [v for trace in traces for v in trace["y"] if v is not None]
         log = bool(values) and min(values) > 0 and max(values) > 30 * min(values) and key != "train/lr"
-        y_axis = axis(title, type="log", dtick=1) if log else axis(title, rangemode="tozero")
-        layout = {"xaxis": _time_axis(run), "yaxis": y_axis | {"exponentformat": "power"}}
+        # On a logarithmic axis 1, 2 and 5 of each power of ten, or, over many powers, these alone.
+        dtick = 1 if log and max(values) > 1e3 * min(values) else "D2"
+        y_axis = axis(title, type="log", dtick=dtick) if log else axis(title, rangemode="tozero")
+        layout = {"xaxis": _time_axis(run), "yaxis": y_axis | {"exponentformat": "e" if key == "train/lr" else "none"}}
         views[title] = {"data": traces, "layout": layout | {"showlegend": len(traces) > 1}}
     return {"views": views} if views else None
 
@@ -168,22 +172,25 @@ def class_figure(run: RunData, table: ClassTable) -> Figure | None:
         known = np.flatnonzero(~np.isnan(values))
         shown = _sample(table.train_positives, known)
         x = np.maximum(table.train_positives, 0.7)
-        traces = [] if len(known) <= 25 else [*_quartiles(x[known], values[known])]
+        named = len(known) <= NAMED
+        traces = [] if named else _quartiles(x[known], values[known])
         for group in GROUP_NAMES:
             at = [k for k in shown if table.groups[k] == group]
             if not at:
                 continue
             text = [plot_text(table.names[k]) for k in at]
             marker = {"color": f"--{group}", "size": 8 if len(shown) < 150 else 5, "opacity": 0.8}
-            trace = {"type": "scatter", "mode": "markers", "name": group, "text": text, "marker": marker}
+            mode = {"mode": "markers+text", "textposition": "top center"} if named else {"mode": "markers"}
+            font = {"textfont": {"size": 10, "color": "--muted"}, "cliponaxis": False}
+            trace = {"type": "scatter", "name": group, "text": text, "marker": marker, **mode, **font}
             counts = {"customdata": table.train_positives[at].tolist()}
             hover = {"hovertemplate": "%{text}<br>%{customdata} training images<br>%{y:.1f} %<extra></extra>"}
             traces.append(trace | counts | hover | {"x": numbers(x[at]), "y": numbers(values[at])})
-        if len(known) <= 25:
-            traces.append(_names(table.names, x, values, known))
+        low = float(values[known].min())
+        start = -3 if low < 35 else 10 * np.floor(low / 10) - 10  # room for the differences where all are high
         layout = {
             "xaxis": axis("training images of the class", type="log", **_decades(table.train_positives)),
-            "yaxis": axis(f"{title}, %", range=[-3, 104]),
+            "yaxis": axis(f"{title}, %", range=[start, 105]),
             "hovermode": "closest",
         }
         views[f"{WEIGHTS[w]} weights"] = {"data": traces, "layout": layout}
@@ -245,10 +252,3 @@ def _quartiles(x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
         {**band, "y": numbers(high), "line": none, "fill": "tonexty", "fillcolor": "--band", "name": "middle half"},
         {**band, "y": numbers(mid), "line": {"color": "--text", "width": 1.5, "dash": "dot"}, "name": "median"},
     ]
-
-
-def _names(names: Sequence[str], x: np.ndarray, values: np.ndarray, at: np.ndarray) -> dict[str, Any]:
-    text = [plot_text(names[k], 18) for k in at]
-    place = {"x": numbers(x[at]), "y": numbers(values[at]), "text": text, "textposition": "top center"}
-    style = {"textfont": {"size": 10, "color": "--muted"}, "hoverinfo": "skip", "showlegend": False}
-    return {"type": "scatter", "mode": "text", **place, **style}

@@ -30,7 +30,8 @@ def write_sweep_report(
     *,
     title: str,
     jobs: Sequence[Mapping[str, Any]] = (),
-    baseline: str | Sequence[str] | None = None,
+    baseline: Sequence[str] = (),
+    figure: str | None = None,
     resamples: int = 1000,
 ) -> Path:
     """Write the page and return its path.
@@ -40,7 +41,8 @@ def write_sweep_report(
         out: file; links to reports of single runs are relative to its folder.
         title: what is compared: the folder.
         jobs: records of a sweep's jobs; those that failed are listed with their reason.
-        baseline: filters that choose what differences are to (`loss=bce`); None: the best row of each table.
+        baseline: filters that choose what differences are to (`loss=bce`); none: the best row of each table.
+        figure: of the differences, "map_tail" say; None: the first of the table's headline.
         resamples: of the images, for the intervals; 0: none.
 
     Raises:
@@ -49,7 +51,8 @@ def write_sweep_report(
         ConfigError: Plotly or Jinja2 is not installed.
     """
     path = Path(out)
-    write_page(path, sweep_page(tables, title, path.parent, jobs=jobs, baseline=baseline, resamples=resamples))
+    options: dict[str, Any] = {"jobs": jobs, "baseline": baseline, "figure": figure, "resamples": resamples}
+    write_page(path, sweep_page(tables, title, path.parent, **options))
     return path
 
 
@@ -59,7 +62,8 @@ def sweep_page(
     folder: Path,
     *,
     jobs: Sequence[Mapping[str, Any]] = (),
-    baseline: str | Sequence[str] | None = None,
+    baseline: Sequence[str] = (),
+    figure: str | None = None,
     resamples: int = 1000,
 ) -> Page:
     """The page, not yet written."""
@@ -68,6 +72,7 @@ def sweep_page(
     runs = sum(len(table.records) for table in tables)
     page = Page(title=title, subtitle=f"{runs} finished run{'' if runs == 1 else 's'}")
     several = len(tables) > 1
+    refused: list[ValueError] = []
     for k, table in enumerate(tables):
         name, on = f"t{k}", f" · {table.dataset}" if several else ""
         if not table.rows:
@@ -76,8 +81,14 @@ def sweep_page(
         _add_overview(page, table, f"{name}-results", f"Results{on}")
         _add_ranking(page, table, name, on)
         _add_curves(page, table, name, on)
-        _add_differences(page, table, name, on, baseline, resamples)
+        try:
+            _add_differences(page, table, name, on, baseline, figure, resamples)
+        except ValueError as error:  # one table of several may lack the baseline
+            refused.append(error)
+            page.leave_out(f"Differences{on}", str(error))
         _add_runs(page, table, f"{name}-runs", f"Runs{on}", folder)
+    if refused and len(refused) == sum(bool(table.rows) for table in tables):
+        raise refused[0]
     _add_unfinished(page, tables, jobs)
     return page
 
@@ -176,7 +187,7 @@ def _add_curves(page: Page, table: Comparison, name: str, on: str) -> None:
 
 
 def _add_differences(
-    page: Page, table: Comparison, name: str, on: str, baseline: str | Sequence[str] | None, resamples: int
+    page: Page, table: Comparison, name: str, on: str, baseline: Sequence[str], figure: str | None, resamples: int
 ) -> None:
     if len(table.rows) < 2:
         page.leave_out(f"Differences{on}", "there is one setting only")
@@ -184,18 +195,18 @@ def _add_differences(
     best = table.rows[0]
     # The row is named by its first run's folder: settings may hold signs that a filter would read.
     chosen = baseline or f"folder={glob.escape(str(best.runs[0].folder))}"
-    add_differences(table, chosen, resamples=resamples)
-    figure = figures.difference_figure(table)
-    if figure is None:
+    add_differences(table, chosen, figure=figure, resamples=resamples)
+    drawn = figures.difference_figure(table)
+    if drawn is None:
         page.leave_out(f"Differences{on}", "no row has a baseline that agrees with it in everything else")
         return
-    page.figures[f"{name}-differences"] = figure
+    page.figures[f"{name}-differences"] = drawn
     rows = [row for row in table.rows if row.difference is not None]
     bases = [figures.label_of(row) for row in table.rows if row.is_baseline]
     whys = sorted({row.difference.why for row in rows if row.difference is not None and row.difference.why})
-    title = TITLES.get(table.headline[0], table.headline[0])
-    lead = f"{title} less that of {' or '.join(bases)}"
-    lead += f", the {'best' if baseline is None else 'baseline'}. " if len(bases) == 1 else ". "
+    key = figure or table.headline[0]
+    lead = f"{TITLES.get(key, key)} less that of {' or '.join(bases)}"
+    lead += f", the {'baseline' if baseline else 'best'}. " if len(bases) == 1 else ". "
     if any(row.difference is not None and row.difference.low is not None for row in rows):
         lead += (
             f"Bars are 95 % intervals over the {SPLITS[table.split]} images (paired bootstrap): grey where they hold "
