@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 CARD_FILE, FACTS_FILE = "README.md", "config.json"
 AS_THEY_ARE = ("stats.json", THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
+PER_CLASS_FILES = ("per_class.csv", "evaluation_val.csv")
 TAKEN_ALONG = ("result.json", "environment.json", "source.json", *AS_THEY_ARE)
 
 
@@ -74,6 +75,8 @@ def push(cfg: DictConfig, folder: Path, options: Push) -> Path:
 
 def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Push) -> None:
     found = {name: _read_json(run.folder / name) for name in TAKEN_ALONG}
+    if found["result.json"] is None:  # weights that were trained elsewhere, and evaluated here
+        found["result.json"] = _read_json(run.folder / "evaluation.json")
     kept = {k: v if k in AS_THEY_ARE else _without_folders(v) for k, v in found.items() if v is not None}
     if "result.json" in kept:
         kept["result.json"] = _result_of(kept["result.json"], run.weights)
@@ -90,14 +93,14 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Push) -
     known = facts(run)
     model = {"architecture": config["model"].get("name"), "head": option_name("head", config["head"])}
     card = CardSource(
-        title=options.repo.rpartition("/")[2] if options.repo else _title(config),
+        title=options.repo.rpartition("/")[2] if options.repo else _title(config, kept.get("source.json")),
         config=config,
         names={key: option_name(key, config[key]) for key in INJECTED if key in config},
         facts=known,
         parameters=sum(p.numel() for p in run.model.parameters()),
         stats=run.stats,
         result=kept.get("result.json", {}),
-        per_class=_rows_of(run.folder / "per_class.csv", run.weights),
+        per_class=_rows_of(run.folder, run.weights),
         thresholds=kept.get(THRESHOLDS_FILE, {}),
         environment=kept.get("environment.json", {}),
         source=kept.get("source.json", {}),
@@ -123,7 +126,9 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Push) -
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _title(config: dict[str, Any]) -> str:
+def _title(config: dict[str, Any], source: dict[str, Any] | None) -> str:
+    if source is not None:
+        return str(source["file"]).partition(".")[0]
     names = [option_name(key, config[key]) for key in ("model", "head", "loss", "dataset")]
     return f"{config.get('name') or '-'.join(names[:3])} on {names[3]}"
 
@@ -162,9 +167,10 @@ def _result_of(result: dict[str, Any], weights: str) -> dict[str, Any]:
     return kept
 
 
-def _rows_of(path: Path, weights: str) -> list[dict[str, str]]:
+def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
     """per_class.csv likewise."""
-    if not path.is_file():
+    path = next((p for name in PER_CLASS_FILES if (p := folder / name).is_file()), None)
+    if path is None:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

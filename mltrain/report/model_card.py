@@ -128,6 +128,8 @@ With mltrain and this folder, here called FOLDER:
     python tools/evaluate.py FOLDER dataset.{place}=WHERE_THE_DATA_ARE
     python tools/export.py FOLDER                   # one ONNX file that needs neither mltrain nor PyTorch
 
+In Python: `from mltrain import Predictor`, then `Predictor.from_run("FOLDER")("photo.jpg")`.
+
 {answer}
 
 Images are RGB, {resize} ({facts["interpolation"] or "as above"}, antialiased), divided by 255, and normalised with mean
@@ -148,7 +150,7 @@ def _results(card: CardSource) -> str:
     table = _table(["split", *(_title(key) for key in keys)], rows)
     best = card.result.get("best") or {}
     text = [f"Percent. {_weights_words(card)}"]
-    if best:
+    if best.get("epoch") is not None:
         by = _title(best.get("by") or "map")
         text.append(
             f"Epoch {best.get('epoch')} was chosen by its validation {by}"

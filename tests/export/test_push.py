@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from mltrain.config.compose import load_run
 from mltrain.config.evaluate import evaluate
@@ -93,6 +94,33 @@ def test_the_card_states_model_data_recipe_and_licences(hub: Path, trained: Path
     facts = json.loads((hub / "config.json").read_text())
     assert facts["class_names"] == list(run.class_names)
     assert (facts["image_size"], facts["resize"], facts["architecture"]) == (32, "squish", "test_resnet")
+
+
+def test_a_converted_checkpoint_shows_its_origin_and_the_evaluation_made_here(hub: Path, tmp_path: Path) -> None:
+    converted = tmp_path / "converted"
+    converted.mkdir()
+    for name in ("model.safetensors", "config.yaml", "classes.txt"):
+        shutil.copy(hub / name, converted / name)
+    source = {"file": "asl_resnet.pth", "sha256": "abc", "recognised": "a ResNet with ML-Decoder"}
+    (converted / "source.json").write_text(json.dumps(source))
+    text = (pushed(converted, tmp_path / "one") / "README.md").read_text()
+    assert "# asl_resnet\n" in text
+    assert "The weights were trained elsewhere: a ResNet with ML-Decoder." in text
+    assert "No evaluation came with these weights." in text
+    (converted / "evaluation.json").write_text(json.dumps({"val": {"map": 12.345}, "best": {"weights": "val"}}))
+    text = (pushed(converted, tmp_path / "two") / "README.md").read_text()
+    assert "| validation | 12.35 |" in text or "| validation | 12.34 |" in text
+    assert "Epoch" not in text
+
+
+def test_the_line_of_python_on_the_card_works(hub: Path, tmp_path: Path) -> None:
+    line = re.search(r"`(from mltrain import Predictor)`, then `(Predictor.*?)`", (hub / "README.md").read_text())
+    assert line is not None
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "photo.jpg")
+    code = f"{line.group(1)}\nfound = {line.group(2)}".replace("FOLDER", str(hub))
+    names: dict[str, Any] = {}
+    exec(code.replace("photo.jpg", str(tmp_path / "photo.jpg")), names)
+    assert all(label.name in load_finished(hub).class_names for label in names["found"])
 
 
 def test_an_unstated_licence_is_said_to_be_unstated(trained: Path, tmp_path: Path) -> None:
