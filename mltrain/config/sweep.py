@@ -179,6 +179,7 @@ def _engine(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)  # failed jobs are told of here
     if sweep.launcher != "ray":
         yield
         return
@@ -226,9 +227,10 @@ def _sum_up(sweep: Sweep, records: list[Record], jobs: list[list[str]] | None, e
         raise MltrainError(
             f"{len(failed)} of {sweep.total or len(records)} jobs failed: " + "; ".join(r.label for r in failed)
         )
-    if ended is not None:
-        names = "; ".join(record.label for record in lost) or "none was running"
+    if ended is not None and lost:
         raise MltrainError(
-            f"the launcher ended early, {type(ended).__name__}: {ended}\njobs without an end: {names}. Repeat the "
-            "command to go on"
+            f"the launcher ended early, {type(ended).__name__}: {ended}\njobs without an end: "
+            f"{'; '.join(record.label for record in lost)}. Repeat the command to go on"
         ) from ended
+    if ended is not None:
+        raise ended

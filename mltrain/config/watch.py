@@ -44,6 +44,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         many = f"{self.sweep.total} jobs" if self.sweep.total is not None else "a sweep"
+        many = "1 job" if self.sweep.total == 1 else many
         done = f", {self.before} of them finished before" if self.before else ""
         log.info("%s%s; launcher %s; records in %s", many, done, self.sweep.launcher, self.sweep.folder)
         sweep_job.changed.append(self.look)
