@@ -31,7 +31,7 @@ def repaired(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     name with an apostrophe came out in three double quotes, and is taken out of them; a name with a comma came out in
     pieces with a quote at one end, which are left as they are.
     """
-    notes, plain = [], [_unquoted(name.strip()) for name in names]
+    notes, plain = [], [_unquoted(" ".join(name.splitlines()).strip()) for name in names]  # kept one a line
     quoted = sum(a != b for a, b in zip(plain, names, strict=True))
     if quoted:
         notes.append(f"{quoted} class names had quotes around them, left by a csv file; these are taken off")

@@ -26,7 +26,7 @@ from mltrain.config.zoo import SOURCE_FILE
 from mltrain.errors import CheckpointError, ConfigError, MltrainError
 from mltrain.metrics import average_precision
 from mltrain.models.published import TRESNETS, recognise
-from mltrain.models.published_classes import described, repaired
+from mltrain.models.published_classes import described, names_of, repaired
 from mltrain.models.weights import read_state_dict
 from mltrain.pipeline.loader import EvalLoader
 from tests.models import published_models as theirs
@@ -267,6 +267,20 @@ def test_a_folder_that_is_no_conversion_is_never_replaced(plain: dict[str, Tenso
         convert(file, Convert(out=str(tmp_path / "run")), ["model.image_size=96"])
     convert(file, Convert(out=str(tmp_path / "run"), overwrite=True), ["model.image_size=96"])
     assert load_finished(folder).image_size == 96
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"idx_to_class": {"1": "b", "0": "a"}}, ("a", "b")),
+        ({"idx_to_class": ["a", "b"]}, ("a", "b")),
+        ({"idx_to_class": {0: "a", 2: "c"}}, None),  # a class is missing: which logit is whose cannot be said
+        ({"meta": {"CLASSES": ("a", "b"), "epoch": 8}}, ("a", "b")),
+        ({"epoch": 8}, None),
+    ],
+)
+def test_class_names_are_read_by_index(content: dict[str, Any], names: tuple[str, ...] | None) -> None:
+    assert names_of(content) == names
 
 
 def test_names_cut_up_by_a_csv_are_repaired_as_far_as_they_can_be() -> None:
