@@ -40,25 +40,28 @@ def predict(cfg: DictConfig, folder: Path, options: Predict, words: Sequence[str
         thresholds=options.thresholds,
         topk=options.topk,
     )
-    bad: list[str] = []
+    bad = 0
     begin = time.perf_counter()
-    with _output(options.out) as stream:
-        writer = LabelWriter(stream, options.format, width=max(map(len, files)))
-        for place, found in zip(places, predictor.predict(files), strict=True):
-            if found.error is not None:
-                logger.warning("%s", found.error)
-                bad.append(found.error)
-                writer.write_error(found.image, found.error)
-                continue
-            writer.write(found.image, found.labels)
-            if place is not None:
-                annotate(read_image(found.image), found.labels, place)
+    try:
+        with _output(options.out) as stream:
+            writer = LabelWriter(stream, options.format, width=max(map(len, files)))
+            for place, found in zip(places, predictor.predict(files), strict=True):
+                if found.error is not None:
+                    logger.warning("%s", found.error)
+                    writer.write_error(found.image, found.error)
+                    bad += 1
+                    continue
+                writer.write(found.image, found.labels)
+                if place is not None:
+                    annotate(read_image(found.image), found.labels, place)
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     taken = time.perf_counter() - begin
-    logger.info(
-        "%d image%s, %.0f a second on %s", len(files), "s"[: len(files) > 1], len(files) / taken, predictor.device
-    )
+    many = "s"[: len(files) > 1]
+    logger.info("%d image%s, %.0f a second on %s", len(files), many, len(files) / taken, predictor.device)
     if bad:
-        raise DataError(f"{len(bad)} of {len(files)} images could not be read; the reasons are above")
+        raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
 
 
 def image_files(words: Sequence[str]) -> list[str]:
@@ -114,11 +117,8 @@ def _places(files: Sequence[str], folder: str | None) -> list[Path | None]:
 def _output(out: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that gets its name when it is complete."""
     if out is None:
-        try:
-            yield sys.stdout
-            sys.stdout.flush()
-        except BrokenPipeError:  # `| head`: nobody reads on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        yield sys.stdout
+        sys.stdout.flush()
         return
     path = Path(out)
     temporary = path.with_name(path.name + ".tmp")

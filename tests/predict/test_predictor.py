@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from mltrain import Predictor
 from mltrain.config.finished import load_finished
@@ -151,3 +152,19 @@ def test_what_cannot_be_is_refused(run: Path, images: Path, tmp_path: Path) -> N
     predictor.model.head.fc.bias.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError):
         predictor(images / "0.png")
+
+
+def test_a_folder_of_weights_trained_elsewhere_predicts_too(run: Path, images: Path, tmp_path: Path) -> None:
+    finished = load_finished(run)
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    (tmp_path / "classes.txt").write_text("\n".join(finished.class_names) + "\n")
+    save_file(finished.model.state_dict(), tmp_path / "model.safetensors")
+    elsewhere = load_finished(tmp_path)
+    assert elsewhere.stats is None and elsewhere.weights == "val"
+    file = images / "0.png"
+    assert Predictor.from_run(elsewhere, topk=5)(file) == Predictor.from_run(run, topk=5)(file)
+    with pytest.raises(ConfigError, match="has no EMA weights; weights=best"):
+        Predictor.from_run(tmp_path, weights="ema")
+    (tmp_path / "classes.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"no classes\.txt"):
+        Predictor.from_run(tmp_path)
