@@ -144,7 +144,7 @@ def _chosen(records: Sequence[RunRecord], given: argparse.Namespace) -> list[Run
             raise ConfigError(f"{item.text}: no run has a {item.key}{hint}")
     chosen = [record for record in records if all(item.matches(record) for item in filters)]
     if records and not chosen:
-        raise DataError(f"no run of {len(records)} is {' and '.join(given.filters)}")
+        raise DataError(f"none of {len(records)} runs is {' and '.join(given.filters)}")
     return chosen
 
 

@@ -122,7 +122,7 @@ def test_filters_choose_the_runs(runs: Path, tmp_path: Path) -> None:
         [str(runs), "loss=asl|focal", "seed=0", "--out", str(tmp_path / "two.html"), "--resamples", "0"]
     ).read_text()
     assert "2 finished runs" in text
-    with pytest.raises(DataError, match="no run of 7 is loss=zlpr"):
+    with pytest.raises(DataError, match="none of 7 runs is loss=zlpr"):
         report([str(runs), "loss=zlpr"])
     with pytest.raises(ConfigError, match="no finished run is loss=ral"):
         report([str(runs), "--baseline", "loss=ral"])
