@@ -20,11 +20,12 @@ from PIL import Image
 
 from mltrain.config.compose import load_run
 from mltrain.config.evaluate import evaluate
-from mltrain.config.finished import load_finished
+from mltrain.config.finished import build_model, load_finished
 from mltrain.config.push import push
 from mltrain.config.schema import Push
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.export import random_images
+from mltrain.models.label_embeddings import write_label_embeddings
 from tests.promises.runs import ROOT, execute
 
 
@@ -296,3 +297,25 @@ def test_a_hub_that_refuses_leaves_a_whole_folder_and_a_message(
     ):
         pushed(trained, tmp_path / "hub", repo="me/shapes")
     assert load_finished(tmp_path / "hub").class_names
+
+
+def test_a_zero_shot_model_brings_its_label_embeddings(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    state = torch.load(run / "best.pt", weights_only=True)
+    names = tuple(state["class_names"])
+    vectors = torch.randn(len(names), 6, generator=torch.Generator().manual_seed(0)).numpy()
+    write_label_embeddings(tmp_path / "vectors.npz", names, vectors)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    target = "mltrain.models.heads.zero_shot.ZeroShotMLDecoder"
+    size = {"dim": 32, "num_heads": 4, "ffn_dim": 64}
+    config["head"] = {"_target_": target, "embeddings": str(tmp_path / "vectors.npz"), **size}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    state["model"] = build_model(load_run(run), names, None).state_dict()
+    state |= {"ema": None, "best": state["best"] | {"weights": "val"}}
+    torch.save(state, run / "best.pt")
+    out, images = pushed(run, tmp_path / "hub"), random_images(2, 32)
+    with torch.no_grad():
+        expected = load_finished(run).model(images)
+    (tmp_path / "vectors.npz").unlink()
+    with torch.no_grad():
+        assert torch.equal(load_finished(out).model(images), expected)
