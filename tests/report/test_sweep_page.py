@@ -124,7 +124,7 @@ def test_filters_choose_the_runs(runs: Path, tmp_path: Path) -> None:
     assert "2 finished runs" in text
     with pytest.raises(DataError, match="none of 7 runs is loss=zlpr"):
         report([str(runs), "loss=zlpr"])
-    with pytest.raises(ConfigError, match="no finished run is loss=ral"):
+    with pytest.raises(ConfigError, match="loss=ral, the baseline"):
         report([str(runs), "--baseline", "loss=ral"])
 
 

@@ -118,10 +118,11 @@ def balance_figure(table: Table, *, single_label: bool) -> Figure | None:
     x, y = (np.array([row.figures[key].mean for row in rows]) for key in (head, tail))
     for k in range(len(rows)):
         if (((x >= x[k]) & (y > y[k])) | ((x > x[k]) & (y >= y[k]))).any():
-            continue  # another one is better at both: only the others have their name beside them
+            continue  # another one is better at both
         side = "middle left" if x[k] > (x.min() + x.max()) / 2 else "middle right"
         data[k] |= {"mode": "markers+text", "text": ["  " + labels[k] + "  "], "textposition": side}
         data[k]["textfont"] = {"size": 11, "color": "--text"}
+        data[k]["marker"] |= {"size": 12, "line": {"color": "--text", "width": 1.5}}
     title = TITLES[prefix]
     layout = {
         "xaxis": axis(f"{title} of head classes, %"),

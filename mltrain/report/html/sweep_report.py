@@ -162,7 +162,7 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
     if drawn < len(table.rows) and "groups" in names:
         lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
     if "balance" in names:
-        lead += " Beside it tail against head; what has a name there is not beaten at both by another."
+        lead += " Beside it tail against head: ringed is what no other setting beats at both."
     height = figures.height_of(ranked)
     template = "sweep_ranking.html"
     page.add(f"{name}-compare", f"Comparison{on}", template, lead=lead, names=names, height=height)

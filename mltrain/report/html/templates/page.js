@@ -49,7 +49,10 @@
     const names = layout.showlegend ? view.data.filter((trace) => trace.name && trace.showlegend !== false).length : 0;
     div.style.height = `${+div.dataset.height + (narrow && names > 4 ? 19 * names : 0)}px`;
     const data = resolve(view.data, css);
-    if (narrow) for (const trace of data) if (trace.type === "bar") trace.textfont = { size: 9 };
+    for (const trace of narrow ? data : []) { // a phone has no room for names at points; a tap shows them
+      if (trace.type === "bar") trace.textfont = { size: 9 };
+      if (trace.mode === "markers+text") trace.mode = "markers";
+    }
     const config = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
     return window.Plotly.react(div, data, layout, config).then(() => { div.dataset.drawn = "1"; });
   };
