@@ -1,0 +1,99 @@
+"""Every command that README and docs show still means something.
+
+A command on data that a test can have is run, in a folder that has what the pages name (RUN, FOLDER, my.csv ...), on a
+tiny network. One on a public data set is checked as far as it goes without the data: training composes and checks each
+job's whole config; other tools have to end with the message that says which files are missing.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from mltrain.config.compose import Source, compose_settings, load, scan_overrides
+from mltrain.config.sweep import _checked_jobs, _parsed
+from tests.promises.documented import Command, commands
+from tests.promises.runs import ROOT, TINY, fit
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = commands(PAGES)
+TOOLS = [c for c in COMMANDS if c.tool]
+TRAINING = [c for c in TOOLS if c.tool == "tools/train.py"]
+OTHER_TOOLS = [c for c in TOOLS if c.tool != "tools/train.py"]
+REST = [c for c in COMMANDS if not c.tool]
+each = {"ids": str}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages name."""
+    root = tmp_path_factory.mktemp("world")
+    run = fit([*TINY, f"paths.runs={root}/runs", f"paths.data={root}/data", "metrics.save_predictions=true"])
+    (root / "RUN").symlink_to(run)
+    images = root / "photos"
+    images.mkdir()
+    rows = ["image,labels"]
+    for k in range(12):
+        Image.new("RGB", (40, 30), (20 * k, 100, 255 - 20 * k)).save(images / f"{k}.jpg")
+        rows.append(f"photos/{k}.jpg,{'sea;sun' if k % 2 else 'tree'}")
+    for name in ("my.csv", "labels.csv"):
+        (root / name).write_text("\n".join(rows) + "\n")
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / "FOLDER" / part / name).mkdir(parents=True)
+            for k in range(4):
+                shutil.copy(images / f"{k}.jpg", root / "FOLDER" / part / name)
+    return root
+
+
+def test_pages_have_commands() -> None:
+    assert {"README.md", "own_data.md", "longtail.md"} <= {c.page for c in COMMANDS}
+    assert len(TRAINING) > 20 and len(OTHER_TOOLS) > 20
+
+
+@pytest.mark.parametrize("command", TRAINING, **each)
+def test_documented_training_composes(command: Command) -> None:
+    words = ["dataset=coco" if word == "dataset=..." else word for word in command.arguments]
+    multirun = {"-m", "--multirun"} & set(words)
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    GlobalHydra.instance().clear()
+    if not multirun:
+        load(words)
+        return
+    source = Source()
+    scan = scan_overrides(words, source, sweep=True)
+    assert not scan.problems
+    parsed = _parsed(scan.overrides)
+    settings = compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
+    jobs, _, _ = _checked_jobs(parsed, settings, source)
+    assert jobs is None or len(jobs) > 1, "a sweep of one job"
+
+
+@pytest.mark.parametrize("command", OTHER_TOOLS, **each)
+def test_documented_tools_run(
+    command: Command, world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world)
+    assert command.tool is not None
+    monkeypatch.setattr(sys, "argv", [command.tool, *command.arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / command.tool), run_name="__main__")
+    said = capfd.readouterr().err
+    assert not stop.value.code or re.search("missing|not found|no such|none of", said), said
+
+
+@pytest.mark.parametrize("command", REST, **each)
+def test_other_documented_commands_name_what_there_is(command: Command) -> None:
+    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for extra in re.findall(r"\[([\w,]+)\]", " ".join(command.words)) if command.program == "pip" else ():
+        assert set(extra.split(",")) <= set(extras)
+    for word in command.words:
+        if word.startswith(("tests/", "benchmarks/", "configs/", "docs/")):
+            assert (ROOT / word.split("::")[0]).exists(), word
