@@ -250,3 +250,18 @@ def _evaluation(unknown: float = 0.0) -> tuple[LabelSet, LabelStats, Evaluation]
 def _board(folder: Path, labels: LabelSet, stats: LabelStats, **options: Any) -> Board:
     make: Callable[..., Board] = Board
     return make(TensorBoard(folder), labels, EvalResize(image_size=32), stats, **options)
+
+
+def test_curves_of_known_entries_are_those_of_all_predictions(tmp_path: Path) -> None:
+    labels, stats, evaluation = _evaluation(unknown=0.6)
+    assert evaluation.predictions is not None
+    entries = KnownEntries.from_batch(evaluation.predictions.logits["val"], evaluation.predictions.targets)
+    recorded = []
+    for name, given in (("all", evaluation), ("known", Evaluation(None, evaluation.summaries, {"val": entries}))):
+        board = _board(tmp_path / name, labels, stats, images=0)
+        board.writer.resume(0)
+        board(1, 7, given, last=True)
+        board.writer.close(failed=False)
+        found = events(tmp_path / name)
+        recorded.append({tag: found.Tensors(tag)[0].tensor_proto for tag in found.Tags()["tensors"]})
+    assert recorded[0] == recorded[1] and "val/pr_micro" in recorded[0]
