@@ -107,7 +107,8 @@ def test_folder_of_a_sweep_lists_its_failed_jobs(runs: Path, tmp_path: Path, chr
     (sweep / "multirun.yaml").write_text("")
     finished = {"overrides": "loss=asl", "state": "finished", "folder": str(runs / "small-gap-asl" / "00000000")}
     failed = {"overrides": f"loss=bce name={EVIL}", "state": "failed", "folder": None, "error": "no such file: x"}
-    for k, job in enumerate((finished, failed)):
+    later = finished | {"state": "failed", "error": "finished by a later command"}
+    for k, job in enumerate((finished, failed, later)):
         (sweep / f"job-{k:04}.json").write_text(json.dumps(job | {"number": k}))
     path = report([str(sweep)])
     page = Opened(chromium, path)

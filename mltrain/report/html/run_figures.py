@@ -231,10 +231,12 @@ def _sample(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _decades(counts: np.ndarray) -> dict[str, Any]:
-    """Ticks at powers of ten, and one for 0, which has its place below 1."""
-    powers = [10**k for k in range(int(np.log10(max(counts.max(initial=1), 1))) + 2)]
+    """Ticks at powers of ten (of less than two also at 2 and 5), and one for 0, which has its place below 1."""
+    top = max(int(counts.max(initial=1)), 1)
+    steps = (1,) if top > 50 * max(int(counts.min(initial=top)), 1) else (1, 2, 5)
+    ticks = [step * 10**k for k in range(int(np.log10(top)) + 2) for step in steps]
     zero = [0.7] if (counts == 0).any() else []
-    return {"tickvals": [*zero, *powers], "ticktext": [*("0" for _ in zero), *(f"{p:,}" for p in powers)]}
+    return {"tickvals": [*zero, *ticks], "ticktext": [*("0" for _ in zero), *(f"{tick:,}" for tick in ticks)]}
 
 
 def _quartiles(x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:

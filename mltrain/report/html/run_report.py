@@ -249,6 +249,7 @@ def _add_setup(page: Page, run: RunData) -> None:
             ("packages", ", ".join(f"{k} {v}" for k, v in (env.get("packages") or {}).items() if v)),
             ("source", commit or "an installed copy"),
         ]
+        rows = [(name, value) for name, value in rows if value]
     else:
         page.leave_out("Environment", "the run folder has no environment.json")
     corrupt = run.result.get("corrupt_images") or []

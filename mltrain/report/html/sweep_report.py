@@ -74,7 +74,9 @@ def sweep_page(
     several = len(tables) > 1
     refused: list[ValueError] = []
     for k, table in enumerate(tables):
-        name, on = f"t{k}", f" · {table.dataset}" if several else ""
+        alike = [other for other in tables if other.dataset == table.dataset]
+        task = f", {table.task.replace('_', ' ')}" if len(alike) > 1 else ""
+        name, on = f"t{k}", f" · {table.dataset}{task}" if several else ""
         if not table.rows:
             page.leave_out(f"Results{on}", "no run has finished")
             continue
@@ -157,7 +159,7 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
     drawn = min(len(table.rows), figures.DRAWN)
     of = lambda n: "" if n == len(table.rows) else f" the best {n} of"  # noqa: E731
     seeds = max(len(row.runs) for row in table.rows)
-    lead = f"{TITLES.get(key, key)} of{of(ranked)} {len(table.rows)} settings"
+    lead = f"{TITLES.get(key, key)} of{of(ranked)} {len(table.rows)} setting{'' if len(table.rows) == 1 else 's'}"
     lead += ", with the standard deviation over seeds and a mark for each run." if seeds > 1 else "."
     if drawn < len(table.rows) and "groups" in names:
         lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
@@ -261,7 +263,8 @@ def _add_runs(page: Page, table: Comparison, name: str, title: str, folder: Path
 
 
 def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Mapping[str, Any]]) -> None:
-    failed = [job for job in jobs if job.get("state") in FAILED]
+    finished = {str(run.folder) for table in tables for run in table.records}  # later, by another command
+    failed = [job for job in jobs if job.get("state") in FAILED and str(job.get("folder")) not in finished]
     known = {str(job.get("folder")) for job in failed if job.get("folder")}
     rows: list[tuple[str, str, str]] = [
         (str(job.get("overrides") or job.get("folder")), str(job["state"]), str(job.get("error") or ""))

@@ -58,7 +58,8 @@
   };
   for (const box of document.querySelectorAll("[data-views]")) {
     const name = box.dataset.views;
-    for (const view of Object.keys(content.figures[name].views ?? {})) {
+    const views = Object.keys(content.figures[name].views ?? {});
+    for (const view of views.length > 1 ? views : []) {
       const button = make("button", { type: "button", textContent: view });
       button.setAttribute("aria-pressed", String(!box.children.length));
       button.onclick = () => {
@@ -119,7 +120,10 @@
     const total = columns[0].values.length;
     const texts = columns.filter((column) => column.kind === "text" || column.kind === "link");
     const group = columns.find((column) => column.kind === "group");
-    const best = columns.map((column) => (column.best ? Math.max(...column.values.filter((v) => v !== null)) : null));
+    const best = columns.map((column) => {
+      const known = column.best ? column.values.filter((value) => value !== null) : [];
+      return new Set(known).size > 1 ? Math.max(...known) : null;
+    });
     const haystack = Array.from({ length: total }, (_, k) => texts.map((c) => String(format(c.values[k], c))).join("\n").toLowerCase());
     const state = { sort: start.sort, descending: start.descending, query: "", group: null, page: 0 };
     const [head, body, pager] = ["thead", "tbody", ".pager"].map((name) => box.querySelector(name));
