@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +108,39 @@ def test_sizes_and_times_are_spelled_for_people() -> None:
         "1.0 TB",
     ]
     assert [duration(seconds) for seconds in (0.4, 61, 3661)] == ["0:00", "1:01", "1:01:01"]
+
+
+def test_reading_labels_looking_for_files_and_evaluating_say_how_far_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+    from PIL import Image
+
+    from mltrain.datasets.csv import csv_file
+    from mltrain.datasets.splits import check_files
+    from mltrain.engine import distributed
+    from mltrain.engine.evaluator import evaluate
+    from mltrain.metrics.summary import summarize
+    from mltrain.models import create_classifier
+    from mltrain.pipeline.augment import EvalResize
+    from mltrain.pipeline.loader import EvalLoader
+
+    caplog.set_level(logging.INFO, logger="mltrain")
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    rows = [f"{k}.png,{'ab'[k % 2]},{'val' if k < 8 else 'train'}" for k in range(300)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,labels,split", *rows]) + "\n")
+    for k in range(300):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    splits = csv_file(file=tmp_path / "labels.csv")
+    check_files(splits.train)
+    model = create_classifier(name="test_resnet", num_classes=2, pretrained=False)
+    loader = EvalLoader(splits.val, EvalResize(image_size=32), batch_size=4, num_workers=0)
+    with distributed.start("cpu") as dist:
+        for mode in ("lines", "off"):
+            evaluate({"val": model}, loader, summarize, dist=dist, progress=mode)  # type: ignore[arg-type]
+    assert torch.is_grad_enabled()
+    said = caplog.messages
+    assert any(text.startswith("reading labels.csv: 256") for text in said), said
+    assert any(text.startswith("csv/train: looking for files: 256 of 292, 88%") for text in said), said
+    evaluated = [text for text in said if text.startswith("evaluating csv/val: ")]
+    assert [text.partition(",")[0] for text in evaluated] == [f"evaluating csv/val: {k} of 8" for k in (4, 8)], "once"

@@ -7,6 +7,7 @@
     python tools/train.py +experiment=coco_asl_tresnet_l              a whole recipe; what follows it still wins
     python tools/train.py model=timm model.name=regnety_032 runner.epochs=20 optimizer.lr=2e-4
     python tools/train.py -m loss=bce,focal,asl head=gap,ml_decoder seed=0,1     a sweep
+    python tools/train.py -m hydra/launcher=joblib|ray|slurm loss=bce,asl        with jobs side by side (docs/scale.md)
     torchrun --nproc_per_node=8 tools/train.py dataset=coco           several GPUs
 
     --cfg job            print every key with its value instead of training

@@ -151,7 +151,6 @@ def _fill(record: Record, config: Callable[[], Any], work: Work) -> None:
     record.folder = str(folder)
     before = folder / "result.json"
     if before.is_file() and not cfg.rerun:
-        log.info("finished before: %s", folder)
         record.state, result = "before", json.loads(before.read_text())
     else:
         result = work(cfg)

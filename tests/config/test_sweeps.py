@@ -217,7 +217,8 @@ def test_failing_jobs_are_named_with_their_reasons_the_others_run_and_the_exit_c
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_signal_ends_the_sweep_and_the_command_repeated_goes_on(program: Program, name: str) -> None:
-    words = [*launcher(name), "runner.max_steps=300", "seed=0,1,2"]
+    seeds = range(2 if name == "basic" else 3)
+    words = [*launcher(name), "runner.max_steps=300", f"seed={','.join(map(str, seeds))}"]
     if name == "basic":
         with program.start(*words) as process:
             assert process.stdout is not None
@@ -240,13 +241,14 @@ def test_a_signal_ends_the_sweep_and_the_command_repeated_goes_on(program: Progr
     assert all(0 < number < 300 for number in steps)
     code, said = program.run(*words)
     assert code == 0, said
-    assert {seed: result["steps"] for seed, result in program.results().items()} == {0: 300, 1: 300, 2: 300}
+    assert {seed: result["steps"] for seed, result in program.results().items()} == dict.fromkeys(seeds, 300)
     begun = said if name == "basic" else "".join(program.logs())
     assert all(f"starts at {number}" in begun for number in steps), "from where they were stopped"
-    code, said = program.run(*words)
-    assert code == 0
-    assert "sweep: 3 finished before" in said
-    assert "3 jobs, 3 of them finished before" in said
+    if name == "basic":
+        code, said = program.run(*words)
+        assert code == 0
+        assert "2 jobs, 2 of them finished before" in said
+        assert "sweep: 2 finished before" in said
 
 
 def test_an_interrupt_from_the_terminal_reaches_every_process_and_all_of_them_save(program: Program) -> None:
@@ -302,10 +304,10 @@ def test_several_processes_of_a_submitit_job_are_the_ranks_of_one_run(program: P
 
 def test_a_slurm_array_asks_for_what_the_config_says(program: Program) -> None:
     words = [*launcher("slurm"), "hydra.launcher.mem_gb=20", "+hydra.launcher.additional_parameters.mail-type=END"]
-    code, said = program.run(*words, "runner.max_steps=1", "seed=0,1,2")
+    code, said = program.run(*words, "runner.max_steps=1", "seed=0,1")
     assert code == 0, said
     asked = (program.folder / "submitted").read_text()
-    for flag in ("array=0-2%3", "gpus-per-node=1", "cpus-per-task=8", "partition=long", "mem=20GB", "time=1440"):
+    for flag in ("array=0-1%2", "gpus-per-node=1", "cpus-per-task=8", "partition=long", "mem=20GB", "time=1440"):
         assert f"#SBATCH --{flag}\n" in asked
     for flag in ("signal=USR2@120", "mail-type=END", "job-name=mltrain"):
         assert f"#SBATCH --{flag}\n" in asked
@@ -334,12 +336,12 @@ def test_a_job_that_no_machine_has_room_for_is_refused(program: Program) -> None
 def test_optuna_searches_a_failing_trial_does_not_end_it_and_the_command_repeated_goes_on(program: Program) -> None:
     pytest.importorskip("optuna")
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "runner.max_steps=1"]
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "runner.max_steps=1"]
     search = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
     code, said = program.run(*words, search, "seed=choice(1,7)")
     assert code == 2, said
-    assert {record["state"] for record in program.records()} == {"finished", "failed"}, "seed=7 is among the six"
-    assert "job 6 of 6: optimizer.lr=" in said
+    assert {record["state"] for record in program.records()} == {"finished", "failed"}, "seed=7 is among the four"
+    assert "job 4 of 4: optimizer.lr=" in said
     best = max(record["value"] for record in program.records() if record["value"] is not None)
     assert f"best mAP {best:.2f}: optimizer.lr=" in said
     first = [record["overrides"] for record in program.records()]
