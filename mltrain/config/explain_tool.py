@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,17 +43,18 @@ def explain(cfg: DictConfig, folder: Path, options: Explain, words: Sequence[str
     asked = _classes(run, options)
     if not hasattr(run.model.head, "class_maps"):
         raise ConfigError(f"{folder}: its head, {type(run.model.head).__name__}, has no class_maps to explain it by")
+    places = _places(files, Path(options.out))
     predictor = Predictor.from_run(run, threshold=options.threshold, topk=options.topk)
     sheets: list[Path] = []
     bad = 0
-    for file, copy in zip(files, copies(files, Path(options.out)), strict=True):
+    for file, place in zip(files, places, strict=True):
         try:
             image = read_image(file)
         except DataError as error:
             logger.warning("%s", error)
             bad += 1
             continue
-        sheets.append(_explain(predictor, image, asked, copy.parent / _plain(Path(file).stem), file))
+        sheets.append(_explain(predictor, image, asked, place, file))
     if bad:
         raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
     return sheets
@@ -78,11 +80,34 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
         drawn = overlay(seen, values, found.kind)
         write_png(place / f"{number:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
         overlays.append((label.name, label.score, drawn, values))
-    path = place.with_name(place.name + ".png")
+    path = _sheet(place)
     write_png(path, sheet(image, overlays, found.kind))
     shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
     logger.info("%s: %s%s; %s", file, shown, note, path)
     return path
+
+
+def _places(files: Sequence[str], out: Path) -> list[Path]:
+    """The folder of each image's overlays, named after it; with its suffix where two would share the name."""
+    sources = dict.fromkeys(files)
+    copied = zip(sources, copies(list(sources), out), strict=True)
+    found = {file: copy.parent / _plain(Path(file).stem) for file, copy in copied}
+    shared = Counter(found.values())
+    for file, place in found.items():
+        if shared[place] > 1:
+            found[file] = place.with_name(_plain(Path(file).name))
+        sheet_file = _sheet(found[file])
+        if sheet_file.exists() and any(Path(source).exists() and sheet_file.samefile(source) for source in sources):
+            raise ConfigError(f"out={out}: {sheet_file} is one of the images; name another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out}: {error}") from error
+    return [found[file] for file in files]
+
+
+def _sheet(place: Path) -> Path:
+    return place.with_name(place.name + ".png")
 
 
 def _classes(run: FinishedRun, options: Explain) -> list[str]:

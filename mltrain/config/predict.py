@@ -7,6 +7,7 @@ predictor("photo.jpg")                # [Label(name='dog', score=0.97), Label(na
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -31,6 +32,8 @@ from mltrain.models.fold import folded
 from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.decode import read_image, to_rgb
 from mltrain.pipeline.loader import EvalLoader
+
+logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
@@ -125,8 +128,10 @@ class Predictor:
         cfg = run.config
         values = _thresholds(run, threshold, thresholds, topk)
         target = single_device(cfg.runner.device if device is None else device)
-        # fp16 was for the GPU that trained it
-        amp = "auto" if cfg.runner.amp == "fp16" and target.type != "cuda" else cfg.runner.amp
+        amp = cfg.runner.amp
+        if amp == "fp16" and target.type != "cuda":  # it was for the GPU that trained it
+            logger.info("runner.amp=fp16 is for a GPU; on %s: auto", target)
+            amp = "auto"
         model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
         model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
         return cls(

@@ -91,3 +91,16 @@ def test_an_overlay_is_brightest_where_the_map_is_highest_and_leaves_the_rest() 
     assert not strength(np.array([[-1.0, -2.0]]), "evidence").any()
     assert strength(np.array([[-1.0, 0.0, 4.0]]), "evidence").tolist() == [[0, 0, 1]]
     assert strength(np.array([[0.1, 0.3, 0.2]]), "attention") == pytest.approx(np.array([[0, 1, 0.5]]))
+
+
+def test_no_picture_takes_the_place_of_an_image_or_of_another_s(run: Path, images: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.new("RGB", (20, 20)).save(tmp_path / name)
+    before = (tmp_path / "b.png").read_bytes()
+    for out in (tmp_path, tmp_path / "b.png"):
+        with pytest.raises(ConfigError, match=r"is one of the images; name another folder|File exists"):
+            explain(load_run(run), run, Explain(out=str(out), topk=1), [str(tmp_path / "b.png")])
+    assert (tmp_path / "b.png").read_bytes() == before
+    words = [str(tmp_path / name) for name in ("a.png", "a.jpg", "b.png", "a.png")]
+    sheets = explain(load_run(run), run, Explain(out=str(tmp_path / "out"), topk=1), words)
+    assert [sheet.name for sheet in sheets] == ["a.png.png", "a.jpg.png", "b.png", "a.png.png"]
