@@ -7,7 +7,7 @@
 The folder has the weights (model.safetensors), config.yaml, classes.txt, config.json for other programs, results, and
 the model card, README.md. evaluate, predict, export and push take it in place of a run folder.
 
-    out=DIR               default RUN/hub; files in it that are not rewritten stay, and are uploaded too
+    out=DIR               default RUN/hub; other files in it stay, .onnx and .pt2 are uploaded too
     weights=best          raw or EMA, whichever validation chose; val: raw, ema: EMA
     license=NAME          of the weights, as the hub names it (mit, apache-2.0, cc-by-nc-4.0 ...), or in words
     data_license=TEXT     of the training images

@@ -32,15 +32,19 @@ CARD_FILE, FACTS_FILE = "README.md", "config.json"
 AS_THEY_ARE = ("stats.json", THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
 PER_CLASS_FILES = ("per_class.csv", "evaluation_val.csv")
 TAKEN_ALONG = ("result.json", "environment.json", "source.json", *AS_THEY_ARE)
+UPLOADED = [
+    *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, "config.yaml", "per_class.csv", *TAKEN_ALONG),
+    *("*.onnx", "*.pt2"),
+]
+"""nothing else that may lie in the folder, such as predictions of an evaluation"""
 
 
 def push(cfg: DictConfig, folder: Path, options: Push) -> Path:
     """Write the model of a run folder as a folder that stands by itself, and upload it where `options.repo` says so.
 
     The folder has the weights (safetensors), `config.yaml`, `classes.txt`, `config.json` for programs without mltrain,
-    results and statistics, and the card as `README.md`; every tool that takes a run folder takes it. Files that are
-    there already and are none of these stay (an ONNX file, say) and are uploaded too. Absolute paths are cut to their
-    last part.
+    results and statistics, and the card as `README.md`; every tool that takes a run folder takes it. Other files in it
+    stay; of them `.onnx` and `.pt2` are uploaded too. Absolute paths are cut to their last part.
 
     Raises:
         ConfigError: `out` is a folder with other things, or an option does not fit.
@@ -191,7 +195,7 @@ def _upload(folder: Path, repo: str, *, private: bool) -> str:
     try:
         name = api.create_repo(repo, private=private, exist_ok=True).repo_id
         api.upload_folder(
-            repo_id=name, folder_path=folder, commit_message="Upload from mltrain", ignore_patterns=[".*"]
+            repo_id=name, folder_path=folder, commit_message="Upload from mltrain", allow_patterns=UPLOADED
         )
     except Exception as error:  # the client raises its own errors and those of its HTTP library
         raise MltrainError(

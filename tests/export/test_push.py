@@ -279,10 +279,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
 
 
 def test_the_hub_receives_every_file(server: type[_Hub], trained: Path, tmp_path: Path) -> None:
-    (pushed(trained, tmp_path / "hub") / "model.onnx").write_bytes(b"onnx")
-    out = pushed(trained, tmp_path / "hub", repo="me/shapes", license="mit")
-    assert server.received == {file.name: file.read_bytes() for file in out.iterdir() if not file.name.startswith(".")}
-    assert "model.onnx" in server.received
+    out = pushed(trained, tmp_path / "hub")
+    (out / "model.onnx").write_bytes(b"onnx")
+    pushed(trained, out, repo="me/shapes", license="mit")
+    written = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+    (out / "predictions_val.npz").write_bytes(b"of an evaluation")
+    pushed(trained, out, repo="me/shapes", license="mit")
+    assert server.received == written
+    assert {"model.onnx", "model.safetensors", "README.md"} <= written.keys()
     text = server.received["README.md"].decode()
     assert re.search(r"^# shapes$", text, re.M)
     assert "hf download me/shapes --local-dir FOLDER" in text
