@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -113,7 +114,8 @@ def make_run(
                 flat = {f"{w}/{k}": part * v for w, values in scalars.items() for k, v in values.items()}
                 log.write(json.dumps({"step": step, "train/epoch_loss": 90 / step**0.3, "epoch": epoch, **flat}) + "\n")
         log.write('{"step": 76, "train/lo')  # as a kill leaves it
-    write_per_class(folder / "per_class.csv", evaluation, stats)
+    with mock.patch("mltrain.report.plots.per_class_ap_plot"):  # a picture that no page shows, and most of the time
+        write_per_class(folder / "per_class.csv", evaluation, stats)
     write_confusion(folder / "confusion.csv", evaluation, best, stats.class_names)
     if predictions:
         write_predictions(folder / "predictions.npz", evaluation, val, weights=best)
