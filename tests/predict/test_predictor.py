@@ -168,3 +168,15 @@ def test_a_folder_of_weights_trained_elsewhere_predicts_too(run: Path, images: P
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(CheckpointError, match=r"no classes\.txt"):
         Predictor.from_run(tmp_path)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_scores_of_the_cpu(run: Path, images: Path) -> None:
+    files = [images / f"{k}.{'jpg' if k % 2 else 'png'}" for k in range(9)]
+    expected = list(Predictor.from_run(run, topk=1000, device="cpu").predict(files))
+    predictor = Predictor.from_run(run, topk=1000, device="cuda")
+    predictor.batch_size = 4
+    assert predictor.device.type == "cuda"
+    for found, prediction in zip(predictor.predict(files), expected, strict=True):
+        assert dict(found.labels) == pytest.approx(dict(prediction.labels), abs=2e-3)  # TF32
+    assert dict(predictor(files[0])) == pytest.approx(dict(expected[0].labels), abs=2e-3)
