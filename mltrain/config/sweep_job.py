@@ -137,6 +137,7 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
         except Exception as error:
             log.exception("job %d: %s", number + 1, record.label)
             record.state, record.error, record.exit_code = "failed", f"{type(error).__name__}: {error}", 1
+        limit.over = True
         record.seconds = round(time.time() - record.started, 2)
         if record.state == "interrupted":
             _interrupted(sweep, record, limit)
@@ -164,7 +165,7 @@ def _fill(record: Record, config: Callable[[], Any], work: Work) -> None:
 def _interrupted(sweep: Sweep, record: Record, limit: _Limit) -> None:
     log.warning("%s", record.error)
     end = time.monotonic() + PREEMPTION_SECONDS
-    while sweep.launcher == "slurm" and not limit.reached and time.monotonic() < end:
+    while sweep.launcher == "slurm" and not limit.reached and sweep.stopped_by() is None and time.monotonic() < end:
         time.sleep(0.1)  # a job that must make room gets SIGTERM first
     if limit.reached and sweep.stopped_by() is None:
         record.state = "waiting"
@@ -201,10 +202,11 @@ def _let_go() -> None:
 class _Limit:
     """Slurm's warning that the job's time is over, which submitit answers by queueing it again."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Any) -> None:
         self.reached = False
-        handler = signal.getsignal(signal.SIGUSR2) if os.environ.get("SUBMITIT_EXECUTOR") else None
-        self._answer = handler if callable(handler) else None
+        self.over = False
+        """the work has ended: signals that come late are passed over"""
+        self._answer = answer if callable(answer) else None
         if self._answer is not None:
             signal.signal(signal.SIGUSR2, self._receive)
 
@@ -221,15 +223,21 @@ class _Limit:
 def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
     """A signal outside training ends the job at once; in training the runner's own handlers save first."""
 
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name} outside training", number)
+    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+        yield _Limit(None)
+        return
 
+    def stop(number: int, frame: Any) -> None:
+        if not limit.over:
+            raise Interrupted(f"stopped by {signal.Signals(number).name} outside training", number)
+
+    limit = _Limit(signal.getsignal(signal.SIGUSR2) if os.environ.get("SUBMITIT_EXECUTOR") else None)
     previous = {number: signal.signal(number, stop) for number in SIGNALS}
     ended = threading.Event()
     if not sweep.here:
         threading.Thread(target=_obey, args=(sweep, ended), daemon=True).start()
     try:
-        yield _Limit()
+        yield limit
     finally:
         ended.set()
         for number, handler in previous.items():

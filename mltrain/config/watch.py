@@ -74,7 +74,10 @@ class Watch:
                 known = self._seen.get(number)
                 if known is not None and known.state in ENDED:
                     continue
-                record = Record(**json.loads(file.read_text()))
+                try:
+                    record = Record(**json.loads(file.read_text()))
+                except (OSError, ValueError):  # a network drive that is behind; the next look finds it
+                    continue
                 if known is None or record.state != known.state:
                     self._seen[number] = record
                     running = sum(other.state == "running" for other in self._seen.values())
