@@ -7,6 +7,7 @@ job's whole config; other tools have to end with the message that says which fil
 
 from __future__ import annotations
 
+import logging
 import re
 import runpy
 import shutil
@@ -28,6 +29,8 @@ TOOLS = [c for c in COMMANDS if c.tool]
 TRAINING = [c for c in TOOLS if c.tool == "tools/train.py"]
 OTHER_TOOLS = [c for c in TOOLS if c.tool != "tools/train.py"]
 REST = [c for c in COMMANDS if not c.tool]
+LACKING = "missing|not found|no such|No such|none of|could not be downloaded|holds a split already|no threshold gives|no suggestion"
+SHORTER = {"tools/find_lr.py": ["steps=20"]}
 each = {"ids": str}
 
 
@@ -35,21 +38,34 @@ each = {"ids": str}
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages name."""
     root = tmp_path_factory.mktemp("world")
-    run = fit([*TINY, f"paths.runs={root}/runs", f"paths.data={root}/data", "metrics.save_predictions=true"])
-    (root / "RUN").symlink_to(run)
     images = root / "photos"
     images.mkdir()
-    rows = ["image,labels"]
-    for k in range(12):
-        Image.new("RGB", (40, 30), (20 * k, 100, 255 - 20 * k)).save(images / f"{k}.jpg")
-        rows.append(f"photos/{k}.jpg,{'sea;sun' if k % 2 else 'tree'}")
-    for name in ("my.csv", "labels.csv"):
-        (root / name).write_text("\n".join(rows) + "\n")
+    rows = ["image,labels,split"]
+    for k in range(48):
+        Image.new("RGB", (40, 30), (5 * k, 100, 255 - 5 * k)).save(images / f"{k}.jpg")
+        labels = ("sea;sun;bay", "tree;hill", "sun;sky", "sea;tree;boat")[k % 4]
+        rows.append(f"photos/{k}.jpg,{labels},{('train', 'train', 'val', 'test')[k // 12]}")
+    (root / "more").mkdir()
+    Image.new("RGB", (40, 30)).save(root / "more/1.png")
+    (root / "split.csv").write_text("\n".join(rows) + "\n")
+    (root / "my.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
+    # labels alone, enough of them to make a long tail of
+    many = [f"{k}.jpg,{'common' if k % 10 else 'rare'};{'sea' if k % 3 else 'sky'}" for k in range(1500)]
+    (root / "labels.csv").write_text("\n".join(["image,labels", *many]) + "\n")
     for part in ("train", "val"):
         for name in ("cat", "dog"):
             (root / "FOLDER" / part / name).mkdir(parents=True)
             for k in range(4):
                 shutil.copy(images / f"{k}.jpg", root / "FOLDER" / part / name)
+    data = ["dataset=csv", f"dataset.file={root}/split.csv", "dataset.test_split=test", "dataset.name=split"]
+    options = [option for option in TINY if not option.startswith("dataset.")]
+    for seed in (0, 1):
+        run = fit([*options, *data, f"seed={seed}", f"paths.runs={root}/runs", f"paths.data={root}/data"])
+    (root / "RUN").symlink_to(run)
+    for name in ("coco", "shapes", "mine"):
+        (root / "runs" / name).symlink_to(root / "runs/split")
+    (root / "runs/converted").mkdir()
+    (root / "runs/converted/MS_COCO_TRresNet_L_448_86.6").symlink_to(run)
     return root
 
 
@@ -80,13 +96,17 @@ def test_documented_training_composes(command: Command) -> None:
 def test_documented_tools_run(
     command: Command, world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(world)
     assert command.tool is not None
-    monkeypatch.setattr(sys, "argv", [command.tool, *command.arguments])
+    monkeypatch.chdir(world)
+    for scheme in ("http", "https"):  # nothing is downloaded
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    logging.getLogger("mltrain").handlers.clear()  # of another test's standard error
+    monkeypatch.setattr(sys, "argv", [command.tool, *command.arguments, *SHORTER.get(command.tool, [])])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / command.tool), run_name="__main__")
     said = capfd.readouterr().err
-    assert not stop.value.code or re.search("missing|not found|no such|none of", said), said
+    logging.getLogger("mltrain").handlers.clear()
+    assert not stop.value.code or re.search(LACKING, said), said
 
 
 @pytest.mark.parametrize("command", REST, **each)
