@@ -1,10 +1,11 @@
 """What the training loop costs per step above a bare PyTorch loop.
 
-    python benchmarks/loop.py [--steps 200] [--rounds 7] [--threads 1]
+    python benchmarks/loop.py [--steps 200] [--rounds 15] [--threads 1]
 
-Both train the same small network on the same batch in memory with the same loss, fused optimizer, one-cycle schedule,
-EMA and autocast; ours adds what a run needs: keyed random state, weights of the reduction, gradient norm and finiteness
-checked before the step, agreement on stop signals, progress, records. The input pipeline is left out on both sides.
+Both train the same network, 60 small tensors that cost next to nothing themselves, on the same batch in memory with
+the same loss, fused optimizer, one-cycle schedule, EMA and autocast; ours adds what a run needs: keyed random state,
+weights of the reduction, gradient norm and finiteness checked before the step, agreement on stop signals, progress,
+records. The input pipeline is left out on both sides.
 Rounds are interleaved; the figure is the median over rounds of the difference per step, by the clock on the wall and in
 CPU time, which other programs disturb less.
 """
@@ -18,21 +19,28 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from mltrain.engine import distributed
 from mltrain.engine.logging import MetricsLog, Sinks
 from mltrain.engine.progress import Progress
 from mltrain.engine.step import TrainStep
 from mltrain.losses import AsymmetricLoss
-from mltrain.models import create_classifier
 from mltrain.optim import ModelEma, OneCycle, adamw
 from mltrain.pipeline.batch import Batch
 
 
+class Scaled(nn.Sequential):
+    """Layers on uint8 images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.float() / 255)
+
+
 def parts(steps: int) -> dict:
     torch.manual_seed(0)
-    model = create_classifier(name="test_byobnet", num_classes=20, image_size=32)
-    model = model.to(memory_format=torch.channels_last).train()
+    hidden = [layer for _ in range(28) for layer in (nn.Linear(32, 32), nn.ReLU())]
+    model = Scaled(nn.Flatten(), nn.Linear(3 * 8 * 8, 32), nn.ReLU(), *hidden, nn.Linear(32, 20)).train()
     return {
         "model": model,
         "loss": AsymmetricLoss(),
@@ -99,13 +107,13 @@ def ours(steps: int, batch: Batch, amp: bool, folder: Path) -> tuple[float, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (given.batch, 3, 32, 32), dtype=torch.uint8).contiguous(
+    images = torch.randint(0, 256, (given.batch, 3, 8, 8), dtype=torch.uint8).contiguous(
         memory_format=torch.channels_last
     )
     targets = torch.randint(0, 2, (given.batch, 20), dtype=torch.int8)

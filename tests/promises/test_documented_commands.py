@@ -29,7 +29,10 @@ TOOLS = [c for c in COMMANDS if c.tool]
 TRAINING = [c for c in TOOLS if c.tool == "tools/train.py"]
 OTHER_TOOLS = [c for c in TOOLS if c.tool != "tools/train.py"]
 REST = [c for c in COMMANDS if not c.tool]
-LACKING = "missing|not found|no such|No such|none of|could not be downloaded|holds a split already|no threshold gives|no suggestion"
+LACKING = (
+    "missing|not found|[nN]o such|none of|could not be downloaded|holds a split already|no threshold gives"
+    "|no suggestion"
+)
 SHORTER = {"tools/find_lr.py": ["steps=20"]}
 each = {"ids": str}
 
