@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -85,7 +86,9 @@ def run_sweep(work: Work, overrides: list[str], source: Source) -> None:
     except Exception as error:  # an engine lost a job's process, or Optuna has no figure to compare
         log.debug("the launcher ended early", exc_info=True)
         ended = error
-    _sum_up(sweep, watch.records(), jobs, ended)
+    records = watch.records()
+    _write_page(sweep, records)
+    _sum_up(sweep, records, jobs, ended)
 
 
 def _parsed(overrides: list[str]) -> list[Override]:
@@ -211,6 +214,20 @@ def _signals(sweep: Sweep) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _write_page(sweep: Sweep, records: list[Record]) -> None:
+    """The page that compares the runs, in the sweep's folder. The sweep is done, and must not fail by it."""
+    finished = sum(record.state in ("finished", "before") for record in records)
+    if finished < 2 or not all(cfg.logger.report for cfg in sweep_job.checked.values()):
+        return
+    from mltrain.config.report_tool import report
+
+    try:
+        log.info("comparison: %s", report([str(sweep.folder)]))
+    except Exception as error:  # noqa: BLE001
+        command = f"python tools/report.py {shlex.quote(str(sweep.folder))}"
+        log.warning("no comparison was written (%s: %s); try again: %s", type(error).__name__, error, command)
 
 
 def _sum_up(sweep: Sweep, records: list[Record], jobs: list[list[str]] | None, ended: Exception | None) -> None:

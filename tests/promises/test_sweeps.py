@@ -45,3 +45,10 @@ def test_a_sweep_stopped_in_the_middle_goes_on_to_the_bits_of_single_runs(overri
     done = execute(words).stderr
     assert "2 jobs, 2 of them finished before" in done
     assert "sweep: 2 finished before" in done
+
+
+def test_a_sweep_ends_with_a_page_that_compares_its_runs(overrides: list[str], tmp_path: Path) -> None:
+    done = execute(command("-m", *overrides, "runner.epochs=1", "logger.report=true", "loss=bce,asl"))
+    (page,) = tmp_path.glob("runs/multirun/*/comparison.html")
+    assert f"comparison: {page}" in done.stderr
+    assert {"bce", "asl"} <= set(page.read_text().replace('"', " ").replace(">", " ").replace("<", " ").split())
