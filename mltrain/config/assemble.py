@@ -18,12 +18,13 @@ from torch import nn
 
 from mltrain.config.board import attach_board, finish_board
 from mltrain.config.build import instantiate
+from mltrain.config.check_data import check_data, check_unseen
 from mltrain.config.finished import build_model, on_device
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
 from mltrain.config.task import SINGLE_LABEL, best_figure
 from mltrain.datasets.class_order import in_class_order
-from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
+from mltrain.datasets.splits import Splits
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.lock import run_lock
@@ -98,7 +99,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
     if cfg.metrics.best == "map_unseen":
-        _check_unseen(splits.val, stats, cfg.metrics.min_positives)
+        check_unseen(splits.val, stats, cfg.metrics.min_positives)
     step, train_loader = build_training(cfg, dist, parts)
     curriculum = _curriculum(cfg, parts, step, train_loader, folder)
     plain = OmegaConf.to_container(cfg, resolve=True)
@@ -179,18 +180,7 @@ def build_data(
     if fewer is not None:
         splits = splits._replace(train=fewer)
     splits = in_class_order(splits, class_names or splits.train.class_names)
-    check_splits(splits)
-    if cfg.task == SINGLE_LABEL:
-        for labels in splits:
-            if labels is not None:
-                check_one_label(labels)
-    for labels in (splits.val, splits.test):
-        if labels is not None:
-            _check_evaluable(labels, cfg.metrics)
-    if cfg.data.check_files:
-        for labels in splits:
-            if labels is not None:
-                check_files(labels)
+    check_data(cfg, splits)
     return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
 
 
@@ -212,45 +202,6 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
     # timm's: torch's own conversion loses the activation that many of timm's batch-norms hold.
     converted: nn.Module = convert_sync_batchnorm(model)
     return converted
-
-
-def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
-    """Refuse, before training, a split whose metrics would be refused after it."""
-    absent, classes = metrics.absent, labels.num_classes
-    positives, unknowns, negatives = (np.bincount(labels.pairs(v)[1], minlength=classes) for v in (1, -1, 0))
-    empty = np.flatnonzero(positives == 0)
-    if not len(labels) or (absent != "zero" and len(empty) == labels.num_classes):
-        raise DataError(
-            f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate"
-        )
-    if labels.fill == 0:
-        negatives = len(labels) - positives - unknowns
-    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives)
-    if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
-        raise DataError(
-            f"{labels.name}: no class has {metrics.min_positives} known positives and {metrics.min_negatives} known "
-            "negatives; lower metrics.min_positives or metrics.min_negatives"
-        )
-    if absent == "error" and len(empty):
-        names = ", ".join(labels.class_names[k] for k in empty[:5])
-        raise DataError(
-            f"{labels.name}: {len(empty)} of {labels.num_classes} classes have no positive ({names}"
-            f"{', ...' if len(empty) > 5 else ''}), and metrics.absent=error; metrics.absent=exclude leaves them out"
-        )
-
-
-def _check_unseen(labels: LabelSet, stats: LabelStats, least: int) -> None:
-    """Refuse to choose by the mAP of unseen classes where none can be evaluated."""
-    unseen = stats.group_indices().get("unseen", np.empty(0, dtype=np.int64))
-    positives = np.bincount(labels.positive_pairs()[1], minlength=labels.num_classes)
-    if not (positives[unseen] >= least).any():
-        found = (
-            f"none of the {len(unseen)} unseen classes has {least} positives" if len(unseen) else "no class is unseen"
-        )
-        raise ConfigError(
-            f"metrics.best=map_unseen: {found} in {labels.name}; dataset=nuswide_zsl and partial=unseen have unseen "
-            "classes"
-        )
 
 
 def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
