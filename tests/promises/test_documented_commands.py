@@ -1,8 +1,8 @@
 """Every command that README and docs show still means something.
 
-A command on data that a test can have is run, in a folder that has what the pages name (RUN, FOLDER, my.csv ...), on a
-tiny network. One on a public data set is checked as far as it goes without the data: training composes and checks each
-job's whole config; other tools have to end with the message that says which files are missing.
+A command on data that a test can have is run (training for two steps), in a folder that has what the pages name (RUN,
+FOLDER, my.csv ...), on a tiny network. One on a public data set is checked as far as it goes without the data: training
+composes and checks each job's whole config; other tools have to end with the message that says which files are missing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 
 from mltrain.config.compose import Source, compose_settings, load, scan_overrides
 from mltrain.config.sweep import _checked_jobs, _parsed
+from mltrain.errors import MltrainError
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit
 
@@ -93,6 +94,32 @@ def test_documented_training_composes(command: Command) -> None:
     settings = compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
     jobs, _, _ = _checked_jobs(parsed, settings, source)
     assert jobs is None or len(jobs) > 1, "a sweep of one job"
+
+
+def local(command: Command) -> bool:
+    """Whether a test has the data of a training command."""
+    words = command.arguments
+    named = [word.removeprefix("dataset=") for word in words if word.startswith("dataset=")]
+    return "-m" not in words and not any("experiment" in word for word in words) and named in ([], ["csv"], ["folder"])
+
+
+@pytest.mark.parametrize("command", [c for c in TRAINING if local(c)], **each)
+def test_documented_training_on_local_data_trains(
+    command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    words = [word.replace("labels.csv", "my.csv") for word in command.arguments]  # labels.csv has no images
+    fraction = [] if any("val_fraction" in word or "FOLDER" in word for word in words) else ["dataset.val_fraction=0.5"]
+    drawn = ["dataset.num_train=40", "dataset.num_val=20", "dataset.image_size=32"]
+    shapes = not any(word.startswith("dataset=") for word in words)
+    short = ["model.image_size=32", "model.pretrained=false", "runner.batch_size=4", "runner.max_steps=2"]
+    kept = [option for option in TINY if option.startswith(("runner.device", "runner.amp", "data.", "logger."))]
+    try:
+        folder = fit([*words, *(drawn if shapes else fraction), *short, *kept, f"paths.runs={tmp_path}"])
+    except MltrainError as error:
+        assert re.search(LACKING, str(error)), error
+    else:
+        assert (folder / "result.json").is_file()
 
 
 @pytest.mark.parametrize("command", OTHER_TOOLS, **each)
