@@ -12,6 +12,7 @@ import re
 import runpy
 import shutil
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ TRAINING = [c for c in TOOLS if c.tool == "tools/train.py"]
 OTHER_TOOLS = [c for c in TOOLS if c.tool != "tools/train.py"]
 REST = [c for c in COMMANDS if not c.tool]
 LACKING = (
-    "missing|not found|[nN]o such|none of|could not be downloaded|holds a split already|no threshold gives"
+    "missing|not found|[nN]o such|none of|could not be downloaded|are free|holds a split already|no threshold gives"
     "|no suggestion"
 )
 SHORTER = {"tools/find_lr.py": ["steps=20"]}
@@ -130,6 +131,7 @@ def test_documented_tools_run(
     monkeypatch.chdir(world)
     for scheme in ("http", "https"):  # nothing is downloaded
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made once, with the proxies of that time
     logging.getLogger("mltrain").handlers.clear()  # of another test's standard error
     monkeypatch.setattr(sys, "argv", [command.tool, *command.arguments, *SHORTER.get(command.tool, [])])
     with pytest.raises(SystemExit) as stop:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mltrain.config import cli
+from mltrain.config import cli, sweep
 from mltrain.config.assemble import train
 from mltrain.config.build import instantiate
-from mltrain.config.compose import CONFIGS, Source, load, scan_overrides
+from mltrain.config.compose import CONFIGS, Source, compose_settings, load, scan_overrides
 from mltrain.datasets.mlt_official import read_official
 from mltrain.datasets.shapes import shapes
 from mltrain.labels import LabelStats
@@ -81,10 +81,11 @@ def test_every_method_of_the_table_trains(voc: list[str], tmp_path: Path, method
 
 def test_the_whole_table_is_one_command() -> None:
     table = ["+experiment=glob(voc_mlt_*)", "seed=0,1,2"]
-    jobs = cli._expand(scan_overrides(table, Source(), sweep=True).overrides)
+    parsed = sweep._parsed(scan_overrides(table, Source(), sweep=True).overrides)
+    jobs, total, _ = sweep._checked_jobs(parsed, compose_settings([], Source()), Source())
     assert jobs is not None
     expected = [[f"+experiment=voc_mlt_{method}", f"++seed={seed}"] for method in METHODS for seed in (0, 1, 2)]
-    assert sorted(jobs) == sorted(expected)
+    assert sorted(jobs) == sorted(expected) and total == len(expected)
 
 
 def test_a_sweep_over_recipes_runs_each_of_them(voc: list[str], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_loss_does_not_see_what_is_predicted_for_an_unknown_label(name: str) -
 def test_a_sampler_takes_an_unknown_label_for_no_positive(name: str) -> None:
     labels = make_labels()
     negative = labels.with_targets(*labels.positive_pairs(), np.ones(len(labels.positive_pairs()[0]), np.int8), fill=0)
-    cfg = load([f"sampler={name}"]).sampler
+    cfg = load([f"sampler={name}", *(["curriculum=spbl"] if name == "class_cost" else [])]).sampler
     orders = [
         instantiate(cfg, "sampler", labels=each, stats=LabelStats.from_labels(each), seed=0).order(3)
         for each in (labels, negative)
