@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.curriculum import SelfPacedBalance, Stage
-from mltrain.engine.evaluator import _forward
+from mltrain.engine.evaluator import forward_batches
 from mltrain.errors import CheckpointError, DataError, MltrainError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _mean_features(
     """Mean token of every image, fp32 (N, D), on the main rank; None elsewhere."""
     parts = [torch.empty(0, model.backbone.num_features)]
     models: Any = {"": _MeanToken(model)}
-    for _, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop):
+    for _, outputs in forward_batches(models, loader, dist, amp_dtype, channels_last, stop):
         parts.append(outputs[""].cpu())
     return dist.gather_rows(torch.cat(parts))
 
@@ -250,7 +250,7 @@ def _positive_losses(
 ) -> Tensor | None:
     """-log p of every positive target, fp64 (P,), in the order of `LabelSet.positive_pairs`; on the main rank."""
     parts = [torch.empty(0, dtype=torch.float64)]
-    for batch, outputs in _forward({"": model}, loader, dist, amp_dtype, channels_last, stop):
+    for batch, outputs in forward_batches({"": model}, loader, dist, amp_dtype, channels_last, stop):
         logits = outputs[""].cpu().double()
         rows, columns = (batch.targets == 1).nonzero(as_tuple=True)
         if single_label:

@@ -133,7 +133,7 @@ def predict(
     targets = torch.empty(rows, classes, dtype=torch.int8)
     indices = torch.empty(rows, dtype=torch.int64)
     done = 0
-    for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop, progress):
+    for batch, outputs in forward_batches(models, loader, dist, amp_dtype, channels_last, stop, progress):
         part = slice(done, done + len(batch.indices))
         for name, values in outputs.items():
             logits[name][part] = values
@@ -170,7 +170,7 @@ def predict_known(
     """
     collected = {name: KnownCollector(loader.labels.num_classes) for name in models}
     bad: dict[str, list[int]] = {name: [] for name in models}
-    for batch, outputs in _forward(models, loader, dist, amp_dtype, channels_last, stop, progress):
+    for batch, outputs in forward_batches(models, loader, dist, amp_dtype, channels_last, stop, progress):
         for name, values in outputs.items():
             rows = values.amin(dim=1).isnan().nonzero().view(-1).cpu()
             bad[name] += batch.indices[rows].tolist()
@@ -189,7 +189,7 @@ def predict_known(
     return known or None
 
 
-def _forward(
+def forward_batches(
     models: Mapping[str, Classifier],
     loader: EvalLoader,
     dist: Distributed,
@@ -231,7 +231,7 @@ def mean_probabilities(
         NonFiniteError: a logit is NaN, on every rank.
     """
     total = torch.zeros(loader.labels.num_classes, dtype=torch.float64)
-    for _, outputs in _forward({"": model}, loader, dist, amp_dtype, channels_last, None, progress):
+    for _, outputs in forward_batches({"": model}, loader, dist, amp_dtype, channels_last, None, progress):
         total += outputs[""].cpu().double().sigmoid().sum(0)
     means = dist.all_reduce_sum(total) / max(len(loader.labels), 1)
     if not bool(means.isfinite().all()):
