@@ -30,6 +30,7 @@ from mltrain.models.label_embeddings import write_label_embeddings
 from mltrain.models.published import Published, recognise
 from mltrain.models.published_classes import described, repaired
 from mltrain.models.weights import load_weights, read_checkpoint
+from mltrain.progress import amount
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def convert(
     out = _place(file, options, words)
     if _is_made(out, made_of, options.overwrite):
         return out
+    logger.info("reading %s, %s", file, amount(file.stat().st_size))
     content = read_checkpoint(file)
     named = next((word.partition("=")[2] for word in words if word.startswith("model.name=")), None)
     published = recognise(content, source=str(file), file_name=file.stem, model=named or _architecture_beside(file))

@@ -43,6 +43,7 @@ def export(cfg: DictConfig, folder: Path, options: Export) -> Path:
     transform = instantiate(cfg.eval_resize, "eval_resize", image_size=run.image_size)
     images = _images(Path(options.images), transform) if options.images else None
     metadata = facts(run) | {"input": options.input}
+    logger.info("exporting %s at %d px, and running the file beside PyTorch", folder, run.image_size)
     parity = export_classifier(run.model, path, task=cfg.task, input=options.input, metadata=metadata, images=images)
     size = path.stat().st_size / 1e6
     logger.info("%s: %.1f MB, %d classes, %d px, %s", path, size, len(run.class_names), run.image_size, parity)

@@ -20,6 +20,7 @@ from mltrain.config.schema import Predict
 from mltrain.datasets.folder import SUFFIXES
 from mltrain.errors import ConfigError, DataError
 from mltrain.pipeline.decode import read_image
+from mltrain.progress import Meter
 from mltrain.report.labelled import LabelWriter, annotate, copies
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,12 @@ def predict(cfg: DictConfig, folder: Path, options: Predict, words: Sequence[str
     bad = 0
     begin = time.perf_counter()
     try:
-        with _output(options.out) as stream:
+        seen = options.out is None and sys.stdout.isatty()  # lines on the terminal show how far it is
+        meter = Meter("predicting", len(files), unit="images", mode="off" if seen else "auto")
+        with _output(options.out) as stream, meter:
             writer = LabelWriter(stream, options.format, width=max(map(len, files)))
             for place, found in zip(places, predictor.predict(files), strict=True):
+                meter.add(1)
                 if found.error is not None:
                     logger.warning("%s", found.error)
                     writer.write_error(found.image, found.error)

@@ -88,6 +88,8 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     wanted = _targets(source, options, order, available)
     targets = _clip(source, options, order, wanted, stats.positives, available)
 
+    log.info("choosing among %s images of %d classes", f"{len(source):,}", source.num_classes)
+
     def chooser(purpose: int, taken: np.ndarray) -> Chooser:
         made = Chooser(rows, cols, num_images=len(source), num_classes=source.num_classes, seed=[options.seed, purpose])
         made.free[taken] = False
