@@ -228,6 +228,7 @@ def test_a_failing_report_is_a_warning_with_the_command(
 ) -> None:
     run = make_run(tmp_path / "x y" / "00000000")
     monkeypatch.setattr(logging.getLogger("mltrain"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mltrain"), "handlers", [])  # pytest's own, where it did not propagate
     monkeypatch.setattr("mltrain.report.html.run_report.write_page", lambda *_: 1 / 0)
     report_at_end(run, {"val": tmp_path})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
