@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mltrain.engine.seeding import generator_for, seed_step
 from mltrain.errors import NonFiniteError
+from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(dist.device.type) if amp_dtype is torch.float16 else None
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
-        if compile:
-            loss.compile()
+        for part in loss.modules() if compile else ():
+            if isinstance(part, PerLabelLoss):  # what compiling is tested for; a loss may hold several
+                part.compile()
         if dist.world_size > 1:
             device_ids = [dist.device.index] if dist.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)
