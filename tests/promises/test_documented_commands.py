@@ -32,10 +32,16 @@ TOOLS = [c for c in COMMANDS if c.tool]
 TRAINING = [c for c in TOOLS if c.tool == "tools/train.py"]
 OTHER_TOOLS = [c for c in TOOLS if c.tool != "tools/train.py"]
 REST = [c for c in COMMANDS if not c.tool]
-LACKING = (
-    "missing|not found|[nN]o such|none of|could not be downloaded|are free|holds a split already|no threshold gives"
-    "|no suggestion"
+# What no test has: public data, published weights, word vectors, the hub; and what is said where it is missing.
+ELSEWHERE = re.compile(
+    r"dataset=(coco|voc|nuswide|openimages|lvis|vg500|mnist|cifar)|experiment=|zoo:|repo=|\.pth|\.vec|glove|longtail20|IMAGES|runs/converted|import_longtail"
 )
+LACKING = "missing|not found|[nN]o such|none of|could not be downloaded|are free"
+ANSWERS = {  # that are no failure of the command
+    "tools/create_longtail_dataset.py": "holds a split already",  # of the same command on another page
+    "tools/tune_thresholds.py": "no threshold gives",
+    "tools/find_lr.py": "no suggestion",
+}
 SHORTER = {"tools/find_lr.py": ["steps=20"]}
 each = {"ids": str}
 
@@ -49,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["image,labels,split"]
     for k in range(48):
         Image.new("RGB", (40, 30), (5 * k, 100, 255 - 5 * k)).save(images / f"{k}.jpg")
-        labels = ("sea;sun;bay", "tree;hill", "sun;sky", "sea;tree;boat")[k % 4]
+        labels = ("sea;sun;dog", "tree;hill", "sun;sky", "sea;tree;boat")[k % 4]
         rows.append(f"photos/{k}.jpg,{labels},{('train', 'train', 'val', 'test')[k // 12]}")
     (root / "more").mkdir()
     Image.new("RGB", (40, 30)).save(root / "more/1.png")
@@ -57,6 +63,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "my.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
     # labels alone, enough of them to make a long tail of
     many = [f"{k}.jpg,{'common' if k % 10 else 'rare'};{'sea' if k % 3 else 'sky'}" for k in range(1500)]
+    shutil.copy(root / "my.csv", root / "mine.csv")
+    shutil.copy(images / "0.jpg", root / "photo.jpg")
+    for k in range(1500):
+        (root / f"{k}.jpg").hardlink_to(root / "photo.jpg")
     (root / "labels.csv").write_text("\n".join(["image,labels", *many]) + "\n")
     for part in ("train", "val"):
         for name in ("cat", "dog"):
@@ -65,11 +75,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shutil.copy(images / f"{k}.jpg", root / "FOLDER" / part / name)
     data = ["dataset=csv", f"dataset.file={root}/split.csv", "dataset.test_split=test", "dataset.name=split"]
     options = [option for option in TINY if not option.startswith("dataset.")]
-    for seed in (0, 1):
-        run = fit([*options, *data, f"seed={seed}", f"paths.runs={root}/runs", f"paths.data={root}/data"])
+    long = ["runner.epochs=20", "runner.max_steps=2"]
+    for loss in ("bce", "asl"):
+        run = fit([*options, *data, *long, f"loss={loss}", f"paths.runs={root}/runs", f"paths.data={root}/data"])
     (root / "RUN").symlink_to(run)
     for name in ("coco", "shapes", "mine"):
         (root / "runs" / name).symlink_to(root / "runs/split")
+    (root / "multirun/2026-01-31").mkdir(parents=True)
+    (root / "multirun/2026-01-31/12-00-00").symlink_to(root / "runs/split")
     (root / "runs/converted").mkdir()
     (root / "runs/converted/MS_COCO_TRresNet_L_448_86.6").symlink_to(run)
     return root
@@ -107,7 +120,12 @@ def local(command: Command) -> bool:
     """Whether a test has the data of a training command."""
     words = command.arguments
     named = [word.removeprefix("dataset=") for word in words if word.startswith("dataset=")]
-    return "-m" not in words and not any("experiment" in word for word in words) and named in ([], ["csv"], ["folder"])
+    return (
+        "-m" not in words
+        and not ELSEWHERE.search(" ".join(words))
+        and not any("experiment" in word for word in words)
+        and named in ([], ["csv"], ["folder"])
+    )
 
 
 @pytest.mark.parametrize("command", [c for c in TRAINING if local(c)], **each)
@@ -124,7 +142,7 @@ def test_documented_training_on_local_data_trains(
     try:
         folder = fit([*words, *(drawn if shapes else fraction), *short, *kept, f"paths.runs={tmp_path}"])
     except MltrainError as error:
-        assert re.search(LACKING, str(error)), error
+        assert any(".safetensors" in word for word in words) and re.search(LACKING, str(error)), error
     else:
         assert (folder / "result.json").is_file()
 
@@ -144,7 +162,9 @@ def test_documented_tools_run(
         runpy.run_path(str(ROOT / command.tool), run_name="__main__")
     said = capfd.readouterr().err
     logging.getLogger("mltrain").handlers.clear()
-    assert not stop.value.code or re.search(LACKING, said), said
+    allowed = [LACKING] if ELSEWHERE.search(" ".join(command.words)) else []
+    allowed += [ANSWERS[command.tool]] if command.tool in ANSWERS else []
+    assert not stop.value.code or any(re.search(answer, said) for answer in allowed), said
 
 
 @pytest.mark.parametrize("command", REST, **each)
