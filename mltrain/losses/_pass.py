@@ -27,7 +27,7 @@ DEVICE_PIECE = 1 << 24
 class Result(NamedTuple):
     loss: Tensor  # reduced, or (B, C) for "none"
     grad: Tensor | None  # (B, C)
-    divisor: Tensor | int  # what the gradient has yet to be divided by
+    divisor: Tensor | float  # what the gradient has yet to be divided by
 
 
 class Fused(torch.autograd.Function):
@@ -63,31 +63,67 @@ def evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad: 
             return evaluate(loss, logits, targets, with_grad=with_grad)
     x, y = logits.contiguous(), targets.contiguous()
     dtype = torch.promote_types(x.dtype, torch.float32)
-    on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling()
+    kernel = loss.compiled and not compiling and y.numel() > 0
+    on_cpu = x.device.type == "cpu" and not compiling
     per_entry = loss.reduction == "none"
-    special = _nonzero(y.view(-1)) if on_cpu and not per_entry and not loss.compiled else None
-    grad: Tensor | None = None
+    special = _nonzero(y.view(-1)) if on_cpu and not per_entry and not kernel else None
     total: Tensor
+    grad: Tensor | None
     known: Tensor | int
+    left: Tensor | float | None = None  # None: all
     if special is not None and special.numel() <= x.numel() // 4:
-        grad = torch.empty_like(x, dtype=dtype)
-        value, known = _mostly_negative(loss, x, y, special, grad, with_grad)
-        total = torch.scalar_tensor(value, dtype=dtype)
+        buffer = torch.empty_like(x, dtype=dtype)
+        value, known = _mostly_negative(loss, x, y, special, buffer, with_grad)
+        total, grad = torch.scalar_tensor(value, dtype=dtype), buffer if with_grad else None
     else:
-        if on_cpu and y.numel():
-            _check_range(y)
         grad = torch.empty_like(x, dtype=dtype) if with_grad else None
         values = torch.empty_like(x, dtype=dtype) if per_entry else None
-        dense = _compiled(_dense) if loss.compiled and not torch.compiler.is_compiling() else _dense
-        piece = CPU_PIECE if on_cpu and not loss.compiled else DEVICE_PIECE
-        constants = loss.constants(x.device, dtype, x.shape[1]) if loss.compiled else None
-        total, known = dense(loss, x, y, grad, values, piece, constants)
+        if kernel:
+            total, known, left = _by_kernel(loss, x, y, grad, values)
+        else:
+            if on_cpu and y.numel():
+                _check_range(y.amax())
+            known = _known(y) if compiling else (y < 0).logical_not_().sum()
+            share = _by_row(x, 1 / _divisor(loss, len(x), known)) if compiling else None
+            left = 1 if compiling else None
+            piece = CPU_PIECE if on_cpu else DEVICE_PIECE
+            total = _dense(loss, x, y, grad, values, piece, not y.is_floating_point(), share)
         if values is not None:
             total = values
     divisor = _divisor(loss, len(x), known)
     if not isinstance(divisor, int) or divisor != 1:
         total = total / divisor
-    return Result(total, grad, 1 if loss.compiled or torch.compiler.is_compiling() else divisor)
+    return Result(total, grad, divisor if left is None else left)
+
+
+def _by_kernel(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, grad: Tensor | None, values: Tensor | None
+) -> tuple[Tensor, Tensor | int, Tensor | float]:
+    """Sum over entries (B, C), the number of known ones, and what the gradient has yet to be divided by."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    constants = loss.constants(x.device, dtype, x.shape[1])
+    hard = not y.is_floating_point()
+    if x.device.type != "cpu":
+        known = _compiled(_known)(y)
+        share = _by_row(x, 1 / _divisor(loss, len(x), known))
+        return _compiled(_dense)(loss, x, y, grad, values, DEVICE_PIECE, hard, share, constants), known, 1
+    # Here one look at the targets is enough: what they are is guessed, and the guess checked.
+    guess = float(_divisor(loss, len(x), y.numel()))
+    share = _by_row(x, 1 / guess)
+    hard = hard or not y[0].frac().any()
+    total, low, top, softest = _compiled(_at_once)(loss, x, y, grad, values, DEVICE_PIECE, hard, share, constants)
+    _check_range(top)
+    if hard and not softest.item() <= 0:  # a NaN neither
+        total = _compiled(_dense)(loss, x, y, grad, values, DEVICE_PIECE, False, share, constants)
+    known = y.numel() if low.item() >= 0 else int(_compiled(_known)(y))
+    return total, known, _divisor(loss, len(x), known) / guess
+
+
+def _by_row(x: Tensor, value: Tensor | float) -> Tensor:
+    """The value for each row of x, (B, 1) in the dtype of the computation."""
+    rows = x.new_empty((len(x), 1), dtype=torch.promote_types(x.dtype, torch.float32))
+    return rows.copy_(value) if isinstance(value, Tensor) else rows.fill_(value)
 
 
 def _divisor(loss: PerLabelLoss, images: int, known: Tensor | int) -> Tensor | int:
@@ -119,7 +155,7 @@ def _mostly_negative(
         if torch.equal(ys, torch.ones_like(ys)):
             value, derivative = loss._positive(xs, at)
         else:
-            _check_range(ys)
+            _check_range(ys.amax())
             value, derivative = _mixed(loss, xs, ys.to(xs.dtype), at)
             known -= int((ys < 0).sum())
         if adjustment is not None:
@@ -137,7 +173,8 @@ def _mostly_negative(
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)
+    # A product and a sum may be rounded once, as in the library's own kernels.
+    return torch.compile(function, options={"cpp.enable_floating_point_contract_flag": "fast"})
 
 
 def _negatives(loss: PerLabelLoss, x: Tensor, special: Tensor, buffer: Tensor) -> float:
@@ -213,36 +250,40 @@ def _dense(
     grad: Tensor | None,
     values: Tensor | None,
     piece: int,
+    hard: bool,
+    share: Tensor | None = None,
     constants: tuple[Tensor, ...] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Sum over entries (B, C) with any targets, without a branch on data. Any device.
+) -> Tensor:
+    """Sum over entries (B, C) without a branch on data, `hard` being whether no target is soft. Any device.
 
-    Compiled, it divides the gradient too, where that takes no pass of its own.
+    The gradient is multiplied by `share` (B, 1). Compiled, all sums go by row, in one loop with what they sum up.
     """
+    compiling = torch.compiler.is_compiling()
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if compiling:
+        y = y.to(dtype)  # comparing small integers takes longer
     adjustment = loss.adjust(Targets(y, dtype, constants=constants))
     total = x.new_zeros((), dtype=dtype)
-    known = (y < 0).logical_not_()  # so that a target of NaN is known, and shows
-    known = known.to(dtype).sum(1).long().sum() if torch.compiler.is_compiling() else known.sum()
-    divisor = _divisor(loss, len(x), known) if torch.compiler.is_compiling() else 1
+    mixed = _hard if compiling and hard else _mixed
     step = max(piece // max(x.shape[1], 1), 1)
     for start in range(0, x.shape[0], step):
         rows = slice(start, start + step)
         part = x[rows].to(dtype)
         if adjustment is not None and adjustment.offset is not None:
             part = part + adjustment.offset
-        mixed = _hard if torch.compiler.is_compiling() and not y.is_floating_point() else _mixed
+        if share is not None:  # something of the row, without which all values are written out before they are summed
+            part = part + 0 * share[rows]
         value, derivative = mixed(loss, part, y[rows].to(dtype), _lookup(dtype))
         if adjustment is not None:
             weight = adjustment.weights(rows, torch.empty_like(part))
             value, derivative = value * weight, derivative * weight
         if values is None:
-            total = total + value.sum()
+            total = total + (value.sum(1).sum() if compiling else value.sum())
         else:
             values[rows] = value
         if grad is not None:
-            grad[rows] = derivative if isinstance(divisor, int) and divisor == 1 else derivative * (1 / divisor)
-    return total, known
+            grad[rows] = derivative if share is None else derivative * share[rows]
+    return total
 
 
 def _mixed(loss: PerLabelLoss, x: Tensor, y: Tensor, at: At) -> tuple[Tensor, Tensor]:
@@ -261,7 +302,21 @@ def _hard(loss: PerLabelLoss, x: Tensor, y: Tensor, at: At) -> tuple[Tensor, Ten
     return value.masked_fill(y < 0, 0), derivative.masked_fill(y < 0, 0)
 
 
-def _check_range(y: Tensor) -> None:
-    top = y.amax().item()
-    if top > 1:
-        raise ValueError(f"targets must be 1 (positive), 0 (negative), -1 (unknown) or soft in [0, 1]; found {top:g}")
+def _known(y: Tensor) -> Tensor:
+    """How many of the targets (B, C) are known, one of NaN too, so that it shows."""
+    return torch.where(y < 0, 0.0, 1.0).sum(1).long().sum()
+
+
+def _at_once(loss: PerLabelLoss, x: Tensor, y: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    """`_dense`, the lowest target, the highest, and what is above 0 if any is soft."""
+    total = _dense(loss, x, y, *args)
+    y = y.float()
+    return total, y.amin(1).amin(), y.amax(1).amax(), (y * (1 - y)).amax(1).amax()
+
+
+def _check_range(top: Tensor) -> None:
+    """Refuse targets of which the largest is above 1, with a ValueError."""
+    if top.item() > 1:
+        raise ValueError(
+            f"targets must be 1 (positive), 0 (negative), -1 (unknown) or soft in [0, 1]; found {top.item():g}"
+        )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mltrain.labels import LabelStats
 from mltrain.losses._adjust import Adjustment, Targets
+from mltrain.losses._focusing import sigmoid_
 from mltrain.losses._weighted import FrequencyWeightedLoss
 from mltrain.losses.base import Reduction
 
@@ -132,7 +133,7 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
 
     def _map(self, steep: Tensor) -> Tensor:
         """The weight of beta * r, in place."""
-        return steep.sub_(self.beta * self.mu).sigmoid_().add_(self.alpha)
+        return sigmoid_(steep.sub_(self.beta * self.mu)).add_(self.alpha)
 
     def _class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """n_c, 1 / n_c and b_c."""

@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses import AsymmetricLoss, DistributionBalancedLoss, PerLabelLoss, _pass
+from mltrain.losses import AsymmetricLoss, DistributionBalancedLoss, PerLabelLoss, _focusing, _pass
 from tests.promises.runs import ROOT
 
 CLASSES = 24
@@ -91,6 +91,34 @@ def test_compiled_losses_stay_finite_at_extreme_logits(monkeypatch: pytest.Monke
         value, grad = value_and_grad(compiled, x * scale, y)
         assert grad.isfinite().all()
         torch.testing.assert_close((value, grad), value_and_grad(eager, x * scale, y))
+
+
+def test_compiled_losses_find_soft_targets_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It guesses from the first image, and has to see that the guess was wrong.
+    torch.compiler.reset()
+    monkeypatch.setattr(_pass, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
+    eager = DistributionBalancedLoss(stats=stats())
+    compiled = copy.deepcopy(eager)
+    compiled.compile()
+    x, y = batch("unknown")
+    y = y.float()
+    y[-1, -1] = 0.3
+    torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
+    y[-1, -1] = float("nan")
+    assert value_and_grad(compiled, x, y)[0].isnan()
+    for wrong in (y.nan_to_num(2), y.nan_to_num(2).to(torch.int8)):
+        with pytest.raises(ValueError, match="found 2"):
+            compiled(x, wrong)
+
+
+def test_compiled_exponential_and_logarithm_have_the_accuracy_they_state() -> None:
+    x = torch.linspace(-86.9, 0, 400_001)
+    torch.testing.assert_close(_focusing._exp(x).double(), x.double().exp(), rtol=1e-7, atol=0)
+    assert _focusing._exp(torch.tensor([0.0, -100, -torch.inf, torch.nan])).nan_to_num(-1).tolist() == pytest.approx(
+        [1, 0, 0, -1], abs=2e-38
+    )
+    x = torch.linspace(0, 1, 400_001)
+    torch.testing.assert_close(_focusing._log1p(x).double(), x.double().log1p(), rtol=3e-7, atol=0)
 
 
 @pytest.mark.slow
