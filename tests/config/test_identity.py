@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from mltrain.config.compose import CONFIGS, load, load_run
@@ -98,6 +99,15 @@ def test_a_config_composed_by_hydra_alone_has_a_name_too() -> None:
         cfg = compose("train", ["head=ml_decoder"])
     assert default_name(cfg).split("-")[1:] == ["ml_decoder", "asl"]
     assert run_folder(cfg).name == run_id(cfg)
+
+
+@pytest.mark.parametrize("path", LATER)
+def test_an_option_that_came_later_exists_and_has_the_value_it_stands_for(path: str) -> None:
+    section, _, key = path.partition(".")
+    files = (CONFIGS / section).glob("*.yaml") if key else ()
+    trees = [OmegaConf.to_container(BASE), *({section: yaml.safe_load(file.read_text())} for file in files)]
+    values = [tree[section][key] if key else tree[section] for tree in trees if not key or key in tree[section]]
+    assert LATER[path] in values
 
 
 @pytest.mark.parametrize(
