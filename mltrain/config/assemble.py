@@ -71,6 +71,8 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
             if dist.is_main:
                 logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
             return result
+        if cfg.runner.compile:
+            distributed.check_compiler(dist.device)
         runner = assemble(cfg, dist)
         attach_board(cfg, runner)
         outcome = runner.fit()

@@ -45,7 +45,7 @@ class Runner:
     clip_grad_norm: float | None = _number(None, least=0)  # null: no clipping
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps ...
     channels_last: bool = True
-    compile: bool = False  # torch.compile
+    compile: bool = False  # torch.compile model and loss; needs a C++ compiler (CPU) or Triton (GPU)
     sync_bn: bool = False  # batch-norm statistics over all ranks
     evaluate_every: int = _number(1, least=1)  # epochs; the last epoch is always evaluated
     checkpoint_every_minutes: float = _number(10.0, least=0)  # besides the one at each epoch's end; 0: only that

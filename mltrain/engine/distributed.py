@@ -242,6 +242,23 @@ def _parse(request: str) -> torch.device | None:
     return device
 
 
+def check_compiler(device: torch.device) -> None:
+    """Try a kernel of one line.
+
+    Raises:
+        ConfigError: torch.compile has no compiler for the device.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    except (RuntimeError, OSError) as error:
+        why = str(error).strip().partition("\n")[0]
+        needed = "a C++ compiler" if device.type == "cpu" else "Triton"
+        raise ConfigError(
+            f"runner.compile=true, but torch.compile does not work on {device.type}: {why}; "
+            f"it needs {needed}: install it, or set runner.compile=false"
+        ) from error
+
+
 def single_device(request: str) -> torch.device:
     """The device of a process that is alone; `request` as in `start`."""
     device = _parse(request)

@@ -55,6 +55,15 @@ def test_mistake_is_refused_before_the_first_step(
         fit([*overrides, *options])
 
 
+def test_a_missing_compiler_is_said(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nmuch more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    with pytest.raises(ConfigError, match=r"runner\.compile=true.*No working C\+\+ compiler found; .*=false$"):
+        fit([*overrides, "runner.compile=true"])
+
+
 ABSENT = ("dataset=coco", "dataset.root=/nowhere", "model=timm", "model.name=test_resnet", "model.image_size=32")
 
 
