@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mltrain.config.assemble import train
 from mltrain.config.build import load
@@ -46,6 +48,22 @@ def fit(overrides: list[str]) -> Path:
     cfg = load(overrides)
     train(cfg)
     return run_folder(cfg)
+
+
+def coloured_run(folder: Path, *options: str) -> Path:
+    """A run on images whose colour channels are their labels: 24 for training, 12 for validation, 12 for the test."""
+    generator = np.random.default_rng(0)
+    rows = ["image,labels,split"]
+    for k in range(48):
+        present = generator.random(3) < 0.5
+        present[k % 3] = True
+        Image.fromarray((255 * np.broadcast_to(present, (32, 32, 3))).astype(np.uint8)).save(folder / f"{k}.png")
+        split = "train" if k < 24 else "val" if k < 36 else "test"
+        rows.append(f"{k}.png,{';'.join('abc'[c] for c in np.flatnonzero(present))},{split}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    frame = [item for item in TINY if not item.startswith("dataset.")]
+    data = ["dataset=csv", f"dataset.file={folder}/labels.csv", "dataset.test_split=test", "runner.epochs=1"]
+    return fit([*frame, *data, *options, f"paths.runs={folder}/runs"])
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGTERM) -> None:

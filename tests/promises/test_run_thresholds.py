@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mltrain.config.compose import load_run
 from mltrain.config.evaluate import evaluate
@@ -20,27 +19,15 @@ from mltrain.config.thresholds import load_thresholds, thresholds_of, tune_thres
 from mltrain.errors import ConfigError
 from mltrain.metrics.counts import count_above
 from mltrain.metrics.thresholds import best_cut, best_cuts
-from tests.promises.runs import ROOT, TINY, execute, fit
+from tests.promises.runs import ROOT, coloured_run, execute
 
-FRAME = [item for item in TINY if not item.startswith("dataset.")]
 CLASSES = 3
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a dataset of 24 training, 12 validation and 12 test images."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    rows = ["image,labels,split"]
-    for k in range(48):
-        present = generator.random(CLASSES) < 0.5
-        present[k % CLASSES] = True
-        Image.fromarray((255 * np.broadcast_to(present, (32, 32, CLASSES))).astype(np.uint8)).save(folder / f"{k}.png")
-        split = "train" if k < 24 else "val" if k < 36 else "test"
-        rows.append(f"{k}.png,{';'.join('abc'[c] for c in np.flatnonzero(present))},{split}")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    options = ["dataset=csv", f"dataset.file={folder}/labels.csv", "dataset.test_split=test", "runner.epochs=1"]
-    return fit([*FRAME, *options, "metrics.save_predictions=true", f"paths.runs={folder}/runs"])
+    return coloured_run(tmp_path_factory.mktemp("data"), "metrics.save_predictions=true")
 
 
 def tuned(run: Path, **options: object) -> dict:

@@ -6,35 +6,21 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from mltrain.config.compose import load_run, tool_options
 from mltrain.config.evaluate import evaluate
 from mltrain.config.schema import Tuning
 from mltrain.errors import ConfigError
-from tests.promises.runs import ROOT, TINY, execute, fit
+from tests.promises.runs import ROOT, coloured_run, execute
 
-FRAME = [item for item in TINY if not item.startswith("dataset.")]
 CLASSES = 3
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a dataset of 24 training, 12 validation and 12 test images."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    rows = ["image,labels,split"]
-    for k in range(48):
-        present = generator.random(CLASSES) < 0.5
-        present[k % CLASSES] = True
-        Image.fromarray((255 * np.broadcast_to(present, (32, 32, CLASSES))).astype(np.uint8)).save(folder / f"{k}.png")
-        split = "train" if k < 24 else "val" if k < 36 else "test"
-        rows.append(f"{k}.png,{';'.join('abc'[c] for c in np.flatnonzero(present))},{split}")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    options = ["dataset=csv", f"dataset.file={folder}/labels.csv", "dataset.test_split=test", "runner.epochs=1"]
-    return fit([*FRAME, *options, f"paths.runs={folder}/runs"])
+    return coloured_run(tmp_path_factory.mktemp("data"))
 
 
 def tuned(run: Path, **options: object) -> dict:
