@@ -310,7 +310,7 @@ def _known(y: Tensor) -> Tensor:
 def _at_once(loss: PerLabelLoss, x: Tensor, y: Tensor, *args: Any) -> tuple[Tensor, ...]:
     """`_dense`, the lowest target, the highest, and what is above 0 if any is soft."""
     total = _dense(loss, x, y, *args)
-    y = y.float()
+    y = y if y.is_floating_point() else y.float()
     return total, y.amin(1).amin(), y.amax(1).amax(), (y * (1 - y)).amax(1).amax()
 
 
