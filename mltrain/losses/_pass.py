@@ -85,7 +85,7 @@ def evaluate(loss: PerLabelLoss, logits: Tensor, targets: Tensor, *, with_grad: 
             if on_cpu and y.numel():
                 _check_range(y.amax())
             known = _known(y) if compiling else (y < 0).logical_not_().sum()
-            share = _by_row(x, 1 / _divisor(loss, len(x), known)) if compiling else None
+            share = _share(x, _divisor(loss, len(x), known)) if compiling else None
             left = 1 if compiling else None
             piece = CPU_PIECE if on_cpu else DEVICE_PIECE
             total = _dense(loss, x, y, grad, values, piece, not y.is_floating_point(), share)
@@ -106,11 +106,11 @@ def _by_kernel(
     hard = not y.is_floating_point()
     if x.device.type != "cpu":
         known = _compiled(_known)(y)
-        share = _by_row(x, 1 / _divisor(loss, len(x), known))
+        share = _share(x, _divisor(loss, len(x), known))
         return _compiled(_dense)(loss, x, y, grad, values, DEVICE_PIECE, hard, share, constants), known, 1
     # Here one look at the targets is enough: what they are is guessed, and the guess checked.
     guess = float(_divisor(loss, len(x), y.numel()))
-    share = _by_row(x, 1 / guess)
+    share = _share(x, guess)
     hard = hard or not y[0].frac().any()
     total, low, top, softest = _compiled(_at_once)(loss, x, y, grad, values, DEVICE_PIECE, hard, share, constants)
     _check_range(top)
@@ -120,10 +120,9 @@ def _by_kernel(
     return total, known, _divisor(loss, len(x), known) / guess
 
 
-def _by_row(x: Tensor, value: Tensor | float) -> Tensor:
-    """The value for each row of x, (B, 1) in the dtype of the computation."""
-    rows = x.new_empty((len(x), 1), dtype=torch.promote_types(x.dtype, torch.float32))
-    return rows.copy_(value) if isinstance(value, Tensor) else rows.fill_(value)
+def _share(x: Tensor, divisor: Tensor | float) -> Tensor:
+    """1 / divisor for each row of x, (B, 1) in the dtype of the computation."""
+    return x.new_ones((len(x), 1), dtype=torch.promote_types(x.dtype, torch.float32)).div_(divisor)
 
 
 def _divisor(loss: PerLabelLoss, images: int, known: Tensor | int) -> Tensor | int:
