@@ -67,39 +67,50 @@ def peak_bytes(loss: Loss, x: Tensor, y: Tensor) -> int:
     return peak
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(about: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="ours as runner.compile=true has it")
+    parser.add_argument("--compile-textbook", action="store_true", help="the textbook with torch.compile")
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--shapes", nargs="+", default=["128x9605", "128x1006", "128x80"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    return args
+
+
+HEADER = f"{'textbook us':>13}{'ours us':>9}{'ratio':>7}{'peak textbook':>15}{'peak ours':>11}"
+
+
+def compare(slow: Loss, fast: Loss, x: Tensor, y: Tensor, rounds: int) -> str:
+    """Both in turns of some calls; what stands below `HEADER`."""
+    calls = max(5, 400_000 // x.numel())
+    runs: dict[Loss, list[float]] = {slow: [], fast: []}
+    for _ in range(3):
+        timed(slow, x, y, calls), timed(fast, x, y, calls)
+    for _ in range(rounds):
+        for loss in runs:
+            runs[loss].append(timed(loss, x, y, calls))
+    medians = [statistics.median(runs[loss]) * 1e6 for loss in (slow, fast)]
+    peak = [peak_bytes(loss, x, y) / (4 * x.numel()) for loss in (slow, fast)]
+    return f"{medians[0]:13.0f}{medians[1]:9.0f}{medians[0] / medians[1]:7.1f}{peak[0]:15.2f}{peak[1]:11.2f}"
+
+
+def main() -> None:
+    args = arguments(__doc__)
     ours = AsymmetricLoss()
     if args.compile:
         ours.compile()
-    print(
-        f"{'shape':10}{'targets':>9}{'textbook us':>13}{'ours us':>9}{'ratio':>7}{'peak textbook':>15}{'peak ours':>11}"
-    )
+    slow = torch.compile(textbook) if args.compile_textbook else textbook
+    print(f"{'shape':10}{'targets':>9}{HEADER}")
     for shape in args.shapes:
         rows, classes = map(int, shape.split("x"))
         x = (torch.randn(rows, classes) * 2 - 2).to(args.device).requires_grad_()
         for dtype in (torch.float32, torch.int8):
             y = (torch.rand(rows, classes) < 3 / classes).to(args.device, dtype)
-            calls = max(5, 400_000 // x.numel())
-            runs: dict[str, list[float]] = {"textbook": [], "ours": []}
-            for _ in range(3):
-                timed(textbook, x, y, calls), timed(ours, x, y, calls)
-            for _ in range(args.rounds):
-                runs["textbook"].append(timed(textbook, x, y, calls))
-                runs["ours"].append(timed(ours, x, y, calls))
-            slow, fast = (statistics.median(runs[key]) * 1e6 for key in ("textbook", "ours"))
-            peak = [peak_bytes(loss, x, y) / (4 * x.numel()) for loss in (textbook, ours)]
-            print(
-                f"{shape:10}{str(dtype)[6:]:>9}{slow:13.0f}{fast:9.0f}{slow / fast:7.1f}{peak[0]:15.2f}{peak[1]:11.2f}"
-            )
+            print(f"{shape:10}{str(dtype)[6:]:>9}{compare(slow, ours, x, y, args.rounds)}")
 
 
 if __name__ == "__main__":

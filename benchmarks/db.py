@@ -7,8 +7,6 @@ one fp32 (B, C) tensor.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from asl import Loss, peak_bytes, timed
+from asl import HEADER, Loss, arguments, compare
 
 from mltrain.labels import LabelStats
 from mltrain.losses import DistributionBalancedLoss
@@ -54,23 +52,14 @@ def textbook(stats: LabelStats, device: str, *, mu: float = 0.2) -> Loss:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="ours as runner.compile=true has it")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--shapes", nargs="+", default=["128x9605", "128x1006", "128x80"])
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    print(
-        f"{'shape':10}{'targets':>9}{'textbook us':>13}{'ours us':>9}{'ratio':>7}{'peak textbook':>15}{'peak ours':>11}"
-        f"{'difference':>12}"
-    )
+    args = arguments(__doc__)
+    print(f"{'shape':10}{'targets':>9}{HEADER}{'difference':>12}")
     for shape in args.shapes:
         rows, classes = map(int, shape.split("x"))
         stats = long_tail(classes, images=100_000)
         slow = textbook(stats, args.device)
+        if args.compile_textbook:
+            slow = torch.compile(slow)
         fast = DistributionBalancedLoss(stats=stats, mu=0.2).to(args.device)
         if args.compile:
             fast.compile()
@@ -81,19 +70,7 @@ def main() -> None:
             y = drawn.to(args.device, dtype)
             gradients = [torch.autograd.grad(loss(x, y), x)[0] for loss in (slow, fast)]
             difference = ((gradients[0] - gradients[1]).abs().max() / gradients[0].abs().max()).item()
-            calls = max(5, 400_000 // x.numel())
-            runs: dict[Loss, list[float]] = {slow: [], fast: []}
-            for _ in range(3):
-                timed(slow, x, y, calls), timed(fast, x, y, calls)
-            for _ in range(args.rounds):
-                for loss in runs:
-                    runs[loss].append(timed(loss, x, y, calls))
-            medians = [statistics.median(runs[loss]) * 1e6 for loss in (slow, fast)]
-            peak = [peak_bytes(loss, x, y) / (4 * x.numel()) for loss in (slow, fast)]
-            print(
-                f"{shape:10}{str(dtype)[6:]:>9}{medians[0]:13.0f}{medians[1]:9.0f}{medians[0] / medians[1]:7.1f}"
-                f"{peak[0]:15.2f}{peak[1]:11.2f}{difference:12.1e}"
-            )
+            print(f"{shape:10}{str(dtype)[6:]:>9}{compare(slow, fast, x, y, args.rounds)}{difference:12.1e}")
 
 
 if __name__ == "__main__":
