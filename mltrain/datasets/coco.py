@@ -58,23 +58,22 @@ def coco(
     """
     if year not in (2014, 2017):
         raise ValueError(f"year must be 2014 or 2017, got {year!r}")
-    places = [
-        (Path(root, pattern.replace("{split}", split).replace("{year}", str(year))))
+    files, folders = (
+        {split: pattern.replace("{split}", split).replace("{year}", str(year)) for split in ("train", "val")}
         for pattern in (annotations, images)
-        for split in ("train", "val")
-    ]
-    require_paths(name, places, HOW)
+    )
+    require_paths(name, [Path(root, place) for place in (*files.values(), *folders.values())], HOW)
     train, val = (
         read_coco(
             root=root,
             year=year,
             split=split,
             keep_unlabelled=keep_unlabelled,
-            annotation_file=str(places[k]),
-            image_dir=str(places[k + 2]),
+            annotation_file=files[split],
+            image_dir=folders[split],
             name=f"{name}/{split}",
         )
-        for k, split in enumerate(("train", "val"))
+        for split in ("train", "val")
     )
     return Splits(train, val)
 

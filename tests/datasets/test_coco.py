@@ -63,6 +63,16 @@ def test_official_tree_gives_ascending_category_ids_and_crowds_as_present(tmp_pa
     check_splits(splits)
 
 
+def test_a_relative_root_is_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As paths.data is, unless it is set."""
+    tree(tmp_path / "data" / "coco")
+    monkeypatch.chdir(tmp_path)
+    splits = coco(root="data/coco", year=2017)
+    assert [len(labels) for labels in splits[:2]] == [2, 2]
+    for labels in splits[:2]:
+        check_files(labels)
+
+
 def test_unlabelled_images_are_left_out_unless_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     labels = read_coco(root=tree(tmp_path), year=2017, split="train")
