@@ -152,6 +152,11 @@ def create_longtail(cfg: DictConfig, options: CreateLongtail) -> Path:
     splits = instantiate(cfg.dataset, "dataset", need_val=False)
     images: LabelSet = splits.train
     if options.source == "trainval" and len(splits.val):
+        if splits.test is None and splits.val.name.endswith("/test"):
+            raise ConfigError(
+                f"source=trainval: there is no validation split, {splits.val.name} stands in for it, and its images "
+                "would be trained on; source=train takes the training split"
+            )
         try:
             images = joined(splits.train, splits.val, name=f"{component_name(cfg.dataset)}/trainval")
         except ValueError as error:

@@ -74,7 +74,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         name: of the subset; default: from the options.
 
     Raises:
-        DataError: a class has fewer images than wanted, or `counts` does not fit the classes.
+        DataError: a class has fewer images than wanted, `counts` does not fit the classes, or no image is wanted.
     """
     options = options or LongTailOptions()
     name = name or default_name(options)
@@ -106,6 +106,12 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     else:
         val = _hold_out(source, options, chooser(1, nothing), stats.positives - targets)
         train = _balanced(source, options, chooser(0, val), targets)
+    if not len(train):
+        zero = np.count_nonzero(targets == 0)
+        raise DataError(
+            f"{source.name}: no image fits the targets, of which {zero} of {len(targets)} are 0: there would be no "
+            "training image"
+        )
     train_labels = source.select(train, name=f"{name}/train")
     val_labels = source.select(val, name=f"{name}/val") if len(val) else None
     manifest = {

@@ -186,6 +186,7 @@ def test_explicit_counts_from_a_file(tmp_path: Path, name: str) -> None:
         ({**{f"class {c}": 5 for c in range(C)}, "class 3": -1}, "class 'class 3' has count -1"),
         ({**{f"class {c}": 5 for c in range(C)}, "class 3": 99999}, r"less \d+ for validation, 99999 wanted"),
         ("nowhere.csv", "nowhere.csv: counts cannot be read: No such file"),
+        ({f"class {c}": 0 for c in range(C)}, "no image fits the targets, of which 12 of 12 are 0"),
     ],
 )  # fmt: skip
 def test_wrong_counts_are_named(counts: Any, said: str) -> None:

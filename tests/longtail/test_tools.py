@@ -76,6 +76,16 @@ def test_source_trainval_takes_both_splits_in_the_order_of_files(tmp_path: Path)
     assert (read_split(both).train.dense() == -1).sum() == len(ids)
 
 
+def test_source_trainval_never_takes_a_test_set_that_stands_in_for_validation(tmp_path: Path) -> None:
+    words = ["dataset=digits", f"dataset.root={tmp_path / 'digits'}", "source=trainval", "max=9", "shortage=clip"]
+    with pytest.raises(ConfigError, match="digits/test stands in for it"):
+        create_longtail(*read(CreateLongtail, [*words, f"out={tmp_path / 'leak'}"]))
+    made = create_longtail(*read(CreateLongtail, [*words, "dataset.val_fraction=0.2", f"out={tmp_path / 'lt'}"]))
+    split = read_split(made)
+    assert split.val is not None and not (tmp_path / "leak").exists()
+    assert all(labels.image_paths[0].split("/")[-3] == "train" for labels in (split.train, split.val))
+
+
 def test_an_impossible_request_names_class_and_numbers_and_writes_nothing(tmp_path: Path) -> None:
     done = run(
         "create_longtail_dataset.py",
