@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -93,6 +94,7 @@ def main(
 
     `whole`: the tool takes every key of a training's config, else `SECTIONS` alone.
     """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is half written is cleared away
     with leaving():
         parser = _Parser(options)
         parser.add_argument("words", nargs="*")
@@ -196,6 +198,9 @@ def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
     if separator != ";":
         keys["separator"] = separator
     words = " ".join(shlex.quote(f"dataset.{key}={value}") for key, value in keys.items())
+    for key in ("head_min", "medium_min"):
+        if getattr(made.stats, key) != getattr(LongTailOptions(), key):
+            words += f" metrics.{key}={getattr(made.stats, key)}"  # else a run would have other groups than the split
     if task == SINGLE_LABEL:
         words += f" task={task} loss=cross_entropy"
     return f"train on it: python tools/train.py dataset=csv {words}"

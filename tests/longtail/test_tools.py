@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mltrain.config import dataset_tools
 from mltrain.config.dataset_tools import CreateLongtail, DatasetStats, create_longtail, dataset_stats, read
 from mltrain.config.schema import frame_options
 from mltrain.datasets import read_csv
@@ -99,6 +103,28 @@ def test_an_impossible_request_names_class_and_numbers_and_writes_nothing(tmp_pa
     assert "  c0: 150 images less 15 for validation, 400 wanted" in done.stderr
     assert "images enough for max=" in done.stderr and "shortage=clip" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+
+
+def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_tools, "_draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    words = ["dataset=csv", f"dataset.file={labels_csv(tmp_path)}", "max=60", f"out={tmp_path / 'lt'}"]
+    monkeypatch.setattr(sys, "argv", ["create_longtail_dataset.py", *words])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            dataset_tools.main(create_longtail, CreateLongtail, about="", config_dir=ROOT / "configs")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+
+
+def test_the_command_to_train_has_the_groups_of_the_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    make(tmp_path, "max=60", f"out={tmp_path / 'usual'}")
+    assert "train on it" in caplog.text and "metrics." not in caplog.text
+    make(tmp_path, "max=60", "head_min=40", "medium_min=10", f"out={tmp_path / 'own'}")
+    assert "metrics.head_min=40 metrics.medium_min=10" in caplog.text
 
 
 @pytest.mark.parametrize("curve", ["pareto", "exponential"])
