@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from mltrain.errors import DataError
+from mltrain.longtail.options import LARGEST
 
 SHOWN = 5
 
@@ -48,8 +49,8 @@ def explicit(class_names: Sequence[str], counts: str | Mapping[str, int]) -> np.
             near = difflib.get_close_matches(name, class_names, n=1)
             hint = f", did you mean {near[0]!r}?" if near else f"; it has {_some(class_names)}"
             raise DataError(f"{where}: the dataset has no class {name!r}{hint}")
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise DataError(f"{where}: class {name!r} has count {count!r}; a whole number, 0 or more, is needed")
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= LARGEST:
+            raise DataError(f"{where}: class {name!r} has count {count!r}; a whole number, 0 to {LARGEST}, is needed")
     missing = [name for name in class_names if name not in found]
     if missing:
         raise DataError(

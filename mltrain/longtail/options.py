@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+LARGEST = 2**31 - 1
+"""number of images, of a class and in all"""
+
 
 def _number(default: Any, *, least: float, most: float | None = None) -> Any:
     return field(default=default, metadata={"least": least, "most": most})
@@ -49,6 +52,9 @@ class LongTailOptions:
     seed: int = _number(0, least=0, most=2**31 - 1)
 
     def __post_init__(self) -> None:
+        for name in ("max", "min", "cap", "at_least", "val_per_class"):
+            if (getattr(self, name) or 0) > LARGEST:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most {LARGEST}")
         if self.medium_min > self.head_min:
             raise ValueError(f"medium_min={self.medium_min} must not be above head_min={self.head_min}")
         if (self.curve == "explicit") != (self.counts is not None):
