@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
@@ -11,6 +12,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
+from mltrain.models.backbone import Backbone
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import GlobalAveragePool
 
@@ -28,6 +30,26 @@ def rehearse(cfg: DictConfig) -> None:
         ConfigError: a part refuses its options.
         CheckpointError: ``model.checkpoint`` cannot be read or does not fit.
     """
+    with _unheard():
+        backbone = _build(cfg)
+    name, parameters = component_name(cfg.model), sum(p.numel() for p in backbone.parameters()) / 1e6
+    size = backbone.image_size
+    logger.info("everything but the data is in order: %s, %.1f M parameters, %d px", name, parameters, size)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Of made-up labels nothing is said: the parts' messages would be taken for those of the data."""
+    package = logging.getLogger("mltrain")
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+
+
+def _build(cfg: DictConfig) -> Backbone:
     labels = LabelSet.from_lists(
         name="rehearsal", root="", files=["-"], class_names=[str(k) for k in range(_CLASSES)], positives=[[0]]
     )
@@ -37,7 +59,7 @@ def rehearse(cfg: DictConfig) -> None:
         offline.model.pretrained = False
     if "prior" in offline.loss:  # a file of the real classes
         offline.loss.prior = None
-    backbone = instantiate(offline.model, "model")
+    backbone: Backbone = instantiate(offline.model, "model")
     given = {"in_features": backbone.num_features, "num_classes": _CLASSES, "class_names": labels.class_names}
     try:
         head = instantiate(cfg.head, "head", stats=stats, **given)
@@ -55,6 +77,4 @@ def rehearse(cfg: DictConfig) -> None:
     instantiate(cfg.optimizer, "optimizer", model=model)
     instantiate(cfg.schedule, "schedule", steps_per_epoch=_STEPS_PER_EPOCH)
     instantiate(cfg.ema, "ema", model=model)
-    name, parameters = component_name(cfg.model), sum(p.numel() for p in backbone.parameters()) / 1e6
-    size = backbone.image_size
-    logger.info("everything but the data is in order: %s, %.1f M parameters, %d px", name, parameters, size)
+    return backbone
