@@ -103,7 +103,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
     """The checked config of a run folder, with `KEY=VALUE` changes (of groups: dataset=NAME). Raises ConfigError."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"{folder}: no run folder: it has no config.yaml")
+        raise ConfigError(_no_run(Path(folder)))
     try:
         cfg = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
@@ -120,8 +120,24 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         if override.key_or_group == "dataset" and not isinstance(override.value(), dict):
             _choose_dataset(cfg, str(override.value()), overrides)
             continue
+        if isinstance(override.value(), str) and isinstance(cfg.get(override.key_or_group), DictConfig):
+            group = override.key_or_group
+            raise ConfigError(
+                f"{raw}: a finished run keeps its {group}; what can change is the data set (dataset=NAME) and single "
+                f"options ({group}.KEY=VALUE). For another {group} train anew: tools/train.py"
+            )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
     return check_config(cfg)
+
+
+def _no_run(given: Path) -> str:
+    if not given.exists():
+        return f"{given}: no run folder: there is no such folder; tools/train.py names it in its last lines"
+    if given.is_file():
+        inside = (given.parent / "config.yaml").is_file()
+        return f"{given}: no run folder but a file{f'; give its folder, {given.parent}' if inside else ''}"
+    below = next((path.parent for path in given.glob("*/**/config.yaml")), None)
+    return f"{given}: no run folder: it has no config.yaml{f'; one below it is {below}' if below else ''}"
 
 
 def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> None:
@@ -187,7 +203,7 @@ def _parse(parser: OverridesParser, raw: str) -> Override | str:
     try:
         return parser.parse_override(raw)
     except HydraException as error:
-        detail = str(error).split("\n")[0]
+        detail = str(error).split("\n")[0].split(" expecting ")[0].replace("'<EOF>'", "at the end")
         return (
             f"{raw}: cannot be read ({detail}); write KEY=VALUE and quote what holds special characters: \"KEY='a, b'\""
         )

@@ -110,10 +110,39 @@ def test_a_run_folder_gives_back_its_config(tmp_path: Path) -> None:
     assert load_run(tmp_path, ["runner.device=cpu"]).runner.device == "cpu"
     with pytest.raises(ConfigError, match=r"did you mean runner\.device"):
         load_run(tmp_path, ["runner.devce=cpu"])
-    with pytest.raises(ConfigError, match=r"it has no config\.yaml"):
+    with pytest.raises(ConfigError, match=r"no run folder: there is no such folder"):
         load_run(tmp_path / "nowhere")
 
 
 def test_a_folder_without_configs_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no train\.yaml here"):
         load(source=Source(tmp_path))
+
+
+def test_what_is_no_run_folder_is_told_apart(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "shapes" / "name" / "0a1b2c3d"
+    run.mkdir(parents=True)
+    OmegaConf.save(load(["dataset=shapes"]), run / "config.yaml")
+    (run / "best.pt").touch()
+    with pytest.raises(ConfigError, match=r"RUN: no run folder: there is no such folder"):
+        load_run(tmp_path / "RUN")
+    with pytest.raises(ConfigError, match=r"runs: no run folder: .*; one below it is .*0a1b2c3d$"):
+        load_run(tmp_path / "runs")
+    with pytest.raises(ConfigError, match=r"best\.pt: no run folder but a file; give its folder, .*0a1b2c3d$"):
+        load_run(run / "best.pt")
+
+
+def test_a_part_of_a_finished_run_is_not_exchanged_its_options_are(tmp_path: Path) -> None:
+    OmegaConf.save(load(["dataset=shapes"]), tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"loss=bce: a finished run keeps its loss; .*loss\.KEY=VALUE"):
+        load_run(tmp_path, ["loss=bce"])
+    assert load_run(tmp_path, ["loss.gamma_neg=3"]).loss.gamma_neg == 3
+
+
+@pytest.mark.parametrize("override", ["loss=bce,asl,", "runner.epochs=[1", "seed=range(0"])
+def test_a_syntax_error_is_said_without_the_parsers_tokens(override: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read") as error:
+        load([override])
+    assert override in str(error.value)
+    assert "EOF" not in str(error.value)
+    assert "BRACKET_OPEN" not in str(error.value)
