@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import warnings
 from typing import Any
 
@@ -34,13 +35,21 @@ def kind_of(launcher: DictConfig) -> str:
 
 
 def check_installed(settings: DictConfig) -> None:
-    """Refuse a launcher or sweeper whose package is not there. `settings`: the `hydra` node of a composed config."""
+    """Refuse a launcher or sweeper whose package, or Slurm itself, is not there.
+
+    `settings`: the `hydra` node of a composed config.
+    """
     for group in ("launcher", "sweeper"):
         target = str(settings[group].get("_target_"))
         for start, (package, extra) in PLUGINS.items():
             if target.startswith(start) and not _is_there(start):
                 option = settings.runtime.choices.get(f"hydra/{group}")
                 raise ConfigError(f"hydra/{group}={option} needs {package}: pip install 'mltrain[{extra}]'")
+    if kind_of(settings.launcher) == "slurm" and shutil.which("srun") is None:
+        raise ConfigError(
+            "hydra/launcher=slurm: there is no srun on this machine, so it is not in a Slurm cluster; start the sweep "
+            "on a login node, or run its jobs side by side here: hydra/launcher=joblib"
+        )
 
 
 def _is_there(module: str) -> bool:

@@ -241,9 +241,9 @@ def _sum_up(sweep: Sweep, records: list[Record], jobs: list[list[str]] | None, e
         raise Interrupted("the sweep was stopped; repeat the command to go on with it", signum)
     lost = [record for record in records if record.state not in ENDED]
     if failed:
-        raise MltrainError(
-            f"{len(failed)} of {sweep.total or len(records)} jobs failed: " + "; ".join(r.label for r in failed)
-        )
+        names = "; ".join(record.label for record in failed[:5])
+        more = f"; and {len(failed) - 5} more, named above" if len(failed) > 5 else ""
+        raise MltrainError(f"{len(failed)} of {sweep.total or len(records)} jobs failed: {names}{more}")
     if ended is not None and lost:
         raise MltrainError(
             f"the launcher ended early, {type(ended).__name__}: {ended}\njobs without an end: "

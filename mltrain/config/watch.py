@@ -140,12 +140,14 @@ def summary(sweep: Sweep, records: list[Record]) -> str:
     top = best(records)
     if top is not None:
         lines += [f"best {figure(top)}: {top.label}", f"  {top.folder}"]
+    reasons: dict[str, list[Record]] = {}
     for record in records:
         if record.state == "failed":
-            lines.append(f"failed: {record.label}\n  {_short(record.error)}")
-            log_file = sweep.record_file(record.number).with_suffix(".log")
-            if log_file.exists():
-                lines.append(f"  {log_file}")
+            reasons.setdefault(_short(record.error), []).append(record)
+    for reason, failed in reasons.items():  # missing data fail every job: said once
+        lines += [f"failed: {record.label}" for record in failed] + [f"  {reason}"]
+        logs = [sweep.record_file(record.number).with_suffix(".log") for record in failed]
+        lines += [f"  {log_file}" for log_file in logs if log_file.exists()]
     return "\n".join(lines)
 
 

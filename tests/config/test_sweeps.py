@@ -496,3 +496,20 @@ def test_the_summary_counts_every_job_and_names_the_best_and_the_failed(sweep: S
         "  CUDA out of memory",
         f"  {sweep.folder / 'job-0002.log'}",
     ]
+
+
+def test_a_reason_that_jobs_share_is_said_once(sweep: Sweep) -> None:
+    records = [record(0, "failed", error="no data"), record(1, "failed", error="no room")]
+    records.append(record(2, "failed", error="no data"))
+    said = ["failed: seed=0", "failed: seed=2", "  no data", "failed: seed=1", "  no room"]
+    assert summary(sweep, records).splitlines()[2:] == said
+
+
+def test_slurm_without_slurm_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    settings = compose_settings(["hydra/launcher=slurm"], Source())
+    monkeypatch.setattr(launchers.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"hydra/launcher=slurm: there is no srun .*hydra/launcher=joblib"):
+        launchers.check_installed(settings)
+    monkeypatch.setattr(launchers.shutil, "which", lambda name: f"/usr/bin/{name}")
+    launchers.check_installed(settings)
