@@ -188,6 +188,11 @@ def _read(
         "A csv dataset is one file with the columns image,labels[,split], labels separated by ';' (docs/datasets.md): "
         "dataset.file=FILE, and dataset.root=FOLDER when the images are not relative to its folder",
     )
+    if path.is_dir():
+        raise ValueError(
+            f"file={path} is a directory, expected one csv file (columns image,labels[,split]): dataset.file=FILE. For "
+            "images in folders named by their class: dataset=folder dataset.root=FOLDER"
+        )
     if not separator or len(delimiter) != 1 or separator == delimiter:
         raise ValueError(
             f"separator {separator!r} and delimiter {delimiter!r} must differ; the delimiter is one character"

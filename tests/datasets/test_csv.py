@@ -198,3 +198,10 @@ def test_one_split_and_all_rows_by_the_library_call(tmp_path: Path) -> None:
     assert len(read_csv(file)) == 4 and len(read_csv(file, split="train")) == 2
     with pytest.raises(DataError, match="no image of split 'dev'; found test, train, val"):
         read_csv(file, split="dev")
+
+
+def test_a_folder_in_place_of_the_file_is_answered_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"is a directory, expected one csv file .*dataset=folder dataset\.root=FOLDER"
+    ):
+        csv_file(file=str(tmp_path))
