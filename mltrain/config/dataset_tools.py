@@ -148,6 +148,8 @@ def create_longtail(cfg: DictConfig, options: CreateLongtail) -> Path:
     from mltrain.longtail.build import default_name, joined
     from mltrain.longtail.split import check_free
 
+    if options.name and Path(options.name).name != options.name:
+        raise ConfigError(f"name={options.name}: a name without / is needed; out=FOLDER says where the split goes")
     name = options.name or default_name(options) + ("_trainval" if options.source == "trainval" else "")
     folder = Path(options.out) if options.out else Path("appendix") / component_name(cfg.dataset) / name
     check_free(folder, overwrite=options.overwrite)

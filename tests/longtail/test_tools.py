@@ -158,6 +158,12 @@ def test_a_mistake_is_named_before_data_are_read(words: list[str], said: str) ->
     assert said in str(error.value)
 
 
+def test_a_name_is_no_path(tmp_path: Path) -> None:
+    words = ["dataset=csv", f"dataset.file={labels_csv(tmp_path)}", "name=../../elsewhere"]
+    done = run("create_longtail_dataset.py", *words, cwd=tmp_path)
+    assert done.returncode == 2 and "name=../../elsewhere" in done.stderr and "out=FOLDER" in done.stderr
+
+
 def test_dashes_are_answered_with_the_option(tmp_path: Path) -> None:
     done = run("create_longtail_dataset.py", "--max", "800", cwd=tmp_path)
     assert done.returncode == 2 and "did you mean max=VALUE?" in done.stderr
