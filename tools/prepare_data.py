@@ -3,7 +3,7 @@
     python tools/prepare_data.py dataset=voc2007
     python tools/prepare_data.py dataset=coco dataset.root=/data/coco keep_archives=false
     python tools/prepare_data.py dataset=coco shrink=512               and a copy of smaller images in data/coco_512
-    python tools/prepare_data.py dataset=csv dataset.file=labels.csv   check your own data: every image, no shared ones
+    python tools/prepare_data.py dataset=csv dataset.file=labels.csv   your own: every file there, none in two splits?
 
 Interrupt it at any time: the same command goes on from there. What is done is not done again. What cannot be
 downloaded (NUS-WIDE, VG500, the images of Open Images, the splits of VOC-MLT and COCO-MLT) it says where to get.

@@ -313,7 +313,9 @@ def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoa
     count = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
-    lrs = ", ".join(f"{g['name']} {g['initial_lr']:.3g}" for g in step.optimizer.param_groups)
+    by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
+    same = len(set(by_group.values())) == 1
+    lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
     logger.info("run folder %s", folder)
     logger.info("model: %.2f M parameters, %.2f M trained; input %d px", count, trained, model.backbone.image_size)
     logger.info(

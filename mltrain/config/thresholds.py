@@ -198,7 +198,7 @@ def _criterion(cfg: DictConfig, options: TuneThresholds) -> Criterion:
 def _plan(tuner: Tuner, splits: Splits, folds: int | None) -> Plan:
     problem = no_other_split(splits) if folds is None else None
     if problem is not None:
-        logger.info("figures across %d folds of the validation split: %s", FOLDS, problem)
+        logger.info("figures come from %d folds, each with the thresholds of the others; without: %s", FOLDS, problem)
         folds = FOLDS
     if folds is not None and folds > len(splits.val):
         raise ConfigError(f"folds={folds}: {splits.val.name} has {len(splits.val)} images")

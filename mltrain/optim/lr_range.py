@@ -84,7 +84,8 @@ class Suggestion:
         tenth = self.lowest / 10
         which = "the steepest descent" if self.lr == self.steepest else "a tenth of the rate of the lowest loss"
         return (
-            f"{which}; steepest descent {self.steepest:.1e}, lowest loss {self.lowest:.1e}, a tenth of it {tenth:.1e}"
+            f"{which}, the smaller of two: steepest descent at {self.steepest:.1e}; lowest loss at {self.lowest:.1e}, "
+            f"a tenth of which is {tenth:.1e}"
         )
 
 

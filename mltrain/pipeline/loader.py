@@ -162,7 +162,8 @@ class TrainLoader:
             try:
                 batch = packed.unpack()
             except DataError as error:
-                raise DataError(f"{error}. Mend or remove it, or train without such images: on_corrupt=skip") from None
+                text = f"{error}. Mend or remove it, or train without such images: data.on_corrupt=skip"
+                raise DataError(text) from None
             if batch.corrupt:
                 self._count(batch.corrupt)
             yield batch
