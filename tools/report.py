@@ -2,7 +2,7 @@
 
     python tools/report.py RUN                                report.html in the run folder (training writes it too)
     python tools/report.py runs                               comparison.html there: every run below the folder
-    python tools/report.py multirun/2026-01-31/12-00-00       the runs of one sweep, and the jobs that failed
+    python tools/report.py runs/multirun/2026-01-31_12-00-00  the runs of one sweep, and the jobs that failed
     python tools/report.py RUN RUN RUN --out three.html       some runs
     python tools/report.py runs 'loss=asl|bce' 'epochs>=20' --baseline loss=bce
 
