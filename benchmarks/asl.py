@@ -1,6 +1,7 @@
 """ASL forward+backward against the textbook eager formula: `python benchmarks/asl.py [--device cuda] [--compile]`.
 
-The textbook is the published formula as written, 44 kernels with autograd. Both run in turns in one process.
+The textbook is the published formula as written, 44 kernels with autograd. Both run in turns of a tenth of a
+second in one process.
 Printed: medians, their ratio, and the peak of what each allocates beyond its inputs, the gradient included, in units of
 one fp32 (B, C) tensor.
 """
@@ -8,6 +9,7 @@ one fp32 (B, C) tensor.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -85,14 +87,15 @@ HEADER = f"{'textbook us':>13}{'ours us':>9}{'ratio':>7}{'peak textbook':>15}{'p
 
 
 def compare(slow: Loss, fast: Loss, x: Tensor, y: Tensor, rounds: int) -> str:
-    """Both in turns of some calls; what stands below `HEADER`."""
-    calls = max(5, 400_000 // x.numel())
+    """Both in turns of a tenth of a second; what stands below `HEADER`."""
     runs: dict[Loss, list[float]] = {slow: [], fast: []}
-    for _ in range(3):
-        timed(slow, x, y, calls), timed(fast, x, y, calls)
+    calls: dict[Loss, int] = {}
+    for loss in runs:
+        timed(loss, x, y, 3)
+        calls[loss] = math.ceil(0.1 / timed(loss, x, y, 3))
     for _ in range(rounds):
         for loss in runs:
-            runs[loss].append(timed(loss, x, y, calls))
+            runs[loss].append(timed(loss, x, y, calls[loss]))
     medians = [statistics.median(runs[loss]) * 1e6 for loss in (slow, fast)]
     peak = [peak_bytes(loss, x, y) / (4 * x.numel()) for loss in (slow, fast)]
     return f"{medians[0]:13.0f}{medians[1]:9.0f}{medians[0] / medians[1]:7.1f}{peak[0]:15.2f}{peak[1]:11.2f}"

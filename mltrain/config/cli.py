@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from mltrain.errors import ConfigError, MltrainError
 
 Work = Callable[[Any], Any]  # takes the checked DictConfig
 RANK_PATIENCE = 10.0  # seconds
+_FULL = "free some space, or point paths.runs (of a training) or the output to another disk"
+_CLOSED = "ask for the right to it, or point paths.runs (of a training) or the output elsewhere"
+REMEDY = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
 
 
 def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | None = None) -> NoReturn:
@@ -80,6 +84,7 @@ def _is_change(word: str, *, files: bool) -> bool:
 def leaving() -> Iterator[None]:
     """Turn the errors that are the user's to mend into their message and exit code."""
     log_to_stderr()
+    hook, threading.excepthook = threading.excepthook, _thread_failed
     try:
         yield
     except ConfigError as error:
@@ -92,9 +97,9 @@ def leaving() -> Iterator[None]:
         _say(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in REMEDY:
             raise
-        _say(f"{error}: free some space or point paths.runs to another disk, then repeat the command to resume")
+        _say(f"{error}: {REMEDY[error.errno]}; then repeat the command, which resumes")
         sys.exit(MltrainError.exit_code)
     except RuntimeError as error:
         if not _peer_is_gone(error):
@@ -104,6 +109,14 @@ def leaving() -> Iterator[None]:
     except KeyboardInterrupt:
         _say("interrupted", once=True)
         sys.exit(130)
+    finally:
+        threading.excepthook = hook
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """What a full disk does to the thread of a library, the main thread finds too, and says."""
+    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in REMEDY):
+        threading.__excepthook__(failure)
 
 
 def _peer_is_gone(error: RuntimeError) -> bool:

@@ -19,8 +19,12 @@ Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SCRIPT = """
 import sys
+import threading
 from mltrain.config import cli
 from mltrain.errors import DataError, Interrupted
+
+def closed(path, flags):
+    raise PermissionError(13, "Permission denied", path)
 
 def work(cfg):
     if cfg.seed == 7:
@@ -33,6 +37,11 @@ def work(cfg):
         raise Interrupted("stopped by SIGTERM", 15)
     if cfg.seed == 11:
         raise OSError(28, "No space left on device", "runs/metrics.jsonl")
+    if cfg.seed == 12:
+        thread = threading.Thread(target=open, args=("/nowhere/closed",), kwargs={"opener": closed})
+        thread.start()
+        thread.join()
+        open("/nowhere/closed", opener=closed)
     print("ran", cfg.name, cfg.seed)
 
 cli.main("train", work, about="about this tool", config_dir=%r)
@@ -88,6 +97,7 @@ def test_dashes_before_a_key_are_answered_with_the_key(tool: Tool) -> None:
         (9, 130, "interrupted"),
         (10, 143, "stopped by SIGTERM"),
         (11, 2, "No space left on device: 'runs/metrics.jsonl': free some space"),
+        (12, 2, "Permission denied: '/nowhere/closed': ask for the right to it"),
     ],
 )
 def test_errors_of_the_work_become_messages_and_exit_codes(

@@ -81,8 +81,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "RUN").symlink_to(run)
     for name in ("coco", "shapes", "mine"):
         (root / "runs" / name).symlink_to(root / "runs/split")
-    (root / "multirun/2026-01-31").mkdir(parents=True)
-    (root / "multirun/2026-01-31/12-00-00").symlink_to(root / "runs/split")
+    (root / "runs/multirun").mkdir()
+    (root / "runs/multirun/2026-01-31_12-00-00").symlink_to(root / "runs/split")
     (root / "runs/converted").mkdir()
     (root / "runs/converted/MS_COCO_TRresNet_L_448_86.6").symlink_to(run)
     return root
