@@ -116,6 +116,10 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         except OSError as error:
             raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
         _describe(folder, step, model, train_loader)
+        if cfg.model.name == "test_byobnet" and component_name(cfg.dataset) not in ("shapes", "digits"):
+            logger.info(
+                "model=small is meant for drawn shapes; for photographs there are model=resnet50, tresnet_l ..."
+            )
     return Runner(
         model=model,
         ema=step.ema,

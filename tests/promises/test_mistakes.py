@@ -19,7 +19,7 @@ from mltrain.engine.lock import run_lock
 from mltrain.engine.step import TrainStep
 from mltrain.errors import CheckpointError, ConfigError, DataError, MltrainError, NonFiniteError
 from mltrain.models.classifier import Classifier
-from tests.promises.runs import ROOT, environment, fit
+from tests.promises.runs import ROOT, TINY, environment, fit
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,21 @@ def test_mistake_is_refused_before_the_first_step(
         fit([*overrides, *options])
 
 
+@pytest.mark.parametrize("name", ["test_byobnet", "test_resnet"])
+def test_the_network_of_drawn_shapes_is_not_trained_on_photographs_in_silence(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f"{k}.png,{'ab'[k % 2]},{split}\n" for k, split in enumerate(SPLITS))
+    (tmp_path / "labels.csv").write_text("image,labels,split\n" + rows)
+    for k in range(len(SPLITS)):
+        Image.new("RGB", (32, 32), (10 * k, 0, 0)).save(tmp_path / f"{k}.png")
+    data = ["dataset=csv", f"dataset.file={tmp_path}/labels.csv"]
+    frame = [item for item in TINY if not item.startswith(("dataset.", "model.name"))]
+    with caplog.at_level("INFO", "mltrain"):
+        fit([*frame, *data, f"model.name={name}", "runner.batch_size=4", "runner.epochs=1", f"paths.runs={tmp_path}"])
+    assert ("model=resnet50" in caplog.text) == (name == "test_byobnet")
+
+
 def test_a_missing_compiler_is_said(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nmuch more")
@@ -64,6 +79,7 @@ def test_a_missing_compiler_is_said(overrides: list[str], monkeypatch: pytest.Mo
         fit([*overrides, "runner.compile=true"])
 
 
+SPLITS = ("train",) * 4 + ("val",) * 4
 ABSENT = ("dataset=coco", "dataset.root=/nowhere", "model=timm", "model.name=test_resnet", "model.image_size=32")
 
 
