@@ -67,25 +67,32 @@ def batch(kind: str) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-@pytest.mark.parametrize("kind", ["hard", "unknown", "soft"])
-@pytest.mark.parametrize("name", LOSSES)
-def test_compiled_losses_equal_eager_ones(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def both(eager: PerLabelLoss) -> tuple[PerLabelLoss, PerLabelLoss]:
+    compiled = copy.deepcopy(eager)
+    compiled.compile()
+    return eager, compiled
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling stops short of machine code, which would take minutes."""
     torch.compiler.reset()
     monkeypatch.setattr(_pass, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("kind", ["hard", "unknown", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_losses_equal_eager_ones(name: str, kind: str) -> None:
     for reduction in ("sum", "mean"):
-        eager = build(name, reduction=reduction)
-        compiled = copy.deepcopy(eager)
-        compiled.compile()
+        eager, compiled = both(build(name, reduction=reduction))
         x, y = batch(kind)
         torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
 
 
-def test_compiled_losses_stay_finite_at_extreme_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.compiler.reset()
-    monkeypatch.setattr(_pass, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
-    eager = DistributionBalancedLoss(stats=stats())
-    compiled = copy.deepcopy(eager)
-    compiled.compile()
+@pytest.mark.usefixtures("traced")
+def test_compiled_losses_stay_finite_at_extreme_logits() -> None:
+    eager, compiled = both(DistributionBalancedLoss(stats=stats()))
     x, y = batch("unknown")
     for scale in (25, 1e4, float("inf")):
         value, grad = value_and_grad(compiled, x * scale, y)
@@ -93,13 +100,10 @@ def test_compiled_losses_stay_finite_at_extreme_logits(monkeypatch: pytest.Monke
         torch.testing.assert_close((value, grad), value_and_grad(eager, x * scale, y))
 
 
-def test_compiled_losses_find_soft_targets_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("traced")
+def test_compiled_losses_find_soft_targets_anywhere() -> None:
     # It guesses from the first image, and has to see that the guess was wrong.
-    torch.compiler.reset()
-    monkeypatch.setattr(_pass, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
-    eager = DistributionBalancedLoss(stats=stats())
-    compiled = copy.deepcopy(eager)
-    compiled.compile()
+    eager, compiled = both(DistributionBalancedLoss(stats=stats()))
     x, y = batch("unknown")
     y = y.float()
     y[-1, -1] = 0.3
@@ -128,7 +132,6 @@ def test_compiled_exponential_and_logarithm_have_the_accuracy_they_state() -> No
 @pytest.mark.parametrize("kind", ["hard", "unknown", "soft"])
 @pytest.mark.parametrize("loss", [AsymmetricLoss(), DistributionBalancedLoss(stats=stats())], ids=["asl", "db"])
 def test_the_compiled_kernel_itself_equals_the_eager_pass(loss: PerLabelLoss, kind: str) -> None:
-    compiled = copy.deepcopy(loss)
-    compiled.compile()
+    loss, compiled = both(loss)
     x, y = batch(kind)
     torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(loss, x, y))
