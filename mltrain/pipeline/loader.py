@@ -326,7 +326,7 @@ def _data_loader(
         prefetch_factor=prefetch if num_workers else None,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_init_worker, main_thread),
+        worker_init_fn=partial(_init_worker, main_thread, method != "forkserver"),
         multiprocessing_context=method if num_workers else None,
         generator=torch.Generator(),  # else the DataLoader draws from the default one, which belongs to training
     )
@@ -350,7 +350,7 @@ def _as_it_is(batch: _T) -> _T:
     return batch
 
 
-def _init_worker(die_with_thread: bool, worker: int) -> None:
+def _init_worker(die_with_thread: bool, own_child: bool, worker: int) -> None:
     """In a new worker: one thread, and life and death decided by the main process alone.
 
     A terminal or a batch system signals the whole process group; the main process must still be given the batches that
@@ -365,6 +365,9 @@ def _init_worker(die_with_thread: bool, worker: int) -> None:
         # At once, where torch's own watch takes seconds.
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    main = multiprocessing.parent_process()
+    if own_child and main is not None and os.getppid() != main.pid:
+        os._exit(1)  # the main process died before: nobody would tell, torch's watch begins later still
 
 
 def _check_shared_memory(needed: int) -> None:

@@ -313,7 +313,16 @@ def _load_and_wait(labels, ready) -> None:
 
 
 @needs_proc
-def test_workers_die_with_the_process(labels):
+@pytest.mark.parametrize("while_starting", [False, True])
+def test_workers_die_with_the_process(labels, monkeypatch, while_starting):
+    init = loader_module._init_worker
+
+    def slow(*args):
+        time.sleep(0.5 * args[-1])  # the second worker has not begun when the first has given a batch
+        init(*args)
+
+    if while_starting:
+        monkeypatch.setattr(loader_module, "_init_worker", slow)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=_load_and_wait, args=(labels, ready))
