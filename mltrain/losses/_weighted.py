@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mltrain.labels import LabelStats
 from mltrain.losses._adjust import At, Targets
@@ -14,14 +11,15 @@ from mltrain.losses._focusing import LARGE, negative_term, positive_term, power_
 from mltrain.losses.base import PerLabelLoss, Reduction
 
 
-class _Kept(NamedTuple):
-    state: tuple[object, ...]
-    buffers: tuple[Tensor, ...]
-    constants: tuple[Tensor, ...]
+class _Kept:
+    """Constants and the state of what they were computed from; a copy or a pickle of it is empty."""
 
+    buffers: tuple[Tensor, ...] = ()
+    state: tuple[object, ...] = ()
+    constants: tuple[Tensor, ...] = ()
 
-# Beside the modules, whose copies, pickles and state it is no part of.
-_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
 
 
 class FrequencyWeightedLoss(PerLabelLoss):
@@ -59,6 +57,7 @@ class FrequencyWeightedLoss(PerLabelLoss):
         self._neg_scale = float(neg_scale)
         positives = torch.as_tensor(stats.positives.copy())
         self.register_buffer("positives", positives, persistent=False)
+        self._kept = _Kept()
         self.register_buffer("known", positives + torch.as_tensor(stats.negatives.copy()), persistent=False)
 
     def counts(self, targets: Targets) -> Tensor:
@@ -87,11 +86,10 @@ class FrequencyWeightedLoss(PerLabelLoss):
             raise ValueError(f"logits and targets have {classes} classes, the statistics {self.positives.numel()}")
         if device.type != "cpu" or torch.compiler.is_compiling():
             return self._class_constants(dtype)
-        buffers = (self.positives, self.known)
-        state = (dtype, *(0 if buffer.is_inference() else buffer._version for buffer in buffers))
-        kept = _KEPT.get(self)
-        if kept is None or kept.state != state or any(a is not b for a, b in zip(kept.buffers, buffers, strict=True)):
-            kept = _KEPT[self] = _Kept(state, buffers, self._class_constants(dtype))
+        kept, positives, known = self._kept, self.positives, self.known
+        state = (dtype, _version(positives), _version(known))
+        if kept.state != state or kept.buffers[0] is not positives or kept.buffers[1] is not known:
+            kept.buffers, kept.state, kept.constants = (positives, known), state, self._class_constants(dtype)
         return kept.constants
 
     def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,19 +100,29 @@ class FrequencyWeightedLoss(PerLabelLoss):
         value, derivative = negative_term(x * self._neg_scale, gamma=self._gamma, clip=0, detach=False)
         return value * (self._factor / self._neg_scale), derivative * self._factor
 
-    def _selected(self, x: Tensor, positive: Tensor, at: At) -> tuple[Tensor, Tensor]:
+    def _selected(self, x: Tensor, y: Tensor, at: At, finite: bool) -> tuple[Tensor, Tensor]:
         # Both terms are of one form, so that one exponential does for the two.
+        factor, scale = self._factor, self._neg_scale
         value, derivative = negative_term(
-            torch.where(positive, -x, x * self._neg_scale), gamma=self._gamma, clip=0, detach=False
+            x * _either(y, -1, scale), gamma=self._gamma, clip=0, detach=False, finite=finite
         )
-        value = value * torch.where(positive, self._factor, self._factor / self._neg_scale)
-        return value, derivative * torch.where(positive, -self._factor, self._factor)
+        return value * _either(y, factor, factor / scale), derivative * _either(y, -factor, factor)
 
     def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
         if self._neg_scale != 1:
             x.mul_(self._neg_scale)
         total = _weighted_negative_term_sum_(x, weight, work, gamma=self._gamma, factor=self._factor)
         return total / self._neg_scale
+
+
+def _version(buffer: Tensor) -> int:
+    """How often it was written to, where that is counted."""
+    return 0 if buffer.is_inference() else buffer._version
+
+
+def _either(y: Tensor, one: float, zero: float) -> Tensor:
+    """The one where y is 1, the other where it is 0: a product and a sum, cheaper than comparing and selecting."""
+    return y * (one - zero) + zero
 
 
 def _weighted_negative_term_sum_(x: Tensor, weight: Tensor, work: Tensor, *, gamma: float, factor: float) -> float:

@@ -87,10 +87,13 @@ class PerLabelLoss(nn.Module):
         """
         self.compiled = True
 
-    def _selected(self, x: Tensor, positive: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        """The positive term where `positive`, else the negative one."""
+    def _selected(self, x: Tensor, y: Tensor, at: At, finite: bool) -> tuple[Tensor, Tensor]:
+        """The positive term where y is 1, the negative one where it is 0.
+
+        Both may be NaN where x is infinite, if it is called as `finite`.
+        """
         pairs = zip(self._positive(x, at), self._negative(x, at), strict=True)
-        value, derivative = (torch.where(positive, a, b) for a, b in pairs)
+        value, derivative = (torch.where(y > 0, a, b) for a, b in pairs)
         return value, derivative
 
     def constants(self, device: torch.device, dtype: torch.dtype, classes: int) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mltrain.labels import LabelStats
 from mltrain.losses._adjust import Adjustment, Targets
-from mltrain.losses._focusing import sigmoid_
+from mltrain.losses._focusing import finite_sigmoid_
 from mltrain.losses._weighted import FrequencyWeightedLoss
 from mltrain.losses.base import Reduction
 
@@ -124,7 +124,8 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
         offset = log_odds if self.ntr else None
         if not self.rebalance:
             return Adjustment(offset=offset)
-        row = self.beta / targets.sums(inverse)
+        # Infinite without positives. Bounded, it still takes every class of fewer than 1e10 positives to the limit.
+        row = self.beta * targets.sums(inverse).reciprocal().clamp(max=1e12)
         scale = None
         if self.weight_norm is not None and row.numel() and inverse.numel():
             top = self._map(row * inverse.amax())
@@ -133,7 +134,7 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
 
     def _map(self, steep: Tensor) -> Tensor:
         """The weight of beta * r, in place."""
-        return sigmoid_(steep.sub_(self.beta * self.mu)).add_(self.alpha)
+        return finite_sigmoid_(steep.sub_(self.beta * self.mu)).add_(self.alpha)
 
     def _class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """n_c, 1 / n_c and b_c."""
