@@ -78,7 +78,7 @@ class Targets:
     def sums(self, values: Tensor) -> Tensor:
         """Sum of ``y[k, c] * values[c]`` over the positives of each image, (B, 1)."""
         if self.entries is None:
-            return (self.dense.to(self.dtype).clamp(min=0) * values).sum(1, keepdim=True)
+            return (self.dense.to(self.dtype).relu() * values).sum(1, keepdim=True)
         rows, columns, y = self.entries
         sums = values.new_zeros(len(self.dense))
         shares = y.to(self.dtype).clamp(min=0).mul_(values.index_select(0, columns))

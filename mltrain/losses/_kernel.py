@@ -42,7 +42,7 @@ def by_kernel(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Resu
     guess = float(divisor(loss, len(x), y.numel()))
     share = _equal_shares(len(x), guess, dtype)
     if not y.is_floating_point():
-        terms = plain if y.numpy()[0].min() >= 0 else hard
+        terms = plain if y[0].amin().item() >= 0 else hard
     else:
         first = y[0]
         terms = plain if first.square().equal(first) else mixed if first.frac().any() else hard

@@ -82,12 +82,13 @@ class FrequencyWeightedLoss(PerLabelLoss):
         Raises:
             ValueError: the batch has another number of classes.
         """
-        if classes != self.positives.numel():
-            raise ValueError(f"logits and targets have {classes} classes, the statistics {self.positives.numel()}")
+        positives, known = self._buffers["positives"], self._buffers["known"]  # `self.positives` takes its time
+        assert positives is not None and known is not None
+        if classes != positives.numel():
+            raise ValueError(f"logits and targets have {classes} classes, the statistics {positives.numel()}")
         if device.type != "cpu" or torch.compiler.is_compiling():
             return self._class_constants(dtype)
-        kept, positives, known = self._kept, self.positives, self.known
-        state = (dtype, _version(positives), _version(known))
+        kept, state = self._kept, (dtype, _version(positives), _version(known))
         if kept.state != state or kept.buffers[0] is not positives or kept.buffers[1] is not known:
             kept.buffers, kept.state, kept.constants = (positives, known), state, self._class_constants(dtype)
         return kept.constants
