@@ -23,6 +23,7 @@ TINY = 1e-30
 _GRAIN = 32_768  # entries from which torch uses its threads
 _HIGH = 80.0  # exp(x) is far from infinity up to here
 _LARGEST = 87.0  # exp(-x) is a normal number of fp32 up to here
+_ONE, _ROOT_HALF = 0x3F800000, 0x3F3504F3  # 1 and sqrt(1/2), read as integers
 _LN2_HIGH = 0.693359375  # log(2) to nine bits, of which fp32 has any multiple needed exactly
 
 
@@ -30,20 +31,24 @@ def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, 1, 50.0)  # torch's own threshold of 20 is 2e-9 off, visible in fp64
 
 
-def sigmoid_and_softplus(x: Tensor, finite: bool = False) -> tuple[Tensor, Tensor]:
-    """Of x; if called as `finite`, maybe NaN at infinity, so that a compiled kernel need not care."""
+def sigmoid_and_softplus(x: Tensor, *, negated: bool = False, finite: bool = False) -> tuple[Tensor, Tensor]:
+    """Of x, or of -x; if called as `finite`, maybe NaN at infinity, so that a compiled kernel need not care."""
     if not torch.compiler.is_compiling():
+        x = -x if negated else x
         return torch.sigmoid(x), softplus(x)
-    size = x.abs()  # one exponential for both, where they come out of one kernel
-    exp = _exp(-(size if finite else size.clamp(max=_LARGEST)))
-    return torch.where(x >= 0, 1, exp) / (1 + exp), torch.relu(x) + _log1p(exp)
+    exp, p = _exp_and_sigmoid(x, negated, finite)
+    return p, torch.relu(-x if negated else x) + _log1p_in_unit(exp)
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    if not torch.compiler.is_compiling():
-        return torch.sigmoid(x)
-    exp = _exp(-x.abs().clamp(max=_LARGEST))
-    return torch.where(x >= 0, 1, exp) / (1 + exp)
+    return _exp_and_sigmoid(x)[1] if torch.compiler.is_compiling() else torch.sigmoid(x)
+
+
+def _exp_and_sigmoid(x: Tensor, negated: bool = False, finite: bool = False) -> tuple[Tensor, Tensor]:
+    """exp(-|x|), one for all that is computed of x and -x in a kernel, and the sigmoid of x, or of -x."""
+    size = x.abs()
+    exp = _exp(-(size if finite else size.clamp(max=_LARGEST)))
+    return exp, torch.where(x <= 0 if negated else x >= 0, 1, exp) * (1 / (1 + exp))
 
 
 def finite_sigmoid_(x: Tensor) -> Tensor:
@@ -66,16 +71,27 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def _log1p(x: Tensor) -> Tensor:
+    """log(1 + x) for x > -1, in fp32 on the CPU to 3e-7 relative."""
+    if x.dtype is not torch.float32 or x.device.type != "cpu":
+        return torch.log1p(x)
+    power = (1 + x).view(torch.int32) - _ROOT_HALF & -(1 << 23)  # 2^23 n, where 2^-n (1 + x) is next to 1
+    scale = (_ONE - power).view(torch.float32)
+    rest = x * scale + (scale - 1)  # from sqrt(1/2) - 1 to sqrt(2) - 1, and x itself where n is 0
+    return rest * _polynomial(rest, _LOG1P) + power.to(torch.float32) * (math.log(2) / (1 << 23))
+
+
+def _log1p_in_unit(x: Tensor) -> Tensor:
     """log(1 + x) for x in [0, 1], in fp32 on the CPU to 2e-7 relative."""
     if x.dtype is not torch.float32 or x.device.type != "cpu":
         return torch.log1p(x)
-    return x * _polynomial(x, _LOG1P)
+    return x * _polynomial(x, _LOG1P_IN_UNIT)
 
 
-# Polynomials of the least relative error, 3e-9 for exp(x) and 3e-8 for log(1 + x) / x, among those with exact values
-# at 0 (found by Lawson's reweighted least squares).
+# Polynomials of the least relative error among those exact at 0 (found by reweighted least squares, Lawson 1961):
+# 3e-9 for exp(x), |x| <= log(2) / 2, and 3e-8 for log(1 + x) / x, sqrt(1/2) <= 1 + x <= sqrt(2), and 0 <= x <= 1.
 _EXP = (1, 1, 0.49999993, 0.16666521, 0.041668393, 0.008368716, 0.0013814639)
-_LOG1P = (1, -0.49999648, 0.33321323, -0.24857164, 0.19153655, -0.13753803, 0.079204548, -0.0300658, 0.0053648263)
+_LOG1P = (1, -0.49999992, 0.3333395, -0.25001755, 0.19962072, -0.16570508, 0.14917973, -0.14307522, 0.087348441)
+_LOG1P_IN_UNIT = (1, -0.49999648, 0.33321323, -0.24857164, 0.19153655, -0.13753803, 0.079204548, -0.0300658, 0.00536483)
 
 
 def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
@@ -106,7 +122,7 @@ def sigmoid_softplus(x: Tensor, p: Tensor, loss: Tensor) -> bool:
 
 def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Tensor]:
     """L+ and its derivative at the logits x (n,)."""
-    q, loss = sigmoid_and_softplus(-x)
+    q, loss = sigmoid_and_softplus(x, negated=True)
     if gamma == 0:
         return loss, q.neg_()
     weight = power_(q.clone(), gamma)
@@ -120,7 +136,7 @@ def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Ten
 def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool, finite: bool = False) -> tuple[Tensor, Tensor]:
     """L- and its derivative at the logits x (n,); `finite` as in `sigmoid_and_softplus`."""
     if clip == 0:
-        p, loss = sigmoid_and_softplus(x, finite)
+        p, loss = sigmoid_and_softplus(x, finite=finite)
         if gamma == 0:
             return loss, p
         weight = power_(p.clone(), gamma)
@@ -130,8 +146,8 @@ def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool, finite:
         slope = p + (gamma - gamma * p) * (loss if finite else loss.clamp(max=LARGE))
         return loss * weight, slope.mul_(weight)
     p = sigmoid(x)
-    shifted = (p - clip).clamp_(min=0)
-    loss = torch.log1p(-shifted).neg_()
+    shifted = (p - clip).relu_()
+    loss = (_log1p(-shifted) if torch.compiler.is_compiling() else torch.log1p(-shifted)).neg_()
     slope = p * (1 - p) / (1 - shifted)
     if gamma == 0:
         return loss, slope.mul_(shifted.sign())

@@ -163,7 +163,9 @@ def test_compiled_exponential_and_logarithm_have_the_accuracy_they_state() -> No
     assert _focusing._exp(far).nan_to_num(-1).tolist() == pytest.approx([1, 0, 0, 0, 0, 2e38, -1], abs=1e38)
     assert _focusing._exp(far)[:5].tolist() == [1, 0, 0, 0, 0]
     x = torch.linspace(0, 1, 400_001)
-    torch.testing.assert_close(_focusing._log1p(x).double(), x.double().log1p(), rtol=2e-7, atol=0)
+    torch.testing.assert_close(_focusing._log1p_in_unit(x).double(), x.double().log1p(), rtol=2e-7, atol=0)
+    x = torch.cat([torch.linspace(-0.99999, 3, 400_001), torch.logspace(-30, 30, 1001), -torch.logspace(-30, -6, 1001)])
+    torch.testing.assert_close(_focusing._log1p(x).double(), x.double().log1p(), rtol=3e-7, atol=0)
 
 
 @pytest.mark.slow
