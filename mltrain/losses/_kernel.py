@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,29 +34,33 @@ def by_kernel(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Resu
     constants = loss.constants(x.device, dtype, x.shape[1])
     if x.device.type != "cpu":  # whose answers would stall it
         share = _shares(x, divisor(loss, len(x), _compiled(_known)(y)))
-        terms = mixed if y.is_floating_point() else hard
-        out, grad = _compiled(_pass)(loss, x, y, terms, share, with_grad, constants)
+        out, grad = _compiled(_pass)(loss, x, y, mixed if y.is_floating_point() else hard, share, with_grad, constants)
         return Result(out, grad, 1)
     # Here one look at the entries is enough: what the targets are is guessed, and the guess checked.
-    guess = float(divisor(loss, len(x), y.numel()))
-    share = _equal_shares(len(x), guess, dtype)
-    if not y.is_floating_point():
-        terms = plain if y[0].amin().item() >= 0 else hard
-    else:
-        first = y[0]
-        terms = plain if first.square().equal(first) else mixed if first.frac().any() else hard
+    count = x.shape[0]
+    guess = float(divisor(loss, count, y.numel()))
+    share = _equal_shares(count, guess, dtype)
+    terms: Terms = _likely(y[0]) if loss._surprised else plain
     if terms is plain:
-        out, grad, total, other = _compiled(_of_ones_and_zeros)(loss, x, y, terms, share, with_grad, constants)
-        if other.item() == 0 and math.isfinite(total.item()):
+        out, grad, other = _compiled(_of_ones_and_zeros)(loss, x, y, terms, share, with_grad, constants)
+        if other.item() == 0:
             return Result(out, grad, 1)
+        loss._surprised = True
         terms = hard
     out, grad, low, top, softest = _compiled(_of_any)(loss, x, y, terms, share, with_grad, constants)
     check_range(top)
     if terms is hard and not softest.item() <= 0:  # a NaN neither
         out, grad = _compiled(_pass)(loss, x, y, mixed, share, with_grad, constants)
     known = y.numel() if low.item() >= 0 else int(_compiled(_known)(y))
-    left = float(divisor(loss, len(x), known)) / guess
+    left = float(divisor(loss, count, known)) / guess
     return Result(out if left == 1 else out / left, grad, left)
+
+
+def _likely(first: Tensor) -> Terms:
+    """The terms that serve the targets (C,) of the first image."""
+    if first.is_floating_point() and first.frac().any():
+        return mixed
+    return hard if first.amin().item() < 0 else plain
 
 
 @functools.cache
@@ -104,10 +107,10 @@ def _pass(
 
 
 def _of_ones_and_zeros(loss: PerLabelLoss, x: Tensor, y: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
-    """`_pass`, the sum over entries, and something that is 0 if, and only if, every target is 1 or 0."""
+    """`_pass`, and something that is 0 if, and only if, every target is 1 or 0, and the sum over entries finite."""
     out, grad = _pass(loss, x, y, *args)
     y = y if y.is_floating_point() else y.float()
-    return out, grad, out.sum() if out.dim() else out, (y * y - y).abs().sum(1).sum()
+    return out, grad, (y * y - y).abs().sum(1).sum() + 0 * out.sum()
 
 
 def _of_any(loss: PerLabelLoss, x: Tensor, y: Tensor, *args: Any) -> tuple[Tensor | None, ...]:

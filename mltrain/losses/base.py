@@ -39,6 +39,9 @@ class PerLabelLoss(nn.Module):
 
     compiled = False
     """set by `compile`"""
+    _surprised = (
+        False  # whether a compiled kernel has met other targets than 1 and 0: what it costs depends on it, only
+    )
 
     def __init__(self, *, reduction: Reduction) -> None:
         super().__init__()
