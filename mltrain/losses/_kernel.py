@@ -66,13 +66,11 @@ def _likely(first: Tensor) -> Terms:
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # A product and a sum may be rounded once, as in the library's own kernels. What an entry takes on the way is not
-    # written out, as it is by default from 30 operations on. Functions and constants of modules never change; to look
-    # at each of them before every call takes longer than 100 x 80 entries.
+    # written out, as it is by default from 30 operations on.
     options: dict[str, str | int | bool | Callable[..., Any]] = {
         "cpp.enable_floating_point_contract_flag": "fast",
         "realize_opcount_threshold": 100,
         "realize_reads_threshold": 20,
-        "guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe,
     }
     return torch.compile(function, options=options)
 

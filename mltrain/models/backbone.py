@@ -258,7 +258,8 @@ def create_backbone(
         backbone.load_report = load_weights(
             model, state, source=str(checkpoint), convert=convert, partial=partial_checkpoint
         )
-        logger.info("%s", backbone.load_report)
+        note = "\n  only a backbone is read: the head starts untrained" if backbone.load_report.skipped else ""
+        logger.info("%s%s", backbone.load_report, note)
     elif partial_checkpoint:
         raise ConfigError("model.partial_checkpoint=true: there is no model.checkpoint; leave it false")
     backbone.freeze(stages=freeze_stages, norm=freeze_norm)

@@ -61,11 +61,15 @@ def test_averaged_weights_are_preferred(tmp_path: Path, donor: dict[str, Tensor]
     assert _same(_load(tmp_path / "w.pt"), donor)
 
 
-def test_safetensors_load_and_the_other_tasks_classifier_is_reported(tmp_path: Path, donor: dict[str, Tensor]) -> None:
+def test_safetensors_load_and_the_other_tasks_classifier_is_reported(
+    tmp_path: Path, donor: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
     save_file(donor | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "w.safetensors")
-    backbone = _load(tmp_path / "w.safetensors")
+    with caplog.at_level("INFO"):
+        backbone = _load(tmp_path / "w.safetensors")
     assert _same(backbone, donor)
     assert str(backbone.load_report).endswith(f"{len(donor)} tensors loaded\n  skipped 1: fc.weight")
+    assert caplog.messages[-1].endswith("  skipped 1: fc.weight\n  only a backbone is read: the head starts untrained")
 
 
 def test_a_missing_weight_is_refused_by_name_unless_partial(tmp_path: Path, donor: dict[str, Tensor]) -> None:
