@@ -122,30 +122,46 @@ def sigmoid_softplus(x: Tensor, p: Tensor, loss: Tensor) -> bool:
 
 def positive_term(x: Tensor, *, gamma: float, detach: bool) -> tuple[Tensor, Tensor]:
     """L+ and its derivative at the logits x (n,)."""
-    q, loss = sigmoid_and_softplus(x, negated=True)
-    if gamma == 0:
-        return loss, q.neg_()
-    weight = power_(q.clone(), gamma)
-    if detach:
-        return loss * weight, q.mul_(weight).neg_()
-    # -(1-p)^g [(1-p) - g p log p], where the bracket is the point at 1-p between -g log p and 1
-    slope = torch.lerp(loss.clamp(max=LARGE).mul_(gamma), x.new_ones(()), q)
-    return loss * weight, slope.mul_(weight).neg_()
+    value, slope = _focused(*sigmoid_and_softplus(x, negated=True), gamma, detach)
+    return value, slope.neg_()
 
 
 def negative_term(x: Tensor, *, gamma: float, clip: float, detach: bool, finite: bool = False) -> tuple[Tensor, Tensor]:
     """L- and its derivative at the logits x (n,); `finite` as in `sigmoid_and_softplus`."""
-    if clip == 0:
-        p, loss = sigmoid_and_softplus(x, finite=finite)
-        if gamma == 0:
-            return loss, p
-        weight = power_(p.clone(), gamma)
-        if detach:
-            return loss * weight, p.mul_(weight)
-        # p^g [p - g (1-p) log(1-p)]
-        slope = p + (gamma - gamma * p) * (loss if finite else loss.clamp(max=LARGE))
-        return loss * weight, slope.mul_(weight)
-    p = sigmoid(x)
+    if clip != 0:
+        return _clipped(sigmoid(x), gamma, clip, detach)
+    return _focused(*sigmoid_and_softplus(x, finite=finite), gamma, detach, finite)
+
+
+def either_term(
+    x: Tensor, y: Tensor, *, gamma_pos: float, gamma_neg: float, clip: float, detach: bool, finite: bool
+) -> tuple[Tensor, Tensor]:
+    """L+ where y is 1, L- where it is 0, and its derivative: in a compiled kernel with one exponential for both."""
+    p, loss = sigmoid_and_softplus(x * either(y, -1, 1), finite=finite)
+    positive, slope = _focused(p, loss, gamma_pos, detach, finite)
+    terms = _clipped(p, gamma_neg, clip, detach) if clip != 0 else _focused(p, loss, gamma_neg, detach, finite)
+    return torch.where(y > 0, positive, terms[0]), torch.where(y > 0, -slope, terms[1])
+
+
+def either(y: Tensor, one: float, zero: float) -> Tensor:
+    """The one where y is 1, the other where it is 0: a product and a sum, cheaper than comparing and selecting."""
+    return y * (one - zero) + zero
+
+
+def _focused(p: Tensor, loss: Tensor, gamma: float, detach: bool, finite: bool = False) -> tuple[Tensor, Tensor]:
+    """p^g L and its derivative, of p = sigmoid(x) and L = -log(1-p): where the exponent is 0 these themselves."""
+    if gamma == 0:
+        return loss, p
+    weight = power_(p.clone(), gamma)
+    if detach:
+        return loss * weight, p * weight
+    # p^g [p - g (1-p) log(1-p)]
+    slope = p + (gamma - gamma * p) * (loss if finite else loss.clamp(max=LARGE))
+    return loss * weight, slope * weight
+
+
+def _clipped(p: Tensor, gamma: float, clip: float, detach: bool) -> tuple[Tensor, Tensor]:
+    """L- with a clip, and its derivative, of p = sigmoid(x)."""
     shifted = (p - clip).relu_()
     loss = (_log1p(-shifted) if torch.compiler.is_compiling() else torch.log1p(-shifted)).neg_()
     slope = p * (1 - p) / (1 - shifted)

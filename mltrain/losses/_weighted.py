@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mltrain.labels import LabelStats
 from mltrain.losses._adjust import At, Targets
-from mltrain.losses._focusing import LARGE, negative_term, positive_term, power_, sigmoid_softplus
+from mltrain.losses._focusing import LARGE, either, negative_term, positive_term, power_, sigmoid_softplus
 from mltrain.losses.base import PerLabelLoss, Reduction
 
 
@@ -105,9 +105,9 @@ class FrequencyWeightedLoss(PerLabelLoss):
         # Both terms are of one form, so that one exponential does for the two.
         factor, scale = self._factor, self._neg_scale
         value, derivative = negative_term(
-            x * _either(y, -1, scale), gamma=self._gamma, clip=0, detach=False, finite=finite
+            x * either(y, -1, scale), gamma=self._gamma, clip=0, detach=False, finite=finite
         )
-        return value * _either(y, factor, factor / scale), derivative * _either(y, -factor, factor)
+        return value * either(y, factor, factor / scale), derivative * either(y, -factor, factor)
 
     def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
         if self._neg_scale != 1:
@@ -119,11 +119,6 @@ class FrequencyWeightedLoss(PerLabelLoss):
 def _version(buffer: Tensor) -> int:
     """How often it was written to, where that is counted."""
     return 0 if buffer.is_inference() else buffer._version
-
-
-def _either(y: Tensor, one: float, zero: float) -> Tensor:
-    """The one where y is 1, the other where it is 0: a product and a sum, cheaper than comparing and selecting."""
-    return y * (one - zero) + zero
 
 
 def _weighted_negative_term_sum_(x: Tensor, weight: Tensor, work: Tensor, *, gamma: float, factor: float) -> float:

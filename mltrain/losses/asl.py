@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mltrain.losses._focusing import negative_term, negative_term_sum_, positive_term
+from mltrain.losses._adjust import At
+from mltrain.losses._focusing import either_term, negative_term, negative_term_sum_, positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
 
 
@@ -56,6 +57,10 @@ class AsymmetricLoss(PerLabelLoss):
 
     def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return negative_term(x, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)
+
+    def _selected(self, x: Tensor, y: Tensor, at: At, finite: bool) -> tuple[Tensor, Tensor]:
+        gammas = {"gamma_pos": self.gamma_pos, "gamma_neg": self.gamma_neg}
+        return either_term(x, y, **gammas, clip=self.clip, detach=self.detach_weight, finite=finite)
 
     def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
         return negative_term_sum_(x, skip, out, work, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)
