@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from mltrain.config import cli  # noqa: E402
+from mltrain.console import exit_on_error  # noqa: E402
 from mltrain.errors import ConfigError  # noqa: E402
 
 ALLOWED = ("out", "root", "overwrite")
@@ -66,6 +66,6 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.stdout.write((__doc__ or "").strip() + "\n")
         sys.exit(0)
-    with cli.leaving():
+    with exit_on_error():
         main(sys.argv[1:])
     sys.exit(0)

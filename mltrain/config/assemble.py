@@ -32,7 +32,6 @@ from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
 from mltrain.engine.runner import Outcome, Runner
-from mltrain.engine.seeding import seed_start
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
@@ -45,6 +44,7 @@ from mltrain.report.html.run_report import report_at_end
 from mltrain.report.outcome import write_confusion, write_json, write_per_class
 from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
+from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.config.inspect_batch import offline
 from mltrain.config.schema import _number
-from mltrain.config.signatures import nearest
 from mltrain.errors import ConfigError
+from mltrain.text import nearest
 
 if TYPE_CHECKING:
     from mltrain.labels import LabelSet
@@ -96,10 +96,10 @@ def browse(cfg: DictConfig, options: Browse) -> Path:
 
 def _transformed(transform: Transform, image: np.ndarray, seed: int, epoch: int, index: int) -> np.ndarray:
     """As training draws it for an image, though not the draw of a certain place in an epoch."""
-    from mltrain.pipeline.keys import IMAGE, hash_key, kept_random_state
+    from mltrain.seeding import IMAGE, integer_hash, kept_random_state
 
     with kept_random_state() as generator:
-        generator.manual_seed(hash_key(IMAGE, seed, epoch, index))
+        generator.manual_seed(integer_hash(IMAGE, seed, epoch, index))
         pixels: np.ndarray = transform(image).permute(1, 2, 0).numpy()
     return pixels
 

@@ -9,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from mltrain.config.check import allowed_targets, signature_of
 from mltrain.config.compose import load, load_run
 from mltrain.config.schema import INJECTED
-from mltrain.config.signatures import Signature, TargetError, locate, nearest
+from mltrain.config.signatures import Signature, TargetError, locate
 from mltrain.errors import ConfigError
+from mltrain.text import nearest
 
 __all__ = ["instantiate", "load", "load_run"]
 

@@ -17,12 +17,12 @@ from mltrain.config.signatures import (
     Signature,
     TargetError,
     import_signature,
-    nearest,
     read_signature,
 )
 from mltrain.config.task import task_problems
-from mltrain.config.types import Kind, spell
+from mltrain.config.types import Kind
 from mltrain.errors import ConfigError
+from mltrain.text import nearest, spell
 
 Origin = Callable[[str], str]  # where a key was set, for the message; "" where unknown
 _BROKEN = object()  # a value whose interpolation failed: reported once, judged no further

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import logging
-import os
 import sys
 import textwrap
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mltrain.errors import ConfigError, MltrainError
+from mltrain.console import exit_on_error
+from mltrain.errors import ConfigError
 
 Work = Callable[[Any], Any]  # takes the checked DictConfig
-RANK_PATIENCE = 10.0  # seconds
-_FULL = "free some space, or point paths.runs (of a training) or the output to another disk"
-_CLOSED = "ask for the right to it, or point paths.runs (of a training) or the output elsewhere"
-REMEDY = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
 
 
 def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | None = None) -> NoReturn:
@@ -30,7 +21,7 @@ def main(config_name: str, work: Work, *, about: str = "", config_dir: Path | No
     `--help` and `--cfg job` answer without torch. `-m` runs a sweep through Hydra's launcher. An unexpected exception
     keeps its traceback.
     """
-    with leaving():
+    with exit_on_error():
         run(config_name, work, sys.argv[1:], about=about, config_dir=config_dir)
     sys.exit(0)
 
@@ -45,7 +36,7 @@ def main_of_run(
     `options`: class of `schema` with options of the tool itself, which `work` gets third. `inputs`: what further words
     name (images), which `work` gets last, as a list.
     """
-    with leaving():
+    with exit_on_error():
         arguments = _Parser(add_help=False, allow_abbrev=False)
         arguments.add_argument("words", nargs="*")
         arguments.add_argument("-h", "--help", action="store_true")
@@ -78,51 +69,6 @@ def _is_change(word: str, *, files: bool) -> bool:
     if not equals or Path(word).is_dir():
         return False
     return not files or not ("/" in key or Path(word).exists())
-
-
-@contextmanager
-def leaving() -> Iterator[None]:
-    """Turn the errors that are the user's to mend into their message and exit code."""
-    log_to_stderr()
-    hook, threading.excepthook = threading.excepthook, _thread_failed
-    try:
-        yield
-    except ConfigError as error:
-        if _rank() > 0:
-            # Rank 0 finds the same and says it; torchrun then ends this one. Leaving first would end rank 0 unheard.
-            time.sleep(RANK_PATIENCE)
-        _say(str(error))
-        sys.exit(error.exit_code)
-    except MltrainError as error:
-        _say(str(error))
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno not in REMEDY:
-            raise
-        _say(f"{error}: {REMEDY[error.errno]}; then repeat the command, which resumes")
-        sys.exit(MltrainError.exit_code)
-    except RuntimeError as error:
-        if not _peer_is_gone(error):
-            raise
-        _say("stopped, for another rank has ended: what it says is the reason")
-        sys.exit(MltrainError.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted", once=True)
-        sys.exit(130)
-    finally:
-        threading.excepthook = hook
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """What a full disk does to the thread of a library, the main thread finds too, and says."""
-    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in REMEDY):
-        threading.__excepthook__(failure)
-
-
-def _peer_is_gone(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank ended; gloo and NCCL have no exception of their own for it."""
-    signs = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(sign in str(error) for sign in signs)
 
 
 def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir: Path | None) -> None:
@@ -159,7 +105,7 @@ def run(config_name: str, work: Work, argv: list[str], *, about: str, config_dir
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from mltrain.config.schema import FRAME, frame_options
-        from mltrain.config.signatures import nearest
+        from mltrain.text import nearest
 
         flags = [word.lstrip("-").split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
         keys = {key: f"{name}.{key}" for name, section in FRAME.items() for key in frame_options(section)}
@@ -193,23 +139,3 @@ def help_text(about: str, config_dir: Path | None = None) -> str:
             text = ", ".join(options)
             lines += textwrap.wrap(text, 110, initial_indent=f"  {shown:<12} ", subsequent_indent=" " * 15)
     return "\n".join(lines) + "\n"
-
-
-def log_to_stderr() -> None:
-    """The package's own messages, plain, from the main process; warnings from all."""
-    logger = logging.getLogger("mltrain")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
-    logger.propagate = False
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _say(text: str, *, once: bool = False) -> None:
-    if not once or _rank() == 0:
-        sys.stderr.write((text if _rank() == 0 else f"rank {_rank()}: {text}") + "\n")

@@ -28,9 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import check_config, check_options, find_problems, message
 from mltrain.config.identity import default_name
 from mltrain.config.schema import FRAME, INJECTED, Base, frame_options
-from mltrain.config.signatures import nearest
-from mltrain.config.types import spell
 from mltrain.errors import ConfigError
+from mltrain.text import nearest, spell
 
 log = logging.getLogger(__name__)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

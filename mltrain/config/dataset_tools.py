@@ -21,16 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.config.build import instantiate
 from mltrain.config.check import message
-from mltrain.config.cli import help_text, leaving
+from mltrain.config.cli import help_text
 from mltrain.config.compose import Source, load, tool_options
 from mltrain.config.identity import component_name
 from mltrain.config.schema import frame_options
-from mltrain.config.signatures import nearest
 from mltrain.config.task import SINGLE_LABEL
+from mltrain.console import exit_on_error
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.split import separator_of
+from mltrain.text import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def main(
     `whole`: the tool takes every key of a training's config, else `SECTIONS` alone.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is half written is cleared away
-    with leaving():
+    with exit_on_error():
         parser = _Parser(options)
         parser.add_argument("words", nargs="*")
         parser.add_argument("-h", "--help", action="store_true")

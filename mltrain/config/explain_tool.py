@@ -17,7 +17,6 @@ from mltrain.config.finished import FinishedRun, load_finished
 from mltrain.config.predict import Label, Predictor
 from mltrain.config.predict_tool import image_files
 from mltrain.config.schema import Explain
-from mltrain.config.signatures import nearest
 from mltrain.errors import ConfigError, DataError
 from mltrain.models.explain import class_maps
 from mltrain.pipeline.augment import EvalResize
@@ -25,6 +24,7 @@ from mltrain.pipeline.decode import read_image
 from mltrain.report.labelled import copies
 from mltrain.report.overlays import overlay, sheet
 from mltrain.report.pictures import write_png
+from mltrain.text import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -54,9 +54,9 @@ def find_lr(cfg: DictConfig, options: FindLr) -> float | None:
     """
     from mltrain.config.assemble import build_parts, build_training
     from mltrain.engine import distributed
-    from mltrain.engine.seeding import seed_start
     from mltrain.optim.lr_range import suggest
     from mltrain.report.plots import lr_range_plot
+    from mltrain.seeding import seed_start
 
     if "lr" not in cfg.optimizer:
         raise ConfigError("optimizer: the range test needs an optimizer with the option lr")

@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mltrain.config.cli import leaving
 from mltrain.config.compose import load_run
 from mltrain.config.results import load_settings
-from mltrain.config.signatures import nearest
+from mltrain.console import exit_on_error
 from mltrain.errors import ConfigError, DataError, MltrainError
 from mltrain.report.html.run_data import read_run
 from mltrain.report.predictions import FILES
 from mltrain.report.runs import Filter, RunRecord, known_keys
+from mltrain.text import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(about: str) -> NoReturn:
     """Run the tool for the command line, and leave the process."""
-    with leaving():
+    with exit_on_error():
         if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
             sys.stdout.write(about.strip() + "\n")
         else:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mltrain.config.cli import leaving
 from mltrain.config.results import load_settings
-from mltrain.config.signatures import nearest
+from mltrain.console import exit_on_error
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, read_runs, spelled
+from mltrain.text import nearest
 
 if TYPE_CHECKING:
     from mltrain.report.compare import Table
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(about: str) -> NoReturn:
     """Run the tool for the command line, and leave the process."""
-    with leaving():
+    with exit_on_error():
         if {"-h", "--help"} & set(sys.argv[1:]):
             sys.stdout.write(about.strip() + "\n")
         else:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mltrain.config.types import ANY, Kind, parse_annotation
+from mltrain.text import nearest
 
 PACKAGE = "mltrain"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -39,17 +39,6 @@ class Signature:
     @property
     def required(self) -> list[str]:
         return [name for name, parameter in self.parameters.items() if parameter.required]
-
-
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar of `names`, or None where none is near; a name that contains the other counts as near."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
-    if close:
-        return close[0]
-    lowered = name.lower()
-    parts = [other for other in names if len(lowered) > 2 and (lowered in other.lower() or other.lower() in lowered)]
-    return min(parts, key=len) if parts else None
 
 
 class Module:

@@ -25,9 +25,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from mltrain.config.cli import Work, log_to_stderr
+from mltrain.config.cli import Work
 from mltrain.config.compose import Source, load
 from mltrain.config.identity import run_folder
+from mltrain.console import log_to_stderr
 from mltrain.errors import Interrupted, MltrainError
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mltrain.text import spell
+
 Resolve = Callable[[str], "ast.expr | None"]  # the expression a module-level alias stands for
 
 
@@ -124,19 +126,6 @@ _ATOMS: dict[str, Kind] = {
 _LISTS = frozenset({"list", "List", "Sequence", "Iterable", "Collection", "set", "Set", "frozenset"})
 _TUPLES = frozenset({"tuple", "Tuple"})
 _MAPPINGS = frozenset({"dict", "Dict", "Mapping"})
-
-
-def spell(value: Any) -> str:
-    """A value as YAML and the command line write it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(spell(v) for v in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {spell(v)}" for k, v in value.items()) + "}"
-    return str(value) if value != "" else "''"
 
 
 def parse_annotation(node: ast.expr | str | None, resolve: Resolve = lambda name: None) -> Kind:

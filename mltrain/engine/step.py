@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mltrain.engine.seeding import generator_for, seed_step
 from mltrain.errors import NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
+from mltrain.seeding import generator_for, seed_step
 
 if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from mltrain.pipeline import crops, pixels
-from mltrain.pipeline.keys import PHOTOMETRIC, SIDES, keyed_generator
+from mltrain.seeding import PHOTOMETRIC, SIDES, integer_generator
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -210,7 +210,7 @@ class TrainAugment:
             low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
             result = pixels.jitter(result, *(low + u * (high - low) for u in draws[_JITTER : _JITTER + 3]))
         if self.photometric:
-            own = keyed_generator(PHOTOMETRIC, int(draws[0] * 2**53))
+            own = integer_generator(PHOTOMETRIC, int(draws[0] * 2**53))
             amounts = torch.rand(pixels.PHOTOMETRIC_DRAWS, dtype=torch.float64, generator=own).tolist()
             result = pixels.photometric(result, amounts)
         if self.cutout:
@@ -228,7 +228,7 @@ class TrainAugment:
         if self.crop == "shorter_side":
             top, left, h, w = crops.shorter_side(height, width, draws)
         elif self.crop == "random_sides":
-            own = keyed_generator(SIDES, int(draws[0] * 2**53))
+            own = integer_generator(SIDES, int(draws[0] * 2**53))
             top, left, h, w = crops.random_sides(height, width, self.scale, self.ratio, own)
         else:
             top, left, h, w = crops.random_resized(height, width, self.scale, self.ratio, draws)

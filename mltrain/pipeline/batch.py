@@ -12,7 +12,7 @@ from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.buffers import BatchBuffers, Lent, hand_out
 from mltrain.pipeline.decode import read_image
-from mltrain.pipeline.keys import IMAGE, hash_key, kept_random_state
+from mltrain.seeding import IMAGE, integer_hash, kept_random_state
 
 
 class Batch(NamedTuple):
@@ -161,7 +161,7 @@ class Assembler:
                 corrupt.append(str(error))
                 continue
             if generator is not None and self._seed is not None:
-                generator.manual_seed(hash_key(IMAGE, self._seed, job.epoch, job.position + offset, index))
+                generator.manual_seed(integer_hash(IMAGE, self._seed, job.epoch, job.position + offset, index))
             result = self._transform(image)
             if result.shape != (3, size, size) or result.dtype != torch.uint8:
                 raise ValueError(

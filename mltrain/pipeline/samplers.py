@@ -18,7 +18,7 @@ import torch
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.pipeline.keys import ORDER, hash_key, keyed_generator
+from mltrain.seeding import ORDER, integer_generator, integer_hash
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class UniformSampler:
             return np.empty(0, np.int64)
         first = epoch * self._size
         cycles = range(first // self._count, (first + self._size - 1) // self._count + 1)
-        shuffled = [torch.randperm(self._count, generator=keyed_generator(ORDER, self._seed, k)) for k in cycles]
+        shuffled = [torch.randperm(self._count, generator=integer_generator(ORDER, self._seed, k)) for k in cycles]
         start = first - cycles[0] * self._count
         return torch.cat(shuffled)[start : start + self._size].numpy()
 
@@ -135,7 +135,7 @@ class ClassAwareSampler:
         """Places `first` to `first + count - 1` of an endless row of shuffles of 0..length - 1."""
         turn = first // length
         turns = (first + count - 1) // length + 1 - turn
-        words = _random_words(hash_key(ORDER, self._seed, key, length), turn * length, turns * length)
+        words = _random_words(integer_hash(ORDER, self._seed, key, length), turn * length, turns * length)
         shuffled = np.argsort(words.reshape(turns, length), axis=1).reshape(-1)
         return shuffled[first - turn * length :][:count]
 
@@ -198,7 +198,7 @@ class RepeatFactorSampler:
         return self._size
 
     def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, keyed_generator(ORDER, self._seed, epoch))
+        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
 
 
 class SquareRootSampler:
@@ -235,7 +235,7 @@ class SquareRootSampler:
         return self._size
 
     def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, keyed_generator(ORDER, self._seed, epoch))
+        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
 
 
 class ClassCostSampler:
@@ -280,7 +280,7 @@ class ClassCostSampler:
         return self._size
 
     def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, keyed_generator(ORDER, self._seed, epoch))
+        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
 
 
 def _rounded(expected: np.ndarray, total: int, generator: torch.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mltrain.config import cli
+from mltrain import console
 from mltrain.config.compose import CONFIGS
 from mltrain.errors import ConfigError
 
@@ -97,7 +97,7 @@ def test_dashes_before_a_key_are_answered_with_the_key(tool: Tool) -> None:
         (9, 130, "interrupted"),
         (10, 143, "stopped by SIGTERM"),
         (11, 2, "No space left on device: 'runs/metrics.jsonl': free some space"),
-        (12, 2, "Permission denied: '/nowhere/closed': ask for the right to it"),
+        (12, 2, "Permission denied: '/nowhere/closed': ask for write permission"),
     ],
 )
 def test_errors_of_the_work_become_messages_and_exit_codes(
@@ -168,10 +168,10 @@ def test_other_ranks_leave_the_message_of_a_config_error_to_rank_0(
 ) -> None:
     waits: list[float] = []
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(cli.time, "sleep", waits.append)
-    monkeypatch.setattr(cli, "log_to_stderr", lambda: None)  # it would change the loggers of other tests
-    with pytest.raises(SystemExit) as left, cli.leaving():
+    monkeypatch.setattr(console.time, "sleep", waits.append)
+    monkeypatch.setattr(console, "log_to_stderr", lambda: None)  # it would change the loggers of other tests
+    with pytest.raises(SystemExit) as left, console.exit_on_error():
         raise ConfigError("runner.epochs=0: too few")
-    assert waits == [cli.RANK_PATIENCE], "time for rank 0 to be heard before torchrun ends every rank"
+    assert waits == [console.RANK_PATIENCE], "time for rank 0 to be heard before torchrun ends every rank"
     assert left.value.code == 2
     assert capsys.readouterr().err == "rank 1: runner.epochs=0: too few\n", "said after all where rank 0 did not fail"

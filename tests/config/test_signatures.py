@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mltrain.config.signatures import UNKNOWN, TargetError, import_signature, locate, read_signature
-from mltrain.config.types import parse_annotation, spell
+from mltrain.config.types import parse_annotation
+from mltrain.text import spell
 
 CASES: list[tuple[str, list[Any], list[Any]]] = [
     ("int", [0, -3], [True, 1.0, "1", None]),

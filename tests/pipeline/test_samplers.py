@@ -12,7 +12,6 @@ import torch
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize
-from mltrain.pipeline.keys import hash_key, keyed_generator
 from mltrain.pipeline.loader import TrainLoader
 from mltrain.pipeline.samplers import (
     ClassAwareSampler,
@@ -22,6 +21,7 @@ from mltrain.pipeline.samplers import (
     _random_words,
     _rounded,
 )
+from mltrain.seeding import integer_generator, integer_hash
 
 SAMPLERS = [UniformSampler, ClassAwareSampler, RepeatFactorSampler, SquareRootSampler]
 BALANCED = [ClassAwareSampler, RepeatFactorSampler, SquareRootSampler]
@@ -231,7 +231,7 @@ def test_rounding_has_its_total_even_where_sums_are_not_exact():
         total = int(expected.sum())
         expected *= total / expected.sum()
         for epoch in range(5):
-            assert len(_rounded(expected, total, keyed_generator(trial, epoch))) == total
+            assert len(_rounded(expected, total, integer_generator(trial, epoch))) == total
 
 
 @pytest.mark.parametrize("kind", BALANCED)
@@ -297,15 +297,15 @@ def test_random_words_are_the_same_from_any_place():
 
 
 def test_keys_of_near_integers_are_far_apart():
-    keys = {hash_key(a, b, c) for a in range(20) for b in range(20) for c in range(20)}
+    keys = {integer_hash(a, b, c) for a in range(20) for b in range(20) for c in range(20)}
     assert len(keys) == 8000 and all(0 <= key < 2**63 for key in keys)
     bits = np.array([[key >> k & 1 for k in range(63)] for key in keys])
     assert np.abs(bits.mean(0) - 0.5).max() < 0.03
-    assert hash_key(1, 2) != hash_key(2, 1) and hash_key(1) != hash_key(1, 0)
+    assert integer_hash(1, 2) != integer_hash(2, 1) and integer_hash(1) != integer_hash(1, 0)
 
 
 def test_keyed_generators_leave_the_default_one_alone():
     state = torch.get_rng_state()
-    first = torch.rand(3, generator=keyed_generator(1, 2))
-    assert torch.equal(first, torch.rand(3, generator=keyed_generator(1, 2)))
+    first = torch.rand(3, generator=integer_generator(1, 2))
+    assert torch.equal(first, torch.rand(3, generator=integer_generator(1, 2)))
     assert torch.equal(state, torch.get_rng_state())

@@ -13,11 +13,9 @@ import pytest
 from tests.promises.runs import ROOT, environment
 
 SIBLINGS = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
-BASE = ("errors", "labels", "progress")
+BASE = ("errors", "text", "files", "seeding", "console", "labels", "progress")
 ALLOWED = {
-    "errors": (),
-    "labels": ("errors",),
-    "progress": (),
+    **dict.fromkeys(BASE, BASE),
     **{name: (*BASE, name) for name in SIBLINGS},
     "prepare": (*BASE, *SIBLINGS, "prepare"),
     "engine": (*BASE, *SIBLINGS, "engine"),

@@ -14,9 +14,9 @@ from PIL import Image
 from mltrain.errors import DataError
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
 from mltrain.pipeline.decode import read_image
-from mltrain.pipeline.keys import ORDER, keyed_generator
 from mltrain.report.html.page import embed, write_html
 from mltrain.report.pictures import jpeg
+from mltrain.seeding import ORDER, integer_generator
 
 _NAMED = 20
 """Unknown classes of an image that are named; more are counted."""
@@ -59,7 +59,7 @@ def choose(labels: LabelSet, count: int, *, pick: Pick, seed: int, among: Sequen
         raise DataError(f"{labels.name}: no image has one of these labels; there is nothing to show")
     import torch
 
-    shuffled = pool[torch.randperm(len(pool), generator=keyed_generator(ORDER, seed)).numpy()]
+    shuffled = pool[torch.randperm(len(pool), generator=integer_generator(ORDER, seed)).numpy()]
     if pick == "first":
         return pool[:count]
     if pick == "random":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mltrain.engine.seeding import generator_for, key_hash, seed_start, seed_step, splitmix64
+from mltrain.seeding import generator_for, key_hash, seed_start, seed_step, splitmix64
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,159 @@
+"""Files and folders written atomically, and locks between processes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mltrain.errors import MltrainError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: there the user starts one process at a time
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+
+class LockedError(MltrainError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` when the block succeeds and is removed when it fails.
+
+    The temporary file is hidden, lies in the same folder, and ends in ``.tmp``: pass file formats explicitly.
+
+    Args:
+        path: the file to write; its folder must exist.
+        sync: flush file and folder to the disk before returning; switch it off for many small files.
+
+    Raises:
+        OSError: the file cannot be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        yield temporary
+        if sync:
+            sync_to_disk(temporary)
+        temporary.replace(path)
+        if sync:
+            sync_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically, with the line ends of `text`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, indented; numbers that are not finite become null."""
+    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder, which takes the place of `folder` when the block succeeds.
+
+    A folder that is already there moves aside first and is deleted last. When the block fails, nothing changes.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~umask())  # mkdtemp lets nobody else in
+        for path in [*temporary.rglob("*"), temporary]:
+            sync_to_disk(path)
+        old = temporary.with_suffix(".old")
+        if folder.exists():
+            folder.replace(old)
+        temporary.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        sync_to_disk(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open a folder
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def umask() -> int:
+    """Return the file mode bits that this process withholds; the system tells them only in exchange for new ones."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def locked(path: Path, *, patience: float = math.inf) -> Iterator[None]:
+    """Hold an exclusive lock between processes on the file `path`, which is made where it is missing.
+
+    The system releases the lock when the process ends, however it ends. The lock is one of `lockf`, because forked
+    workers do not inherit those and cannot keep it after their parent. The file names its holder.
+
+    Args:
+        path: the lock file; it stays.
+        patience: seconds to wait for another process.
+
+    Raises:
+        LockedError: another process still holds the lock; the message names it.
+        OSError: the lock file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        end = time.monotonic() + patience
+        while fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    logger.warning("%s: this file system has no locks (%s); start one process only", path, error)
+                    break
+                if time.monotonic() > end:
+                    file.seek(0)
+                    raise LockedError(file.read().strip() or "another process") from error
+            time.sleep(0.05)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,37 @@
+"""Text for messages: the nearest valid name, and values as the command line writes them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the most similar of `names`, or None where none is near; a name that contains the other counts as near."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    if close:
+        return close[0]
+    lowered = name.lower()
+    parts = [other for other in names if len(lowered) > 2 and (lowered in other.lower() or other.lower() in lowered)]
+    return min(parts, key=len) if parts else None
+
+
+def did_you_mean(name: str, names: Iterable[str], form: str = "{}") -> str:
+    """Return "; did you mean NEAREST?", with the nearest name put into `form`, or nothing where no name is near."""
+    near = nearest(name, names)
+    return f"; did you mean {form.format(near)}?" if near is not None else ""
+
+
+def spell(value: Any) -> str:
+    """Return a value as YAML and the command line write it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(spell(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {spell(v)}" for k, v in value.items()) + "}"
+    return str(value) if value != "" else "''"
