@@ -9,8 +9,17 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.curriculum import curriculum_problems
-from mltrain.config.schema import ALLOWED_TARGETS, FRAME, INJECTED, LATER, SWITCHABLE, Base, Option, frame_options
+from mltrain.config.rules import curriculum_problems, task_problems
+from mltrain.config.schema import (
+    ALLOWED_TARGETS,
+    DEFAULTS_FOR_OLDER_RUNS,
+    INJECTED,
+    SECTIONS,
+    SWITCHABLE,
+    Option,
+    RootOptions,
+    section_options,
+)
 from mltrain.config.signatures import (
     PACKAGE,
     UNKNOWN,
@@ -19,7 +28,6 @@ from mltrain.config.signatures import (
     import_signature,
     read_signature,
 )
-from mltrain.config.task import task_problems
 from mltrain.config.types import Kind
 from mltrain.errors import ConfigError
 from mltrain.text import nearest, spell
@@ -43,7 +51,7 @@ def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictCo
 
 def check_options(section: type, given: dict[str, Any]) -> Any:
     """An instance of a dataclass of options, from what a user gave of them. Raises ConfigError."""
-    checker, options = _Checker(lambda path: ""), frame_options(section)
+    checker, options = _Checker(lambda path: ""), section_options(section)
     checker.options(given, options, "", frozenset(options))
     if checker.problems:
         raise ConfigError(message(checker.problems))
@@ -135,12 +143,12 @@ class _Checker:
 
     def root(self, tree: dict[str, Any]) -> None:
         self.allowed = allowed_targets(tree)
-        base = frame_options(Base)
-        frame = {name: frame_options(section) for name, section in FRAME.items()}
+        base = section_options(RootOptions)
+        frame = {name: section_options(section) for name, section in SECTIONS.items()}
         self.names = {name: sorted(options) for name, options in frame.items()}
         for name in INJECTED:
             self.names[name] = self.component_names(name, tree.get(name))
-        known = [*INJECTED, *FRAME, *base]
+        known = [*INJECTED, *SECTIONS, *base]
         for key in tree:
             if key not in known:
                 self.unknown(str(key), key, known, tree[key])
@@ -149,8 +157,8 @@ class _Checker:
             self.frame_section(tree, name, options)
         self.metrics(tree["metrics"])
         for name in INJECTED:
-            if name not in tree and name in LATER:  # the config of an older run
-                tree[name] = dict(LATER[name])
+            if name not in tree and name in DEFAULTS_FOR_OLDER_RUNS:  # the config of an older run
+                tree[name] = dict(DEFAULTS_FOR_OLDER_RUNS[name])
             if name not in tree:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:

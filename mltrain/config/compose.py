@@ -27,12 +27,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import check_config, check_options, find_problems, message
 from mltrain.config.identity import default_name
-from mltrain.config.schema import FRAME, INJECTED, Base, frame_options
+from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.errors import ConfigError
-from mltrain.text import nearest, spell
+from mltrain.text import did_you_mean, nearest, spell
 
 log = logging.getLogger(__name__)
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel has the configs inside the package; in a checkout they lie beside it.
+CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 EXPERIMENT = "experiment"
 
 
@@ -50,11 +52,11 @@ class Source:
 
     def options(self, group: str) -> list[str]:
         found = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
-        return sorted(found | ({"default"} if group in FRAME else set()))
+        return sorted(found | ({"default"} if group in SECTIONS else set()))
 
     def groups(self) -> list[str]:
         """Known groups in the order of the schema, then others that have a folder."""
-        known = [*INJECTED, *FRAME, EXPERIMENT]
+        known = [*INJECTED, *SECTIONS, EXPERIMENT]
         others = {path.name for folder in self.folders for path in folder.glob("*/") if path.is_dir()}
         return [*known, *sorted(others - {*known, "hydra"})]
 
@@ -70,7 +72,7 @@ class Scan:
     problems: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)  # component -> option chosen by an override
     experiments: list[str] = field(default_factory=list)  # overrides that choose an experiment
-    spoiled: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
+    invalid_groups: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
 
 
 def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> DictConfig:
@@ -90,7 +92,7 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
     with open_dict(composed):
         del composed["hydra"]
     checked, found = find_problems(composed, origin=_Origin(overrides, scan, choices, source))
-    problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.spoiled]
+    problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
         raise ConfigError(message(problems))
     if checked.name is None:
@@ -151,25 +153,44 @@ def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> N
         cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
 
 
-def tool_options(section: type, words: Sequence[str]) -> tuple[Any, list[str]]:
-    """The options of a tool itself, a dataclass, and the words that are none of them. Raises ConfigError."""
-    parser, given, rest = OverridesParser.create(), {}, []
-    own, roots = frame_options(section), {*INJECTED, *FRAME, *frame_options(Base)}
+def command_options(section: type, words: Sequence[str], *, suggest: bool = True) -> tuple[Any, list[str]]:
+    """Return the options of a command itself (an instance of the dataclass `section`) and the other arguments.
+
+    An option that takes text takes it as typed: Hydra's grammar would stumble over `baseline=loss=bce`.
+
+    Args:
+        section: the dataclass.
+        words: the arguments.
+        suggest: refuse an unknown key that is nearly one of the options.
+
+    Raises:
+        ConfigError: an option has a wrong value, or there is no such option.
+    """
+    parser, rest = OverridesParser.create(), []
+    given: dict[str, Any] = {}
+    own, roots = section_options(section), {*INJECTED, *SECTIONS, *section_options(RootOptions)}
     for raw in words:
-        key = raw.partition("=")[0]
-        if key not in own:
-            near = nearest(key, own) if key not in roots and "." not in key else None
-            if near is not None:
-                raise ConfigError(f"{raw}: there is no {key}; did you mean {near}=VALUE?")
+        key, equals, text = raw.partition("=")
+        if key not in own or not equals:
+            hint = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
+            if suggest and hint:
+                raise ConfigError(f"{raw}: there is no {key}{hint}")
             rest.append(raw)
+            continue
+        if own[key].kind.is_text:
+            given[key] = None if text in ("null", "") else _unquoted(text)
             continue
         override = _parse(parser, raw)
         if isinstance(override, str):
             raise ConfigError(override)
         if override.is_sweep_override():
             raise ConfigError(f"{raw}: one value at a time")
-        given[override.key_or_group] = override.value()
+        given[key] = override.value()
     return check_options(section, given), rest
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
@@ -214,7 +235,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
         return
     options, value = source.options(group), override.value()
-    one = group in INJECTED or group in FRAME
+    one = group in INJECTED or group in SECTIONS
     if isinstance(value, Glob):
         values: list[Any] = list(value.filter(options))
         raw = f"{group}={','.join(values)}"
@@ -224,7 +245,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         values = value if isinstance(value, list) else [value]
     if not values or (one and isinstance(value, list) and not override.is_sweep_override()):
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION\nallowed: {', '.join(options)}")
-        scan.spoiled.add(group)
+        scan.invalid_groups.add(group)
         return
     for value in values:
         if value not in options:
@@ -232,8 +253,8 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
             hint = f"; did you mean {group}={near}?" if near else ""
             listed = ", ".join(options) or "none"
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
-            scan.spoiled.add(group)
-    if group in scan.spoiled:
+            scan.invalid_groups.add(group)
+    if group in scan.invalid_groups:
         return
     text = raw.lstrip("+")
     if one:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.schema import LATER
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 
 # Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
 IRRELEVANT = frozenset(
@@ -31,7 +31,7 @@ IRRELEVANT = frozenset(
 
 
 def run_id(cfg: DictConfig) -> str:
-    """8 hex digits of the resolved config without `IRRELEVANT`, and without what is as before it existed (`LATER`).
+    """Return 8 hex digits that identify a config: a hash without `IRRELEVANT` and without `DEFAULTS_FOR_OLDER_RUNS`.
 
     Does not depend on the order of keys, on how a number is spelled (1e-4, 0.0001) or on where `paths.data` lies; a
     dataset root outside `paths.data` does count, since other files may lie there.
@@ -69,7 +69,8 @@ def _relevant(node: Any, path: str, data: str) -> Any:
         return {
             str(key): _relevant(node[key], here, data)
             for key, here in below.items()
-            if here not in IRRELEVANT and not (here in LATER and node[key] == LATER[here])
+            if here not in IRRELEVANT
+            and not (here in DEFAULTS_FOR_OLDER_RUNS and node[key] == DEFAULTS_FOR_OLDER_RUNS[here])
         }
     if isinstance(node, (list, tuple)):
         return [_relevant(item, path, data) for item in node]

@@ -15,6 +15,11 @@ Resolve = Callable[[str], "ast.expr | None"]  # the expression a module-level al
 class Kind:
     """What a value may be. Here: anything (an annotation this module does not know)."""
 
+    @property
+    def is_text(self) -> bool:
+        """Whether only text, or text and null, is accepted."""
+        return False
+
     def accepts(self, value: Any) -> bool:
         return True
 
@@ -30,6 +35,10 @@ class Kind:
 class Atom(Kind):
     type: type
     name: str
+
+    @property
+    def is_text(self) -> bool:
+        return self.type is str
 
     def accepts(self, value: Any) -> bool:
         if isinstance(value, bool):
@@ -97,6 +106,10 @@ class Mapping(Kind):
 @dataclass(frozen=True)
 class OneOf(Kind):
     options: tuple[Kind, ...]
+
+    @property
+    def is_text(self) -> bool:
+        return all(option.is_text or option is NULL for option in self.options)
 
     def accepts(self, value: Any) -> bool:
         return any(option.accepts(value) for option in self.options)

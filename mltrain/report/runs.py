@@ -3,7 +3,7 @@
     records = read_runs([Path("runs")], load)                          # one RunRecord for each run folder below
     records = [r for r in records if all(f.matches(r) for f in map(Filter.parse, ["dataset=coco", "epochs>=3"]))]
 
-`load(folder)` gives a run's config and the part of it that can change results: `mltrain.config.results.load_settings`
+`load(folder)` gives a run's config and the part of it that can change results: `mltrain.runs.settings.load_settings`
 (this package does not know configs). `mltrain.report.compare` makes tables of the records.
 """
 
@@ -134,7 +134,7 @@ def _tail(folder: Path) -> tuple[str, ...]:
 
 
 def _note_job(path: Path, jobs: dict[tuple[str, ...], dict[str, Any]]) -> None:
-    """What a sweep recorded of a job (`mltrain.config.sweep_job`), where it is the newest of that run."""
+    """What a sweep recorded of a job (`mltrain.sweeps.job`), where it is the newest of that run."""
     try:
         job = _json(path)
     except DataError:

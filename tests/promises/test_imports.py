@@ -19,8 +19,13 @@ ALLOWED = {
     **{name: (*BASE, name) for name in SIBLINGS},
     "prepare": (*BASE, *SIBLINGS, "prepare"),
     "engine": (*BASE, *SIBLINGS, "engine"),
-    "report": (*BASE, *SIBLINGS, "engine", "report"),
-    "config": (*BASE, *SIBLINGS, "prepare", "engine", "report", "config"),
+    "config": (*BASE, *SIBLINGS, "config"),
+    "sweeps": (*BASE, *SIBLINGS, "config", "sweeps"),
+    "report": (*BASE, *SIBLINGS, "config", "engine", "report"),
+    "runs": (*BASE, *SIBLINGS, "config", "prepare", "engine", "report", "runs"),
+    "cli": (*BASE, "config", "sweeps", "runs"),
+    "commands": (*BASE, *SIBLINGS, "config", "prepare", "engine", "report", "runs", "cli", "commands"),
+    "__main__": ("cli",),
 }
 MODULES = sorted((ROOT / "mltrain").rglob("*.py"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mltrain.config.report_tool import image_roots, report
+from mltrain.commands.report import image_roots, report
 from mltrain.errors import ConfigError, DataError
 from tests.report.browser import Opened, browser
 from tests.report.made_runs import EVIL, make_run
@@ -171,9 +171,7 @@ def test_images_are_found_beside_the_label_file_and_missing_ones_do_no_harm(tmp_
 def test_reports_need_no_torch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
 
-    code = (
-        "import sys; sys.modules['torch'] = None\nfrom mltrain.config.report_tool import report\nreport(sys.argv[1:])"
-    )
+    code = "import sys; sys.modules['torch'] = None\nfrom mltrain.commands.report import report\nreport(sys.argv[1:])"
     for words in ([str(runs / "small-gap-asl" / "00000000")], [str(runs), "--resamples", "20"]):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
