@@ -14,7 +14,7 @@ nothing is written.
     weights=best          raw or EMA, whichever validation chose; val: raw, ema: EMA
     images=PATH           image or folder of images to compare with; default: drawn ones
 
-KEY=VALUE changes the run's config, e.g. model.image_size=448. ONNX needs `pip install 'mltrain[export]'`.
+KEY=VALUE changes the run's config, e.g. model.image_size=448. ONNX needs `pip install 'mltrain-vision[export]'`.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def _upload(folder: Path, repo: str, *, private: bool) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise ConfigError(f"repo={repo}: uploading needs huggingface_hub: pip install 'mltrain[hub]'") from error
+        raise ConfigError(f"repo={repo}: uploading needs huggingface_hub: pip install 'mltrain-vision[hub]'") from error
     api = HfApi()
     try:
         name = api.create_repo(repo, private=private, exist_ok=True).repo_id

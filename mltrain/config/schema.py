@@ -92,8 +92,8 @@ class LoggerOptions:
     tensorboard_curves: bool = True  # PR curves of each evaluation: all classes pooled, and each group
     tensorboard_images: int = number(8, least=0, most=64)  # validation images shown with predictions; 0: none
     report: bool = True  # report.html in the run folder at the end; tools/report.py writes it at any time
-    wandb: bool = False  # needs mltrain[wandb]
-    mlflow: bool = False  # needs mltrain[mlflow]
+    wandb: bool = False  # needs mltrain-vision[wandb]
+    mlflow: bool = False  # needs mltrain-vision[mlflow]
     project: str = "mltrain"  # project (wandb) or experiment (mlflow) name
     every_steps: int = number(10, least=1)  # optimizer steps between two records of the training loss
     progress: Literal["auto", "bar", "lines", "off"] = "auto"  # auto: a bar on a terminal, lines otherwise
