@@ -1,6 +1,7 @@
 """Packages of the wheel; everything else is in pyproject.toml.
 
-The configs lie in the folder configs/ of a checkout, where people read and edit them, and inside the package in a wheel.
+The configs lie in the folder configs/ of a checkout, where people read and edit them;
+in a wheel they lie inside the package.
 """
 
 from setuptools import find_packages, setup
