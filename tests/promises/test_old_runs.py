@@ -1,7 +1,8 @@
 """Run folders written before the redesign are read, resumed, evaluated and reported.
 
-data/old_runs.tar.xz was made by commit 31a3634, with torch 2.14.1 on a CPU: `whole`, a finished run; `stopped`, the same
-run stopped by a signal in the middle of its second epoch; `sweep`, the records and runs of a sweep. The network is tiny.
+data/old_runs.tar.xz was made by commit 31a3634, with torch 2.14.1 on a CPU: `whole`, a finished run; `stopped`, the
+same run stopped by a signal in the middle of its second epoch; `sweep`, the records and runs of a sweep. The network is
+tiny.
 """
 
 from __future__ import annotations
