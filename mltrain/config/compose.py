@@ -1,7 +1,7 @@
-"""From overrides to a checked config: Hydra composes, `check` judges, and every complaint comes in one form.
+"""Turn overrides into a checked config: Hydra composes, `check` checks, and every problem is reported in one form.
 
-An override `a.b=1` is handed to Hydra as `++a.b=1`, so that it may also set an option that the YAML file leaves at its
-default; whether there is such an option is for `check_config` to say, here as for a key in a file.
+An override `a.b=1` is handed to Hydra as `++a.b=1`, so that it can also set an option that the YAML file leaves at its
+default. `check_config` then says whether there is such an option, as for a key in a file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXPERIMENT = "experiment"
 
 @dataclass(frozen=True)
 class Source:
-    """Where configs are: the main folder, searched last, and the folders of `--config-dir`."""
+    """The folders of configs: those of `--config-dir`, then the main one."""
 
     folder: Path = CONFIGS
     extra: tuple[Path, ...] = ()
@@ -55,7 +55,7 @@ class Source:
         return sorted(found | ({"default"} if group in SECTIONS else set()))
 
     def groups(self) -> list[str]:
-        """Known groups in the order of the schema, then others that have a folder."""
+        """Return the known groups in the order of the schema, then others that have a folder."""
         known = [*INJECTED, *SECTIONS, EXPERIMENT]
         others = {path.name for folder in self.folders for path in folder.glob("*/") if path.is_dir()}
         return [*known, *sorted(others - {*known, "hydra"})]
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass
 class Scan:
-    """Overrides made ready for Hydra, and what is wrong with the others."""
+    """Overrides rewritten for Hydra, and the problems of those that are wrong."""
 
     overrides: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Scan:
 
 
 def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> DictConfig:
-    """Compose and check a config: what `tools/train.py OVERRIDES` would run. Raises ConfigError with all problems."""
+    """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems."""
     source = source or Source()
     scan = scan_overrides(overrides, source)
     composed, problems = None, list(scan.problems)
@@ -101,7 +101,7 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
 
 
 def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
-    """The checked config of a run folder, with `KEY=VALUE` changes (of groups: dataset=NAME). Raises ConfigError."""
+    """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(_no_run(Path(folder)))
@@ -125,7 +125,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
             group = override.key_or_group
             raise ConfigError(
                 f"{raw}: a finished run keeps its {group}; what can change is the data set (dataset=NAME) and single "
-                f"options ({group}.KEY=VALUE). For another {group} train anew: tools/train.py"
+                f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
     return check_config(cfg)
@@ -133,7 +133,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
 
 def _no_run(given: Path) -> str:
     if not given.exists():
-        return f"{given}: no run folder: there is no such folder; tools/train.py names it in its last lines"
+        return f"{given}: no run folder: there is no such folder; mltrain train names it in its last lines"
     if given.is_file():
         inside = (given.parent / "config.yaml").is_file()
         return f"{given}: no run folder but a file{f'; give its folder, {given.parent}' if inside else ''}"
@@ -142,7 +142,7 @@ def _no_run(given: Path) -> str:
 
 
 def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> None:
-    """Another data set for a finished run. The one that it has keeps its options, but where paths.data is given."""
+    """Set another data set. If it is the one that the run has, its options stay, but paths.data may move its files."""
     moved = [raw for raw in overrides if raw.startswith("paths.data=")]
     own = [raw for raw in overrides if raw.startswith("dataset.")]
     chosen = load([f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]).dataset
@@ -194,7 +194,7 @@ def _unquoted(text: str) -> str:
 
 
 def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
-    """Judge each override by itself: its syntax, and, where it chooses an option of a group, whether there is one."""
+    """Check each override by itself: its syntax, and whether a group has the option that it chooses."""
     parser = OverridesParser.create()
     groups = source.groups()
     scan = Scan()
@@ -217,7 +217,7 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
 
 
 def _parse(parser: OverridesParser, raw: str) -> Override | str:
-    """The override, or what is wrong with it."""
+    """Return the override, or a text that says what is wrong with it."""
     if raw.startswith("=") or ("=" not in raw and not raw.startswith("~")):
         return f"{raw}: is no override; write KEY=VALUE, e.g. runner.epochs=5 or loss=asl"
     try:
@@ -268,7 +268,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
 
 @contextmanager
 def _hydra(folder: Path) -> Iterator[None]:
-    """Hydra's composition over a folder, also inside a job that Hydra itself has started."""
+    """Let Hydra compose from a folder, also inside a job that Hydra itself has started."""
     state = GlobalHydra.instance()
     outer = state.hydra
     state.clear()
@@ -280,7 +280,7 @@ def _hydra(folder: Path) -> Iterator[None]:
 
 
 def prefer_own_configs(source: Source) -> None:
-    """Let a file of ours stand in for a plugin's config of the same name, which Hydra takes for its schema."""
+    """Use our file instead of a plugin's config of the same name, which Hydra would take for its schema."""
     Plugins.instance()  # which registers them
     for file in source.folder.glob("hydra/*/*.yaml"):
         registered = ConfigStore.instance().repo.get("hydra", {}).get(file.parent.name, {})
@@ -300,7 +300,7 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
 
 
 def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
-    """Hydra's own settings, with which a sweep of these overrides runs. Raises ConfigError."""
+    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError."""
     try:
         return _compose(overrides, source).hydra
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -308,7 +308,7 @@ def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:
-    """A component chosen by an override takes nothing from the experiment: its options were for another component."""
+    """Undo the experiment's options of a component that an override chose: they were meant for another component."""
     without = _compose([text for text in scan.overrides if text not in scan.experiments], source)
     for section in scan.choices:
         before: Any = OmegaConf.to_container(cfg[section])
@@ -324,7 +324,7 @@ def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> Non
 
 
 def explain(error: Exception) -> str:
-    """What Hydra, OmegaConf or YAML found wrong while composing, in our form."""
+    """Return a composition error of Hydra, OmegaConf or YAML as a text in our form."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         wanted = str(error.missing_cfg_file).removesuffix(".yaml")
         group, _, option = wanted.rpartition("/")
@@ -342,7 +342,7 @@ def explain(error: Exception) -> str:
 
 
 class _Origin:
-    """Where a key was set: an override, else the line of the experiment or group file that has it."""
+    """Finds where a key was set: in an override, or in a line of the experiment or group file."""
 
     def __init__(self, overrides: Sequence[str], scan: Scan, choices: dict[str, Any], source: Source) -> None:
         self.keys = [raw.lstrip("+~").split("=", 1)[0] for raw in overrides]
@@ -369,7 +369,7 @@ class _Origin:
 
 
 def find_line(file: Path, keys: Sequence[str]) -> int | None:
-    """The line of a key in a YAML file, or None."""
+    """Return the line of a key in a YAML file, or None."""
     node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     line = None
     for key in keys:

@@ -1,4 +1,4 @@
-"""What the task, several labels an image or one, decides of the rest of the config; torch-free."""
+"""Rules between sections of a config: what the task and the curriculum require of the others; torch-free."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MULTI_LABEL_OPTIONS = {
 
 
 def best_figure(task: str, chosen: str | None) -> str:
-    """The figure of the validation split that chooses the best epoch."""
+    """Return the figure of the validation split that chooses the best epoch."""
     return chosen or BEST[task][0]
 
 
 def task_of_loss(target: str) -> str | None:
-    """What the loss is for: the class's `task`, multi_label where it names none; None for other packages' losses."""
+    """Return the task of a loss class: its `task`, or multi_label; None for losses of other packages."""
     if not target.startswith(PACKAGE + "."):
         return None
     try:
@@ -46,7 +46,7 @@ def task_of_loss(target: str) -> str | None:
 
 
 def task_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of everything in a resolved config that its task rules out."""
+    """Yield (key, problem) for everything in a resolved config that its task rules out."""
     task = tree.get("task")
     if task not in BEST:
         return
@@ -66,7 +66,7 @@ def task_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if name in options and node.get(name, options[name].default) != options[name].default:
             yield path, f"task={task} has no use for it ({instead}); leave it out"
     if sections.get("mix", {}).get("targets") == "union":
-        yield "mix.targets", f"union gives an image several labels; task={task} needs mix.targets=linear"
+        yield "mix.targets", f"union gives images several labels; task={task} needs mix.targets=linear"
 
 
 def _wrong_loss(name: str, found: str, task: str) -> str:
@@ -78,7 +78,7 @@ def _wrong_loss(name: str, found: str, task: str) -> str:
 
 
 def single_label_losses() -> list[str]:
-    """Modules of the losses of one label an image, which their configs are named after."""
+    """Return the modules of the losses of single labels; their configs have the same names."""
     losses = read_module(f"{PACKAGE}.losses")
     assert losses is not None
     sources = losses.sources.values()
@@ -91,7 +91,7 @@ def _listed(names: list[str]) -> str:
 
 
 def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of everything in a resolved config that does not go with its curriculum, or lacks one."""
+    """Yield (key, problem) for everything in a resolved config that does not fit its curriculum or lacks one."""
     sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
     chosen = sections.get(CURRICULUM, {})
     sampler, loss = sections.get("sampler", {}), sections.get("loss", {})
@@ -107,7 +107,7 @@ def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if chosen.get("scorer") == "svm" and tree.get("task") == "multi_label":
         yield (
             "curriculum.scorer",
-            "an SVM tells apart classes that exclude each other; with several labels an image use scorer=model",
+            "an SVM tells apart classes that exclude each other; with several labels per image use scorer=model",
         )
     if sections.get("data", {}).get("on_corrupt") == "skip":
         yield (
@@ -117,7 +117,7 @@ def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _options(target: Any) -> set[str] | None:
-    """The options of one of this package's components; None where they are not known."""
+    """Return the options of one of this package's components; None if they are unknown."""
     if not isinstance(target, str) or not target.startswith(PACKAGE + "."):
         return None
     try:

@@ -1,8 +1,8 @@
-"""What a config holds: the frame's sections with their defaults, and the components with what the program injects.
+"""The schema of a config: built-in sections with their defaults, and components with what the program injects.
 
-The dataclasses below are the one place of the frame's options: name, type, default, range and meaning. Hydra gets them
+The dataclasses below are the one place of the built-in options: name, type, default, range and meaning. Hydra gets them
 as `<section>: default`, so no YAML file repeats them. A component (a loss, a dataset ...) has no class here: it is a
-`_target_` with keyword arguments, and the target's own signature says which options there are.
+`_target_` with keyword arguments, and the target's own signature says which options it has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def number(default: Any, *, least: float, most: float | None = None) -> Any:
 class RootOptions:
     """Scalars at the root of the config."""
 
-    task: Literal["multi_label", "single_label"] = "multi_label"  # single_label: one label an image, softmax losses
+    task: Literal["multi_label", "single_label"] = "multi_label"  # single_label: one label per image, softmax losses
     seed: int = number(0, least=0, most=2**31 - 1)  # of initialisation, order, augmentation; part of the run's identity
     name: str | None = None  # second level of the run folder; null: <model>-<head>-<loss>
     rerun: bool = False  # train again where a finished run of the same config exists
@@ -78,7 +78,7 @@ class MetricsOptions:
         | Literal["accuracy", "balanced_accuracy", "weighted_F1", "g_mean"]
         | None
     ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
-    min_positives: int = number(1, least=1)  # a class with fewer known positives is left out of the class means
+    min_positives: int = number(1, least=1)  # classes with fewer known positives are left out of class means
     min_negatives: int = number(0, least=0)  # the same of known negatives; 1 for partially labelled splits
     save_predictions: bool | None = None  # logits and targets in the run folder; null: of the best weights, up to:
     predictions_mb: float = number(100.0, least=0)  # size of a split's logits that save_predictions=null keeps
@@ -86,7 +86,7 @@ class MetricsOptions:
 
 @dataclass(frozen=True)
 class LoggerOptions:
-    """Where figures go besides metrics.jsonl."""
+    """Records besides metrics.jsonl."""
 
     tensorboard: bool = True
     tensorboard_curves: bool = True  # PR curves of each evaluation: all classes pooled, and each group
@@ -101,7 +101,7 @@ class LoggerOptions:
 
 @dataclass(frozen=True)
 class PathsOptions:
-    """Folders, and whose code a config may name."""
+    """Folders, and packages whose code a config may name."""
 
     data: str = "data"  # where dataset configs look for their files
     runs: str = "runs"  # run folders: <runs>/<dataset.name>/<name>/<id>
@@ -134,7 +134,8 @@ INJECTED: dict[str, tuple[str, ...]] = {
 }
 SWITCHABLE = frozenset({"partial", "curriculum", "mix", "ema"})  # may be switched off: `_target_: null`
 
-# What came later, and what a config without it stands for: a run of this value keeps the id it had before.
+# Options that came after the first runs, with the value that a config without them stands for. The run id leaves out an
+# option with this value, so that older runs keep their ids.
 DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "task": "multi_label",
     "metrics.best": None,
@@ -148,7 +149,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "curriculum": {"_target_": None},
 }
 
-# Whose code a config may call. Narrower than whole packages: torch.load or a download is no loss.
+# Packages whose code a config may call: parts of torch, because torch.load or a download is no loss.
 ALLOWED_TARGETS = (
     *(f"mltrain.{part}." for part in ("curriculum", "datasets", "longtail", "losses", "models", "optim", "pipeline")),
     *("torch.nn.", "torch.optim.", "torchvision.ops.", "torchvision.transforms.", "timm."),
@@ -157,7 +158,7 @@ ALLOWED_TARGETS = (
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a frame section."""
+    """One option of a built-in section."""
 
     kind: Kind
     default: Any
@@ -172,7 +173,7 @@ class Option:
 
 
 def section_options(section: type) -> dict[str, Option]:
-    """The options of a frame dataclass."""
+    """Return the options of a section's dataclass."""
     instance = section()
     return {
         item.name: Option(
@@ -186,7 +187,7 @@ def section_options(section: type) -> dict[str, Option]:
 
 
 def register() -> None:
-    """Offer the frame's defaults to Hydra, as plain values: it is `check_config` that judges types."""
+    """Offer the sections' defaults to Hydra as plain values, because `check_config` checks types, not Hydra."""
     store = ConfigStore.instance()
     store.store(name="base", node={name: option.default for name, option in section_options(RootOptions).items()})
     for name, section in SECTIONS.items():

@@ -1,4 +1,4 @@
-"""From a checked config to a Runner: the one place where the parts are wired together."""
+"""Build a Runner from a checked config: the one place where the parts are wired together."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What an evaluation needs too: data, statistics and model."""
+    """Data, statistics and model, which evaluation needs as well as training."""
 
     splits: Splits
     stats: LabelStats
@@ -58,10 +58,10 @@ class Parts(NamedTuple):
 
 
 def train(cfg: DictConfig) -> dict[str, Any] | None:
-    """Run a config to its end and write its results; a finished run is only reported. The result on the main rank.
+    """Train a config to its end, write its results and return them on the main rank; report a finished run.
 
     Raises:
-        MltrainError: whatever of config, data, numerics or signals stopped it.
+        MltrainError: config, data, numerics or a signal stopped it.
     """
     folder = run_folder(cfg)
     finished = folder / "result.json"
@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
 
 @contextmanager
 def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> Iterator[None]:
-    """Keep other processes out of the run folder; `rerun` deletes what an earlier run left in it."""
+    """Keep other processes out of the run folder; `rerun` deletes an earlier run."""
     with ExitStack() as held:
         with dist.first():
             if dist.is_main:
@@ -148,7 +148,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
 
 
 def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> tuple[TrainStep, TrainLoader]:
-    """The optimizer step with all it needs, and the batches it is given."""
+    """Build the optimizer step and the loader of its batches."""
     _, stats, model = parts
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
     if getattr(loss, "reduction", None) == "none":
@@ -175,7 +175,7 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
 def build_data(
     cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None, class_names: Sequence[str] = ()
 ) -> tuple[Splits, LabelStats]:
-    """Splits (checked), in the order of `class_names` if they have these, and statistics of the training labels."""
+    """Read and check the splits, order their classes as `class_names`, and compute the training statistics."""
     with dist.first():  # one process generates what a dataset keeps on disk
         try:
             splits: Splits = instantiate(cfg.dataset, "dataset")
@@ -191,7 +191,7 @@ def build_data(
 
 
 def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
-    """Splits and statistics as `build_data` gives them, and the model on its device."""
+    """Build data (see `build_data`) and the model on its device."""
     splits, stats = build_data(cfg, dist, stats)
     with dist.first():  # one process downloads pretrained weights
         model: nn.Module = build_model(cfg, stats.class_names, stats)
@@ -202,7 +202,7 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
 
 
 def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Module:
-    """The model with batch-norm statistics over all ranks."""
+    """Return the model with batch-norm statistics over all ranks."""
     if dist.device.type != "cuda":
         raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
     # timm's: torch's own conversion loses the activation that many of timm's batch-norms hold.
@@ -211,7 +211,7 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
 
 
 def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
-    """Loader of an evaluation split, at the model's input size."""
+    """Build the loader of an evaluation split, at the model's input size."""
     resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
         labels,
@@ -226,7 +226,7 @@ def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet
 
 
 def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
-    """`summarize` of the task with the config's settings and the groups of the training set."""
+    """Return the task's `summarize`, bound to the config's settings and the groups of the training set."""
     if cfg.task == SINGLE_LABEL:
         groups = stats.group_indices()
         return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
@@ -239,12 +239,12 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
 
 
 def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
-    """Whether evaluation must keep the predictions of unknown targets too: to write them, or to rank some alone."""
+    """Return whether evaluation keeps predictions for unknown targets too, to write them or to rank some alone."""
     return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
 
 def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
-    """Loader of the training split, at the model's input size."""
+    """Build the loader of the training split, at the model's input size."""
     splits, stats, model = parts
     if cfg.runner.batch_size % dist.world_size:
         raise ConfigError(
@@ -255,7 +255,7 @@ def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Pa
     sampler = instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed)
     if len(sampler) < parts_of_step:
         raise ConfigError(
-            f"{splits.train.name}: {len(sampler)} images an epoch are too few for runner.accumulate="
+            f"{splits.train.name}: {len(sampler)} images per epoch are too few for runner.accumulate="
             f"{cfg.runner.accumulate} over {dist.world_size} processes, which cut a step into {parts_of_step} parts"
         )
     augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
@@ -359,7 +359,7 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
 
 
 def chosen(result: dict[str, Any]) -> str:
-    """The line that says which epoch is the best, and by what."""
+    """Return the line that names the best epoch and the figure that chose it."""
     best = result["best"]
     by = best.get("by", "map")  # older runs chose by mAP and did not say so
     return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"

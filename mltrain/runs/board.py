@@ -1,4 +1,4 @@
-"""TensorBoard's curves, pictures and hyper-parameters of a run, from its config."""
+"""Connect a run to TensorBoard: curves, pictures and hyper-parameters, as its config asks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mltrain.report.board import Board, flattened, tensorboard_of
 
 
 def attach_board(cfg: DictConfig, runner: Runner) -> None:
-    """Have the runner's evaluations recorded, where it writes event files."""
+    """Record the runner's evaluations, if it writes event files."""
     writer = tensorboard_of(runner.sinks)
     if writer is None:
         return
@@ -34,6 +34,6 @@ def attach_board(cfg: DictConfig, runner: Runner) -> None:
 
 
 def finish_board(cfg: DictConfig, runner: Runner, result: dict[str, Any], validation: Evaluation) -> None:
-    """Record, once, the config with the final figures; a run that finishes twice replaces what it wrote."""
+    """Record the config with the final figures; a run that finishes twice replaces its record."""
     if isinstance(runner.on_evaluation, Board):
         runner.on_evaluation.finish(runner.step, flattened(relevant(cfg)), result, validation)

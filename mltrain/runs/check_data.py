@@ -1,4 +1,4 @@
-"""What a config asks of its data: said before training, not by the metrics after it."""
+"""Check before training that the data can be evaluated as configured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_data(cfg: DictConfig, splits: Splits) -> None:
 
 
 def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
-    """Refuse, before training, a split whose metrics would be refused after it."""
+    """Refuse a split whose metrics would be refused after training."""
     absent, classes = metrics.absent, labels.num_classes
     positives, unknowns, negatives = (np.bincount(labels.pairs(v)[1], minlength=classes) for v in (1, -1, 0))
     empty = np.flatnonzero(positives == 0)
@@ -55,7 +55,7 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
 
 
 def check_unseen(labels: LabelSet, stats: LabelStats, least: int) -> None:
-    """Refuse to choose by the mAP of unseen classes where none can be evaluated."""
+    """Refuse to choose by the mAP of unseen classes if none can be evaluated."""
     unseen = stats.group_indices().get("unseen", np.empty(0, dtype=np.int64))
     positives = np.bincount(labels.positive_pairs()[1], minlength=labels.num_classes)
     if not (positives[unseen] >= least).any():

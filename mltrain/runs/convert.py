@@ -1,4 +1,4 @@
-"""A published checkpoint made into a run folder: config.yaml, model.safetensors, classes.txt and source.json."""
+"""Convert a published checkpoint to a run folder: config.yaml, model.safetensors, classes.txt and source.json."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ DEFAULT_SIZE = 224
 # dataset= that a number of classes stands for, where none is given
 DATASETS = {80: "coco", 20: "voc2007", 81: "nuswide_csv", 9605: "openimages"}
 SINGLE_LABEL_CLASSES = (1000, 11221, 21841, 21843)
-"""ImageNet and its 21k versions: where the file has no class names, one label an image is assumed"""
+"""ImageNet and its 21k versions: where the file has no class names, one label per image is assumed"""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Class names and where they are from."""
+    """Class names and their origin."""
 
     names: tuple[str, ...]
     origin: str
@@ -58,7 +58,7 @@ def convert(
     overwrite: bool = False,
     origin: dict[str, Any] | None = None,
 ) -> Path:
-    """Make a run folder of a published checkpoint; returns it. One that was made before of the same is left alone.
+    """Convert a published checkpoint to a run folder and return it; an equal earlier conversion is kept.
 
     Args:
         file: the checkpoint.
@@ -121,7 +121,7 @@ def _place(file: Path, words: list[str]) -> Path:
 
 
 def _is_made(out: Path, made_of: dict[str, Any], overwrite: bool) -> bool:
-    """Whether `out` was made of the same before; ConfigError where it holds something else."""
+    """Return whether `out` was made of the same before; raise ConfigError if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     before = read_source(out) if out.is_dir() else None
@@ -136,7 +136,7 @@ def _is_made(out: Path, made_of: dict[str, Any], overwrite: bool) -> bool:
 
 
 def _architecture_beside(file: Path) -> str | None:
-    """The model's name in the config.json that timm's hub has beside its weights."""
+    """Return the model's name in the config.json that timm's hub keeps beside its weights."""
     beside = file.with_name("config.json")
     if file.suffix != ".safetensors" or not beside.is_file():
         return None
@@ -153,7 +153,7 @@ def _architecture_beside(file: Path) -> str | None:
 def _config(
     published: Published, words: list[str], classes_file: str | None, file: Path
 ) -> tuple[Names, DictConfig, tuple[str, ...]]:
-    """Class names, the config, and what was assumed."""
+    """Return class names, the config, and the assumptions."""
     given = {word.partition("=")[0] for word in words}
     backbone, head = published.backbone.options, published.head
     assumed = [text for text in published.assumed if text.partition("=")[0] not in given]
@@ -184,7 +184,7 @@ def _config(
 
 
 def _spelled(value: Any) -> str:
-    """As Hydra's grammar of overrides reads it back."""
+    """Return a value as Hydra's override grammar reads it back."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -197,7 +197,7 @@ def _spelled(value: Any) -> str:
 
 
 def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: bool, file: Path) -> Names:
-    """From classes=FILE, the checkpoint, the data set if one was named; else numbers."""
+    """Return the names from classes=FILE, the checkpoint or the data set, if one was given; else numbers."""
     wanted, own = published.head.num_classes, published.class_names
     notes: list[str] = []
     if classes is not None:
@@ -220,7 +220,7 @@ def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: 
     elif own is not None:
         raise CheckpointError(
             f"{file}: names {len(own)} classes, and its head gives {wanted} logits; give the right names with "
-            "classes=FILE, one a line"
+            "classes=FILE, one per line"
         )
     else:
         note = f"the file names no classes: they are numbered. classes=FILE or dataset=NAME gives {wanted} names"
@@ -234,7 +234,7 @@ def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: 
 
 
 def _load(model: Classifier, published: Published, source: str) -> None:
-    """Put the weights in; every tensor of the file and of the model must have its counterpart."""
+    """Load the weights; every tensor of the file and of the model must have its counterpart."""
     backbone, head = published.backbone, published.head
     if model.backbone.num_features != head.in_features:
         raise CheckpointError(
@@ -248,13 +248,13 @@ def _load(model: Classifier, published: Published, source: str) -> None:
 
 
 def _converter(module: torch.nn.Module) -> Any:
-    """timm's own renaming of published names."""
+    """Return timm's own renaming of published names."""
     return getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
 
 
 @torch.inference_mode()
 def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, source: str) -> None:
-    """Refuse a timm model whose own classifier is not what `gap` computes: a CLS token, a hidden layer."""
+    """Refuse a timm model whose own classifier is not what `gap` computes (it uses a CLS token or a hidden layer)."""
     name, size = cfg.model.name, model.backbone.image_size
     options: dict[str, Any] = {str(key): value for key, value in (cfg.model.timm_kwargs or {}).items()}
     made_for = timm.get_pretrained_cfg(name)
@@ -275,7 +275,7 @@ def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, sou
 
 
 def _write(out: Path, cfg: DictConfig, model: Classifier, names: tuple[str, ...], source: dict[str, Any]) -> None:
-    """The folder, whole or not at all."""
+    """Write the folder atomically."""
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""A run without its data: every other part is built, so the config's mistakes are known before data are fetched."""
+"""Build every part of a run but its data, so that a config's mistakes are known before data are fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mltrain.models.heads import GlobalAveragePool
 
 logger = logging.getLogger(__name__)
 
-# Stands for the number of classes, which only the data tell: large, for options such as head.groups must not exceed it.
+# Stands for the number of classes, which only the data tell. It is large because options such as head.groups must not
+# exceed it.
 _CLASSES = 10_000
 _STEPS_PER_EPOCH = 1_000
 
@@ -39,7 +40,7 @@ def dry_run(cfg: DictConfig) -> None:
 
 @contextlib.contextmanager
 def _silence_logging() -> Iterator[None]:
-    """Of made-up labels nothing is said: the parts' messages would be taken for those of the data."""
+    """Silence the parts' messages: about made-up labels they would only mislead."""
     package = logging.getLogger("mltrain")
     level = package.level
     package.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The facts that a program without mltrain needs to use a run's model."""
+"""Facts that a program without mltrain needs to use a run's model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished run, read from its folder: the one place that knows how config, weights and classes lie in it."""
+"""Load the model of a finished run from its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Weights = Literal["best", "val", "ema"]
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run folder gives to those who use its model."""
+    """The model of a run folder, with its config and classes."""
 
     folder: Path
     config: DictConfig
@@ -50,10 +50,10 @@ class FinishedRun:
 def load_finished(
     folder: str | Path, *, weights: Weights = "best", overrides: Sequence[str] = (), config: DictConfig | None = None
 ) -> FinishedRun:
-    """Config, model and classes of a run folder; no data set is read, no GPU touched.
+    """Load config, model and classes of a run folder; no data set is read, no GPU is used.
 
-    A folder has `config.yaml`, and `best.pt` (a run of ours) or `model.safetensors` with `classes.txt`, one name a line
-    (weights trained elsewhere).
+    A folder has `config.yaml`, and `best.pt` (a run of ours) or `model.safetensors` with `classes.txt`, one name per
+    line (weights trained elsewhere).
 
     Args:
         weights: "best" takes the raw or the EMA weights, whichever validation chose; "val" the raw; "ema".
@@ -77,9 +77,9 @@ def load_finished(
 
 
 def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """The state of a run folder's weights: "model", "ema", "stats", "class_names", "best", as in `best.pt`.
+    """Return the state of a run folder's weights: "model", "ema", "stats", "class_names", "best", as in `best.pt`.
 
-    `cfg` forgets what its model started from: the run's own weights follow, and the start may be gone.
+    Removes from `cfg` the weights that its model started from: the run's own replace them, and their file may be gone.
 
     Raises:
         CheckpointError: there are no weights, or they cannot be read.
@@ -92,7 +92,7 @@ def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         return load_best(CheckpointFolder(folder))
     classes = folder / CLASSES_FILE
     if not classes.is_file():
-        raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with a class name a line")
+        raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with one class name per line")
     names = classes.read_text(encoding="utf-8").splitlines()
     # a published run has the counts of its training set, and the label embeddings of a zero-shot head
     best, counts, embeddings = {"weights": "val"}, folder / "stats.json", folder / EMBEDDINGS_FILE
@@ -103,7 +103,7 @@ def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def choose_weights(state: dict[str, Any], weights: Weights, folder: Path) -> str:
-    """Which weights `weights` means: "val" or "ema". Raises ConfigError where the run has no EMA weights."""
+    """Return the weights that `weights` means, "val" or "ema". Raises ConfigError if the run has no EMA weights."""
     chosen = str(state["best"]["weights"] if weights == "best" else weights)
     if chosen == "ema" and state["ema"] is None:
         raise ConfigError(f"weights=ema: {folder} has no EMA weights; weights=best takes those it has")
@@ -111,23 +111,23 @@ def choose_weights(state: dict[str, Any], weights: Weights, folder: Path) -> str
 
 
 def stats_of(state: dict[str, Any]) -> LabelStats | None:
-    """Statistics of the training set in the state of `read_weights`; None for weights trained elsewhere."""
+    """Return the training statistics in the state of `read_weights`; None for weights trained elsewhere."""
     return None if state["stats"] is None else LabelStats.from_arrays(state["stats"])
 
 
 def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats | None) -> Classifier:
-    """Backbone and head of a config, on the CPU; weights as the config says."""
+    """Build backbone and head of a config on the CPU, with weights as the config says."""
     backbone = instantiate(cfg.model, "model")
     given = {"in_features": backbone.num_features, "num_classes": len(class_names), "class_names": class_names}
     return Classifier(backbone, instantiate(cfg.head, "head", stats=stats, **given))
 
 
 def all_weights(cfg: DictConfig, state: dict[str, Any], model: Classifier) -> dict[str, Classifier]:
-    """The raw and, where there are any, the EMA weights of `read_weights`, as evaluations name them."""
+    """Return the models with the raw and, if there are any, the EMA weights of `read_weights`, by name."""
     return load_weights(state, model, None if state["ema"] is None else instantiate(cfg.ema, "ema", model=model))
 
 
 def on_device(model: Classifier, cfg: DictConfig, device: torch.device) -> Classifier:
-    """The model there, in the memory format of the config."""
+    """Move the model to a device, in the memory format of the config."""
     memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
     return model.to(device=device).to(memory_format=memory_format)

@@ -1,4 +1,4 @@
-"""The run folder that an argument of a command names, downloaded and converted where it is `zoo:NAME`."""
+"""Find the run folder that an argument names; download and convert it if it is `zoo:NAME`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PREFIX = "zoo:"
 
 
 def run_folder(word: str, words: Sequence[str] = ()) -> Path:
-    """The run folder that a tool's argument names: a folder, or `zoo:NAME`, which is downloaded and converted once.
+    """Return the run folder that an argument names: a folder, or `zoo:NAME`, downloaded and converted once.
 
     Args:
         word: folder or zoo:NAME.
-        words: the tool's KEY=VALUE; paths.data and paths.runs say where to download and convert to.
+        words: KEY=VALUE arguments; paths.data and paths.runs say where to download and convert to.
 
     Raises:
         ConfigError: no such name.
@@ -54,7 +54,7 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
 
 
 def _obtain(word: str, model: ZooModel, folder: Path) -> Path:
-    """The file, downloaded where it is not there; its checksum is the table's, or that of the first download."""
+    """Return the file, downloaded if it is missing; its checksum is the table's or that of the first download."""
     from mltrain.datasets.sources import MB, Source
     from mltrain.prepare.fetch import fetch
 

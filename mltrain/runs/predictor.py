@@ -1,4 +1,4 @@
-"""Labels of images, by a finished run.
+"""Predict the labels of images with a finished run.
 
 from mltrain import Predictor
 predictor = Predictor.from_run("runs/coco/tresnet_l-gap-asl/0a1b2c3d")
@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
-    """A class that an image was found to have, and its probability (0..1)."""
+    """A predicted class and its probability (0..1)."""
 
     name: str
     score: float
 
 
 class Prediction(NamedTuple):
-    """The labels of an image file, best first; `error` says why there are none where it could not be read."""
+    """The labels of an image file, best first; `error` says why it could not be read."""
 
     image: str
     labels: list[Label]
@@ -55,19 +55,19 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A model that names the labels of images.
+    """Predicts the labels of images.
 
-    Several labels an image: the classes whose sigmoid is above their threshold; with `topk` the k best of them, and
-    with `topk` alone the k best whatever their scores. One label an image: the class with the highest softmax, or the
-    `topk` highest, where above `threshold` if there is one.
+    Multi-label: the classes whose sigmoid is above their threshold; with `topk` the k best of them, and with `topk`
+    alone the k best whatever their scores. Single-label: the class with the highest softmax, or the `topk` highest, if above
+    `threshold`.
 
     Args:
         model: on its device, in evaluation mode.
         class_names: C names.
         resize: transform to the input of the model.
-        single_label: the softmax over the classes counts, not each sigmoid.
-        thresholds: probability that each class has to exceed, `(C,)`; None: none.
-        topk: most labels of an image; None: no limit, one with `single_label`.
+        single_label: scores are the softmax over the classes instead of sigmoids.
+        thresholds: per-class probabilities `(C,)`; a class must exceed its own. None: no thresholds.
+        topk: most labels per image; None: no limit, or one with `single_label`.
         amp_dtype: of autocast over the backbone; None: full precision.
         batch_size, num_workers: of `predict`; see `EvalLoader`.
     """
@@ -111,15 +111,15 @@ class Predictor:
         topk: int | None = None,
         device: str | None = None,
     ) -> Predictor:
-        """The predictor of a run folder.
+        """Build the predictor of a run folder.
 
         Args:
             run: the folder, or what `load_finished` made of it.
-            weights: see `load_finished`; of no use where `run` is loaded already.
-            threshold: of all classes; None: those that tools/tune_thresholds.py left in the folder, else the run's
-                metrics.threshold, else with one label an image none.
+            weights: see `load_finished`; ignored if `run` is loaded already.
+            threshold: for all classes; None: those that `mltrain tune_thresholds` left in the folder, or the run's
+                metrics.threshold, or for single labels none.
             thresholds: another file of thresholds.
-            topk: most labels of an image; without `threshold`, exactly so many.
+            topk: most labels per image; without `threshold`, exactly this many.
             device: auto, cpu, cuda, cuda:N, mps; None: the run's runner.device.
 
         Raises:
@@ -150,7 +150,7 @@ class Predictor:
         )
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> list[Label]:
-        """The labels of one image, best first: a file, a Pillow image, or uint8 RGB `(H, W, 3)`.
+        """Return the labels of one image, best first: a file, a Pillow image, or uint8 RGB `(H, W, 3)`.
 
         Raises:
             DataError: the file cannot be read.
@@ -161,17 +161,17 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """fp32 `(B, C)` on the CPU, of resized images uint8 `(B, 3, S, S)`."""
+        """Return logits fp32 `(B, C)` on the CPU of resized images uint8 `(B, 3, S, S)`."""
         # channels_last, as `resize` gives them; a batch of one would lose it in indexing
         images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         return forward_logits(self.model, images, self.amp_dtype).cpu()
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """Probabilities of logits `(B, C)`, float64."""
+        """Return the probabilities of logits `(B, C)`, float64."""
         return logits.double().softmax(1) if self.single_label else logits.double().sigmoid()
 
     def choose(self, logits: torch.Tensor) -> list[list[Label]]:
-        """The labels of each row of logits `(B, C)`.
+        """Return the labels for each row of logits `(B, C)`.
 
         Raises:
             NonFiniteError: a logit is NaN.
@@ -192,7 +192,7 @@ class Predictor:
         return result
 
     def predict(self, files: Sequence[str | Path]) -> Iterator[Prediction]:
-        """The labels of image files, in their order, batch by batch; workers read ahead.
+        """Yield the labels of image files in their order, batch by batch; workers read ahead.
 
         A file that cannot be read has its reason in `Prediction.error`.
         """
@@ -228,7 +228,7 @@ class Predictor:
 def _thresholds(
     run: FinishedRun, threshold: float | None, file: str | Path | None, topk: int | None
 ) -> np.ndarray | None:
-    """Of each class; None where none is to be exceeded."""
+    """Return the per-class thresholds, or None."""
     single = run.config.task == SINGLE_LABEL
     if file is not None:
         if threshold is not None or single:
@@ -255,7 +255,7 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def image_files(words: Sequence[str]) -> list[str]:
-    """Files, all images below folders (by suffix, sorted), what patterns match, and for "-" the lines of stdin.
+    """Return image files: files, all images below folders (sorted), matches of patterns, and for "-" lines of stdin.
 
     Raises:
         ConfigError: a folder without an image, or a pattern that matches nothing.

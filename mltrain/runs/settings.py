@@ -1,4 +1,4 @@
-"""Runs for comparison: a run folder's config, completed, and the settings in it that can change results."""
+"""Read a run's config for comparison: completed with defaults, and the settings that can change results."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `mltrain.report.runs.read_runs` asks of a run: `(config, settings)`.
+    """Return `(config, settings)` of a run folder, as `mltrain.report.runs.read_runs` needs them.
 
-    Options that came after the run have the value that stands for their absence, so that older runs compare with newer
-    ones. The config is not judged: a run whose code is gone can still be compared. About 5 ms a run.
+    Options that came after the run get the value for older runs, so that older runs compare with newer ones. The config
+    is not checked: a run whose code is gone can still be compared. Takes about 5 ms per run.
 
     Raises:
         ConfigError: config.yaml cannot be read.
@@ -60,11 +60,11 @@ def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def option_name(section: str, component: dict[str, Any]) -> str:
-    """What the component is called on the command line (`loss=asl`), as far as its options say.
+    """Return the component's name on the command line (`asl` of `loss=asl`), as far as its options tell.
 
-    It is the file of configs/ that has its target: of several the one named like the target (`adamw`, whatever its
-    options), else the one whose options come nearest. A data set goes by its option `name`, a model by its file or
-    name. What no file describes goes by the name of its class: `class_aware`.
+    It is the file of configs/ that has its target; of several, the one named like the target (`adamw`, whatever its
+    options), or else the one with the nearest options. A data set has its option `name`, a model its file or name. A
+    component without a file has the name of its class: `class_aware`.
     """
     target = component.get("_target_")
     if target is None:
@@ -84,7 +84,7 @@ def option_name(section: str, component: dict[str, Any]) -> str:
 
 @cache
 def _options(section: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and plain values of each file of a group in configs/."""
+    """Return name and plain values of each file of a group in configs/."""
     found = []
     for path in sorted((CONFIGS / section).glob("*.yaml")):
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -94,7 +94,7 @@ def _options(section: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _completed(tree: dict[str, Any]) -> dict[str, Any]:
-    """With the defaults of options that the run's config does not hold yet."""
+    """Return the config with the defaults of options that it does not have yet."""
     config: dict[str, Any] = {key: option.default for key, option in section_options(RootOptions).items()} | tree
     for name, section in SECTIONS.items():
         defaults = {key: option.default for key, option in section_options(section).items()}

@@ -1,4 +1,4 @@
-"""Thresholds of a finished run: found on its validation split, kept in its folder, used wherever its labels are."""
+"""Thresholds of a finished run: found on its validation split, kept in its folder, used for all its predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WAY_OUT = (
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A class is predicted where its probability is strictly above its threshold."""
+    """Per-class thresholds; a class is predicted if its probability is strictly above its threshold."""
 
     values: np.ndarray
     """float64 (C,), probabilities"""
@@ -49,12 +49,12 @@ class Thresholds:
 
     @property
     def cuts(self) -> torch.Tensor:
-        """The same as logits, float64 (C,)."""
+        """The thresholds as logits, float64 (C,)."""
         return torch.logit(torch.from_numpy(self.values))
 
 
 def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresholds | None:
-    """The thresholds in the folder of a run (or in `file`); None where there are none.
+    """Return the thresholds in the folder of a run (or in `file`); None if there are none.
 
     Raises:
         ConfigError: they are of other classes, of other weights, or of an earlier epoch; or `file` does not exist.
@@ -73,7 +73,7 @@ def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresho
         problem = f"of the weights of {best}, and the run has gone on since, to {best_identity(run.best)}"
     if problem is not None:
         raise ConfigError(
-            f"{path}: its thresholds are {problem}. Tune again: python tools/tune_thresholds.py {run.folder}"
+            f"{path}: its thresholds are {problem}. Tune again: mltrain tune_thresholds {run.folder}"
             f"{f' weights={run.weights}' if run.weights != run.best['weights'] else ''}; or remove the file, and "
             "metrics.threshold holds for all classes"
         )
@@ -81,7 +81,7 @@ def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresho
 
 
 def thresholds_of(run: FinishedRun) -> np.ndarray:
-    """The probability that each class has to exceed, float64 (C,): the run's own thresholds, else metrics.threshold."""
+    """Return per-class thresholds, float64 (C,): the run's own, or metrics.threshold for every class."""
     found = load_thresholds(run)
     return np.full(len(run.class_names), float(run.config.metrics.threshold)) if found is None else found.values
 
@@ -93,7 +93,7 @@ def report_thresholds(
     evaluations: Mapping[str, Evaluation],
     summarize: Callable[..., Summary],
 ) -> dict[str, Any] | None:
-    """Figures of the test split with the run's own thresholds; None where there are none, or they cannot be judged.
+    """Return figures of the test split with the run's own thresholds; None without thresholds or a fair split.
 
     They are not used on the validation split, where they were found, nor where the test split shares images with it.
     """
@@ -119,12 +119,12 @@ def report_thresholds(
 
 
 def best_identity(best: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells one best epoch from another; nothing for weights that were trained elsewhere."""
+    """Return epoch and step of the best weights; empty for weights that were trained elsewhere."""
     return {key: best[key] for key in ("epoch", "step") if key in best}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The content, and the epoch it is of."""
+    """Return the content and the epoch that it belongs to."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         values, names = np.asarray(found["thresholds"], dtype=np.float64), found["class_names"]
@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if wrong or keys:
             raise ValueError(wrong or f"has no {', '.join(keys)}")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: no file of thresholds ({error}); tools/tune_thresholds.py writes one") from error
+        raise ConfigError(f"{path}: no file of thresholds ({error}); `mltrain tune_thresholds` writes one") from error
     return found, found["best"]
 
 
@@ -169,7 +169,7 @@ class TuningOptions(Protocol):
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """Tuning that was found possible: on `source`, reported on `target`, or across `folds` of the source."""
+    """A possible tuning: learnt on `source` and reported on `target`, or across `folds` of the source."""
 
     tuner: Tuner
     source: LabelSet
@@ -177,7 +177,7 @@ class TuningPlan:
     folds: int | None
 
     def run(self, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-        """The content of tuning.json, from the evaluations of "val" and "test"."""
+        """Return the content of tuning.json, from the evaluations of "val" and "test"."""
         source = evaluations["val"]
         reported = source if self.folds is not None else evaluations["test"]
         method = self.tuner.method
@@ -206,7 +206,7 @@ class TuningPlan:
 def plan_tuning(
     cfg: DictConfig, tuning: TuningOptions, splits: Splits, stats: LabelStats, summarize: Callable[..., Summary]
 ) -> TuningPlan | None:
-    """What `tuning` asks for, None where nothing; `summarize` has its settings bound.
+    """Return the plan of the tuning that the options ask for, or None; `summarize` has its settings bound.
 
     Raises:
         ConfigError: an option that its method does not use, or no split to report on: nothing is ever reported on the
@@ -248,11 +248,11 @@ def plan_tuning(
 
 
 def no_other_split(splits: Splits) -> str | None:
-    """Why the test split cannot report what was tuned on the validation split; None where it can."""
+    """Return why the test split cannot report what was tuned on the validation split, or None."""
     if splits.test is None:
         return (
-            f"{splits.val.name} would be tuned on and reported on, for the dataset has no test split; such figures are "
-            "too good"
+            f"{splits.val.name} would be tuned on and reported on, because the dataset has no test split; such figures "
+            "are too good"
         )
     held = {os.path.realpath(path) for path in splits.val.image_paths}
     shared = sorted(held & {os.path.realpath(path) for path in splits.test.image_paths})
@@ -269,7 +269,7 @@ def _described(labels: LabelSet, split: str) -> dict[str, Any]:
 
 
 def tuning_report(content: dict[str, Any]) -> str:
-    """The figures before and after, in words and a table (percent)."""
+    """Return the figures before and after tuning, as a table (percent) with a heading."""
     chosen_by = content["chosen_by"]
     own = ["words_F1"] if chosen_by == "words_F1" else ["OP", "OR", "CP", "CR"] if " at a " in chosen_by else []
     figures = [*FIGURES, *own]

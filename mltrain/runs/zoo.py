@@ -1,4 +1,4 @@
-"""Published models by name: `zoo:NAME` in place of a run folder downloads, converts and compares (models.yaml)."""
+"""Published models by name (models.yaml): commands take `zoo:NAME` instead of a run folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A row of models.yaml; its header says what the fields are."""
+    """A row of models.yaml; the file's header explains the fields."""
 
     about: str
     url: str | None
@@ -42,18 +42,18 @@ class ZooModel:
 
     @property
     def dataset(self) -> str:
-        """Option of the config group."""
+        """Option of the config group dataset."""
         return next(word.partition("=")[2] for word in self.options if word.startswith("dataset="))
 
 
 def models() -> dict[str, ZooModel]:
-    """The table, by name."""
+    """Return the published models by name."""
     rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return {name: ZooModel(**row) for name, row in rows.items()}
 
 
 def read_source(folder: Path) -> dict[str, Any] | None:
-    """source.json of a converted run; None of others."""
+    """Return the content of source.json of a converted run; None for other runs."""
     try:
         content: dict[str, Any] = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,13 +67,13 @@ def read_source(folder: Path) -> dict[str, Any] | None:
 
 
 def needs_predictions(folder: Path) -> bool:
-    """Whether the published figure of a run folder is of a metric that needs every logit."""
+    """Return whether the published figure of a run folder is of a metric that needs every logit."""
     published = _published(folder)
     return published is not None and published["published"]["metric"] == "envelope"
 
 
 def compare(folder: Path, dataset: str, evaluation: Evaluation, images: int) -> dict[str, Any]:
-    """Log ours beside the published figure, by its metric; returns {"compared": figures}, empty without such a figure.
+    """Log our figure beside the published one; return {"compared": figures}, or nothing without a published figure.
 
     Args:
         folder: the run's.
@@ -110,6 +110,6 @@ def compare(folder: Path, dataset: str, evaluation: Evaluation, images: int) -> 
 
 
 def _published(folder: Path) -> dict[str, Any] | None:
-    """source.json of a model of the table that has a published figure."""
+    """Return source.json of a model that has a published figure in the table, or None."""
     source = read_source(folder)
     return source if source and source.get("published") and source.get("zoo") in models() else None
