@@ -58,8 +58,8 @@ class Predictor:
     """Predicts the labels of images.
 
     Multi-label: the classes whose sigmoid is above their threshold; with `topk` the k best of them, and with `topk`
-    alone the k best whatever their scores. Single-label: the class with the highest softmax, or the `topk` highest, if above
-    `threshold`.
+    alone the k best whatever their scores. Single-label: the class with the highest softmax, or the `topk` highest, if
+    above `threshold`.
 
     Args:
         model: on its device, in evaluation mode.

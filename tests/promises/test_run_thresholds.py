@@ -118,7 +118,7 @@ def test_thresholds_that_are_not_this_model_s_are_refused(run: Path) -> None:
     content = tuned(run, weights="val")
     finished = load_finished(run, weights="val")
     assert thresholds_of(finished).tolist() == content["thresholds"]
-    with pytest.raises(ConfigError, match=r"of the raw weights .weights=val., not the EMA.*tune_thresholds\.py"):
+    with pytest.raises(ConfigError, match=r"of the raw weights .weights=val., not the EMA.*mltrain tune_thresholds"):
         load_thresholds(load_finished(run, weights="ema"))
     file = run / "thresholds.json"
     for change, message in (
