@@ -394,7 +394,7 @@ def test_mistakes_in_a_sweep_are_messages_before_anything_runs(
 def test_a_plugin_that_is_not_installed_is_named_with_the_command_that_installs_it(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launchers, "_is_there", lambda module: False)
+    monkeypatch.setattr(launchers, "_is_installed", lambda module: False)
     group, option = {
         "hydra_plugins.hydra_joblib_launcher": ("launcher", "joblib"),
         "hydra_plugins.hydra_submitit_launcher": ("launcher", "slurm"),
@@ -402,9 +402,9 @@ def test_a_plugin_that_is_not_installed_is_named_with_the_command_that_installs_
         "hydra_plugins.hydra_optuna_sweeper": ("sweeper", "optuna"),
     }[target]
     settings = compose_settings([f"hydra/{group}={option}"], Source())
-    with pytest.raises(
-        ConfigError, match=rf"hydra/{group}={option} needs .*pip install 'mltrain\[{launchers.PLUGINS[target][1]}\]'"
-    ):
+    extra = launchers.PLUGINS[target][1]
+    message = rf"hydra/{group}={option} needs .*pip install 'mltrain-vision\[{extra}\]'"
+    with pytest.raises(ConfigError, match=message):
         launchers.check_installed(settings)
     launchers.check_installed(compose_settings([], Source()))
 
