@@ -196,6 +196,7 @@ def read(command: Command, arguments: Sequence[str], source: Source | None = Non
 
 
 def _own_options(command: Command, arguments: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Return an instance of the command's options, in a list that is empty if it has none, and the other arguments."""
     if command.options is None:
         return [], list(arguments)
     from mltrain.config.check import message
@@ -228,6 +229,8 @@ def _source(given: argparse.Namespace) -> Source:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Parser that raises ConfigError, and answers unknown dashed options with KEY=VALUE."""
+
     def __init__(self, command: Command, argv: Sequence[str]) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
         self.command, self.argv = command, argv
@@ -257,6 +260,7 @@ def _known_keys(command: Command) -> dict[str, str]:
 
 
 def _parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
+    """Separate flags from arguments; options of older versions with dashes become KEY=VALUE arguments."""
     parser = _Parser(command, argv)
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")

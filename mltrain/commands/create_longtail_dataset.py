@@ -98,6 +98,7 @@ def _draw(folder: Path, made: Any) -> None:
 
 
 def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
+    """Return a message with the command that trains on the split, with the groups of the split."""
     if made.val is None:
         return "train on it with dataset=csv and a validation split of your own (val_fraction=0 left none here)"
     keys = {
@@ -112,7 +113,6 @@ def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
     arguments = " ".join(shlex.quote(f"dataset.{key}={value}") for key, value in keys.items())
     for key in ("head_min", "medium_min"):
         if getattr(made.stats, key) != getattr(LongTailOptions(), key):
-            # otherwise a run would have other groups than the split
             arguments += f" metrics.{key}={getattr(made.stats, key)}"
     if task == SINGLE_LABEL:
         arguments += f" task={task} loss=cross_entropy"

@@ -95,6 +95,7 @@ def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
 
 
 def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], place: Path, file: str) -> Path:
+    """Write the overlays of an image, uint8 (H, W, 3), into the folder `place`, and the contact sheet beside it."""
     import torch
 
     from mltrain.models.explain import class_maps

@@ -99,6 +99,7 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
 
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
+    """Tell a user who interrupts the block that nothing is lost."""
     try:
         yield
     except KeyboardInterrupt:
@@ -107,6 +108,7 @@ def _resumable() -> Iterator[None]:
 
 
 def _shrink(cfg: DictConfig, options: Options, splits: Any, leave: Sequence[str]) -> None:
+    """Write the smaller copy, with all other files except `leave`, and check that its labels are the same."""
     from mltrain.datasets.splits import check_files
     from mltrain.prepare.shrink import carry, shrink
 

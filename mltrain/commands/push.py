@@ -105,6 +105,7 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
 
 
 def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options) -> None:
+    """Write all files; `started` is the config with the start of the training."""
     from safetensors.torch import save_file
 
     from mltrain.models.heads import ZeroShotMLDecoder
@@ -223,6 +224,7 @@ def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
 
 
 def _upload(folder: Path, repo: str, *, private: bool) -> str:
+    """Upload the folder and return the address of the repository."""
     try:
         from huggingface_hub import HfApi
     except ImportError as error:

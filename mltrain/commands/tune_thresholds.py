@@ -112,6 +112,7 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: Options) -> dict[str
 
 
 def _criterion(cfg: DictConfig, options: Options) -> Criterion:
+    """Return what a good threshold is. Raises ConfigError if the options contradict each other or the task."""
     from mltrain.metrics.thresholds import Criterion
 
     if cfg.task != MULTI_LABEL:
@@ -120,7 +121,7 @@ def _criterion(cfg: DictConfig, options: Options) -> Criterion:
             "predicted, and there is nothing to tune"
         )
     if options.per == "all" and options.min_positives is not None:
-        raise ConfigError(f"min_positives={options.min_positives}: with per=all all classes have one threshold")
+        raise ConfigError(f"min_positives={options.min_positives}: with per=all there is one threshold for all classes")
     try:
         return Criterion(recall=options.recall, precision=options.precision)
     except ValueError as error:
@@ -128,6 +129,7 @@ def _criterion(cfg: DictConfig, options: Options) -> Criterion:
 
 
 def _plan(tuner: Tuner, splits: Splits, folds: int | None) -> TuningPlan:
+    """Return the splits to tune and to report on: the test split if it fits, else folds of the validation split."""
     from mltrain.runs.thresholds import TuningPlan, no_other_split
 
     problem = no_other_split(splits) if folds is None else None

@@ -156,7 +156,7 @@ class _Limit:
 @contextmanager
 def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
     """Let a signal, or the stop file, end the job: at once outside training; in training the runner saves first."""
-    if threading.current_thread() is not threading.main_thread():  # Python sets signal handlers in the main thread only
+    if not _handles_signals():
         yield _Limit(None)
         return
 
@@ -165,17 +165,35 @@ def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
             raise Interrupted(f"stopped by {signal.Signals(number).name} outside training", number)
 
     limit = _Limit(signal.getsignal(signal.SIGUSR2) if os.environ.get("SUBMITIT_EXECUTOR") else None)
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
     ended = threading.Event()
     if not sweep.here:
         threading.Thread(target=_obey, args=(sweep, ended), daemon=True).start()
+    # joblib kills all jobs when one of its processes dies, so none may die of a signal between two jobs.
+    after = signal.SIG_IGN if sweep.launcher == "joblib" and not sweep.here else None
+    with handled(stop, after=after):
+        try:
+            yield limit
+        finally:
+            ended.set()
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None], *, after: signal.Handlers | None = None) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT in a block, and after it by `after` or as before the block."""
+    if not _handles_signals():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
-        yield limit
+        yield
     finally:
-        ended.set()
-        for number, handler in previous.items():
-            # joblib kills all jobs when one of its processes dies, so none may die of a signal between two jobs.
-            signal.signal(number, signal.SIG_IGN if sweep.launcher == "joblib" and not sweep.here else handler)
+        for number, before in previous.items():
+            signal.signal(number, before if after is None else after)
+
+
+def _handles_signals() -> bool:
+    """Return whether this is the main thread, the only one in which Python sets handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _obey(sweep: Sweep, ended: threading.Event) -> None:

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ from mltrain.config.identity import run_folder
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps import launchers
-from mltrain.sweeps.job import SIGNALS, Work
+from mltrain.sweeps.job import Work
 from mltrain.sweeps.record import ENDED, Record, Sweep
 from mltrain.sweeps.watch import Watch, summary
 
@@ -81,7 +80,8 @@ def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callab
     arguments = [*scan.overrides, *_own_overrides(source, sweep, at_once)]
     ended: Exception | None = None
     try:
-        with _engine(settings, sweep), _signals(sweep), watch:  # Ray's start takes the signals for itself
+        # The signals come after the launcher, because Ray sets handlers when it starts.
+        with _started(settings, sweep), sweep_job.handled(functools.partial(_stop, sweep=sweep)), watch.watching():
             task = functools.partial(sweep_job.run_job, work=work, source=source, sweep=sweep)
             _launch(functools.update_wrapper(task, work), arguments, source)
     except (MltrainError, HydraException, OmegaConfBaseException):
@@ -180,7 +180,7 @@ def _import_paths() -> str:
 
 
 @contextmanager
-def _engine(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
+def _started(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
     """Quieten the plugins of Hydra, and start and stop Ray if it is the launcher."""
     logging.getLogger("submitit").setLevel(logging.WARNING)
     if "optuna" in str(settings.sweeper._target_):
@@ -198,27 +198,13 @@ def _engine(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
         launchers.stop_ray()
 
 
-@contextmanager
-def _signals(sweep: Sweep) -> Iterator[None]:
-    """Let running jobs save and end at SIGTERM and SIGINT; a second SIGINT exits at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        if sweep.stopped_by() is not None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
+def _stop(number: int, frame: Any, *, sweep: Sweep) -> None:
+    """Handle a signal: let running jobs save and end; a second SIGINT exits at once."""
+    if sweep.stopped_by() is None:
         sweep.request_stop(number)
         log.warning("%s: the sweep ends as soon as running jobs have saved", signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def _sum_up(sweep: Sweep, records: list[Record], ended: Exception | None) -> None:

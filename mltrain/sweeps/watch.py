@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mltrain.progress import duration
 from mltrain.sweeps import job as sweep_job
@@ -28,9 +29,9 @@ STATES = {
 
 
 class Watch:
-    """Logger of jobs: in its `with` block it logs which job starts and how each ended, time left and best figure.
+    """Reader of a sweep's records; it logs which job starts and how each ended, the time left and the best figure.
 
-    It reads the records in the sweep's folder, which the jobs write from any process or machine.
+    Jobs write their records to the sweep's folder, from any process or machine.
 
     Args:
         before: number of jobs that were finished when the sweep began.
@@ -41,32 +42,32 @@ class Watch:
         self._seen: dict[int, Record] = {}
         self._at_once = 1
         self._lock = threading.Lock()
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def __enter__(self) -> Watch:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Log what happens to jobs during a block."""
         total = self.sweep.total
         many = "a sweep" if total is None else "1 job" if total == 1 else f"{total} jobs"
         done = f", {self.before} of them finished before" if self.before else ""
         log.info("%s%s; launcher %s; records in %s", many, done, self.sweep.launcher, self.sweep.folder)
+        left = threading.Event()
+        thread = threading.Thread(target=self._poll, args=(left,), daemon=True)
         sweep_job.changed.append(self.look)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        sweep_job.changed.remove(self.look)
-        self._left.set()
-        self._thread.join()
-        self.look()
+        thread.start()
+        try:
+            yield
+        finally:
+            sweep_job.changed.remove(self.look)
+            left.set()
+            thread.join()
+            self.look()
 
     def records(self) -> list[Record]:
         """Return the records seen so far, in the order of the jobs."""
         return [self._seen[number] for number in sorted(self._seen)]
 
-    def _poll(self) -> None:
-        while not self._left.wait(POLL_SECONDS):
+    def _poll(self, left: threading.Event) -> None:
+        while not left.wait(POLL_SECONDS):
             self.look()
 
     def look(self) -> None:

@@ -1,4 +1,4 @@
-"""Promises of tools/find_lr.py."""
+"""Promises of `mltrain find_lr`."""
 
 from __future__ import annotations
 

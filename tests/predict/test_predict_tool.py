@@ -1,4 +1,4 @@
-"""tools/predict.py as a user meets it."""
+"""`mltrain predict` as a user meets it."""
 
 from __future__ import annotations
 

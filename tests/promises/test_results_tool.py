@@ -1,4 +1,4 @@
-"""tools/results.py on real runs."""
+"""`mltrain results` on real runs."""
 
 from __future__ import annotations
 
