@@ -181,7 +181,9 @@ def test_wrong_requests_are_refused_before_any_work(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"model\.eval"):
         export_classifier(classifier().train(), tmp_path / "model.pt2")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"ONNX needs onnx, onnxruntime, onnxscript: pip install 'mltrain\[export\]'"):
+    with pytest.raises(
+        ConfigError, match=r"ONNX needs onnx, onnxruntime, onnxscript: pip install 'mltrain-vision\[export\]'"
+    ):
         export_classifier(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -122,7 +122,7 @@ def test_everything_is_downloaded_unpacked_and_verified_and_the_second_time_noth
     root = coco()
     assert whole(root) and store(root) == {*ARCHIVES, "checksums.sha256"}
     assert [path for path, _ in site.asked] == ["/annotations.zip", "/val.zip", "/gone/train.zip", "/train.zip"]
-    assert "coco2017 is complete: train 3, val 2 images, as published, every file is there" in caplog.text
+    assert "coco2017 is complete: train 3, val 2 images, as published, every file exists" in caplog.text
     lines = (root / "downloads" / "checksums.sha256").read_text().splitlines()
     assert lines[2] == f"{hashlib.sha256(site.files['train.zip']).hexdigest()}  train.zip" and len(lines) == 3
     before = tree(root)
@@ -409,7 +409,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -
     child.send_signal(signal.SIGINT)
     said = child.communicate()[1]
     assert child.returncode == 130 and "Traceback" not in said, said
-    assert said.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
+    assert said.endswith("everything done so far is kept; repeat the command to go on\ninterrupted\n")
     assert 0 < part.stat().st_size < 300_000
 
 
