@@ -192,7 +192,7 @@ def test_other_peoples_folders_are_left_alone(trained: Path, tmp_path: Path) -> 
     assert (tmp_path / "README.md").read_text() == "mine"
     with pytest.raises(ConfigError, match="is the run folder itself"):
         pushed(trained, trained)
-    with pytest.raises(ConfigError, match="private=true: nothing is uploaded"):
+    with pytest.raises(ConfigError, match="private=true needs an upload: add repo="):
         pushed(trained, tmp_path / "x", private=True)
 
 
