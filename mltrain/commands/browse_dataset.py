@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from omegaconf import DictConfig
 
 from mltrain.cli import Command, typed
@@ -31,6 +30,8 @@ from mltrain.runs.outputs import check_suffix, writing
 from mltrain.text import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mltrain.labels import LabelSet
     from mltrain.pipeline.batch import Transform
 

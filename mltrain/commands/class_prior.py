@@ -15,13 +15,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.files import atomic_write
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mltrain.labels import LabelStats
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def class_prior(cfg: DictConfig, folder: Path) -> None:
         CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
         NonFiniteError: the weights give NaN.
     """
+    import numpy as np
+
     from mltrain.runs.evaluation import open_on_data
 
     with open_on_data(cfg, folder) as run:
@@ -49,6 +52,8 @@ def class_prior(cfg: DictConfig, folder: Path) -> None:
 
 def write_prior(file: Path, stats: LabelStats, prior: np.ndarray) -> None:
     """Write a row per class: its prior and, to compare, the share of positives among the known training labels."""
+    import numpy as np
+
     known = np.maximum(stats.positives + stats.negatives, 1)
     with atomic_write(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")

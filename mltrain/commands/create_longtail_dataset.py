@@ -17,7 +17,7 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,9 +26,10 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.errors import ConfigError
-from mltrain.labels import LabelSet
 from mltrain.longtail.options import LongTailOptions
-from mltrain.longtail.split import separator_of
+
+if TYPE_CHECKING:
+    from mltrain.labels import LabelSet
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ def _draw(folder: Path, made: Any) -> None:
 
 def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
     """Return a message with the command that trains on the split, with the groups of the split."""
+    from mltrain.longtail.split import separator_of
+
     if made.val is None:
         return "train on it with dataset=csv and a validation split of your own (val_fraction=0 left none here)"
     keys = {

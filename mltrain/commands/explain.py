@@ -23,9 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from omegaconf import DictConfig
-from PIL import Image
 
 from mltrain.cli import Command
 from mltrain.config.schema import number
@@ -34,6 +32,8 @@ from mltrain.runs.outputs import copies_folder
 from mltrain.text import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mltrain.runs.folder import FinishedRun
     from mltrain.runs.predictor import Predictor
 
@@ -97,6 +97,7 @@ def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
 def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], place: Path, file: str) -> Path:
     """Write the overlays of an image, uint8 (H, W, 3), into the folder `place`, and the contact sheet beside it."""
     import torch
+    from PIL import Image
 
     from mltrain.models.explain import class_maps
     from mltrain.report.overlays import overlay, sheet
@@ -159,6 +160,8 @@ def _classes(run: FinishedRun, options: Options) -> list[str]:
 
 def _seen(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     """Return the part of the image that the model gets."""
+    import numpy as np
+
     from mltrain.pipeline.augment import EvalResize
 
     if not isinstance(predictor.resize, EvalResize):

@@ -22,14 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from mltrain.cli import Command
 from mltrain.config.compose import load_run
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError, MltrainError
-from mltrain.report.html.run_data import read_run
-from mltrain.report.predictions import FILES
 from mltrain.runs.outputs import writing
 from mltrain.runs.selection import select, split_arguments
 from mltrain.runs.settings import load_settings
@@ -97,6 +93,7 @@ def _report_run(folder: Path, filters: Sequence[str], options: Options) -> Path:
 
 def _page_of(folder: Path, images: str | None = None, out: str | None = None) -> Path:
     from mltrain.report.html.run_report import write_run_report
+    from mltrain.report.predictions import FILES
 
     roots = image_roots(folder) if images is None else dict.fromkeys(FILES, Path(images))
     return write_run_report(folder, images=roots, out=None if out is None else Path(out))
@@ -157,6 +154,11 @@ def image_roots(folder: Path) -> dict[str, Path]:
 
     The result is empty if the data set cannot be read; pages then have no pictures.
     """
+    import numpy as np
+
+    from mltrain.report.html.run_data import read_run
+    from mltrain.report.predictions import FILES
+
     files: dict[str, str] = {}
     for split, names in FILES.items():
         path = next((folder / name for name in names if (folder / name).is_file()), None)
