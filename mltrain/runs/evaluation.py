@@ -49,16 +49,20 @@ class RunOnData:
         """Metrics of (logits, targets), with the settings of the config."""
         return summarizer(self.config, self.stats)
 
-    def choose(self, weights: Weights) -> str:
-        """Return "val" or "ema" for what a user asks for. Raises ConfigError if the run has no EMA weights."""
-        return choose_weights(self.state, weights, self.folder)
-
     def evaluate(self, labels: LabelSet, weights: Weights | None = None, *, keep_all: bool) -> Evaluation | None:
-        """Evaluate all weights, or those named, on a split; None on other ranks than the main one.
+        """Evaluate all weights, or the chosen ones, on a split, and return the result on the main rank.
 
-        `keep_all` keeps the predictions of unknown targets too.
+        Args:
+            weights: one set of weights; None evaluates all.
+            keep_all: keep the predictions of unknown targets too.
+
+        Raises:
+            ConfigError: the run has no EMA weights.
         """
-        chosen = self.weights if weights is None else {name: self.weights[name] for name in [self.choose(weights)]}
+        chosen = self.weights
+        if weights is not None:
+            name = choose_weights(self.state, weights, self.folder)
+            chosen = {name: self.weights[name]}
         with closing(eval_loader(self.config, self.dist, labels, next(iter(chosen.values())))) as loader:
             return evaluate(chosen, loader, self.summarize, keep_all=keep_all, **self._inference)
 
