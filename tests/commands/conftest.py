@@ -44,6 +44,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on the drawn shapes."""
+    """Train a small run on the drawn shapes and return its folder."""
     place = tmp_path_factory.mktemp("run")
     return fit([*TINY, "runner.epochs=1", f"paths.data={place}/data", f"paths.runs={place}/runs"])

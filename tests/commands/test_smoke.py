@@ -32,7 +32,7 @@ def work(function: Work) -> Work:
 
 
 def done(call: Call, *words: object) -> str:
-    """Standard output of a command that succeeds."""
+    """Run a command that must succeed, and return its standard output."""
     code, out, err = call(*words)
     assert code == 0, err
     return out

@@ -135,14 +135,14 @@ class Program:
         )
 
     def run(self, *words: str) -> tuple[int, str]:
-        """Exit code and all that was said."""
+        """Run the sweep to its end, and return its exit code and output."""
         with self.start(*words) as process:
             said = process.communicate(timeout=120)[0]
             return process.returncode, said
 
     @contextmanager
     def running(self, *words: str, jobs: int = 1) -> Iterator[subprocess.Popen[str]]:
-        """A sweep of which so many jobs are at work."""
+        """Start a sweep and wait until `jobs` of its jobs are at work."""
         with self.start(*words) as process:
             try:
                 end = time.monotonic() + 60
@@ -265,8 +265,8 @@ def test_an_interrupt_from_the_terminal_reaches_every_process_and_all_of_them_sa
 
 
 def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(word) for word in found if "LokyProcess" in Path(f"/proc/{word}/cmdline").read_text()]
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+    return [int(word) for word in found if "LokyProcess" in Path(f"/proc/{word}/cmdline").read_text("utf-8")]
 
 
 @pytest.mark.slow
