@@ -1,8 +1,8 @@
-"""The one way in: `mltrain COMMAND ARGUMENTS`, or `python tools/COMMAND.py ARGUMENTS`.
+"""Command line: `mltrain COMMAND ARGUMENTS`, or `python tools/COMMAND.py ARGUMENTS`.
 
-    find the command -> parse -> help, or: check config and options -> run
+    find the command -> parse -> show the help, or check config and options -> run
 
-Everything up to `run` answers without torch. A command is a module of `mltrain.commands` with a `COMMAND`.
+Nothing before `run` imports torch. A command is a module of `mltrain.commands` with a `COMMAND`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import shlex
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mltrain.console import exit_on_error
 from mltrain.errors import ConfigError
-from mltrain.text import did_you_mean
+from mltrain.text import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from mltrain.config.compose import Source
+    from mltrain.config.schema import Option
 
 COMMANDS = {
     "train": "train a classifier, or sweep over several",
@@ -34,11 +34,11 @@ COMMANDS = {
     "report": "write the page of a run, or one that compares several",
     "results": "compare runs in a table",
     "export": "write a model as ONNX or PT2",
-    "push": "write a model as a folder to give away, and upload it",
+    "push": "write a model as a folder to publish, and upload it",
     "convert_checkpoint": "make a run folder of a published checkpoint",
     "prepare_data": "download, verify and shrink a data set",
     "dataset_stats": "count classes, labels and co-occurrence",
-    "browse_dataset": "write a page with a data set's images",
+    "browse_dataset": "write a page with images of a data set",
     "create_longtail_dataset": "make a long-tailed subset of a data set",
     "import_longtail_split": "import the published split of VOC-MLT or COCO-MLT",
     "build_label_embeddings": "make a vector for each class name",
@@ -47,13 +47,20 @@ COMMANDS = {
     "inspect_batch": "show a batch as it enters the model",
 }
 DATASET_SECTIONS = ("dataset", "paths")
+CONFIG_FLAGS = {
+    "--cfg job": "print every option with its value instead of running",
+    "--config-dir DIR": "look for configs in DIR too",
+}
+RUN_HELP = """\
+RUN is a run folder, or zoo:NAME for a published model. KEY=VALUE also changes the config of the run:
+runner.device=cpu, runner.eval_batch_size=16, data.num_workers=4, dataset.root=/elsewhere ..."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its help, what it takes, and its work.
+    """A command: its help, its arguments and its work.
 
-    `takes` says what the arguments are and what `run` is given:
+    `takes` names the kind of arguments, and thereby how `run` is called:
 
     - config: KEY=VALUE of a training; `run(cfg)`.
     - dataset: KEY=VALUE of the sections dataset and paths; `run(cfg)`.
@@ -61,28 +68,30 @@ class Command:
     - arguments: anything; `run(arguments)`.
 
     With `options` (a dataclass), its fields are KEY=VALUE arguments too; `run` gets an instance as its next argument.
+    The help lists them with the docstrings below the fields.
     """
 
     run: Callable[..., Any]
     about: str | None
+    """purpose and examples, shown by --help"""
     takes: Literal["config", "dataset", "run", "arguments"]
     options: type | None = None
     files: str = ""
-    """what arguments after the run folder name (images); `run` gets them last, as a list"""
+    """name of the arguments after the run folder (images); `run` gets them last, as a list"""
     dashes: bool = False
-    """options may also be written --KEY VALUE, as they once were"""
+    """options may also be written --KEY VALUE, as in older versions"""
     after_sweep: Callable[[Path], None] | None = None
-    """-m runs a sweep; this is called with its folder when at least two of its runs are finished"""
+    """the command takes -m; this is called with the sweep's folder when at least two of its runs are finished"""
     needs_arguments: bool = False
     """without arguments the help is shown"""
 
 
 def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command of the command line and exit with its code.
+    """Run a command and exit with its code.
 
     Args:
-        name: of the command; None: the first argument.
-        argv: arguments; None: those of the process.
+        name: name of the command; None takes the first argument.
+        argv: arguments; None takes those of the process.
     """
     with exit_on_error():
         arguments = list(sys.argv[1:] if argv is None else argv)
@@ -100,8 +109,8 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
 
 def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
-    lines = ["mltrain COMMAND ARGUMENTS; mltrain COMMAND --help says more.", ""]
-    return "\n".join([*lines, *(f"  {name:<{width}}{about}" for name, about in COMMANDS.items())]) + "\n"
+    lines = [f"  {name:<{width}}{about}" for name, about in COMMANDS.items()]
+    return "\n".join(["mltrain COMMAND ARGUMENTS; mltrain COMMAND --help describes a command.", "", *lines]) + "\n"
 
 
 def execute(command: Command, argv: Sequence[str]) -> None:
@@ -109,95 +118,101 @@ def execute(command: Command, argv: Sequence[str]) -> None:
     given = _parse(command, argv)
     if given.help or (command.needs_arguments and not argv):
         sys.stdout.write(_help(command, given))
+    elif given.multirun and command.after_sweep is None:
+        raise ConfigError("-m is for mltrain train: this command runs once")
     elif command.takes == "arguments":
-        own, rest = _own_options(command, given.words)
+        own, rest = _own_options(command, given.arguments)
         command.run(rest, *own)
     elif command.takes == "run":
-        _execute_on_run(command, given.words)
+        _execute_on_run(command, given.arguments)
     else:
         _execute_on_config(command, given)
 
 
-def _execute_on_run(command: Command, words: list[str]) -> None:
+def _execute_on_run(command: Command, arguments: list[str]) -> None:
     from mltrain.config.compose import load_run
     from mltrain.runs.obtain import run_folder
 
-    changes = [word for word in words if _is_change(word, files=bool(command.files))]
-    names = [word for word in words if word not in changes]
+    changes = [text for text in arguments if _is_change(text, files=bool(command.files))]
+    names = [text for text in arguments if text not in changes]
     if not command.files and len(names) != 1:
         raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(names)}); see --help")
     if command.files and len(names) < 2:
         raise ConfigError(f"name a run folder and then {command.files} (found {len(names)} names); see --help")
-    folder = run_folder(names[0], words)
+    folder = run_folder(names[0], arguments)
     own, changes = _own_options(command, changes)
     command.run(load_run(folder, changes), folder, *own, *([names[1:]] if command.files else []))
 
 
-def _is_change(word: str, *, files: bool) -> bool:
+def _is_change(text: str, *, files: bool) -> bool:
     """Return whether an argument is KEY=VALUE, not a folder or (with `files`) a file with such a name."""
-    key, equals, _ = word.partition("=")
-    if not equals or Path(word).is_dir():
+    key, equals, _ = text.partition("=")
+    if not equals or Path(text).is_dir():
         return False
-    return not files or not ("/" in key or Path(word).exists())
+    return not files or not ("/" in key or Path(text).exists())
 
 
 def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
     source = _source(given)
     if given.multirun:
-        if command.after_sweep is None:
-            raise ConfigError("-m is for training: this command takes one config at a time")
         if given.cfg:
             raise ConfigError("--cfg shows one config, -m runs several: choose one")
         from mltrain.sweeps.run import run_sweep
 
-        run_sweep(command.run, given.words, source, after=command.after_sweep)
+        assert command.after_sweep is not None
+        run_sweep(command.run, given.arguments, source, after=command.after_sweep)
         return
     if command.after_sweep is None:
-        # Training saves at a signal; other commands only have to clear half-written files away, as an exception does.
+        # Training handles the signal itself, to save. Other commands exit, so that half-written files are removed.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    cfg, *own = read(command, given.words, source)
-    if given.cfg:
-        from omegaconf import OmegaConf
-
-        sections = cfg if command.takes == "config" else DATASET_SECTIONS
-        options = asdict(own[0]) if own else {}
-        shown = OmegaConf.create(options | {str(key): cfg[key] for key in sections})
-        sys.stdout.write(OmegaConf.to_yaml(shown, resolve=True))
+    cfg, *own = read(command, given.arguments, source)
+    if not given.cfg:
+        command.run(cfg, *own)
         return
-    command.run(cfg, *own)
+    from omegaconf import OmegaConf
+
+    options = asdict(own[0]) if own else {}
+    shown = options | {str(key): cfg[key] for key in (cfg if command.takes == "config" else DATASET_SECTIONS)}
+    sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(shown), resolve=True))
 
 
-def read(command: Command, words: Sequence[str], source: Source | None = None) -> list[Any]:
-    """Return what `command.run` is given: the checked config and, if it has any, its options. Raises ConfigError."""
+def read(command: Command, arguments: Sequence[str], source: Source | None = None) -> list[Any]:
+    """Return the arguments of `command.run`: the checked config and, if it has any, its options. Raises ConfigError."""
     from mltrain.config.check import message
     from mltrain.config.compose import load
-    from mltrain.config.schema import section_options
 
     problems = []
-    known = [*(section_options(command.options) if command.options else ()), *DATASET_SECTIONS]
-    for word in words:
-        key = word.lstrip("+~").partition("=")[0]
-        if word.lstrip("+~").startswith(("hydra.", "hydra/")):
-            problems.append(f"{word}: Hydra's own settings are for sweeps (-m); more configs: --config-dir DIR")
-        elif command.takes == "dataset" and "=" in word and key.split(".")[0] not in known:
+    known = [*_options_of(command), *DATASET_SECTIONS]
+    for text in arguments:
+        key = text.lstrip("+~").partition("=")[0]
+        if key.startswith(("hydra.", "hydra/")):
+            problems.append(f"{text}: Hydra's own settings are for sweeps (-m); more configs: --config-dir DIR")
+        elif command.takes == "dataset" and "=" in text and key.split(".")[0] not in known:
             problems.append(f"{key}: there is no {key}{did_you_mean(key, known)}\nallowed: {', '.join(known)}")
     if problems:
         raise ConfigError(message(problems))
-    own, rest = _own_options(command, words)
+    own, rest = _own_options(command, arguments)
     return [load(rest, source=source), *own]
 
 
-def _own_options(command: Command, words: Sequence[str]) -> tuple[list[Any], list[str]]:
+def _own_options(command: Command, arguments: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Return an instance of the command's options, in a list that is empty if it has none, and the other arguments."""
     if command.options is None:
-        return [], list(words)
+        return [], list(arguments)
     from mltrain.config.check import message
     from mltrain.config.compose import command_options
 
     try:
-        own, rest = command_options(command.options, words, suggest=not command.dashes)
+        own, rest = command_options(command.options, arguments, suggest=not command.dashes)
     except ValueError as error:  # options that contradict each other
         raise ConfigError(message([str(error)])) from error
     return [own], rest
+
+
+def _options_of(command: Command) -> dict[str, Option]:
+    from mltrain.config.schema import section_options
+
+    return section_options(command.options) if command.options else {}
 
 
 def _source(given: argparse.Namespace) -> Source:
@@ -214,6 +229,8 @@ def _source(given: argparse.Namespace) -> Source:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Parser that raises ConfigError, and answers unknown dashed options with KEY=VALUE."""
+
     def __init__(self, command: Command, argv: Sequence[str]) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
         self.command, self.argv = command, argv
@@ -221,12 +238,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if not message.startswith("unrecognized"):
             raise ConfigError(f"{message} (--help)")
-        flags = [word.lstrip("-").split("=")[0].replace("-", "_") for word in self.argv if word.startswith("-")]
+        flags = [text.lstrip("-").split("=")[0].replace("-", "_") for text in self.argv if text.startswith("-")]
         keys = _known_keys(self.command)
-        near = did_you_mean(flags[-1].split(".")[-1], keys) if flags else ""
-        for short, key in keys.items():
-            near = near.replace(f"mean {short}?", f"mean {key}=VALUE?")
-        example = near.removeprefix("; ") or f"e.g. {next(iter(keys.values()), 'out')}=VALUE"
+        near = nearest(flags[-1].split(".")[-1], keys) if flags else None
+        example = (
+            f"e.g. {next(iter(keys.values()), 'out')}=VALUE" if near is None else f"did you mean {keys[near]}=VALUE?"
+        )
         raise ConfigError(f"{message}; options are written KEY=VALUE, without dashes: {example} (--help)")
 
 
@@ -234,62 +251,61 @@ def _known_keys(command: Command) -> dict[str, str]:
     """Return the keys that an argument may set, by their last part."""
     from mltrain.config.schema import SECTIONS, section_options
 
-    keys = {key: key for key in section_options(command.options)} if command.options else {}
+    own = {key: key for key in _options_of(command)}
     if command.takes == "dataset":
-        return keys | {"dataset": "dataset"}
+        return own | {"dataset": "dataset"}
     if command.takes == "arguments":
-        return keys
-    own = {key: f"{name}.{key}" for name, section in SECTIONS.items() for key in section_options(section)}
-    return own | keys
+        return own
+    return {key: f"{name}.{key}" for name, section in SECTIONS.items() for key in section_options(section)} | own
 
 
 def _parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
+    """Separate flags from arguments; options of older versions with dashes become KEY=VALUE arguments."""
     parser = _Parser(command, argv)
-    parser.add_argument("words", nargs="*")
+    parser.add_argument("arguments", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
     if command.takes in ("config", "dataset"):
-        parser.add_argument("-m", "--multirun", action="store_true")
         parser.add_argument("-c", "--cfg", choices=["job"])
         parser.add_argument("-cd", "--config-dir", action="append", default=[])
-    old: dict[str, Any] = {}
-    if command.dashes:
-        from mltrain.config.schema import section_options
-
-        old = section_options(command.options) if command.options else {}
-        for name, option in old.items():
-            action = "store_true" if option.default is False else "append"
-            parser.add_argument(f"--{name}", action=action, dest=f"option_{name}")
+    dashed = _options_of(command) if command.dashes else {}
+    for name, option in dashed.items():
+        action = "store_true" if option.default is False else "append"
+        parser.add_argument(f"--{name}", action=action, dest=f"option_{name}")
     given = parser.parse_intermixed_args(list(argv))
-    for name in old:
+    for name in dashed:
         value = getattr(given, f"option_{name}")
         if value:
-            given.words.append(f"{name}=true" if value is True else f"{name}={' '.join(value)}")
+            given.arguments.append(f"{name}=true" if value is True else f"{name}={' '.join(value)}")
     return given
 
 
 def _help(command: Command, given: argparse.Namespace) -> str:
-    about = (command.about or "").strip()
-    if command.takes == "config":
-        return help_text(about, _source(given))
-    if command.takes == "dataset":
-        names = ", ".join(_source(given).options("dataset"))
-        listed = textwrap.fill(names, 110, initial_indent="    ", subsequent_indent="    ")
-        return f"{about}\n\nData sets (dataset=NAME, options: dataset.KEY=VALUE)\n{listed}\n"
-    return about + "\n"
+    """Return purpose and examples, the options, and what may be chosen by name."""
+    from mltrain.config.option_help import aligned, described_options
 
-
-def help_text(about: str, source: Source) -> str:
-    """Return a command's own text, then the config groups with their options."""
-    lines = [about, "", "Groups and their options (GROUP=OPTION):"]
-    for group in source.groups():
-        options = source.options(group)
-        if options and options != ["default"]:
-            shown = f"+{group}" if group == "experiment" else group
-            text = ", ".join(options)
-            lines += textwrap.wrap(text, 110, initial_indent=f"  {shown:<12} ", subsequent_indent=" " * 15)
-    return "\n".join(lines) + "\n"
+    parts = [(command.about or "").strip()]
+    with_config = command.takes in ("config", "dataset")
+    options = described_options(command.options) if command.options else {}
+    if rows := options | (CONFIG_FLAGS if with_config else {}):
+        parts.append(f"Options\n{aligned(rows)}")
+    if with_config:
+        source = _source(given)
+        names = {group: source.options(group) for group in source.groups()}
+        if command.takes == "dataset":
+            names = {"dataset": names["dataset"]}
+        chosen = {
+            f"+{group}" if group == "experiment" else group: ", ".join(options)
+            for group, options in names.items()
+            if options and options != ["default"]
+        }
+        parts.append(f"Groups and their options (GROUP=OPTION; GROUP.KEY=VALUE changes one)\n{aligned(chosen)}")
+    elif command.takes == "run":
+        parts.append(RUN_HELP)
+    return "\n\n".join(parts) + "\n"
 
 
 def typed() -> str:
-    """Return the command line of this process as a user would type it again."""
-    return shlex.join(["mltrain", Path(sys.argv[0]).stem, *sys.argv[1:]])
+    """Return the command line of this process, for a user to repeat it: `mltrain COMMAND ARGUMENTS`."""
+    script = Path(sys.argv[0]).stem  # tools/COMMAND.py, else the console command or __main__.py
+    return shlex.join(["mltrain", *([script] if script in COMMANDS else []), *sys.argv[1:]])

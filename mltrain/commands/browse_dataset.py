@@ -1,23 +1,12 @@
-"""Look at a data set before training: a page with its images before and after augmentation, labels, classes, counts.
+"""Write a page to look at a data set before training: images before and after augmentation, labels, classes, counts.
 
     mltrain browse_dataset                                             the drawn shapes
     mltrain browse_dataset dataset=coco2017 augment=asl model.image_size=448
     mltrain browse_dataset dataset=csv dataset.file=labels.csv classes=[cat,dog] images=500
     mltrain browse_dataset +experiment=coco_mlt_db split=val out=val.html
 
-Takes every key of `mltrain train`, of which dataset, partial, augment, eval_resize, model.image_size, metrics.head_min
-and seed have a part in it. The page is one file, which loads nothing: it can be mailed, and read on a phone.
-
-    split=train           val and test are shown as evaluation resizes them
-    images=200            how many are shown
-    pick=classes          some of every class, the rarest first; random: any; first: the first ones
-    classes=[a,b]         only images with one of these labels
-    versions=2            augmented versions of an image
-    side=192              longer side of a picture, pixels
-    out=browse.html       the page
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for configs in DIR too
+The command takes every key of `mltrain train`; dataset, partial, augment, eval_resize, model.image_size,
+metrics.head_min and seed have an effect. The page is a single file that can be mailed, and read on a phone.
 """
 
 from __future__ import annotations
@@ -29,18 +18,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from omegaconf import DictConfig
 
 from mltrain.cli import Command, typed
-from mltrain.commands.inspect_batch import offline
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError
-from mltrain.text import nearest
+from mltrain.runs.offline import offline
+from mltrain.runs.outputs import check_suffix, writing
+from mltrain.text import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mltrain.labels import LabelSet
     from mltrain.pipeline.batch import Transform
 
@@ -49,34 +40,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself."""
+    """Options of the command itself, beside the config's."""
 
     split: Literal["train", "val", "test"] = "train"
-    """val and test are shown as evaluation resizes them"""
+    """split to show; images of val and test are resized as for evaluation"""
     images: int = number(200, least=1, most=5000)
-    """how many are shown"""
+    """number of images to show"""
     pick: Literal["classes", "random", "first"] = "classes"
-    """classes: some of every class, the rarest first; random: any; first: the first ones"""
+    """classes: some images of every class, the rarest class first; random: any images; first: the first ones"""
     classes: list[str] = field(default_factory=list)
     """only images with one of these labels"""
     versions: int = number(2, least=1, most=8)
-    """augmented versions of an image"""
+    """number of augmented versions per image"""
     side: int = number(192, least=32, most=1024)
-    """longer side of a picture, pixels"""
+    """longer side of the pictures in pixels"""
     out: str = "browse.html"
-    """file of the page"""
+    """file to write"""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix not in (".html", ".htm"):
-            raise ValueError(f"out={self.out}: the name must end in .html")
+        check_suffix(self.out, ".html", ".htm")
 
 
 def browse(cfg: DictConfig, options: Options) -> Path:
-    """Write a self-contained page; returns its file.
+    """Write the page and return its file. An image that cannot be decoded is marked on the page.
 
     Raises:
         ConfigError: there is no such split or class, or the page cannot be written.
-        DataError: the data set cannot be read. A single image that cannot be decoded is shown as such.
+        DataError: the data set cannot be read.
     """
     from mltrain.labels import LabelStats
     from mltrain.report.html.browse import About, choose, write_browse
@@ -97,25 +87,17 @@ def browse(cfg: DictConfig, options: Options) -> Path:
     def versions(index: int, image: np.ndarray) -> Sequence[np.ndarray]:
         return [_transformed(transform, image, cfg.seed, epoch, index) for epoch in range(count)]
 
-    about = About(
-        name=labels.name,
-        transform=f"{section}={component_name(cfg[section])}, {size} px"
-        if section == "eval_resize"
-        else _described(cfg, size),
-        command=typed(),
-    )
-    out = Path(options.out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_browse(out, labels, stats, _shown(indices, cfg.logger.progress), versions, about=about, side=options.side)
-    except OSError as error:
-        raise ConfigError(f"out={options.out}: cannot be written: {error.strerror or error}") from error
+    described = _augmentation(cfg) if section == "augment" else f"eval_resize={component_name(cfg.eval_resize)}"
+    about = About(name=labels.name, transform=f"{described}, {size} px", command=typed())
+    with writing(Path(options.out)) as out:
+        shown = _with_bar(indices, cfg.logger.progress)
+        write_browse(out, labels, stats, shown, versions, about=about, side=options.side)
     logger.info("%s: %d of %d images, %.1f MB", out, len(indices), len(labels), out.stat().st_size / 1e6)
     return out
 
 
 def _transformed(transform: Transform, image: np.ndarray, seed: int, epoch: int, index: int) -> np.ndarray:
-    """As training draws it for an image, though not the draw of a certain place in an epoch."""
+    """Return an image augmented as in training, uint8 (H, W, 3), with its own random stream per image and epoch."""
     from mltrain.seeding import IMAGE, integer_hash, kept_random_state
 
     with kept_random_state() as generator:
@@ -124,15 +106,16 @@ def _transformed(transform: Transform, image: np.ndarray, seed: int, epoch: int,
     return pixels
 
 
-def _described(cfg: DictConfig, size: int) -> str:
-    """The options of the augmentation that are not at rest."""
-    rest = (None, False, 0, 0.0, "bilinear")
-    given = {k: v for k, v in cfg.augment.items() if k not in ("_target_", "randaugment_magnitude") and v not in rest}
-    return ", ".join(["augmentation", *(f"{key} {value}" for key, value in given.items()), f"{size} px"])
+def _augmentation(cfg: DictConfig) -> str:
+    """Return the options of the augmentation that have an effect."""
+    without_effect = (None, False, 0, 0.0, "bilinear")
+    skipped = ("_target_", "randaugment_magnitude")
+    given = [f"{k} {v}" for k, v in cfg.augment.items() if k not in skipped and v not in without_effect]
+    return ", ".join(["augmentation", *given])
 
 
-def _shown(indices: np.ndarray, mode: str) -> Iterator[int]:
-    """The indices, with a bar on a terminal."""
+def _with_bar(indices: np.ndarray, mode: str) -> Iterator[int]:
+    """Yield the indices, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     bar = mode == "bar" or (mode == "auto" and sys.stderr.isatty())
@@ -142,9 +125,7 @@ def _shown(indices: np.ndarray, mode: str) -> Iterator[int]:
 def _index(name: str, names: Sequence[str]) -> int:
     if name in names:
         return list(names).index(name)
-    near = nearest(name, names)
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise ConfigError(f"classes: there is no class {name!r}{hint}")
+    raise ConfigError(f"classes: there is no class {name!r}{did_you_mean(name, names, '{!r}')}")
 
 
 COMMAND = Command(browse, about=__doc__, takes="config", options=Options)

@@ -4,16 +4,8 @@
     mltrain build_label_embeddings dataset=coco vectors=glove.6B.300d.txt aliases=aliases.txt
     mltrain build_label_embeddings classes=classes.txt vectors=glove.6B.300d.txt out=embeddings.npz
 
-The file is read once, line by line, and only the words that are needed are kept; .gz too. A class has the vector of its
-whole name, where the file has it as one word, or else the mean of those of its words.
-
-    vectors=FILE          word vectors
-    classes=FILE          class names, one per line; default: those of the data set
-    aliases=FILE          other words for some classes, one per line: class=words
-    out=FILE              default: <paths.data>/embeddings/<dataset.name>.npz, where head=zero_shot looks for it
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for data set configs in DIR too
+The file, which may end in .gz, is read once, line by line, and only the needed words are kept. If it has the whole name
+of a class as one word, the class has the vector of that word, otherwise the mean of the vectors of its words.
 """
 
 from __future__ import annotations
@@ -28,26 +20,36 @@ from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.errors import ConfigError, DataError
+from mltrain.runs.outputs import check_suffix, writing
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself."""
+    """Options of the command itself, beside the data set's."""
 
     vectors: str | None = None
-    """file of word vectors"""
+    """file of word vectors; always needed"""
     classes: str | None = None
-    """file of class names, one per line; None: those of the data set"""
+    """file of class names, one per line; null: the classes of the data set"""
     aliases: str | None = None
     """file of other words for some classes, one per line: class=words"""
     out: str | None = None
-    """file to write; None: <paths.data>/embeddings/<dataset.name>.npz"""
+    """file to write; null: <paths.data>/embeddings/<dataset.name>.npz, where head=zero_shot looks for it"""
+
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_suffix(self.out, ".npz")
 
 
 def build_label_embeddings(cfg: DictConfig, options: Options) -> Path:
-    """Write a vector for each class name, made from a file of word vectors; returns the file written."""
+    """Write a vector for each class name, made from a file of word vectors, and return the written file.
+
+    Raises:
+        ConfigError: `vectors` is missing, a file does not exist, or `out` cannot be written.
+        DataError: a file cannot be read, or has no vector for a class.
+    """
     from mltrain.datasets.csv import read_class_names
     from mltrain.models.label_embeddings import label_embeddings, write_label_embeddings
 
@@ -62,14 +64,9 @@ def build_label_embeddings(cfg: DictConfig, options: Options) -> Path:
         names = list(instantiate(cfg.dataset, "dataset", need_val=False).train.class_names)
     aliases = _read_aliases(_existing(options.aliases, "aliases")) if options.aliases else {}
     vectors = label_embeddings(options.vectors, names, aliases=aliases)
-    name = component_name(cfg.dataset)
-    path = Path(options.out) if options.out else Path(cfg.paths.data) / "embeddings" / f"{name}.npz"
-    if path.suffix != ".npz":
-        raise ConfigError(f"out={options.out}: the name must end in .npz")
-    try:
+    default = Path(cfg.paths.data) / "embeddings" / f"{component_name(cfg.dataset)}.npz"
+    with writing(Path(options.out) if options.out else default) as path:
         write_label_embeddings(path, names, vectors)
-    except OSError as error:
-        raise ConfigError(f"out: {path} cannot be written: {error.strerror or error}") from error
     logger.info("wrote %s: %d classes, vectors of %d numbers", path, *vectors.shape)
     return path
 

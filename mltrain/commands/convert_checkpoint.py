@@ -6,16 +6,12 @@
     mltrain convert_checkpoint model.safetensors model.name=convnext_tiny
     mltrain convert_checkpoint zoo:mld_tresnet_l_coco        download it first; zoo: lists all
 
-Recognised by the names and shapes of their tensors: TResNet and ResNet with the heads of ASL, CSL, ML-Decoder (groups,
-zero-shot), Query2Label, CSRA, Distribution-Balanced Loss, or a linear layer; and models of timm's, which have to be
-named. It says what it found, and what no tensor says and is assumed: KEY=VALUE sets that (model.*, head.*, dataset=...,
-metrics.threshold ...). A file is read without running code in it.
+The command recognises models by the names and shapes of their tensors: TResNet and ResNet with the heads of ASL, CSL,
+ML-Decoder (groups, zero-shot), Query2Label, CSRA, Distribution-Balanced Loss, or a linear layer. A timm model needs its
+name: model.name=NAME. The command prints what it found, and the assumptions that no tensor confirms; KEY=VALUE changes
+those (model.*, head.*, dataset=..., metrics.threshold ...). Reading a file never runs code in it.
 
-    classes=FILE          class names, one a line; or a csv of id,name for a file whose names are ids
-    out=DIR               default: <paths.runs>/converted/<name of the file>
-    overwrite=true        replace what an earlier conversion left there
-
-To train from it: model.checkpoint=DIR with the same model (or the FILE itself).
+To train from the run folder: model.checkpoint=DIR with the same model (or the FILE itself).
 """
 
 from __future__ import annotations
@@ -31,21 +27,24 @@ from mltrain.runs.obtain import PREFIX, run_folder
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself, beside a config's."""
+    """Options of the command itself, beside the config's."""
 
-    out: str | None = None  # run folder to write; null: <paths.runs>/converted/<name of the file>
-    classes: str | None = None  # class names, one a line, in the order of the logits; or a csv of the file's ids, names
-    overwrite: bool = False  # replace what is in the folder
+    out: str | None = None
+    """run folder to write; null: <paths.runs>/converted/<name of the file>"""
+    classes: str | None = None
+    """file of class names, one per line, in the order of the logits; or csv of id,name if the checkpoint has ids"""
+    overwrite: bool = False
+    """replace an earlier conversion in the folder"""
 
 
 def convert_checkpoint(arguments: Sequence[str], options: Options) -> None:
     """Convert a file, or download and convert `zoo:NAME`; the other arguments are KEY=VALUE of the config.
 
     Raises:
-        ConfigError: not one file is named, or an option is wrong.
+        ConfigError: the arguments do not name exactly one file, or an option is wrong.
         CheckpointError: see `mltrain.runs.convert.convert`.
     """
-    files = [word for word in arguments if "=" not in word or Path(word).is_file()]
+    files = [text for text in arguments if "=" not in text or Path(text).is_file()]
     if len(files) != 1:
         raise ConfigError(f"name one checkpoint, then KEY=VALUE (found {len(files)}); see --help")
     if files[0].startswith(PREFIX):
@@ -55,7 +54,7 @@ def convert_checkpoint(arguments: Sequence[str], options: Options) -> None:
 
     convert(
         Path(files[0]),
-        [word for word in arguments if word != files[0]],
+        [text for text in arguments if text != files[0]],
         out=Path(options.out) if options.out else None,
         classes=options.classes,
         overwrite=options.overwrite,

@@ -7,26 +7,8 @@
     mltrain create_longtail_dataset dataset=voc2012 dataset.difficult=positive source=trainval \\
         method=published max=800                                                  as VOC-MLT was made
 
-The curve: how many training images each class should have
-    curve=pareto          pareto | exponential | explicit (counts=FILE with class,count; or counts='{cat: 90, dog: 5}')
-    max=null min=1 b=6    of the first class, what it falls to, shape of pareto; max=null: all that it has
-    order=cooccurrence    which class comes first: the one that most often comes along, or order=frequency
-    cap=null at_least=0   no class gets more, every class gets at least so many
-    shortage=error        a class has too few images: error, or clip its target
-How images are chosen
-    method=balanced       near the curve for all classes at once; published: the algorithm and random stream of VOC-MLT
-    source=train          or trainval: the validation split too
-    seed=0
-Validation part, never trained on
-    val_fraction=0.1      of the source, stratified; 0: none (then tune on data of your own, not on the test set)
-    val_per_class=null    instead: so many images of each class
-Groups and output
-    head_min=100 medium_min=20
-    name=null out=null    folder: out, or appendix/<dataset.name>/<name>; name is made from the options
-    overwrite=false
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for data set configs in DIR too
+A curve gives each class its number of training images, and images are chosen so that the classes come near the curve.
+A part of the source is held out for validation. docs/longtail.md describes curves, methods and files.
 """
 
 from __future__ import annotations
@@ -35,7 +17,7 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,29 +26,35 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.errors import ConfigError
-from mltrain.labels import LabelSet
 from mltrain.longtail.options import LongTailOptions
-from mltrain.longtail.split import separator_of
+
+if TYPE_CHECKING:
+    from mltrain.labels import LabelSet
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options(LongTailOptions):
-    """Options of the command itself."""
+    """Options of the command itself, beside the data set's."""
 
     source: Literal["train", "trainval"] = "train"
-    """images to choose from: the training split, or it with the validation split, in the order of their files"""
+    """train: choose from the training split; trainval: from it and the validation split, in the order of their files"""
     name: str | None = None
-    """of the split; None: from the options"""
+    """name of the split; null: made from the options"""
     out: str | None = None
-    """folder; None: appendix/<dataset.name>/<name>"""
+    """folder to write; null: appendix/<dataset.name>/<name>"""
     overwrite: bool = False
-    """replace the split that is in the folder"""
+    """replace the split in the folder"""
 
 
 def create_longtail(cfg: DictConfig, options: Options) -> Path:
-    """Build a long-tailed split of the config's data set and write its folder; returns it."""
+    """Build a long-tailed split of the config's data set, write its folder and return it.
+
+    Raises:
+        ConfigError: an option does not fit the data set, or the folder is in use.
+        DataError: the data set cannot be read, or a class has too few images.
+    """
     from mltrain.longtail import LongTail, build_longtail
     from mltrain.longtail.build import default_name, joined
     from mltrain.longtail.split import check_free
@@ -111,8 +99,11 @@ def _draw(folder: Path, made: Any) -> None:
 
 
 def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
+    """Return a message with the command that trains on the split, with the groups of the split."""
+    from mltrain.longtail.split import separator_of
+
     if made.val is None:
-        return "train on it with the csv reader and a val split of your own (val_fraction=0 left none here)"
+        return "train on it with dataset=csv and a validation split of your own (val_fraction=0 left none here)"
     keys = {
         "file": folder / "labels.csv",
         "classes": folder / "classes.txt",
@@ -122,13 +113,13 @@ def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
     separator = separator_of(images.class_names)
     if separator != ";":
         keys["separator"] = separator
-    words = " ".join(shlex.quote(f"dataset.{key}={value}") for key, value in keys.items())
+    arguments = " ".join(shlex.quote(f"dataset.{key}={value}") for key, value in keys.items())
     for key in ("head_min", "medium_min"):
         if getattr(made.stats, key) != getattr(LongTailOptions(), key):
-            words += f" metrics.{key}={getattr(made.stats, key)}"  # else a run would have other groups than the split
+            arguments += f" metrics.{key}={getattr(made.stats, key)}"
     if task == SINGLE_LABEL:
-        words += f" task={task} loss=cross_entropy"
-    return f"train on it: python tools/train.py dataset=csv {words}"
+        arguments += f" task={task} loss=cross_entropy"
+    return f"train on it: mltrain train dataset=csv {arguments}"
 
 
 COMMAND = Command(create_longtail, about=__doc__, takes="dataset", options=Options)

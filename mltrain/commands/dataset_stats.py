@@ -1,19 +1,11 @@
-"""Count a data set: images, labels, groups, imbalance, co-occurrence. Reads annotation files only, opens no image.
+"""Count images, labels, groups, imbalance and co-occurrence of a data set. Only annotation files are read, no images.
 
     mltrain dataset_stats                                     the drawn shapes
     mltrain dataset_stats dataset=coco2017                    COCO under data/coco
     mltrain dataset_stats dataset=csv dataset.file=labels.csv json=stats.json
     mltrain dataset_stats dataset=voc2007 out=stats/voc2007   with plots
 
-The tables go to standard output.
-    out=DIR               also stats.json, stats.txt, classes.csv and plots of each split
-    json=FILE             also all numbers as JSON
-    head_min=100          head: classes with at least so many training images
-    medium_min=20         medium: at least so many; tail: fewer
-    top=10                co-occurring pairs, and classes at each end of the table
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for data set configs in DIR too
+The tables are written to standard output.
 """
 
 from __future__ import annotations
@@ -28,35 +20,40 @@ from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
-from mltrain.errors import ConfigError
+from mltrain.config.schema import number
+from mltrain.files import write_json
+from mltrain.runs.outputs import writing
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself."""
+    """Options of the command itself, beside the data set's."""
 
-    head_min: int = 100
-    """head: classes with at least so many training images"""
-    medium_min: int = 20
-    """medium: at least so many; tail: fewer"""
-    top: int = 10
-    """co-occurring pairs, and classes at each end of the table"""
+    head_min: int = number(100, least=1)
+    """a class with at least this many training images is a head class"""
+    medium_min: int = number(20, least=1)
+    """a class with fewer is a medium class down to this many training images, and a tail class below"""
+    top: int = number(10, least=1)
+    """number of co-occurring pairs, and of classes at each end of the table"""
     json: str | None = None
-    """file for all numbers"""
+    """file for all numbers as JSON"""
     out: str | None = None
-    """folder for all numbers, tables and plots"""
+    """folder for stats.json, stats.txt, classes.csv and plots of each split"""
 
     def __post_init__(self) -> None:
-        if not self.head_min >= self.medium_min >= 1 or self.top < 1:
-            raise ValueError(
-                f"head_min={self.head_min} >= medium_min={self.medium_min} >= 1 and top={self.top} >= 1 must hold"
-            )
+        if self.medium_min > self.head_min:
+            raise ValueError(f"medium_min={self.medium_min} must not be above head_min={self.head_min}")
 
 
 def dataset_stats(cfg: DictConfig, options: Options) -> dict[str, Any]:
-    """Count every split of the config's data set; writes what the options name, and the tables to standard output."""
+    """Count every split of the config's data set, write the tables to standard output, and return the numbers.
+
+    Raises:
+        ConfigError: `json` cannot be written.
+        DataError: the data set cannot be read, or `out` cannot be written.
+    """
     from mltrain.report import label_stats
 
     splits = instantiate(cfg.dataset, "dataset", need_val=False)
@@ -70,10 +67,8 @@ def dataset_stats(cfg: DictConfig, options: Options) -> dict[str, Any]:
     text = label_stats.tables(numbers, counted, options.top)
     sys.stdout.write(text + "\n")
     if options.json:
-        try:
-            label_stats.write_json(Path(options.json), numbers)
-        except OSError as error:
-            raise ConfigError(f"json={options.json}: cannot be written: {error.strerror or error}") from error
+        with writing(Path(options.json), "json") as file:
+            write_json(file, numbers)
     if options.out:
         label_stats.write_folder(Path(options.out), numbers, counted, text, groups)
         logger.info("wrote %s", options.out)

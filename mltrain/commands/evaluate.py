@@ -6,28 +6,32 @@
     mltrain evaluate RUN dataset.root=/elsewhere/coco                    the data have moved
     mltrain evaluate RUN dataset=coco2017                                another data set of the same classes
     mltrain evaluate zoo:mld_tresnet_m_coco dataset=coco                 a published model, against its figure
-    mltrain evaluate RUN tune=thresholds           F1 with the best threshold of each class
-    mltrain evaluate RUN tune=threshold            with one threshold
+    mltrain evaluate RUN tune=thresholds                                 F1 with the best threshold of each class
+    mltrain evaluate RUN tune=threshold                                  with one threshold
     mltrain evaluate RUN tune=logit_adjustment tune_metric=CF1           logits - tau * prior log-odds
 
-KEY=VALUE changes the config that the run folder holds. What is tuned is found on the validation split and reported on
-the test split; without one, tune_folds=5 reports each fifth of the validation split with what the others gave. It goes
-to tuning.json in the run folder.
+The figures are written to evaluation.json in the run folder. Tuning finds its values on the validation split and
+reports figures of the test split; without a test split, tune_folds=5 reports each fifth of the validation split with
+the values of the other four. Tuning writes tuning.json.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.config.schema import number
 from mltrain.runs.settings import THRESHOLDS_FILE
+
+if TYPE_CHECKING:
+    from mltrain.engine.evaluator import Evaluation
+    from mltrain.labels import LabelSet
+    from mltrain.runs.evaluation import RunOnData
 
 logger = logging.getLogger(__name__)
 
@@ -36,83 +40,80 @@ logger = logging.getLogger(__name__)
 class Options:
     """Options of the command itself, beside the run's config."""
 
-    tune: Literal["off", "threshold", "thresholds", "logit_adjustment"] = "off"  # found on val, reported on test
-    tune_metric: Literal["macro_F1", "CF1", "OF1", "words_F1"] | None = None  # of logit_adjustment; null: macro_F1
-    tune_min_positives: int | None = number(None, least=1)  # of thresholds: fewer share one threshold; null: 5
-    tune_folds: int | None = number(None, least=2)  # cross-fit on val in place of reporting on test
+    tune: Literal["off", "threshold", "thresholds", "logit_adjustment"] = "off"
+    """values to find on the validation split and report on the test split"""
+    tune_metric: Literal["macro_F1", "CF1", "OF1", "words_F1"] | None = None
+    """figure that tune=logit_adjustment makes best; null: macro_F1"""
+    tune_min_positives: int | None = number(None, least=1)
+    """with tune=thresholds, classes with fewer validation positives share one threshold; null: 5"""
+    tune_folds: int | None = number(None, least=2)
+    """report across this many folds of the validation split, not on the test split"""
 
 
 def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> dict[str, Any] | None:
-    """Evaluate a run's best weights again, from its folder; writes evaluation.json beside result.json.
+    """Evaluate a run's best weights again, from its folder, and write evaluation.json beside result.json.
 
     With `options.tune`, thresholds or a logit adjustment are found on the validation split and reported on the test
-    split, or by cross-fitting; tuning.json says which and how, and holds the figures. Thresholds that
-    `mltrain tune_thresholds` left in the folder give further figures of the test split.
+    split or across folds; tuning.json holds method, values and figures. Thresholds that `mltrain tune_thresholds` wrote
+    to the folder give further figures of the test split.
+
+    Returns:
+        The content of evaluation.json on the main rank, None on others.
 
     Raises:
         CheckpointError: the folder has no best.pt, or it does not fit the model or the dataset's classes.
-        ConfigError: tuning without a split to report on.
+        ConfigError: there is no split on which tuning can be reported.
     """
     from mltrain.config.identity import component_name
-    from mltrain.engine import distributed, evaluator
-    from mltrain.engine.precision import resolve_amp
-    from mltrain.engine.runner import check_classes
-    from mltrain.report.outcome import write_confusion, write_json, write_per_class
-    from mltrain.report.predictions import FILES, write_predictions
+    from mltrain.report.outcome import write_json
     from mltrain.report.tables import metrics_table
-    from mltrain.runs.assemble import build_data, chosen, eval_loader, keeps_predictions, summarizer
-    from mltrain.runs.folder import all_weights, build_model, on_device, read_weights, stats_of
+    from mltrain.runs.assemble import chosen, keeps_predictions
+    from mltrain.runs.evaluation import open_on_data
     from mltrain.runs.thresholds import plan_tuning, report_thresholds, tuning_report
     from mltrain.runs.zoo import compare, needs_predictions
 
-    with distributed.start(cfg.runner.device) as dist:
-        cfg.rerun = False
-        state = read_weights(cfg, folder)
-        bounds = {key: cfg.metrics[key] for key in ("head_min", "medium_min")}
-        trained = stats_of(state)
-        splits, stats = build_data(cfg, dist, trained and replace(trained, **bounds), state["class_names"])
-        check_classes(state, splits.val.class_names, folder)
-        model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
-        tuner = plan_tuning(cfg, options or Options(), splits, stats, summarizer(cfg, stats))
-        weights = all_weights(cfg, state, model)
-        settings = {
-            "dist": dist,
-            "amp_dtype": resolve_amp(cfg.runner.amp, dist.device),
-            "channels_last": cfg.runner.channels_last,
-            "progress": cfg.logger.progress,
-            "keep_all": tuner is not None
-            or keeps_predictions(cfg, stats)
+    with open_on_data(cfg, folder) as run:
+        tuner = plan_tuning(cfg, options or Options(), run.splits, run.stats, run.summarize)
+        keep_all = (
+            tuner is not None
+            or keeps_predictions(cfg, run.stats)
             or (folder / THRESHOLDS_FILE).exists()
-            or needs_predictions(folder),
-        }
-        result: dict[str, Any] = {"best": state["best"]}
-        evaluations: dict[str, evaluator.Evaluation] = {}
-        for name, labels in (("val", splits.val), ("test", splits.test)):
-            if labels is None:
-                continue
-            with closing(eval_loader(cfg, dist, labels, model)) as loader:
-                evaluation = evaluator.evaluate(weights, loader, summarizer(cfg, stats), **settings)
-            if evaluation is None:
-                continue
-            evaluations[name] = evaluation
-            scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
-            result |= scalars if name == "val" else {"test": scalars}
-            write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
-            best_weights = state["best"]["weights"]
-            write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
-            if cfg.metrics.save_predictions:
-                write_predictions(folder / FILES[name][1], evaluation, labels)
-        if not dist.is_main:
+            or needs_predictions(folder)
+        )
+        result: dict[str, Any] = {"best": run.best}
+        evaluations: dict[str, Evaluation] = {}
+        for split, labels in (("val", run.splits.val), ("test", run.splits.test)):
+            evaluation = None if labels is None else run.evaluate(labels, keep_all=keep_all)
+            if labels is not None and evaluation is not None:
+                evaluations[split] = evaluation
+                scalars = {name: summary.scalars for name, summary in evaluation.summaries.items()}
+                result |= scalars if split == "val" else {"test": scalars}
+                _write(run, split, labels, evaluation)
+        if not run.dist.is_main:
             return None
-        logger.info("%s\n%s", metrics_table(result), chosen(result) if "epoch" in state["best"] else "")
-        result |= compare(folder, component_name(cfg.dataset), evaluations["val"], len(splits.val))
-        thresholds = report_thresholds(folder, state, splits, evaluations, summarizer(cfg, stats))
+        logger.info("%s\n%s", metrics_table(result), chosen(result) if "epoch" in run.best else "")
+        result |= compare(folder, component_name(cfg.dataset), evaluations["val"], len(run.splits.val))
+        thresholds = report_thresholds(folder, run.state, run.splits, evaluations, run.summarize)
         write_json(folder / "evaluation.json", result | ({} if thresholds is None else {"thresholds": thresholds}))
         if tuner is not None:
             content = tuner.run(evaluations)
             write_json(folder / "tuning.json", content)
             logger.info("\n%s\n%s", tuning_report(content), folder / "tuning.json")
         return result
+
+
+def _write(run: RunOnData, split: str, labels: LabelSet, evaluation: Evaluation) -> None:
+    """Write the figures per class of a split, its confusion matrix and, if the config asks for them, predictions."""
+    from mltrain.report.outcome import write_confusion, write_per_class
+    from mltrain.report.predictions import FILES, write_predictions
+
+    file = run.folder / f"evaluation_{split}.csv"
+    write_per_class(file, evaluation, run.stats)
+    write_confusion(
+        file.with_name(f"evaluation_{split}_confusion.csv"), evaluation, run.best["weights"], run.stats.class_names
+    )
+    if run.config.metrics.save_predictions:
+        write_predictions(run.folder / FILES[split][1], evaluation, labels)
 
 
 COMMAND = Command(evaluate, about=__doc__, takes="run", options=Options)

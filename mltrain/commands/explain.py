@@ -4,13 +4,13 @@
     mltrain explain RUN photo.jpg topk=5                  the five best classes
     mltrain explain RUN photo.jpg 'classes=[dog,sky]'     these, whatever their scores
 
-For photo.jpg: explained/photo.png with all classes side by side, and explained/photo/01_dog.png ... of each. Without
-classes= those that `mltrain predict` would name; threshold=, topk= and weights= are as there. Images are given in the
-same ways, and KEY=VALUE changes the config that the run folder holds.
+For photo.jpg the command writes explained/photo.png with all classes side by side, and explained/photo/01_dog.png ...
+for each class. Without classes=, topk= or threshold= it explains the classes that `mltrain predict` names; images are
+given in the same ways.
 
-What the colours show is a matter of the head. gap, pfc and csra: evidence, what each place adds to the class's logit
-(class activation maps), where it speaks for the class. ml_decoder, zero_shot and query2label: attention, where the
-class's query reads; with fewer groups than classes (head.groups), classes of a group share theirs.
+The head decides what the colours mean. gap, pfc and csra show evidence: how much each place adds to the class's logit
+(class activation maps), where that is positive. ml_decoder, zero_shot and query2label show attention: where the class's
+query looks; with fewer groups than classes (head.groups), the classes of a group share one map.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from omegaconf import DictConfig
-from PIL import Image
 
 from mltrain.cli import Command
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError
+from mltrain.runs.outputs import copies_folder
 from mltrain.text import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mltrain.runs.folder import FinishedRun
     from mltrain.runs.predictor import Predictor
 
@@ -43,31 +44,39 @@ logger = logging.getLogger(__name__)
 class Options:
     """Options of the command itself, beside the run's config."""
 
-    out: str = "explained"  # folder
-    classes: list[str] = field(default_factory=list)  # to explain; none: those that are predicted
-    threshold: float | None = number(None, least=0, most=1)  # as in tools/predict.py
-    topk: int | None = number(None, least=1)  # as in tools/predict.py
+    out: str = "explained"
+    """folder to write"""
+    classes: list[str] = field(default_factory=list)
+    """classes to explain, whatever their scores; []: the predicted ones"""
+    threshold: float | None = number(None, least=0, most=1)
+    """explain classes above this probability; null: above the run's thresholds, as mltrain predict does"""
+    topk: int | None = number(None, least=1)
+    """explain at most this many classes per image; without threshold exactly this many"""
     weights: Literal["best", "val", "ema"] = "best"
+    """best: weights that validation chose; val: raw weights; ema: averaged weights"""
 
 
-def explain(cfg: DictConfig, folder: Path, options: Options, words: Sequence[str]) -> list[Path]:
-    """Write the maps of the images that `words` name, of the classes predicted in each; the contact sheets' paths.
+def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[str]) -> list[Path]:
+    """Write the class maps of images and return the paths of the contact sheets.
 
     For an image NAME.jpg: `out`/NAME.png, the sheet, and `out`/NAME/01_CLASS.png ..., an overlay of each class.
 
+    Args:
+        images: files, folders and patterns, see `image_files`.
+
     Raises:
-        ConfigError: an unknown class, options that exclude each other, a head without maps; and see `image_files`.
-        DataError: at the end, where images could not be read.
+        ConfigError: a class is unknown, options exclude each other, the head has no maps, or see `image_files`.
+        DataError: images could not be read; raised at the end, after all others.
     """
     from mltrain.pipeline.decode import read_image
     from mltrain.runs.folder import load_finished
     from mltrain.runs.predictor import Predictor, image_files
 
-    files = image_files(words)
+    files = image_files(images)
     run = load_finished(folder, weights=options.weights, config=cfg)
     asked = _classes(run, options)
     if not hasattr(run.model.head, "class_maps"):
-        raise ConfigError(f"{folder}: its head, {type(run.model.head).__name__}, has no class_maps to explain it by")
+        raise ConfigError(f"{folder}: its head, {type(run.model.head).__name__}, has no class_maps to show")
     places = _places(files, Path(options.out))
     predictor = Predictor.from_run(run, threshold=options.threshold, topk=options.topk)
     sheets: list[Path] = []
@@ -86,7 +95,9 @@ def explain(cfg: DictConfig, folder: Path, options: Options, words: Sequence[str
 
 
 def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], place: Path, file: str) -> Path:
+    """Write the overlays of an image, uint8 (H, W, 3), into the folder `place`, and the contact sheet beside it."""
     import torch
+    from PIL import Image
 
     from mltrain.models.explain import class_maps
     from mltrain.report.overlays import overlay, sheet
@@ -105,12 +116,12 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
         labels = [Label(names[best], float(scores[best]))]
         note = " (no class is above its threshold: the best one)"
     seen = _seen(predictor, image)
-    overlays = []
+    overlays = []  # name, score, picture and map of each class
     place.mkdir(parents=True, exist_ok=True)
-    for place_number, label in enumerate(labels, 1):
+    for rank, label in enumerate(labels, 1):
         values = found.maps[0, names.index(label.name)].cpu().numpy()
         drawn = overlay(seen, values, found.kind)
-        write_png(place / f"{place_number:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
+        write_png(place / f"{rank:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
         overlays.append((label.name, label.score, drawn, values))
     path = _sheet(place)
     write_png(path, sheet(image, overlays, found.kind))
@@ -120,7 +131,7 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
 
 
 def _places(files: Sequence[str], out: Path) -> list[Path]:
-    """The folder of each image's overlays, named after it; with its suffix where two would share the name."""
+    """Return the folder of each image's overlays, named after the image, with its suffix if two would share a name."""
     from mltrain.report.labelled import copies
 
     sources = dict.fromkeys(files)
@@ -130,13 +141,7 @@ def _places(files: Sequence[str], out: Path) -> list[Path]:
     for file, place in found.items():
         if shared[place] > 1:
             found[file] = place.with_name(_plain(Path(file).name))
-        sheet_file = _sheet(found[file])
-        if sheet_file.exists() and any(Path(source).exists() and sheet_file.samefile(source) for source in sources):
-            raise ConfigError(f"out={out}: {sheet_file} is one of the images; name another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={out}: {error}") from error
+    copies_folder(out, "out", map(_sheet, found.values()), sources)
     return [found[file] for file in files]
 
 
@@ -146,16 +151,17 @@ def _sheet(place: Path) -> Path:
 
 def _classes(run: FinishedRun, options: Options) -> list[str]:
     if options.classes and (options.threshold is not None or options.topk is not None):
-        raise ConfigError("classes=...: these are explained whatever their scores; leave out threshold and topk")
+        raise ConfigError("classes=...: explained whatever their scores; leave out threshold and topk")
     for name in options.classes:
         if name not in run.class_names:
-            hint = did_you_mean(name, run.class_names)
-            raise ConfigError(f"classes={name}: the run has no such class{hint}")
+            raise ConfigError(f"classes={name}: the run has no such class{did_you_mean(name, run.class_names)}")
     return list(options.classes)
 
 
 def _seen(predictor: Predictor, image: np.ndarray) -> np.ndarray:
-    """The part of the image that the model is given."""
+    """Return the part of the image that the model gets."""
+    import numpy as np
+
     from mltrain.pipeline.augment import EvalResize
 
     if not isinstance(predictor.resize, EvalResize):
@@ -165,7 +171,7 @@ def _seen(predictor: Predictor, image: np.ndarray) -> np.ndarray:
 
 
 def _plain(name: str) -> str:
-    """A name that every file system takes."""
+    """Return a name that every file system accepts."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
 
 

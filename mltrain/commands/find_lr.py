@@ -1,19 +1,13 @@
-"""Find a learning rate: train for a moment while the rate climbs from far too low to far too high, and plot the loss.
+"""Find a learning rate: train briefly while the rate rises from far too low to far too high, and plot the loss.
 
     mltrain find_lr                                                  the embedded default
     mltrain find_lr dataset=coco loss=asl model=tresnet_m optimizer=adam
     mltrain find_lr +experiment=corel5k dataset.file=labels.csv runner.batch_size=64
 
-Takes every key of `mltrain train`: data, model, loss, optimizer, precision, accumulation and augmentation are those of
-the training. No run folder is made or changed. Prints a line to add to the training's command: optimizer.lr=...
-The rate is the smaller of two: where the smoothed loss falls fastest, and a tenth of where it is lowest.
-
-    start=1e-6 end=10     first and last rate; a test that diverges stops before
-    steps=120             optimizer steps
-    out=find_lr.png       the plot
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for configs in DIR too
+The command takes every key of `mltrain train`: data, model, loss, optimizer, precision, accumulation and augmentation
+are those of the training. It makes or changes no run folder. It prints a line to add to the training's command,
+optimizer.lr=..., with the smaller of two rates: that of the steepest fall of the smoothed loss, and a tenth of that of
+its lowest value.
 """
 
 from __future__ import annotations
@@ -31,6 +25,7 @@ from omegaconf import DictConfig
 from mltrain.cli import Command
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, MltrainError
+from mltrain.runs.outputs import check_suffix, writing
 
 if TYPE_CHECKING:
     from mltrain.engine.step import TrainStep
@@ -41,29 +36,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself."""
+    """Options of the command itself, beside the config's."""
 
     start: float = number(1e-6, least=1e-12)
-    """rate of the first step"""
+    """learning rate of the first step"""
     end: float = number(10.0, least=1e-12)
-    """rate of the last one; a test that diverges stops before"""
+    """learning rate of the last step; the test stops earlier if the loss diverges"""
     steps: int = number(120, least=20)
-    """optimizer steps"""
+    """number of optimizer steps"""
     out: str = "find_lr.png"
-    """file of the plot"""
+    """plot to write"""
 
     def __post_init__(self) -> None:
         if not self.start < self.end:
             raise ValueError(f"start={self.start} must be below end={self.end}")
-        if Path(self.out).suffix != ".png":
-            raise ValueError(f"out={self.out}: the name must end in .png")
+        check_suffix(self.out, ".png")
 
 
 def find_lr(cfg: DictConfig, options: Options) -> float | None:
-    """Train for `steps` optimizer steps with a growing rate, plot the loss and print a rate; None on other ranks.
+    """Train for `steps` optimizer steps with a growing rate, plot the loss and print a rate.
 
     Data, model, loss, optimizer, precision, accumulation and augmentation are those of the config, and the groups of
-    the optimizer keep their multipliers. Averaged weights and the schedule, its momentum included, have no part in it.
+    the optimizer keep their multipliers. The test has no averaged weights, and ignores the schedule and its momentum.
+
+    Returns:
+        The rate on the main rank, None on others.
 
     Raises:
         MltrainError: the loss did not fall.
@@ -88,18 +85,14 @@ def find_lr(cfg: DictConfig, options: Options) -> float | None:
         if not dist.is_main:
             return None
     found = suggest(lrs, losses) if len(lrs) >= 10 else None
-    out = Path(options.out)
-    title = f"{cfg.name}, batch {cfg.runner.batch_size}" + _times(cfg.runner.accumulate)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lr_range_plot(out, lrs, losses, found, title=title)
-    except OSError as error:
-        raise ConfigError(f"out={options.out}: cannot be written: {error.strerror or error}") from error
+    times = f" x {cfg.runner.accumulate}" if cfg.runner.accumulate > 1 else ""
+    with writing(Path(options.out)) as out:
+        lr_range_plot(out, lrs, losses, found, title=f"{cfg.name}, batch {cfg.runner.batch_size}{times}")
     logger.info("%s; plot: %s", stopped or f"the loss up to {lrs[-1]:.1e}, without divergence", out)
     if found is None:
         raise MltrainError(
-            f"no suggestion: from {lrs[0]:.1e} to {lrs[-1]:.1e} the loss did not fall by more than its noise; more "
-            f"steps (steps={2 * options.steps}), a larger runner.batch_size, or look at the plot"
+            f"no suggestion: from {lrs[0]:.1e} to {lrs[-1]:.1e} the loss did not fall by more than its noise; try "
+            f"more steps (steps={2 * options.steps}) or a larger runner.batch_size, or look at the plot"
         )
     rounded = float(f"{found.lr:.1e}")
     logger.info("decided by %s", found.reason)
@@ -110,7 +103,7 @@ def find_lr(cfg: DictConfig, options: Options) -> float | None:
 def _run(
     cfg: DictConfig, step: TrainStep, loader: TrainLoader, options: Options
 ) -> tuple[list[float], list[float], str]:
-    """Rates and losses of the steps taken, and, where not all were, why."""
+    """Return rates and losses of the steps taken, and why the test stopped early ("" if it did not)."""
     from mltrain.engine.progress import Progress
     from mltrain.errors import NonFiniteError
     from mltrain.optim.lr_range import Divergence, LrRange
@@ -143,10 +136,6 @@ def _run(
                 return lrs, losses, f"stopped at {lr:.1e}, where the loss diverges"
         progress.end_epoch(f"{options.steps} steps")
     return lrs, losses, ""
-
-
-def _times(accumulate: int) -> str:
-    return "" if accumulate == 1 else f" x {accumulate}"
 
 
 COMMAND = Command(find_lr, about=__doc__, takes="config", options=Options)

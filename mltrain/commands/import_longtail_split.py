@@ -3,12 +3,8 @@
     mltrain import_longtail_split FOLDER out=appendix/voc_mlt/published
     mltrain import_longtail_split FOLDER out=DIR root=/data/voc/VOCdevkit overwrite=true
 
-FOLDER holds class_freq.pkl, class_split.pkl and img_id.txt (COCO: img_id.pkl). Its pickles are read without unpickling:
-what asks for more than plain data is refused. Every number in them is checked against the labels.
-
-    out=DIR           folder to write: image ids, labels.csv, counts, groups, co-occurrence, manifest
-    root=DIR          folder of the images, noted in the manifest: that with VOC2012/, or with train2017/; default: none
-    overwrite=true    replace the split in DIR
+FOLDER holds class_freq.pkl, class_split.pkl and img_id.txt (COCO: img_id.pkl). The pickles are read without unpickling:
+one that holds more than plain data is refused. Every number in them is checked against the labels.
 
 Train on it with dataset=voc_mlt dataset.split=DIR (or coco_mlt), or as on any csv: dataset=csv
 dataset.file=DIR/labels.csv dataset.root=FOLDER_OF_THE_IMAGES dataset.val_fraction=0.1.
@@ -31,19 +27,19 @@ class Options:
     """Options of the command itself."""
 
     out: str | None = None
-    """folder to write"""
+    """folder to write: image ids, labels.csv, counts, groups, co-occurrence and manifest; always needed"""
     root: str = ""
-    """folder of the images, noted in the manifest"""
+    """folder of the images, which has VOC2012/ or train2017/ in it; it is noted in the manifest"""
     overwrite: bool = False
-    """replace the split that is in the folder"""
+    """replace the split in the folder"""
 
 
 def import_longtail_split(arguments: Sequence[str], options: Options) -> None:
     """Read the published files of a folder and write them as a split folder.
 
     Raises:
-        ConfigError: not one folder is named, or no `out`.
-        DataError: the files cannot be read, do not agree, or the split cannot be written.
+        ConfigError: the arguments do not name exactly one folder, or `out` is missing.
+        DataError: the files cannot be read or do not agree, or the split cannot be written.
     """
     from mltrain.datasets.mlt_official import PUBLISHED, read_official
     from mltrain.longtail.split import check_free, write_split
@@ -66,7 +62,7 @@ def import_longtail_split(arguments: Sequence[str], options: Options) -> None:
         "method": "imported",
     }
     write_split(place, train=official.labels, ids=official.ids, manifest=manifest, overwrite=options.overwrite)
-    title = official.benchmark.title
+    title = official.benchmark.title  # VOC-MLT or COCO-MLT
     name = title.lower().replace("-", "_")
     sys.stdout.write(f"{title} in {place}; train on it: dataset={name} dataset.split={place}\n")
 

@@ -1,21 +1,13 @@
-"""See what enters the model: one batch of training as a picture, its tensors and targets as tables.
+"""Show what enters the model: one batch of training as a picture, its tensors and targets as tables.
 
     mltrain inspect_batch                                            the embedded default
     mltrain inspect_batch dataset=csv dataset.file=labels.csv augment=standard mix=cutmix
     mltrain inspect_batch +experiment=coco_mlt_db dataset.root=/data/coco epoch=3 step=10
 
-Takes every key of `mltrain train`, and shows, bit for bit, the batch that this training would meet: images after
-augmentation and mixing, targets in words (soft ones with their value, unknown ones counted), type, shape, layout and
-range of the tensors before and after normalisation, and how often the sampler shows each class in an epoch beside how
-often the data has it. No weights are loaded, no run folder is made.
-
-    epoch=0 step=0        which batch, counted from 0
-    images=32             images drawn and listed, at most
-    top=10                classes at each end of the sampler's table
-    out=batch.png         the picture
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for configs in DIR too
+The command takes every key of `mltrain train`, and shows, bit for bit, the batch of that training: images after
+augmentation and mixing, the names of their classes (with values of soft targets and counts of unknown ones), type,
+shape, layout and range of the tensors before and after normalisation, and how often the sampler shows each class in an
+epoch, compared with its count in the data. No weights are loaded, no run folder is made.
 """
 
 from __future__ import annotations
@@ -31,39 +23,44 @@ from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError
+from mltrain.runs.offline import offline
+from mltrain.runs.outputs import check_suffix, writing
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself."""
+    """Options of the command itself, beside the config's."""
 
     epoch: int = number(0, least=0)
-    """counted from 0"""
+    """epoch of the batch, counted from 0"""
     step: int = number(0, least=0)
-    """optimizer step of that epoch, counted from 0; of several micro-batches the first is shown"""
+    """optimizer step in that epoch, counted from 0; of several micro-batches the first is shown"""
     images: int = number(32, least=1)
-    """images drawn and listed, at most"""
+    """greatest number of images in the picture and in the tables"""
     top: int = number(10, least=1)
-    """classes at each end of the sampler's table"""
+    """number of classes at each end of the sampler's table"""
     out: str = "batch.png"
-    """file of the picture"""
+    """picture to write"""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix != ".png":
-            raise ValueError(f"out={self.out}: the name must end in .png")
+        check_suffix(self.out, ".png")
 
 
 def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     """Write the picture of a batch, and tables of its tensors, its targets and the sampler to standard output.
 
-    The batch is bit for bit the one that training meets there: order, augmentation and mixing are functions of seed,
-    epoch and step. No weights are loaded: of the model only the input size and the normalisation have a part in it.
+    The batch is bit for bit that of training: order, augmentation and mixing are functions of seed, epoch and step. No
+    weights are loaded, because only input size and normalisation of the model matter.
+
+    Returns:
+        The tables on the main rank, None on others.
 
     Raises:
         ConfigError: the epoch has no such step, or the picture cannot be written.
     """
+    import torch
     from torch import nn
 
     from mltrain.engine import distributed
@@ -72,8 +69,6 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     from mltrain.report.batch import batch_picture, sampler_table, target_table, tensor_table
     from mltrain.report.pictures import write_png
     from mltrain.runs.assemble import Parts, build_data, build_train_loader
-
-    import torch  # isort: skip
 
     cfg = offline(cfg)
     cfg.data.num_workers = 0
@@ -111,26 +106,13 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     if mix is not None:
         blocks.insert(2, "each image is mixed with another of the batch; its own file is named")
     if batch.corrupt:
-        blocks.insert(1, "\n".join(["left out, for they cannot be decoded:", *batch.corrupt]))
-    out = Path(options.out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        blocks.insert(1, "\n".join(["left out, because they cannot be decoded:", *batch.corrupt]))
+    with writing(Path(options.out)) as out:
         write_png(out, batch_picture(images, rows, stats.class_names, most=options.images))
-    except OSError as error:
-        raise ConfigError(f"out={options.out}: cannot be written: {error.strerror or error}") from error
     text = "\n\n".join(blocks)
     sys.stdout.write(text + "\n")
     logger.info("picture: %s", out)
     return text
-
-
-def offline(cfg: DictConfig) -> DictConfig:
-    """The config with a model of random weights: nothing is downloaded, no checkpoint read."""
-    copy = cfg.copy()
-    for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
-        if key in copy.model:
-            copy.model[key] = off
-    return copy
 
 
 COMMAND = Command(inspect_batch, about=__doc__, takes="config", options=Options)

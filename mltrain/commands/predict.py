@@ -1,21 +1,13 @@
 """Name the labels of images with a finished run.
 
     mltrain predict RUN photo.jpg photos/ 'more/*.png'         files, folders (with all below them), patterns
-    find . -name '*.jpg' | mltrain predict RUN -               a list of files on standard input, one a line
+    find . -name '*.jpg' | mltrain predict RUN -               a list of files on standard input, one per line
     mltrain predict RUN photos/ format=csv out=labels.csv      table (default), csv or jsonl
     mltrain predict RUN photos/ annotated=seen                 copies of the images with their labels, in seen/
 
-Which labels an image gets:
-    (default)             classes above the thresholds that `mltrain tune_thresholds` left in the run folder, else
-                          above metrics.threshold; of a run with one label an image the most probable one
-    threshold=0.7         above this, all classes alike
-    thresholds=FILE       above those of another file
-    topk=3                the three best whatever their scores; with threshold=0.2 those of them above it
-    weights=best          best: those that validation chose; val: raw; ema
-
-KEY=VALUE also changes the config that the run folder holds: runner.device=cpu, runner.eval_batch_size=16,
-data.num_workers=4, runner.amp=off, model.image_size=640. Images that cannot be read are reported and left out; the exit
-code is then 2.
+An image gets the classes above the thresholds that `mltrain tune_thresholds` wrote to the run folder, or above
+metrics.threshold if there are none; a single-label run gives the most probable class. Images that cannot be read are
+reported and left out; the exit code is then 2.
 """
 
 from __future__ import annotations
@@ -25,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
@@ -34,8 +26,10 @@ from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.config.schema import number
-from mltrain.errors import ConfigError, DataError
+from mltrain.errors import DataError
+from mltrain.files import atomic_write
 from mltrain.progress import Meter
+from mltrain.runs.outputs import copies_folder, writing
 
 logger = logging.getLogger(__name__)
 
@@ -45,28 +39,37 @@ class Options:
     """Options of the command itself, beside the run's config."""
 
     format: Literal["table", "csv", "jsonl"] = "table"
-    out: str | None = None  # file for the labels; null: standard output
-    annotated: str | None = None  # folder for copies of the images with their labels drawn in
-    threshold: float | None = number(None, least=0, most=1)  # of all classes; null: the run's thresholds.json, or
-    # metrics.threshold where it has none
-    thresholds: str | None = None  # file of thresholds in place of the run's
-    topk: int | None = number(None, least=1)  # so many labels at most; without threshold: exactly so many
+    """form of the output; csv has a row per label, jsonl an object per image"""
+    out: str | None = None
+    """file for the labels; null: standard output"""
+    annotated: str | None = None
+    """folder for copies of the images with their labels"""
+    threshold: float | None = number(None, least=0, most=1)
+    """name classes above this probability; null: above the run's thresholds"""
+    thresholds: str | None = None
+    """file of thresholds to use instead of the run's"""
+    topk: int | None = number(None, least=1)
+    """name at most this many classes per image; without threshold exactly this many, whatever their scores"""
     weights: Literal["best", "val", "ema"] = "best"
+    """best: weights that validation chose; val: raw weights; ema: averaged weights"""
 
 
-def predict(cfg: DictConfig, folder: Path, options: Options, words: Sequence[str]) -> None:
-    """Write the labels of all images that `words` name: files, folders, patterns, "-" for a list on standard input.
+def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[str]) -> None:
+    """Write the labels of images.
+
+    Args:
+        images: files, folders, patterns, and "-" for a list on standard input.
 
     Raises:
-        ConfigError: a folder or pattern without an image, an output that cannot be written, or see `Predictor`.
-        DataError: at the end, where images could not be read; the labels of all others are written.
+        ConfigError: a folder or pattern has no image, the output cannot be written, or see `Predictor`.
+        DataError: images could not be read; raised at the end, after the labels of all others are written.
     """
     from mltrain.pipeline.decode import read_image
     from mltrain.report.labelled import LabelWriter, annotate
     from mltrain.runs.folder import load_finished
     from mltrain.runs.predictor import Predictor, image_files
 
-    files = image_files(words)
+    files = image_files(images)
     places = _places(files, options.annotated)
     predictor = Predictor.from_run(
         load_finished(folder, weights=options.weights, config=cfg),
@@ -77,8 +80,8 @@ def predict(cfg: DictConfig, folder: Path, options: Options, words: Sequence[str
     bad = 0
     begin = time.perf_counter()
     try:
-        seen = options.out is None and sys.stdout.isatty()  # lines on the terminal show how far it is
-        meter = Meter("predicting", len(files), unit="images", mode="off" if seen else "auto")
+        on_terminal = options.out is None and sys.stdout.isatty()  # then the labels themselves show the progress
+        meter = Meter("predicting", len(files), unit="images", mode="off" if on_terminal else "auto")
         with _output(options.out) as stream, meter:
             writer = LabelWriter(stream, options.format, width=max(map(len, files)))
             for place, found in zip(places, predictor.predict(files), strict=True):
@@ -91,49 +94,39 @@ def predict(cfg: DictConfig, folder: Path, options: Options, words: Sequence[str
                 writer.write(found.image, found.labels)
                 if place is not None:
                     annotate(read_image(found.image), found.labels, place)
-    except BrokenPipeError:  # `| head`: nobody reads on
+    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     taken = time.perf_counter() - begin
     many = "s"[: len(files) > 1]
-    logger.info("%d image%s, %.0f a second on %s", len(files), many, len(files) / taken, predictor.device)
+    logger.info("%d image%s, %.0f per second on %s", len(files), many, len(files) / taken, predictor.device)
     if bad:
         raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
 
 
-def _places(files: Sequence[str], folder: str | None) -> list[Path | None]:
+def _places(files: Sequence[str], folder: str | None) -> Sequence[Path | None]:
+    """Return the annotated copy of each image, or None for each."""
     if folder is None:
         return [None] * len(files)
     from mltrain.report.labelled import copies
 
-    places: list[Path | None] = list(copies(files, Path(folder)))
-    for file, place in zip(files, places, strict=True):
-        if place is not None and place.exists() and Path(file).exists() and place.samefile(file):
-            raise ConfigError(f"annotated={folder}: {place} is the image itself; name another folder for the copies")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"annotated={folder}: {error}") from error
+    places = copies(files, Path(folder))
+    copies_folder(Path(folder), "annotated", places, files)
     return places
 
 
 @contextmanager
 def _output(out: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that gets its name when it is complete."""
+    """Yield standard output, or a file that gets its name when it is complete."""
     if out is None:
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = Path(out)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = temporary.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise ConfigError(f"out={out}: {error}") from error
-    with stream:
+    with ExitStack() as opened:
+        with writing(Path(out)) as path:
+            temporary = opened.enter_context(atomic_write(path))
+            stream = opened.enter_context(temporary.open("w", encoding="utf-8", newline=""))
         yield stream
-    temporary.replace(path)
 
 
 COMMAND = Command(predict, about=__doc__, takes="run", options=Options, files="images")

@@ -1,23 +1,12 @@
-"""Get a data set ready: download what has a public address, unpack it where its reader looks, verify, shrink.
+"""Prepare a data set: download what has a public address, unpack it where its reader looks, verify and shrink it.
 
     mltrain prepare_data dataset=voc2007
     mltrain prepare_data dataset=coco dataset.root=/data/coco keep_archives=false
     mltrain prepare_data dataset=coco shrink=512               and a copy of smaller images in data/coco_512
-    mltrain prepare_data dataset=csv dataset.file=labels.csv   your own: every file there, none in two splits?
+    mltrain prepare_data dataset=csv dataset.file=labels.csv   your own: does every file exist, is none in two splits?
 
-Interrupt it at any time: the same command goes on from there. What is done is not done again. What cannot be
-downloaded (NUS-WIDE, VG500, the images of Open Images, the splits of VOC-MLT and COCO-MLT) it says where to get.
-
-    download=false        only check what is there
-    again=true            unpack, and where the archive is gone download, also what is there
-    keep_archives=false   delete each archive once it is unpacked; without it they stay in <dataset.root>/downloads
-    shrink=SIZE           make a copy with images whose shorter side has at most SIZE pixels; same names
-    out=DIR               its folder; default: <dataset.root>_<SIZE>
-    quality=90            of its JPEG files
-    workers=0             threads that make it; 0: one for each core
-
-    --cfg job             print every option instead of running
-    --config-dir DIR      look for data set configs in DIR too
+Interrupt the command at any time: repeated, it goes on from there, and does nothing twice. For data that cannot be
+downloaded (NUS-WIDE, VG500, the images of Open Images, the splits of VOC-MLT and COCO-MLT) it prints where to get them.
 """
 
 from __future__ import annotations
@@ -35,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
+from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -42,29 +32,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command itself."""
+    """Options of the command itself, beside the data set's."""
 
     download: bool = True
-    """get what is missing; false: only check what is there"""
+    """download missing files; false: only check the files that exist"""
     again: bool = False
-    """download (or take from downloads/) and unpack also what is there"""
+    """unpack existing files again, and download their archives if these are gone"""
     keep_archives: bool = True
-    """false: delete each archive once it is unpacked and its files are counted"""
-    shrink: int | None = None
-    """make a copy with images whose shorter side has at most so many pixels"""
+    """keep archives in <dataset.root>/downloads; false: delete each once it is unpacked and its files are counted"""
+    shrink: int | None = number(None, least=1)
+    """also make a copy with images whose shorter side has at most this many pixels, under the same names"""
     out: str | None = None
-    """folder of that copy; None: <dataset.root>_<shrink>"""
-    quality: int = 90
-    """of its JPEG files, 1 to 100"""
-    workers: int = 0
-    """threads that make it; 0: one for each core"""
+    """folder of the smaller copy; null: <dataset.root>_<shrink>"""
+    quality: int = number(90, least=1, most=100)
+    """JPEG quality of the smaller copy"""
+    workers: int = number(0, least=0)
+    """threads that make the smaller copy; 0: one per core"""
 
     def __post_init__(self) -> None:
-        if (self.shrink is not None and self.shrink < 1) or not 1 <= self.quality <= 100 or self.workers < 0:
-            raise ValueError(
-                f"shrink={self.shrink} >= 1, quality={self.quality} from 1 to 100 and workers={self.workers} >= 0 must "
-                "hold"
-            )
         if self.out is not None and self.shrink is None:
             raise ValueError("out=DIR is the folder of the shrunk copy: add shrink=SIZE, e.g. shrink=512")
         if self.again and not self.download:
@@ -72,7 +57,12 @@ class Options:
 
 
 def prepare_data(cfg: DictConfig, options: Options) -> None:
-    """Download, unpack and verify the config's data set, and make a copy of smaller images if asked to."""
+    """Download, unpack and verify the config's data set, and make a copy of smaller images if asked to.
+
+    Raises:
+        ConfigError: an option does not fit the data set.
+        DataError: data cannot be downloaded, are incomplete, or are damaged.
+    """
     from mltrain.datasets.sources import plan
     from mltrain.prepare.fetch import STORE, fetch, is_there, verify
 
@@ -84,13 +74,13 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     if not options.again:
         missing = [source for source in wanted.sources if not is_there(source, Path(section["root"]))]
     if missing and not options.again:
-        with contextlib.suppress(DataError):  # a copy that is laid out in another way that its reader knows
+        with contextlib.suppress(DataError):  # the reader may know another layout of the same files
             splits = instantiate(cfg.dataset, "dataset", need_val=False)
             verify(splits, wanted.counts)
             missing = []
     if missing and options.download:
         if wanted.by_hand:
-            logger.info("%s: a part of it has to be fetched by hand. %s", name, wanted.by_hand)
+            logger.info("%s: you must get a part of it yourself. %s", name, wanted.by_hand)
         with _resumable():
             fetch(name, missing, Path(section["root"]), keep_archives=options.keep_archives)
         splits = None
@@ -102,21 +92,23 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
         raise DataError(f"{error}{hint}") from error
     found = ", ".join(f"{part} {len(labels):,}" for part, labels in splits._asdict().items() if labels is not None)
     counted = ", as published" if wanted.counts is not None else ""
-    logger.info("%s is complete: %s images%s, every file is there", name, found, counted)
+    logger.info("%s is complete: %s images%s, every file exists", name, found, counted)
     if options.shrink is not None:
         _shrink(cfg, options, splits, leave=(STORE,))
 
 
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
+    """Tell a user who interrupts the block that nothing is lost."""
     try:
         yield
     except KeyboardInterrupt:
-        logger.info("what is done is kept: the same command goes on from there")
+        logger.info("everything done so far is kept; repeat the command to go on")
         raise
 
 
 def _shrink(cfg: DictConfig, options: Options, splits: Any, leave: Sequence[str]) -> None:
+    """Write the smaller copy, with all other files except `leave`, and check that its labels are the same."""
     from mltrain.datasets.splits import check_files
     from mltrain.prepare.shrink import carry, shrink
 
@@ -126,11 +118,11 @@ def _shrink(cfg: DictConfig, options: Options, splits: Any, leave: Sequence[str]
     base = Path(cfg.dataset.root or splits.train.root).absolute()
     out = Path(options.out or f"{base}_{options.shrink}").absolute()
     if out == base:
-        raise ConfigError(f"out={options.out}: is the folder of the originals; choose another")
+        raise ConfigError(f"out={options.out}: this is the folder of the originals; choose another")
     assert options.shrink is not None
     with _resumable():
         shrink(sets, base, out, size=options.shrink, quality=options.quality, workers=options.workers)
-    if cfg.dataset.get("file") is None:  # else the labels stay where they are
+    if cfg.dataset.get("file") is None:  # otherwise the labels stay in their file
         logger.info("%s: %d other files linked or copied", out, carry(base, out, leave=leave))
     copy = instantiate(OmegaConf.merge(cfg, {"dataset": {"root": str(out)}}).dataset, "dataset", need_val=False)
     for labels, original in zip(copy, splits, strict=True):

@@ -1,17 +1,12 @@
-"""Write the model of a run as a folder to give away, with a model card, and upload it where you want it.
+"""Write the model of a run as a folder to publish, with a model card, and upload it if you wish.
 
     mltrain push runs/coco/tresnet_l-gap-asl/0a1b2c3d license=apache-2.0      RUN/hub
     mltrain push RUN out=published license=cc-by-nc-4.0 data_license='CC BY 4.0'
     mltrain push RUN license=mit repo=me/tresnet-l-coco                       also to the Hugging Face hub
 
 The folder has the weights (model.safetensors), config.yaml, classes.txt, config.json for other programs, results, and
-the model card, README.md. evaluate, predict, export and push take it in place of a run folder.
-
-    out=DIR               default RUN/hub; other files in it stay, .onnx and .pt2 are uploaded too
-    weights=best          raw or EMA, whichever validation chose; val: raw, ema: EMA
-    license=NAME          of the weights, as the hub names it (mit, apache-2.0, cc-by-nc-4.0 ...), or in words
-    data_license=TEXT     of the training images
-    repo=OWNER/NAME       upload, logged in with `hf auth login` or HF_TOKEN; private=true: a new one is private
+the model card, README.md. Every command that takes a run folder takes it too. To upload, log in with `hf auth login` or
+set HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -48,48 +43,53 @@ UPLOADED = [
     *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, "config.yaml", "per_class.csv", *TAKEN_ALONG),
     *("*.onnx", "*.pt2"),
 ]
-"""nothing else that may lie in the folder, such as predictions of an evaluation"""
+"""Other files in the folder, such as predictions of an evaluation, are not uploaded."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of the command itself, beside the run's config."""
 
-    out: str | None = None  # folder; null: <RUN>/hub
+    out: str | None = None
+    """folder to write; other files in it stay, and .onnx and .pt2 files are uploaded too; null: RUN/hub"""
     weights: Literal["best", "val", "ema"] = "best"
-    license: str | None = None  # of the weights, an SPDX name
-    data_license: str | None = None  # of the training images, in words
-    repo: str | None = None  # also upload to owner/name on the Hugging Face hub
-    private: bool = False  # a repository that is made for it
+    """best: weights that validation chose; val: raw weights; ema: averaged weights"""
+    license: str | None = None
+    """licence of the weights, as the hub names it (mit, apache-2.0, cc-by-nc-4.0 ...), or any text"""
+    data_license: str | None = None
+    """licence of the training images, any text"""
+    repo: str | None = None
+    """also upload to this repository of the Hugging Face hub, OWNER/NAME"""
+    private: bool = False
+    """make the repository private if it is new"""
 
 
 def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
-    """Write the model of a run folder as a folder that stands by itself, and upload it where `options.repo` says so.
+    """Write the model of a run folder as a folder to publish, upload it to `options.repo`, and return the folder.
 
     The folder has the weights (safetensors), `config.yaml`, `classes.txt`, `config.json` for programs without mltrain,
-    results and statistics, and the card as `README.md`; every tool that takes a run folder takes it. Other files in it
-    stay; of them `.onnx` and `.pt2` are uploaded too. Absolute paths are cut to their last part.
+    results and statistics, and the card as `README.md`; every command that takes a run folder takes it. Other files in
+    it stay; `.onnx` and `.pt2` files are uploaded too. Absolute paths are cut to their last part.
 
     Raises:
-        ConfigError: `out` is a folder with other things, or an option does not fit.
+        ConfigError: `out` is a folder with other content, or an option does not fit.
         CheckpointError: the run's weights are missing or do not fit.
-        MltrainError: the disk or the hub does not take it.
+        MltrainError: the folder cannot be written, or the upload fails.
     """
-
     from mltrain.runs.folder import load_finished
 
     out = Path(options.out) if options.out else folder / "hub"
     if options.private and options.repo is None:
-        raise ConfigError("private=true: nothing is uploaded; add repo=OWNER/NAME")
+        raise ConfigError("private=true needs an upload: add repo=OWNER/NAME")
     if out.resolve() == folder.resolve():
-        raise ConfigError(f"out={out}: is the run folder itself; choose another")
+        raise ConfigError(f"out={out}: this is the run folder itself; choose another")
     if out.is_dir() and any(out.iterdir()) and not (out / FACTS_FILE).is_file():
-        raise ConfigError(f"out={out}: has other files in it; choose an empty or a new folder")
-    started = copy.deepcopy(cfg)  # reading the weights makes the config forget what training started from
+        raise ConfigError(f"out={out}: the folder has other files; choose an empty or a new folder")
+    started = copy.deepcopy(cfg)  # load_finished clears the keys about the start of the training
     run = load_finished(folder, weights=options.weights, config=cfg)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # first all files, then their names: what a stop leaves is the old folder
+        # Write all files before any gets its name: an interruption leaves the old folder.
         with tempfile.TemporaryDirectory(prefix=".push-", dir=out) as temporary:
             _write(Path(temporary), run, started, options)
             for file in sorted(Path(temporary).iterdir()):
@@ -100,11 +100,12 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
     if options.repo is not None:
         logger.info("uploaded to %s", _upload(out, options.repo, private=options.private))
     elif options.license is None:
-        logger.info("the card names no licence; license=apache-2.0, say, states one")
+        logger.info("the card names no licence; add one, e.g. license=apache-2.0")
     return out
 
 
 def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options) -> None:
+    """Write all files; `started` is the config with the start of the training."""
     from safetensors.torch import save_file
 
     from mltrain.models.heads import ZeroShotMLDecoder
@@ -113,13 +114,13 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
     from mltrain.runs.facts import facts
 
     found = {name: _read_json(run.folder / name) for name in TAKEN_ALONG}
-    if found["result.json"] is None:  # weights that were trained elsewhere, and evaluated here
+    if found["result.json"] is None:  # the weights were trained elsewhere, and perhaps evaluated here
         found["result.json"] = _read_json(run.folder / "evaluation.json")
     kept = {k: v if k in AS_THEY_ARE else _without_folders(v) for k, v in found.items() if v is not None}
     if "result.json" in kept:
         kept["result.json"] = _result_of(kept["result.json"], run.weights)
     if THRESHOLDS_FILE in kept:
-        kept[THRESHOLDS_FILE] |= {"weights": "val", "best": {}}  # of the weights of the folder, which has no others
+        kept[THRESHOLDS_FILE] |= {"weights": "val", "best": {}}  # the folder has these weights only
     plain = OmegaConf.to_container(started, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v if k == "partial" else _without_folders(v) for k, v in plain.items()} | {
@@ -165,6 +166,7 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
 
 
 def _title(config: dict[str, Any], source: dict[str, Any] | None) -> str:
+    """Return the title of the card: the name of a converted file, else of the run, with its data set."""
     if source is not None:
         return str(source["file"]).partition(".")[0]
     names = [option_name(key, config[key]) for key in ("model", "head", "loss", "dataset")]
@@ -172,29 +174,30 @@ def _title(config: dict[str, Any], source: dict[str, Any] | None) -> str:
 
 
 def _without_folders(node: Any) -> Any:
-    """With absolute paths cut to their last part: the folders of who trained it are nobody's business."""
+    """Return values with absolute paths cut to their last part, because folders may tell who trained the model."""
     if isinstance(node, dict):
         return {str(key): _without_folders(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_without_folders(value) for value in node]
     if not isinstance(node, str):
         return node
-    # after "=" too, as in a command
+    # Paths also follow "=", in commands.
     return re.sub(r"(^|=)(/[^=]*/|~/(?:[^=]*/)?)(?=[^/=]+$)", r"\1", node)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the table in a JSON file, or None if there is no such file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise MltrainError(f"{path}: no JSON ({error}); mend or remove it") from error
+        raise MltrainError(f"{path}: cannot be read as JSON ({error}); repair or remove it") from error
     return content if isinstance(content, dict) else None
 
 
 def _result_of(result: dict[str, Any], weights: str) -> dict[str, Any]:
-    """result.json with the figures of the published weights alone, as "val": the folder has no others."""
+    """Return result.json with the figures of the published weights only, named "val"."""
     best = result.get("best") or {}
     averaged = weights == "ema" or bool(best.get("averaged"))
     kept = {k: v for k, v in result.items() if k not in ("ema", "last", "folder", "test")}
@@ -206,7 +209,7 @@ def _result_of(result: dict[str, Any], weights: str) -> dict[str, Any]:
 
 
 def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
-    """per_class.csv likewise."""
+    """Return the rows of per_class.csv with the figures of the published weights only, named "val_..."."""
     path = next((p for name in PER_CLASS_FILES if (p := folder / name).is_file()), None)
     if path is None:
         return []
@@ -221,6 +224,7 @@ def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
 
 
 def _upload(folder: Path, repo: str, *, private: bool) -> str:
+    """Upload the folder and return the address of the repository."""
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
@@ -233,8 +237,8 @@ def _upload(folder: Path, repo: str, *, private: bool) -> str:
         )
     except Exception as error:  # the client raises its own errors and those of its HTTP library
         raise MltrainError(
-            f"repo={repo}: the hub did not take it ({type(error).__name__}: {str(error).splitlines()[0]}). The folder "
-            f"{folder} is whole; log in with `hf auth login` and repeat, or upload it by other means"
+            f"repo={repo}: the upload failed ({type(error).__name__}: {str(error).splitlines()[0]}). The folder "
+            f"{folder} is complete; log in with `hf auth login` and repeat, or upload it in another way"
         ) from error
     return f"{api.endpoint}/{name}"
 

@@ -1,23 +1,13 @@
-"""Write a page to look at in a browser: of a run, or one that compares several. One HTML file; it needs no network.
+"""Write a page for a browser about one run, or one that compares several. It is one HTML file and needs no network.
 
-    mltrain report RUN                                report.html in the run folder (training writes it too)
-    mltrain report runs                               comparison.html there: every run below the folder
-    mltrain report runs/multirun/2026-01-31_12-00-00  the runs of one sweep, and the jobs that failed
-    mltrain report RUN RUN RUN out=three.html       some runs
+    mltrain report RUN                                  report.html in the run folder (training writes it too)
+    mltrain report runs                                 comparison.html there: every run below the folder
+    mltrain report runs/multirun/2026-01-31_12-00-00    the runs of one sweep, and the jobs that failed
+    mltrain report RUN RUN RUN out=three.html           some runs
     mltrain report runs 'loss=asl|bce' 'epochs>=20' baseline=loss=bce
 
 A filter is KEY=VALUE, with != >= <= > <, alternatives a|b and patterns resnet*, as in `mltrain results`; quote it.
-
-    out=FILE              the HTML file
-    images=DIR            of a run: folder of its images, where the data have moved
-    baseline=FILTER       of several: what differences are to; default: the best setting
-    figure=NAME           of several: what is compared: map (default), map_head, map_medium, map_tail ...
-    resamples=1000        of the images, for the intervals of differences; 0: none
-    split=auto            of several: val, test; auto: test where all have one
-    weights=best          of several: raw, ema; best: those that validation chose in each run
-    each=true             of several: write the page of every finished run too
-
-docs/reports.md says what is on the pages.
+docs/reports.md describes the pages.
 """
 
 from __future__ import annotations
@@ -25,24 +15,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from mltrain.cli import Command
 from mltrain.config.compose import load_run
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError, MltrainError
-from mltrain.report.html.run_data import read_run
-from mltrain.report.predictions import FILES
-from mltrain.report.runs import Filter, RunRecord, known_keys
+from mltrain.runs.outputs import writing
+from mltrain.runs.selection import select, split_arguments
 from mltrain.runs.settings import load_settings
-from mltrain.text import did_you_mean, spell
+from mltrain.text import spell
 
 logger = logging.getLogger(__name__)
 
@@ -54,60 +41,59 @@ class Options:
     """Options of the command itself."""
 
     out: str | None = None
-    """the HTML file"""
+    """HTML file to write; null: report.html in the run folder, or comparison.html in the common folder"""
     images: str | None = None
-    """of a run: folder of its images, where the data have moved"""
+    """for one run: folder of its images, if the data have moved"""
     baseline: str | None = None
-    """of several runs: filters of the run that differences refer to, separated by spaces"""
+    """for several runs: filters of the run to compare with, separated by spaces; null: the best setting"""
     figure: str | None = None
-    """of several runs: what is compared"""
+    """for several runs: figure to compare: map, map_head, map_medium, map_tail ...; null: map, or accuracy"""
     resamples: int = number(1000, least=0)
-    """of several runs: resamples of the images for the intervals; 0: no intervals"""
+    """for several runs: number of resamples of the images for the intervals of differences; 0: no intervals"""
     split: Literal["auto", "val", "test"] = "auto"
+    """for several runs: split to compare; auto: test if all runs have one, else val"""
     weights: Literal["best", "raw", "ema"] = "best"
+    """for several runs: weights to compare; best: those that validation chose in each run"""
     each: bool = False
-    """of several runs: write the page of every finished run too"""
+    """for several runs: also write the page of every finished run"""
 
 
 def report(arguments: Sequence[str], options: Options | None = None) -> Path:
-    """Write the page of a run or of several, and return its path.
+    """Write the page about one run or several, and return its path.
+
+    Args:
+        arguments: folders and filters.
 
     Raises:
-        ConfigError, DataError: a folder is none or holds no run, or an option is wrong.
+        ConfigError: no folder is named, an option is wrong, or the page cannot be written.
+        DataError: a folder does not exist or has no run.
     """
     options = options or Options()
-    folders = [Path(word) for word in arguments if _is_folder(word)]
-    filters = [word for word in arguments if not _is_folder(word)]
+    folders, filters = split_arguments(arguments)
     if not folders:
         raise ConfigError("name a run folder, or a folder of runs (--help)")
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name a run folder, or a folder of runs")
-    try:
-        if options.out is not None:
-            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if options.out is None else writing(Path(options.out)):
         if len(folders) == 1 and (folders[0] / "config.yaml").is_file():
             return _report_run(folders[0], filters, options)
         return _report_several(folders, filters, options)
-    except OSError as error:
-        if options.out is None:
-            raise
-        raise ConfigError(f"out={options.out}: cannot be written: {error}") from error
 
 
 def _report_run(folder: Path, filters: Sequence[str], options: Options) -> Path:
     for key in ("baseline", "figure", "each"):
         if getattr(options, key):
-            raise ConfigError(
-                f"{key}={spell(getattr(options, key))} is for the comparison of several runs; {folder} is one"
-            )
+            value = spell(getattr(options, key))
+            raise ConfigError(f"{key}={value} is for the comparison of several runs; {folder} is one run")
     if filters:
-        raise ConfigError(f"{filters[0]}: filters are for several runs; {folder} is one")
+        raise ConfigError(f"{filters[0]}: filters are for several runs; {folder} is one run")
     return _page_of(folder, options.images, options.out)
 
 
 def _page_of(folder: Path, images: str | None = None, out: str | None = None) -> Path:
     from mltrain.report.html.run_report import write_run_report
+    from mltrain.report.predictions import FILES
 
     roots = image_roots(folder) if images is None else dict.fromkeys(FILES, Path(images))
     return write_run_report(folder, images=roots, out=None if out is None else Path(out))
@@ -123,9 +109,11 @@ def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Op
     below = [folder for folder in folders if not is_sweep(folder)]
     below += [Path(job["folder"]) for job in jobs if job.get("folder") and Path(job["folder"]).is_dir()]
     try:
-        records = _chosen(read_runs(below, load_settings), filters, baseline)
+        records = read_runs(below, load_settings)
         if not records and not jobs:
             raise DataError(f"{', '.join(map(str, folders))}: holds no run folder (one with a config.yaml)")
+        if records:
+            records = select(records, filters, baseline)
         for record in records:
             if options.each and record.finished:
                 logger.info("%s", _page_of(record.folder))
@@ -139,33 +127,17 @@ def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Op
             figure=options.figure,
             resamples=options.resamples,
         )
-    except ValueError as error:  # of the library: what it says is about what was asked for
+    except ValueError as error:  # the library refuses an option or filter
         raise ConfigError(str(error)) from error
 
 
-def _chosen(records: Sequence[RunRecord], texts: Sequence[str], baseline: Sequence[str]) -> list[RunRecord]:
-    """The runs that the filters mean. Raises ConfigError or DataError where they mean nothing."""
-    filters, keys = [Filter.parse(word) for word in texts], known_keys(records)
-    for item in [*filters, *map(Filter.parse, baseline)]:
-        if records and item.key not in keys:
-            raise ConfigError(f"{item.text}: no run has a {item.key}{did_you_mean(item.key, keys)}")
-    chosen = [record for record in records if all(item.matches(record) for item in filters)]
-    if records and not chosen:
-        raise DataError(f"none of {len(records)} runs is {' and '.join(texts)}")
-    return chosen
-
-
-def _is_folder(word: str) -> bool:
-    return Path(word).exists() or not re.search(r"[=<>]", word)
-
-
 def is_sweep(folder: Path) -> bool:
-    """Whether it is the folder of a multirun, which holds records of its jobs and no runs."""
+    """Return whether a folder is that of a sweep, which holds records of its jobs and no runs."""
     return (folder / "multirun.yaml").is_file() or any(folder.glob("job-*.json"))
 
 
 def job_records(folder: Path) -> list[dict[str, Any]]:
-    """Records of a multirun's jobs (`config.sweep_job.Record`), by number; empty for other folders."""
+    """Return the records of a sweep's jobs (`mltrain.sweeps.record.Record`), by number; none for other folders."""
     records = []
     for path in sorted(folder.glob("job-*.json")):
         try:
@@ -178,10 +150,15 @@ def job_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def image_roots(folder: Path) -> dict[str, Path]:
-    """By split, the folder of a run's images: where its config says, else where its data set reads them from.
+    """Return the folder of a run's images for each split: that of its config, else that which its data set reads.
 
-    Empty where the data set is not there: pages do without pictures then.
+    The result is empty if the data set cannot be read; pages then have no pictures.
     """
+    import numpy as np
+
+    from mltrain.report.html.run_data import read_run
+    from mltrain.report.predictions import FILES
+
     files: dict[str, str] = {}
     for split, names in FILES.items():
         path = next((folder / name for name in names if (folder / name).is_file()), None)

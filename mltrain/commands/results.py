@@ -1,34 +1,20 @@
-"""Compare runs: a table of what differs between them and what came of it, mean ± standard deviation over seeds.
+"""Compare runs: a table of their differing settings and their figures, mean ± standard deviation over seeds.
 
-    mltrain results                                       every run below runs/
+    mltrain results                                         every run below runs/
     mltrain results /data/runs 'loss=asl|bce' 'epochs>=3'   other folders; only some runs
-    mltrain results baseline=loss=bce                     differences, with 95 % intervals over the images
-    mltrain results against=docs/published.yaml         published figures below, and how they differ
-    mltrain results out=results.md                      Markdown; results.csv: csv
+    mltrain results baseline=loss=bce                       differences, with 95 % intervals over the images
+    mltrain results baseline='loss=bce sampler=uniform'     a baseline that needs two filters
+    mltrain results against=docs/published.yaml             published figures below, and how they differ
+    mltrain results out=results.md                          Markdown; results.csv: csv
 
 A filter is KEY=VALUE, with != >= <= > <, alternatives a|b and patterns resnet*; quote it. KEY is a key of the resolved
 config (runner.epochs, or epochs), a section for its option (dataset, model, head, loss, sampler ...), name, seed,
-status, or a figure (map>=40).
-
-    baseline=FILTER       the row to compare with; of several the one that agrees in all other settings. Several
-                          filters: baseline='loss=bce sampler=uniform'
-    figure=map            what is compared: map (default), map_head, map_medium, map_tail; accuracy of single labels
-    resamples=1000        of the images, for the intervals; 0: none
-    columns=A,B           figures and config keys to show (map,map_tail,words_F1); +A,+B: beside the default ones
-    sort=KEY              a figure (best first) or a setting; sort=-KEY: the other way round
-    split=auto            val, test; auto: test where all have one
-    weights=best          raw, ema; best: those that validation chose in each run
-    against=FILE          published figures
-    format=FORMAT         terminal, markdown, csv
-    out=FILE              write it there; .md and .csv choose the format
-
-docs/reading_results.md says how to read the table.
+status, or a figure (map>=40). docs/reading_results.md explains the table.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,9 +25,10 @@ from mltrain.cli import Command
 from mltrain.config.schema import PathsOptions, number
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_text
-from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, read_runs, spelled
+from mltrain.report.runs import read_runs
+from mltrain.runs.outputs import writing
+from mltrain.runs.selection import select, split_arguments
 from mltrain.runs.settings import load_settings
-from mltrain.text import did_you_mean
 
 if TYPE_CHECKING:
     from mltrain.report.compare import Table
@@ -54,49 +41,41 @@ class Options:
     """Options of the command itself."""
 
     baseline: str | None = None
-    """filters of the row to compare with, separated by spaces"""
+    """filters of the row to compare with, separated by spaces; of several rows each takes the one with its settings"""
     figure: str | None = None
-    """what is compared; None: map, or accuracy of single labels"""
+    """figure to compare: map, map_head, map_medium, map_tail ...; null: map, or accuracy of single-label runs"""
     resamples: int = number(1000, least=0)
-    """resamples of the images for the intervals; 0: no intervals"""
+    """number of resamples of the images for the intervals; 0: no intervals"""
     split: Literal["auto", "val", "test"] = "auto"
+    """split of the figures; auto: test if all runs have one, else val"""
     weights: Literal["best", "raw", "ema"] = "best"
+    """weights of the figures; best: those that validation chose in each run"""
     columns: str = ""
-    """figures and config keys to show, separated by commas"""
+    """figures and config keys to show, separated by commas (map,map_tail,words_F1); +A,+B adds to the default ones"""
     sort: str | None = None
-    """a figure or a setting; -KEY reverses the order"""
+    """figure (best first) or setting to sort by; sort=-KEY reverses the order"""
     against: str | None = None
     """file of published figures"""
     format: Literal["terminal", "markdown", "csv"] | None = None
-    """None: from the suffix of `out`"""
+    """form of the table; null: by the suffix of out, .md or .csv, else terminal"""
     out: str | None = None
-    """file for the table; None: standard output"""
+    """file for the table; null: standard output"""
 
 
 def results(arguments: Sequence[str], options: Options) -> None:
     """Read run folders, filter and compare them, and write the table. Raises ConfigError or DataError."""
     from mltrain.report.compare import compare, sort_rows
     from mltrain.report.differences import add_differences
-    from mltrain.report.published import beside, read_published
-    from mltrain.report.results_table import chosen_columns, has_column, markdown, terminal, to_csv
 
     baseline = (options.baseline or "").split()
-    folders = [Path(word) for word in arguments if _is_folder(word)]
-    words = [word for word in arguments if not _is_folder(word)]
+    folders, filters = split_arguments(arguments)
+    folders = folders or [Path(PathsOptions().runs)]
     try:
-        filters = [Filter.parse(word) for word in words]
-        records = read_runs(folders or [_default_runs()], load_settings)
+        records = read_runs(folders, load_settings)
         if not records:
-            where = ", ".join(map(str, folders or [_default_runs()]))
-            raise DataError(f"{where}: holds no run folder (one with a config.yaml)")
-        keys = known_keys(records)
-        for item in [*filters, *map(Filter.parse, baseline)]:
-            if item.key not in keys:
-                raise ConfigError(f"{item.text}: no run has a {item.key}{did_you_mean(item.key, keys)}")
-        chosen = [record for record in records if all(item.matches(record) for item in filters)]
-        if not chosen:
-            raise DataError(_no_match(records, filters))
-        # What cannot be read cannot be judged either: it stays in sight.
+            raise DataError(f"{', '.join(map(str, folders))}: holds no run folder (one with a config.yaml)")
+        chosen = select(records, filters, baseline)
+        # Filters cannot judge runs that cannot be read, so these stay in the table.
         chosen += [record for record in records if record.status == "unreadable" and record not in chosen]
         weights = {"raw": "val"}.get(options.weights, options.weights)
         tables = compare(chosen, split=options.split, weights=weights)
@@ -107,40 +86,44 @@ def results(arguments: Sequence[str], options: Options) -> None:
         sort = options.sort
         if sort:
             _where_it_applies(full, lambda table: sort_rows(table, sort))
-        columns = [name for name in options.columns.split(",") if name]
-        against = read_published(Path(options.against)) if options.against else []
-        published = [beside(table, against) for table in tables]
-        layout = options.format or (ENDINGS.get(Path(options.out).suffix, "terminal") if options.out else "terminal")
-        if layout == "csv":
-            text = to_csv(tables, columns, published)
-        else:
-            parts = []
-            for table, found in zip(tables, published, strict=True):
-                shown = chosen_columns(
-                    table,
-                    [c for c in columns if has_column(table, c) or not any(has_column(other, c) for other in full)],
-                )
-                if layout == "markdown":
-                    parts.append(markdown(table, shown, found))
-                else:
-                    bold = options.out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
-                    parts.append(terminal(table, shown, bold=bold, published=found))
-            text = "\n".join(parts)
-    except ValueError as error:  # of the library: what it says is about what was asked for
+        text = _as_text(tables, options)
+    except ValueError as error:  # the library refuses an option or filter
         raise ConfigError(str(error)) from error
     if options.out is None:
         sys.stdout.write(text)
-        return
-    try:
-        out = Path(options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
-    except OSError as error:
-        raise ConfigError(f"out={options.out}: cannot be written: {error}") from error
+    else:
+        with writing(Path(options.out)) as out:
+            write_text(out, text)
+
+
+def _as_text(tables: Sequence[Table], options: Options) -> str:
+    """Return the tables in the format that the options ask for."""
+    from mltrain.report.published import beside, read_published
+    from mltrain.report.results_table import chosen_columns, has_column, markdown, terminal, to_csv
+
+    columns = [name for name in options.columns.split(",") if name]
+    against = read_published(Path(options.against)) if options.against else []
+    published = [beside(table, against) for table in tables]
+    layout = options.format or (ENDINGS.get(Path(options.out).suffix, "terminal") if options.out else "terminal")
+    if layout == "csv":
+        return to_csv(tables, columns, published)
+    full = [table for table in tables if table.rows]
+    bold = options.out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    parts = []
+    for table, found in zip(tables, published, strict=True):
+        # A column that other tables have may be missing here; one that no table has is refused by `chosen_columns`.
+        here = [c for c in columns if has_column(table, c) or not any(has_column(other, c) for other in full)]
+        shown = chosen_columns(table, here)
+        parts.append(
+            markdown(table, shown, found)
+            if layout == "markdown"
+            else terminal(table, shown, bold=bold, published=found)
+        )
+    return "\n".join(parts)
 
 
 def _where_it_applies(tables: Sequence[Table], do: Callable[[Table], None]) -> None:
-    """`do` for every table; one where it is refused (no baseline in it, say) gets a note, unless all refuse."""
+    """Call `do` for every table. A table that refuses (it has no baseline, say) gets a note, unless all refuse."""
     refused: list[tuple[Table, str]] = []
     for table in tables:
         try:
@@ -152,25 +135,6 @@ def _where_it_applies(tables: Sequence[Table], do: Callable[[Table], None]) -> N
     for table, text in refused:
         text = text.removeprefix(f"{table.dataset}: ")
         table.notes.append(f"{text[:1].upper()}{text[1:]}.")
-
-
-def _no_match(records: Sequence[RunRecord], filters: Sequence[Filter]) -> str:
-    """Which filter leaves nothing, and what there is instead."""
-    lines = [f"none of {len(records)} runs is {' and '.join(item.text for item in filters)}"]
-    for item in filters:
-        if not any(item.matches(record) for record in records):
-            values = sorted({spelled(value) for found, value in (lookup(r, item.key) for r in records) if found})
-            more = ", ..." if len(values) > 12 else ""
-            lines.append(f"{item.key} is {', '.join(values[:12])}{more}; alternatives are written {item.key}=a|b")
-    return "\n".join(lines)
-
-
-def _is_folder(word: str) -> bool:
-    return Path(word).exists() or not re.search(r"[=<>]", word)
-
-
-def _default_runs() -> Path:
-    return Path(PathsOptions().runs)
 
 
 COMMAND = Command(results, about=__doc__, takes="arguments", options=Options, dashes=True)

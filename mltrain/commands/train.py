@@ -3,15 +3,12 @@
     mltrain train                                             the embedded default: drawn shapes, about a minute
     mltrain train dataset=coco loss=asl model=tresnet_l       COCO under data/coco
     mltrain train dataset=csv dataset.file=labels.csv         your own images
-    mltrain train dataset=folder dataset.root=FOLDER          one label an image: FOLDER/{train,val}/CLASS/*.jpg
-    mltrain train +experiment=coco_asl_tresnet_l              a whole recipe; what follows it still wins
+    mltrain train dataset=folder dataset.root=FOLDER          one label per image: FOLDER/{train,val}/CLASS/*.jpg
+    mltrain train +experiment=coco_asl_tresnet_l              a whole recipe; later arguments change it
     mltrain train model=timm model.name=regnety_032 runner.epochs=20 optimizer.lr=2e-4
     mltrain train -m loss=bce,focal,asl head=gap,ml_decoder seed=0,1     a sweep
     mltrain train -m hydra/launcher=joblib|ray|slurm loss=bce,asl        with jobs side by side (docs/scale.md)
-    torchrun --nproc_per_node=8 -m mltrain train dataset=coco           several GPUs
-
-    --cfg job            print every key with its value instead of training
-    --config-dir DIR     look for configs in DIR too
+    torchrun --nproc_per_node=8 -m mltrain train dataset=coco            several GPUs
 
 Repeating a command resumes an unfinished run and reports a finished one (rerun=true trains again). Most used keys:
     runner.epochs  runner.batch_size (over all GPUs)  runner.amp  runner.device  data.num_workers  seed  name
@@ -41,7 +38,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def compare_runs(folder: Path) -> None:
-    """Write the page that compares the runs of a sweep. The sweep is done, so a failure is only reported."""
+    """Write the page that compares the runs of a sweep; a failure is only logged, because the sweep has succeeded."""
     from mltrain.commands.report import report
 
     try:

@@ -22,34 +22,36 @@ class LongTailOptions:
     """
 
     method: Literal["balanced", "published"] = "balanced"
-    """balanced: rarest class first, no class above its target where that can be; published: the algorithm and the
-    random stream of Wu et al. (ECCV 2020), which made VOC-MLT"""
+    """balanced: choose images for the rarest class first, and exceed no target if possible; published: the algorithm
+    and random stream of Wu et al. (ECCV 2020), which made VOC-MLT"""
     curve: Literal["pareto", "exponential", "explicit"] = "pareto"
+    """training images over the ranks of the classes; explicit needs counts"""
     max: int | None = _number(None, least=1)
-    """images of the first class; None: all that it has, less its validation share"""
+    """images of the first class; null: all of its images but the validation share"""
     min: int = _number(1, least=0)
-    """what the curve falls to; exponential reaches it, pareto stays above it"""
+    """lower end of the curve; exponential reaches it, pareto stays above it"""
     b: float = _number(6.0, least=0.01)
-    """of the pareto curve; larger: more classes with many images"""
+    """shape of the pareto curve; a larger value gives more classes with many images"""
     counts: str | dict[str, int] | None = None
-    """explicit curve: images per class, as a mapping or a file (csv with the columns class,count; or json)"""
+    """images per class for curve=explicit: a file (json, or csv with the columns class,count) or '{cat: 90, dog: 5}'"""
     order: Literal["cooccurrence", "frequency"] = "cooccurrence"
-    """of the classes along the curve: by how often a class comes along with others (the paper's), or by its images"""
+    """cooccurrence: classes that often occur with others come first, as in the paper; frequency: frequent ones do"""
     cap: int | None = _number(None, least=1)
-    """no class gets more images, whatever its target"""
+    """greatest number of images per class, whatever its target"""
     at_least: int = _number(0, least=0)
-    """every class gets so many images, even where that lifts other classes above their targets"""
+    """smallest number of images per class, even if other classes then exceed their targets"""
     shortage: Literal["error", "clip"] = "error"
-    """a class with fewer images than wanted: refuse, or lower its target to what there is"""
+    """for a class with fewer images than its target, error: refuse; clip: lower the target"""
     val_fraction: float = _number(0.1, least=0, most=0.9)
-    """share of the source held out for validation, stratified; 0: none"""
+    """share of the source held out for validation, stratified; with 0, tune on other data, not on the test set"""
     val_per_class: int | None = _number(None, least=1)
-    """instead: so many validation images of each class, or as many as training can spare"""
+    """validation images of each class, or as many as training can spare; null: by val_fraction"""
     head_min: int = _number(100, least=1)
-    """head: classes with at least so many training images"""
+    """a class with at least this many training images is a head class"""
     medium_min: int = _number(20, least=1)
-    """medium: at least so many; tail: fewer"""
+    """a class with fewer is a medium class down to this many training images, and a tail class below"""
     seed: int = _number(0, least=0, most=2**31 - 1)
+    """seed of the random choices"""
 
     def __post_init__(self) -> None:
         for name in ("max", "min", "cap", "at_least", "val_per_class"):

@@ -1,1 +1,1 @@
-"""Sweeps: every combination of the values given with -m, as jobs of a Hydra launcher."""
+"""Sweeps: every combination of the values given with -m, run as jobs of a Hydra launcher."""

@@ -1,8 +1,8 @@
-"""One job of a sweep, in whatever process the launcher gave it, and the record it leaves in the sweep's folder.
+"""One job of a sweep, in the process that the launcher chooses, and its record in the sweep's folder.
 
-The main process learns how a job went from its record alone, so it is the same with every launcher. A job in a process
-of its own writes its output to a log beside the record, and looks for the sweep's `stop` file, which ends it as a
-signal would: the runner saves first.
+The main process learns from the records alone how jobs went, so every launcher gives the same summary. A job in a
+process of its own writes its output to a log beside the record. It ends, as after a signal, when the sweep's `stop`
+file appears: the runner saves first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from mltrain.config.compose import Source, load
 from mltrain.config.identity import run_folder
-from mltrain.console import log_to_stderr
+from mltrain.console import log_to_stderr, rank
 from mltrain.errors import Interrupted, MltrainError
 from mltrain.sweeps.record import Record, Sweep
 
@@ -33,20 +33,19 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[Any], Any]  # takes the checked DictConfig of a job
 
-STOP_SECONDS = 0.5  # between two looks for it
-PREEMPTION_SECONDS = 3.0  # Slurm's second signal follows the first within them
+STOP_SECONDS = 0.5  # between two looks for the stop file
+PREEMPTION_SECONDS = 3.0  # Slurm sends a second signal to a preempted job within this time
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
-# Of the main process alone: the configs it has checked, and who wants to know that a record has changed.
-checked: dict[str, Any] = {}
-changed: list[Callable[[], None]] = []
+# Two variables of the main process. They are not part of a `Sweep`, because that travels to other processes.
+checked: dict[str, Any] = {}  # configs that are checked already, by their overrides
+changed: list[Callable[[], None]] = []  # called when a job in this process has written its record
 
 
 def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | None:
-    """Hydra's task: the job's figure where it has been reached, else None; how it went is in the record.
+    """Run a job as the task of Hydra, write its record, and return its figure or None.
 
-    Leaves the process where the job was stopped in the main process: the next one must not start.
+    A job that is stopped in the main process exits, so that no other job starts.
     """
     settings = HydraConfig.get()
     number, overrides = int(settings.job.num), [text.lstrip("+") for text in settings.overrides.task]
@@ -60,32 +59,32 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
         limit = stack.enter_context(_stoppable(sweep))
         _note(sweep, record)
         try:
-            _fill(record, lambda: checked.get(record.overrides) or load(overrides, source=source), work)
+            _run(record, checked.get(record.overrides) or load(overrides, source=source), work)
         except (Interrupted, KeyboardInterrupt) as error:
-            record.state, record.error = "interrupted", str(error) or "interrupted"
-            record.exit_code = error.exit_code if isinstance(error, Interrupted) else 130
+            code = error.exit_code if isinstance(error, Interrupted) else 130
+            record.end_with("interrupted", str(error) or "interrupted", code)
         except MltrainError as error:
             log.error("%s", error)
-            record.state, record.error, record.exit_code = "failed", str(error), error.exit_code
+            record.end_with("failed", str(error), error.exit_code)
         except Exception as error:
             log.exception("job %d: %s", number + 1, record.label)
-            record.state, record.error, record.exit_code = "failed", f"{type(error).__name__}: {error}", 1
+            record.end_with("failed", f"{type(error).__name__}: {error}", 1)
         limit.over = True
         record.seconds = round(time.time() - record.started, 2)
         if record.state == "interrupted":
             _interrupted(sweep, record, limit)
         _note(sweep, record)
-    _let_go()
+    _free_memory()
     return record.value
 
 
-def _fill(record: Record, config: Callable[[], Any], work: Work) -> None:
-    cfg = config()
+def _run(record: Record, cfg: Any, work: Work) -> None:
+    """Do the work, unless it was done before, and note folder and figure."""
     folder = run_folder(cfg)
     record.folder = str(folder)
     before = folder / "result.json"
     if before.is_file() and not cfg.rerun:
-        record.state, result = "before", json.loads(before.read_text())
+        record.state, result = "before", json.loads(before.read_text(encoding="utf-8"))
     else:
         result = work(cfg)
         record.state = "finished"
@@ -96,20 +95,21 @@ def _fill(record: Record, config: Callable[[], Any], work: Work) -> None:
 
 
 def _interrupted(sweep: Sweep, record: Record, limit: _Limit) -> None:
+    """Queue a job again that has reached its time limit; else stop the sweep with the job."""
     log.warning("%s", record.error)
     end = time.monotonic() + PREEMPTION_SECONDS
     while sweep.launcher == "slurm" and not limit.reached and sweep.stopped_by() is None and time.monotonic() < end:
-        time.sleep(0.1)  # a job that must make room gets SIGTERM first
+        time.sleep(0.1)  # a preempted job gets SIGTERM before the signal that sets limit.reached
     if limit.reached and sweep.stopped_by() is None:
         record.state = "waiting"
         _note(sweep, record)
         try:
-            limit.requeue()  # leaves the process where the queue takes the job back
+            limit.requeue()  # exits if the queue takes the job back
         except Exception as error:
             log.exception("not queued again")
             record.state, record.error = "interrupted", f"time limit reached, and not queued again: {error}"
         return
-    if sweep.launcher != "slurm":  # whose jobs are stopped one by one
+    if sweep.launcher != "slurm":  # Slurm stops jobs one by one
         sweep.request_stop(record.exit_code - 128)
     if sweep.here:
         _note(sweep, record)
@@ -117,15 +117,16 @@ def _interrupted(sweep: Sweep, record: Record, limit: _Limit) -> None:
 
 
 def _note(sweep: Sweep, record: Record) -> None:
-    if int(os.environ.get("RANK", "0")) == 0 or sweep.here:
+    """Write the record, from the first rank of a job only."""
+    if rank() == 0 or sweep.here:
         sweep.write(record)
     if sweep.here:
         for listener in changed:
             listener()
 
 
-def _let_go() -> None:
-    """Give back what the job held, for the next one in this process."""
+def _free_memory() -> None:
+    """Free the memory of the job for the next one in this process."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -133,12 +134,12 @@ def _let_go() -> None:
 
 
 class _Limit:
-    """Slurm's warning that the job's time is over, which submitit answers by queueing it again."""
+    """Slurm's warning that the job's time is over; submitit then queues the job again."""
 
     def __init__(self, answer: Any) -> None:
         self.reached = False
         self.over = False
-        """the work has ended: signals that come late are passed over"""
+        """the work has ended, so late signals are ignored"""
         self._answer = answer if callable(answer) else None
         if self._answer is not None:
             signal.signal(signal.SIGUSR2, self._receive)
@@ -154,9 +155,8 @@ class _Limit:
 
 @contextmanager
 def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
-    """A signal outside training ends the job at once; in training the runner's own handlers save first."""
-
-    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+    """Let a signal, or the stop file, end the job: at once outside training; in training the runner saves first."""
+    if not _handles_signals():
         yield _Limit(None)
         return
 
@@ -165,20 +165,39 @@ def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
             raise Interrupted(f"stopped by {signal.Signals(number).name} outside training", number)
 
     limit = _Limit(signal.getsignal(signal.SIGUSR2) if os.environ.get("SUBMITIT_EXECUTOR") else None)
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
     ended = threading.Event()
     if not sweep.here:
         threading.Thread(target=_obey, args=(sweep, ended), daemon=True).start()
+    # joblib kills all jobs when one of its processes dies, so none may die of a signal between two jobs.
+    after = signal.SIG_IGN if sweep.launcher == "joblib" and not sweep.here else None
+    with handled(stop, after=after):
+        try:
+            yield limit
+        finally:
+            ended.set()
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None], *, after: signal.Handlers | None = None) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT in a block, and after it by `after` or as before the block."""
+    if not _handles_signals():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
-        yield limit
+        yield
     finally:
-        ended.set()
-        for number, handler in previous.items():
-            # joblib kills all jobs when one of its processes dies, so none may die of a signal between two jobs.
-            signal.signal(number, signal.SIG_IGN if sweep.launcher == "joblib" and not sweep.here else handler)
+        for number, before in previous.items():
+            signal.signal(number, before if after is None else after)
+
+
+def _handles_signals() -> bool:
+    """Return whether this is the main thread, the only one in which Python sets handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _obey(sweep: Sweep, ended: threading.Event) -> None:
+    """Send this process SIGTERM when the sweep is asked to stop."""
     while not ended.wait(STOP_SECONDS):
         if sweep.stopped_by() is not None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -187,37 +206,43 @@ def _obey(sweep: Sweep, ended: threading.Event) -> None:
 
 @contextmanager
 def _own_process(sweep: Sweep, number: int) -> Iterator[None]:
-    """The surroundings of a job away from the main process: folder, ranks, cores, and a log for all it says."""
+    """Prepare a process other than the main one for a job: folder, ranks, cores, and a log of all output."""
     if not (sweep.cwd.is_dir() and sweep.folder.is_dir()):
-        raise MltrainError(f"{sweep.folder}: not there on {socket.gethostname()}; a sweep needs folders that all share")
+        host = socket.gethostname()
+        raise MltrainError(f"{sweep.folder}: does not exist on {host}; a sweep needs folders that all machines share")
     os.chdir(sweep.cwd)
     _join_ranks()
     if multiprocessing.get_start_method(allow_none=True) == "loky":
-        multiprocessing.set_start_method(None, force=True)  # workers of a job start as those of any run
+        multiprocessing.set_start_method(None, force=True)  # data workers must start as in a run without a sweep
     if sweep.cores is not None:
         os.environ["MLTRAIN_CORES"] = str(sweep.cores)
         os.environ.setdefault("OMP_NUM_THREADS", str(sweep.cores))
-    rank = os.environ.get("RANK", "0")
-    name = sweep.record_file(number).stem + (f"-rank{rank}" if rank != "0" else "")
-    with (sweep.folder / f"{name}.log").open("ab") as file:
-        kept = [os.dup(stream) for stream in (1, 2)]
-        try:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
-            log_to_stderr()
-            yield
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            for stream, copy in zip((1, 2), kept, strict=True):
-                os.dup2(copy, stream)
-                os.close(copy)
+    name = sweep.record_file(number).stem + (f"-rank{rank()}" if rank() else "")
+    with (sweep.folder / f"{name}.log").open("ab") as file, _redirected_to(file.fileno()):
+        log_to_stderr()
+        yield
+
+
+@contextmanager
+def _redirected_to(file: int) -> Iterator[None]:
+    """Send standard output and standard error, those of libraries in C and of child processes too, to an open file."""
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, _ in kept:
+            os.dup2(file, stream)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, copy in kept:
+            os.dup2(copy, stream)
+            os.close(copy)
 
 
 def _join_ranks() -> None:
-    """Tell the processes of one submitit job of each other, as torchrun would."""
+    """Set the variables that torchrun would set for the processes of one submitit job."""
     if not os.environ.get("SUBMITIT_EXECUTOR"):
         return
     import submitit

@@ -1,4 +1,4 @@
-"""Hydra's engines of a sweep: what each needs, and how many cores a job of it may use."""
+"""Hydra's launchers and sweepers: the packages they need, and the cores that a job may use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.errors import ConfigError
 
-# What a `_target_` of hydra.launcher or hydra.sweeper begins with: the package to install, and our extra for it.
+# Beginning of the `_target_` of hydra.launcher or hydra.sweeper: package to install, and our extra for it.
 PLUGINS = {
     "hydra_plugins.hydra_joblib_launcher": ("hydra-joblib-launcher", "joblib"),
     "hydra_plugins.hydra_submitit_launcher": ("hydra-submitit-launcher", "slurm"),
@@ -29,30 +29,30 @@ KINDS = {
 
 
 def kind_of(launcher: DictConfig) -> str:
-    """basic, joblib, submitit_local, slurm, ray, or other."""
+    """Return basic, joblib, submitit_local, slurm, ray, or other."""
     target = str(launcher.get("_target_"))
     return next((kind for start, kind in KINDS.items() if target.startswith(start)), "other")
 
 
 def check_installed(settings: DictConfig) -> None:
-    """Refuse a launcher or sweeper whose package, or Slurm itself, is not there.
+    """Refuse a launcher or sweeper whose package is not installed, and Slurm outside a cluster. Raises ConfigError.
 
-    `settings`: the `hydra` node of a composed config.
+    `settings` is the `hydra` node of a composed config.
     """
     for group in ("launcher", "sweeper"):
         target = str(settings[group].get("_target_"))
         for start, (package, extra) in PLUGINS.items():
-            if target.startswith(start) and not _is_there(start):
+            if target.startswith(start) and not _is_installed(start):
                 option = settings.runtime.choices.get(f"hydra/{group}")
-                raise ConfigError(f"hydra/{group}={option} needs {package}: pip install 'mltrain[{extra}]'")
+                raise ConfigError(f"hydra/{group}={option} needs {package}: pip install 'mltrain-vision[{extra}]'")
     if kind_of(settings.launcher) == "slurm" and shutil.which("srun") is None:
         raise ConfigError(
-            "hydra/launcher=slurm: there is no srun on this machine, so it is not in a Slurm cluster; start the sweep "
-            "on a login node, or run its jobs side by side here: hydra/launcher=joblib"
+            "hydra/launcher=slurm: there is no srun on this machine, so it is not part of a Slurm cluster; start the "
+            "sweep on a login node, or run its jobs side by side here: hydra/launcher=joblib"
         )
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -60,10 +60,11 @@ def _is_there(module: str) -> bool:
 
 
 def jobs_at_once(settings: DictConfig, jobs: int | None) -> int | None:
-    """How many jobs run side by side on this machine; None where the engine decides or where they run elsewhere."""
+    """Return how many jobs run side by side on this machine, or None if the launcher decides or they run elsewhere."""
     kind, launcher = kind_of(settings.launcher), settings.launcher
     sweeper = settings.sweeper
-    batch = sweeper.get("max_batch_size") or sweeper.get("n_jobs") or jobs  # of Hydra's own sweeper, of Optuna's
+    # Hydra's own sweeper has max_batch_size, Optuna's has n_jobs.
+    batch = sweeper.get("max_batch_size") or sweeper.get("n_jobs") or jobs
     limit = min((count for count in (batch, jobs) if count is not None), default=None)
     if kind == "basic":
         return 1
@@ -75,7 +76,7 @@ def jobs_at_once(settings: DictConfig, jobs: int | None) -> int | None:
 
 
 def cores_of_a_job(settings: DictConfig, at_once: int | None) -> int | None:
-    """The cores that a job of a sweep may use; None where the engine says so itself, or it has all."""
+    """Return the cores that a job may use, or None if the launcher limits them itself or a job has all."""
     kind = kind_of(settings.launcher)
     if kind == "ray":
         return max(1, int(settings.launcher.ray.remote.get("num_cpus", 1)))
@@ -87,14 +88,14 @@ def cores_of_a_job(settings: DictConfig, at_once: int | None) -> int | None:
 def start_ray(launcher: DictConfig, paths: str) -> None:
     """Start Ray, or join the cluster of `ray.init.address`; jobs import from `paths` too.
 
-    The launcher's own start would hand a running cluster the size of its object store, which Ray refuses, and a job
-    that wants more than this machine has would wait for ever.
+    Hydra's plugin could start Ray too, but it passes an object store size to a running cluster, which Ray refuses, and
+    a job that needs more than this machine has would wait for ever.
 
     Raises:
-        ConfigError: this machine has not what a job wants, or there is no cluster.
+        ConfigError: a job needs more than this machine has, or there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a job without GPUs keeps what the user hid
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # jobs without GPUs keep CUDA_VISIBLE_DEVICES
     import ray
 
     init: Any = OmegaConf.to_container(launcher.ray.init, resolve=True)
@@ -108,18 +109,19 @@ def start_ray(launcher: DictConfig, paths: str) -> None:
         raise ConfigError(f"hydra.launcher.ray.init: {error}") from error
     if init.get("address") is not None:
         return  # a cluster may grow
-    there = ray.cluster_resources()
+    resources = ray.cluster_resources()
     for key, name in (("num_gpus", "GPU"), ("num_cpus", "CPU")):
-        if (wanted := remote.get(key) or 0) > there.get(name, 0):
+        if (needed := remote.get(key) or 0) > (available := resources.get(name, 0)):
             ray.shutdown()
             raise ConfigError(
-                f"hydra.launcher.ray.remote.{key}={wanted}: this machine has {there.get(name, 0):g}, and no job would "
-                f"ever start; add hydra.launcher.ray.remote.{key}=NUMBER, or hydra.launcher.ray.init.address=auto to "
-                "run on a cluster"
+                f"hydra.launcher.ray.remote.{key}={needed}: this machine has {available:g}, so no job would ever "
+                f"start; add hydra.launcher.ray.remote.{key}=NUMBER, or hydra.launcher.ray.init.address=auto to run on "
+                "a cluster"
             )
 
 
 def stop_ray() -> None:
+    """Leave Ray's cluster, and end one that `start_ray` has started."""
     import ray
 
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""Records of a sweep and its jobs, in the sweep's folder, written and read by all its processes."""
+"""A sweep and the records of its jobs: files in the sweep's folder, by which its processes tell each other of jobs."""
 
 from __future__ import annotations
 
@@ -16,62 +16,74 @@ ENDED = ("finished", "before", "failed", "interrupted")
 
 @dataclass
 class Record:
-    """How a job stands: running, finished, before (finished by an earlier command), failed, interrupted, waiting."""
+    """State of a job, and its result or error."""
 
     number: int
+    """position in the sweep, from 0"""
     overrides: str
-    """all of them, each KEY=VALUE"""
+    """all overrides, each KEY=VALUE"""
     label: str
-    """those by which the jobs differ"""
+    """overrides in which the jobs differ"""
     state: str
+    """running, finished, before (finished by an earlier command), failed, interrupted, or waiting (queued again)"""
     started: float
     """seconds since 1970"""
     seconds: float = 0.0
     folder: str | None = None
     figure: str | None = None
-    """what chose the run's best epoch, e.g. map"""
+    """name of the figure that chose the run's best epoch, e.g. map"""
     value: float | None = None
-    """of the best epoch, in percent"""
+    """figure of the best epoch, in percent"""
     error: str | None = None
     exit_code: int = 0
+
+    def end_with(self, state: str, error: str, exit_code: int) -> None:
+        """Note why the job has no result."""
+        self.state, self.error, self.exit_code = state, error, exit_code
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a job must know; travels to other processes and machines."""
+    """Facts about a sweep that its jobs need; they are sent to other processes and machines."""
 
     folder: Path
+    """the sweep's own folder, with the records and logs of its jobs"""
     cwd: Path
+    """folder in which the command was started"""
     launcher: str
-    """kind, see `launchers.kind_of`"""
+    """kind of the launcher, see `launchers.kind_of`"""
     host: str
+    """machine of the main process"""
     pid: int
-    """of the main process"""
+    """id of the main process"""
     total: int | None
+    """number of jobs, or None if the sweeper decides as it goes"""
     cores: int | None
+    """cores of a job, or None for no limit"""
     varied: tuple[str, ...]
-    """keys by which the jobs differ"""
+    """keys in which the jobs differ"""
 
     @property
     def here(self) -> bool:
-        """Whether this is the main process."""
+        """True in the main process."""
         return (self.host, self.pid) == (socket.gethostname(), os.getpid())
 
     def record_file(self, number: int) -> Path:
+        """Return the file of a job's record."""
         return self.folder / f"job-{number:04d}.json"
 
     def write(self, record: Record) -> None:
-        """Write the record of a job atomically, because others read it meanwhile."""
+        """Write the record of a job; atomically, because other processes read it meanwhile."""
         write_json(self.record_file(record.number), asdict(record))
 
     def request_stop(self, signum: int) -> None:
-        """No job starts any more, and those that run save and end."""
+        """Ask all processes of the sweep to stop: no job starts any more, and running jobs save and end."""
         if self.stopped_by() is None:
-            (self.folder / STOP).write_text(str(int(signum)))
+            (self.folder / STOP).write_text(str(int(signum)), encoding="utf-8")
 
     def stopped_by(self) -> int | None:
-        """Number of the signal that ends the sweep."""
+        """Return the number of the signal that ends the sweep, or None while it goes on."""
         try:
-            return int((self.folder / STOP).read_text() or signal.SIGTERM)
+            return int((self.folder / STOP).read_text(encoding="utf-8") or signal.SIGTERM)  # empty while it is written
         except FileNotFoundError:
             return None

@@ -1,9 +1,9 @@
-"""`-m`: every combination of the values given, through a Hydra launcher, and how it went.
+"""Sweep of `-m`: every combination of the given values, through a Hydra launcher.
 
     check every job -> launch -> a line for each job that starts or ends -> summary, exit code
 
-Each run has a folder that follows from its config, so repeating the command skips what is finished and resumes the
-rest. A sweep's own folder (hydra.sweep.dir) holds a record and, for jobs in other processes, a log of each job.
+The folder of a run follows from its config, so repeating the command skips finished runs and resumes others. The
+sweep's own folder (hydra.sweep.dir) has a record and, for jobs in other processes, a log of each job.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ from mltrain.config.identity import run_folder
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps import launchers
-from mltrain.sweeps.job import SIGNALS, Work
+from mltrain.sweeps.job import Work
 from mltrain.sweeps.record import ENDED, Record, Sweep
 from mltrain.sweeps.watch import Watch, summary
 
@@ -43,28 +42,29 @@ _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callable[[Path], None]) -> None:
-    """Check every job, run them all, and sum up.
+    """Check every job, run them all, and log a summary.
 
-    `after` is called with the sweep's folder when there are at least two finished runs to compare.
+    Args:
+        after: called with the sweep's folder if at least two runs are finished and can be compared.
 
     Raises:
-        ConfigError: a job's config is wrong; none was run.
-        Interrupted: a signal stopped the sweep; what ran has saved.
-        MltrainError: jobs failed, named with their reasons.
+        ConfigError: a job's config is wrong; no job was run.
+        Interrupted: a signal stopped the sweep; running jobs have saved.
+        MltrainError: jobs failed; the message names them and their reasons.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "-m under torchrun: every rank would run the whole sweep by itself. Several GPUs a job: start one torchrun "
-            "per job in a loop, or on Slurm -m hydra/launcher=slurm hydra.launcher.tasks_per_node=8 "
-            "hydra.launcher.gpus_per_node=8. One GPU a job: -m hydra/launcher=ray, without torchrun"
+            "-m under torchrun: every rank would run the whole sweep by itself. Several GPUs per job: start one "
+            "torchrun per job in a loop, or on Slurm -m hydra/launcher=slurm hydra.launcher.tasks_per_node=8 "
+            "hydra.launcher.gpus_per_node=8. One GPU per job: -m hydra/launcher=ray, without torchrun"
         )
     scan = scan_overrides(overrides, source, sweep=True)
     if scan.problems:
         raise ConfigError(message(scan.problems))
-    parsed = _parsed(scan.overrides)
+    parsed = OverridesParser.create().parse_overrides(scan.overrides)
     settings = compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
     launchers.check_installed(settings)
-    jobs, total, before = _checked_jobs(parsed, settings, source)
+    total, before = _check_jobs(parsed, settings, source)
     at_once = launchers.jobs_at_once(settings, total)
     sweep = Sweep(
         folder=_new_folder(Path(settings.sweep.dir)),
@@ -77,33 +77,33 @@ def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callab
         varied=tuple(o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()),
     )
     watch = Watch(sweep, before=before)
-    words = [*scan.overrides, *_own_overrides(settings, source, sweep, at_once)]
+    arguments = [*scan.overrides, *_own_overrides(source, sweep, at_once)]
     ended: Exception | None = None
     try:
-        with _engine(settings, sweep), _signals(sweep), watch:  # Ray's start takes the signals for itself
-            _launch(functools.partial(sweep_job.run_job, work=work, source=source, sweep=sweep), work, words, source)
+        # The signals come after the launcher, because Ray sets handlers when it starts.
+        with _started(settings, sweep), sweep_job.handled(functools.partial(_stop, sweep=sweep)), watch.watching():
+            task = functools.partial(sweep_job.run_job, work=work, source=source, sweep=sweep)
+            _launch(functools.update_wrapper(task, work), arguments, source)
     except (MltrainError, HydraException, OmegaConfBaseException):
         raise
-    except SystemExit:  # of a job that was stopped in this process
+    except SystemExit:  # a job was stopped in this process
         pass
-    except Exception as error:  # an engine lost a job's process, or Optuna has no figure to compare
+    except Exception as error:  # a launcher lost a job's process, or Optuna has no figure to compare
         log.debug("the launcher ended early", exc_info=True)
         ended = error
     records = watch.records()
     finished = sum(record.state in ("finished", "before") for record in records)
     if finished >= 2 and all(cfg.logger.report for cfg in sweep_job.checked.values()):
         after(sweep.folder)
-    _sum_up(sweep, records, jobs, ended)
+    _sum_up(sweep, records, ended)
 
 
-def _parsed(overrides: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(overrides)
+def _check_jobs(parsed: list[Override], settings: DictConfig, source: Source) -> tuple[int | None, int]:
+    """Check the config of every job, and return the number of jobs and of those that were finished before.
 
-
-def _checked_jobs(
-    parsed: list[Override], settings: DictConfig, source: Source
-) -> tuple[list[list[str]] | None, int | None, int]:
-    """The jobs (None where the sweeper decides as it goes), their number, and how many were finished before."""
+    If the sweeper chooses values as it goes, only the first value of each range is checked. The number of jobs is then
+    that which the sweeper is configured to try, or None.
+    """
     own = [override for override in parsed if not override.is_hydra_override()]
     grid = str(settings.sweeper._target_).endswith(".BasicSweeper")
     try:
@@ -121,13 +121,11 @@ def _checked_jobs(
             raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
         sweep_job.checked[" ".join(text.lstrip("+") for text in job)] = cfg
         before += (run_folder(cfg) / "result.json").is_file() and not cfg.rerun
-    if jobs is None:
-        return None, settings.sweeper.get("n_trials"), 0
-    return jobs, len(jobs), before
+    return (settings.sweeper.get("n_trials"), 0) if jobs is None else (len(jobs), before)
 
 
 def _first(override: Override) -> str:
-    """The override with the first value that a search may choose."""
+    """Return the override with the first value that a search may choose."""
     value = override.value()
     if isinstance(value, IntervalSweep):
         return f"{override.get_key_element()}={value.start}"
@@ -137,7 +135,7 @@ def _first(override: Override) -> str:
 
 
 def _new_folder(folder: Path) -> Path:
-    """The folder, made; numbered where another sweep began in the same second."""
+    """Create the folder and return it; its name gets a number if another sweep began in the same second."""
     folder = folder.absolute()
     for number in range(1, 1000):
         made = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
@@ -146,28 +144,29 @@ def _new_folder(folder: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ConfigError(f"paths.runs: the sweep's folder {made} cannot be made: {error}") from error
+            raise ConfigError(f"paths.runs: the sweep's folder {made} cannot be created: {error}") from error
         return made
-    raise ConfigError(f"hydra.sweep.dir={folder}: exists, with a thousand like it")
+    raise ConfigError(f"hydra.sweep.dir={folder}: this folder and a thousand numbered ones exist")
 
 
-def _own_overrides(settings: DictConfig, source: Source, sweep: Sweep, at_once: int | None) -> list[str]:
+def _own_overrides(source: Source, sweep: Sweep, at_once: int | None) -> list[str]:
+    """Return the overrides that tell Hydra the sweep's folder, further config folders, and the jobs at once."""
     quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
-    words = [f"hydra.sweep.dir='{quoted}'"]
+    overrides = [f"hydra.sweep.dir='{quoted}'"]
     if source.extra:
-        words.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in source.extra)}]")
+        overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in source.extra)}]")
     if sweep.launcher == "joblib":
-        words.append(f"hydra.launcher.n_jobs={at_once}")
-    return words
+        overrides.append(f"hydra.launcher.n_jobs={at_once}")
+    return overrides
 
 
-def _launch(task: Any, work: Work, words: list[str], source: Source) -> None:
+def _launch(task: Any, arguments: list[str], source: Source) -> None:
+    """Let Hydra run the task for every job; it takes its arguments from sys.argv."""
     argv, full, paths = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("PYTHONPATH")
-    sys.argv = [argv[0], "-m", *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints and exits before the error gets here
+    sys.argv = [argv[0], "-m", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints an error and exits
     os.environ["PYTHONPATH"] = _import_paths()
     try:
-        functools.update_wrapper(task, work)
         hydra_main(version_base="1.3", config_path=str(source.folder), config_name=source.name)(task)()
     finally:
         sys.argv = argv
@@ -176,18 +175,19 @@ def _launch(task: Any, work: Work, words: list[str], source: Source) -> None:
 
 
 def _import_paths() -> str:
-    """PYTHONPATH of jobs in other processes: they import this very copy of mltrain."""
+    """Return a PYTHONPATH with which jobs in other processes import this copy of mltrain."""
     return os.pathsep.join(filter(None, [str(_IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
 
 
 @contextmanager
-def _engine(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
+def _started(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
+    """Quieten the plugins of Hydra, and start and stop Ray if it is the launcher."""
     logging.getLogger("submitit").setLevel(logging.WARNING)
     if "optuna" in str(settings.sweeper._target_):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)  # failed jobs are told of here
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)  # the summary has them
     if sweep.launcher != "ray":
         yield
         return
@@ -198,30 +198,17 @@ def _engine(settings: DictConfig, sweep: Sweep) -> Iterator[None]:
         launchers.stop_ray()
 
 
-@contextmanager
-def _signals(sweep: Sweep) -> Iterator[None]:
-    """SIGTERM and SIGINT let the jobs that run save and end; a second SIGINT leaves at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        if sweep.stopped_by() is not None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
+def _stop(number: int, frame: Any, *, sweep: Sweep) -> None:
+    """Handle a signal: let running jobs save and end; a second SIGINT exits at once."""
+    if sweep.stopped_by() is None:
         sweep.request_stop(number)
         log.warning("%s: the sweep ends as soon as running jobs have saved", signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
-def _sum_up(sweep: Sweep, records: list[Record], jobs: list[list[str]] | None, ended: Exception | None) -> None:
+def _sum_up(sweep: Sweep, records: list[Record], ended: Exception | None) -> None:
+    """Log the summary, and raise an error if the sweep was stopped, jobs failed, or the launcher ended early."""
     log.info("%s", summary(sweep, records))
     failed = [record for record in records if record.state == "failed"]
     signum = sweep.stopped_by()

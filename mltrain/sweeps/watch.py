@@ -1,4 +1,4 @@
-"""How a sweep stands, read from its jobs' records: a line for each job that starts or ends, and the summary."""
+"""Progress of a sweep, read from its jobs' records: a line for each job that starts or ends, and the summary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mltrain.progress import duration
 from mltrain.sweeps import job as sweep_job
@@ -28,10 +29,12 @@ STATES = {
 
 
 class Watch:
-    """Inside the `with` block, says which job starts and how each ended, with the time left and the best so far.
+    """Reader of a sweep's records; it logs which job starts and how each ended, the time left and the best figure.
 
-    `before`: how many of the jobs were finished when the sweep began. Records appear in the sweep's folder, written by
-    whatever process a job runs in.
+    Jobs write their records to the sweep's folder, from any process or machine.
+
+    Args:
+        before: number of jobs that were finished when the sweep began.
     """
 
     def __init__(self, sweep: Sweep, *, before: int) -> None:
@@ -39,35 +42,36 @@ class Watch:
         self._seen: dict[int, Record] = {}
         self._at_once = 1
         self._lock = threading.Lock()
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def __enter__(self) -> Watch:
-        many = f"{self.sweep.total} jobs" if self.sweep.total is not None else "a sweep"
-        many = "1 job" if self.sweep.total == 1 else many
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Log what happens to jobs during a block."""
+        total = self.sweep.total
+        many = "a sweep" if total is None else "1 job" if total == 1 else f"{total} jobs"
         done = f", {self.before} of them finished before" if self.before else ""
         log.info("%s%s; launcher %s; records in %s", many, done, self.sweep.launcher, self.sweep.folder)
+        left = threading.Event()
+        thread = threading.Thread(target=self._poll, args=(left,), daemon=True)
         sweep_job.changed.append(self.look)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        sweep_job.changed.remove(self.look)
-        self._left.set()
-        self._thread.join()
-        self.look()
+        thread.start()
+        try:
+            yield
+        finally:
+            sweep_job.changed.remove(self.look)
+            left.set()
+            thread.join()
+            self.look()
 
     def records(self) -> list[Record]:
+        """Return the records seen so far, in the order of the jobs."""
         return [self._seen[number] for number in sorted(self._seen)]
 
-    def _poll(self) -> None:
-        while not self._left.wait(POLL_SECONDS):
+    def _poll(self, left: threading.Event) -> None:
+        while not left.wait(POLL_SECONDS):
             self.look()
 
     def look(self) -> None:
-        """Read what is new and say it."""
+        """Read new and changed records, and log them."""
         with self._lock:
             for file in sorted(self.sweep.folder.glob("job-*.json")):
                 number = int(file.stem.partition("-")[2])
@@ -75,8 +79,8 @@ class Watch:
                 if known is not None and known.state in ENDED:
                     continue
                 try:
-                    record = Record(**json.loads(file.read_text()))
-                except (OSError, ValueError):  # a network drive that is behind; the next look finds it
+                    record = Record(**json.loads(file.read_text(encoding="utf-8")))
+                except (OSError, ValueError):  # a network drive may lag behind; the next look finds the record
                     continue
                 if known is None or record.state != known.state:
                     self._seen[number] = record
@@ -108,7 +112,7 @@ class Watch:
         log.info("%s", "  |  ".join(parts))
 
     def _time_left(self, ended: list[Record]) -> float | None:
-        """Seconds until all jobs are done, at the mean length of those trained, as many at once as were seen."""
+        """Estimate the seconds until all jobs are done, from the mean of finished jobs and the most jobs at once."""
         trained = [record.seconds for record in ended if record.state == "finished"]
         if not trained or self.sweep.total is None:
             return None
@@ -122,17 +126,18 @@ class Watch:
 
 
 def best(records: list[Record]) -> Record | None:
-    """The job with the highest figure."""
+    """Return the record with the highest figure, or None."""
     return max((r for r in records if r.value is not None), key=lambda r: r.value or 0.0, default=None)
 
 
 def figure(record: Record) -> str:
+    """Return name and value of a job's figure: mAP 40.00."""
     assert record.figure is not None
     return f"{NAMES.get(record.figure, record.figure)} {record.value:.2f}"
 
 
 def summary(sweep: Sweep, records: list[Record]) -> str:
-    """How many jobs ended how, the best of them, and what failed and why."""
+    """Return how many jobs ended how, the best of them, and the failed ones with their reasons."""
     counts = Counter(STATES[record.state] for record in records)
     if sweep.total is not None and sweep.total > len(records):
         counts["not started"] = sweep.total - len(records)
@@ -144,7 +149,7 @@ def summary(sweep: Sweep, records: list[Record]) -> str:
     for record in records:
         if record.state == "failed":
             reasons.setdefault(_short(record.error), []).append(record)
-    for reason, failed in reasons.items():  # missing data fail every job: said once
+    for reason, failed in reasons.items():  # a common reason, such as missing data, is printed once
         lines += [f"failed: {record.label}" for record in failed] + [f"  {reason}"]
         logs = [sweep.record_file(record.number).with_suffix(".log") for record in failed]
         lines += [f"  {log_file}" for log_file in logs if log_file.exists()]

@@ -1,4 +1,4 @@
-"""Promises of tools/find_lr.py."""
+"""Promises of `mltrain find_lr`."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def test_an_experiment_and_every_key_of_training_are_taken() -> None:
 
 def test_help_and_the_shown_config_name_every_option(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
-    assert done.returncode == 0 and all(text in done.stdout for text in ("start=1e-6", "end=10", "steps=120", "loss"))
+    assert done.returncode == 0
+    assert all(text in done.stdout for text in ("start=1e-06", "end=10.0", "steps=120", "out=find_lr.png", "loss"))
     shown = run("--cfg", "job", "loss=bce", "steps=50", cwd=tmp_path)
     assert shown.returncode == 0 and "steps: 50" in shown.stdout and "losses.bce" in shown.stdout

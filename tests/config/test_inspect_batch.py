@@ -1,4 +1,4 @@
-"""Promises of tools/inspect_batch.py: it shows what training is given."""
+"""Promises of `mltrain inspect_batch`: it shows what training gets."""
 
 from __future__ import annotations
 

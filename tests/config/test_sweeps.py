@@ -135,14 +135,14 @@ class Program:
         )
 
     def run(self, *words: str) -> tuple[int, str]:
-        """Exit code and all that was said."""
+        """Run the sweep to its end, and return its exit code and output."""
         with self.start(*words) as process:
             said = process.communicate(timeout=120)[0]
             return process.returncode, said
 
     @contextmanager
     def running(self, *words: str, jobs: int = 1) -> Iterator[subprocess.Popen[str]]:
-        """A sweep of which so many jobs are at work."""
+        """Start a sweep and wait until `jobs` of its jobs are at work."""
         with self.start(*words) as process:
             try:
                 end = time.monotonic() + 60
@@ -265,8 +265,8 @@ def test_an_interrupt_from_the_terminal_reaches_every_process_and_all_of_them_sa
 
 
 def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(word) for word in found if "LokyProcess" in Path(f"/proc/{word}/cmdline").read_text()]
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+    return [int(word) for word in found if "LokyProcess" in Path(f"/proc/{word}/cmdline").read_text("utf-8")]
 
 
 @pytest.mark.slow
@@ -394,7 +394,7 @@ def test_mistakes_in_a_sweep_are_messages_before_anything_runs(
 def test_a_plugin_that_is_not_installed_is_named_with_the_command_that_installs_it(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launchers, "_is_there", lambda module: False)
+    monkeypatch.setattr(launchers, "_is_installed", lambda module: False)
     group, option = {
         "hydra_plugins.hydra_joblib_launcher": ("launcher", "joblib"),
         "hydra_plugins.hydra_submitit_launcher": ("launcher", "slurm"),
@@ -402,9 +402,9 @@ def test_a_plugin_that_is_not_installed_is_named_with_the_command_that_installs_
         "hydra_plugins.hydra_optuna_sweeper": ("sweeper", "optuna"),
     }[target]
     settings = compose_settings([f"hydra/{group}={option}"], Source())
-    with pytest.raises(
-        ConfigError, match=rf"hydra/{group}={option} needs .*pip install 'mltrain\[{launchers.PLUGINS[target][1]}\]'"
-    ):
+    extra = launchers.PLUGINS[target][1]
+    message = rf"hydra/{group}={option} needs .*pip install 'mltrain-vision\[{extra}\]'"
+    with pytest.raises(ConfigError, match=message):
         launchers.check_installed(settings)
     launchers.check_installed(compose_settings([], Source()))
 

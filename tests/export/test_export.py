@@ -181,7 +181,9 @@ def test_wrong_requests_are_refused_before_any_work(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"model\.eval"):
         export_classifier(classifier().train(), tmp_path / "model.pt2")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"ONNX needs onnx, onnxruntime, onnxscript: pip install 'mltrain\[export\]'"):
+    with pytest.raises(
+        ConfigError, match=r"ONNX needs onnx, onnxruntime, onnxscript: pip install 'mltrain-vision\[export\]'"
+    ):
         export_classifier(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -255,7 +257,7 @@ def test_a_run_is_checked_on_real_images_and_its_thresholds_are_stored(
     (run / "thresholds.json").write_text(json.dumps(content))
     (tmp_path / "photos").mkdir()
     options = Options(images=f"{tmp_path}/photos", out=f"{tmp_path}/model.pt2")
-    with pytest.raises(ConfigError, match="neither an image nor a folder"):
+    with pytest.raises(ConfigError, match="no image in this folder"):
         export(load_run(run), run, options)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "red.jpg")
     checked: list[Tensor] = []

@@ -187,12 +187,12 @@ def test_thresholds_come_along_and_their_figures_are_on_the_card(trained: Path, 
 
 def test_other_peoples_folders_are_left_alone(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ConfigError, match="has other files in it"):
+    with pytest.raises(ConfigError, match="the folder has other files; choose"):
         pushed(trained, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     with pytest.raises(ConfigError, match="is the run folder itself"):
         pushed(trained, trained)
-    with pytest.raises(ConfigError, match="private=true: nothing is uploaded"):
+    with pytest.raises(ConfigError, match="private=true needs an upload: add repo="):
         pushed(trained, tmp_path / "x", private=True)
 
 
@@ -296,7 +296,7 @@ def test_a_hub_that_refuses_leaves_a_whole_folder_and_a_message(
 ) -> None:
     server.refuse = True
     with pytest.raises(
-        MltrainError, match=r"repo=me/shapes: the hub did not take it .*hub is whole; log in with `hf auth login`"
+        MltrainError, match=r"repo=me/shapes: the upload failed .*hub is complete; log in with `hf auth login`"
     ):
         pushed(trained, tmp_path / "hub", repo="me/shapes")
     assert load_finished(tmp_path / "hub").class_names

@@ -1,4 +1,4 @@
-"""Promises of tools/create_longtail_dataset.py and tools/dataset_stats.py: their command line and what they write."""
+"""Promises of `mltrain create_longtail_dataset` and `mltrain dataset_stats`: their arguments and their output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tools/explain.py as a user meets it."""
+"""`mltrain explain` as a user meets it."""
 
 from __future__ import annotations
 

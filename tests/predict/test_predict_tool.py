@@ -1,4 +1,4 @@
-"""tools/predict.py as a user meets it."""
+"""`mltrain predict` as a user meets it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_annotated_copies_lie_as_the_images_do_and_never_on_them(
         with Image.open(tmp_path / "seen" / "picture.bmp.png") as copy:
             assert copy.getpixel((5, 5)) == (255, 0, 0) and copy.height > copy.width * 20 / 30  # room for two lines
         for place in (images, images.parent / images.name):
-            with pytest.raises(ConfigError, match="is the image itself; name another folder"):
+            with pytest.raises(ConfigError, match="is one of the images; name another folder"):
                 labels(run, [str(images)], capsys, annotated=str(place))
         assert before == {file: file.read_bytes() for file in images.rglob("*") if file.is_file()}
     finally:

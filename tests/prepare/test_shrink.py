@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mltrain.commands.prepare_data import PrepareData, prepare_data
+from mltrain.commands.prepare_data import Options, prepare_data
 from mltrain.datasets import read_csv
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
@@ -151,14 +151,14 @@ def test_the_config_works_with_the_copy_as_its_root(
     names = list(pictures(folder))
     rows = [f"{name},a;b,{'val' if name.startswith('w') else 'train'}" for name in names]
     (folder / "labels.csv").write_text("\n".join(["image,labels,split", *rows]) + "\n")
-    prepare_data(cfg_of(folder), PrepareData(shrink=32))  # type: ignore[arg-type]
+    prepare_data(cfg_of(folder), Options(shrink=32))  # type: ignore[arg-type]
     out = tmp_path / "data_32"
     assert f"dataset.root={out}" in caplog.text
     copy = read_csv(folder / "labels.csv", root=out, split="train")
     assert copy.fingerprint() == read_csv(folder / "labels.csv", split="train").fingerprint()
     assert max(min(read_image(copy.path(i)).shape[:2]) for i in range(len(copy)) if "old" not in copy.file(i)) == 32
     with pytest.raises(ConfigError, match="folder of the originals"):
-        prepare_data(cfg_of(folder), PrepareData(shrink=32, out=str(folder)))  # type: ignore[arg-type]
+        prepare_data(cfg_of(folder), Options(shrink=32, out=str(folder)))  # type: ignore[arg-type]
 
 
 def test_annotations_come_along_where_they_are_below_the_root(folder: Path, tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_annotations_come_along_where_they_are_below_the_root(folder: Path, tmp_
     cfg = OmegaConf.create({"paths": {"data": "."}, "dataset": section})
     out = folder / "small"
     for _ in range(2):
-        prepare_data(cfg, PrepareData(shrink=20, out=str(out)))
+        prepare_data(cfg, Options(shrink=20, out=str(out)))
     copied = set(tree(out)) - {"shrunk.json"}
     assert copied == {name for name in tree(folder) if name.startswith(("train2017", "val2017", "annotations"))}
     section.root = str(out)
-    prepare_data(cfg, PrepareData(download=False))
+    prepare_data(cfg, Options(download=False))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mltrain import cli
 from mltrain.commands.train import COMMAND as TRAIN
@@ -17,6 +18,7 @@ from mltrain.datasets.mlt_official import read_official
 from mltrain.datasets.shapes import shapes
 from mltrain.labels import LabelStats
 from mltrain.longtail.split import write_split
+from mltrain.sweeps import job
 from mltrain.sweeps import run as sweep
 from tests.datasets.mlt_files import ids, targets, write_official, write_voc
 from tests.promises.runs import TINY, fit, state
@@ -82,11 +84,11 @@ def test_every_method_of_the_table_trains(voc: list[str], tmp_path: Path, method
 
 def test_the_whole_table_is_one_command() -> None:
     table = ["+experiment=glob(voc_mlt_*)", "seed=0,1,2"]
-    parsed = sweep._parsed(scan_overrides(table, Source(), sweep=True).overrides)
-    jobs, total, _ = sweep._checked_jobs(parsed, compose_settings([], Source()), Source())
-    assert jobs is not None
-    expected = [[f"+experiment=voc_mlt_{method}", f"++seed={seed}"] for method in METHODS for seed in (0, 1, 2)]
-    assert sorted(jobs) == sorted(expected) and total == len(expected)
+    parsed = OverridesParser.create().parse_overrides(scan_overrides(table, Source(), sweep=True).overrides)
+    total, before = sweep._check_jobs(parsed, compose_settings([], Source()), Source())
+    expected = [f"experiment=voc_mlt_{method} seed={seed}" for method in METHODS for seed in (0, 1, 2)]
+    assert sorted(job.checked) == sorted(expected)
+    assert (total, before) == (len(expected), 0)
 
 
 def test_a_sweep_over_recipes_runs_each_of_them(voc: list[str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""tools/results.py on real runs."""
+"""`mltrain results` on real runs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_tool_answers_without_torch(runs: Path) -> None:
         f"cli.execute(COMMAND, [{str(runs)!r}, '--baseline', 'loss=bce', '--resamples', '20'])\n"
     )
     assert "baseline" in execute([sys.executable, "-c", code]).stdout
-    assert "baseline=FILTER" in execute([sys.executable, str(ROOT / "tools" / "results.py"), "--help"]).stdout
+    assert "baseline=null" in execute([sys.executable, str(ROOT / "tools" / "results.py"), "--help"]).stdout
     empty = runs / "shapes" / "none"
     empty.mkdir(exist_ok=True)
     done = execute([sys.executable, str(ROOT / "tools" / "results.py"), str(empty)], code=DataError.exit_code)

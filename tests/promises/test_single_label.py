@@ -221,7 +221,7 @@ def test_long_tailed_split_of_a_folder_trains(
     with caplog.at_level("INFO", "mltrain"):
         create_longtail(cfg, options)
     command = caplog.messages[-1].partition("train on it: ")[2].split()
-    assert command[:3] == ["python", "tools/train.py", "dataset=csv"]
+    assert command[:3] == ["mltrain", "train", "dataset=csv"]
     kept = [item for item in single if not item.startswith("dataset")]
     result = json.loads(
         (fit([*kept, *command[2:], "runner.batch_size=4", "runner.max_steps=2"]) / "result.json").read_text()

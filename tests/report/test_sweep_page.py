@@ -11,12 +11,22 @@ from typing import Any
 
 import pytest
 
-from mltrain.commands.report import image_roots, report
+from mltrain import cli
+from mltrain.commands import report as command
+from mltrain.commands.report import image_roots
+from mltrain.config.compose import command_options
 from mltrain.errors import ConfigError, DataError
 from tests.report.browser import Opened, browser
 from tests.report.made_runs import EVIL, make_run
 
 LOSSES = {"asl": 3.0, "bce": 2.6, "focal": 2.5}
+
+
+def report(argv: list[str]) -> Path:
+    """`mltrain report` in this process; the file of the page."""
+    given = cli._parse(command.COMMAND, argv)
+    options, rest = command_options(command.Options, given.arguments, suggest=False)
+    return command.report(rest, options)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +151,12 @@ def test_each_writes_the_page_of_every_finished_run(runs: Path, tmp_path: Path) 
     [
         ([], "name a run folder"),
         (["nowhere"], "no such folder"),
-        (["RUN", "--baseline", "loss=bce"], "--baseline is for the comparison of several runs"),
-        (["RUN", "--each"], "--each is for the comparison of several runs"),
+        (["RUN", "--baseline", "loss=bce"], "baseline=loss=bce is for the comparison of several runs"),
+        (["RUN", "--each"], "each=true is for the comparison of several runs"),
         (["RUN", "loss=bce"], "filters are for several runs"),
-        (["ALL", "--resamples", "many"], "invalid int value"),
-        (["ALL", "--resamples=-1"], "must be at least 0"),
-        (["ALL", "--split", "train"], "invalid choice"),
+        (["ALL", "--resamples", "many"], "resamples=many: must be int of at least 0"),
+        (["ALL", "--resamples=-1"], "must be int of at least 0"),
+        (["ALL", "--split", "train"], r"split=train: must be auto \| val \| test"),
         (["ALL", "los=bce"], "no run has a los; did you mean loss"),
         (["ALL", "--figure", "mpa"], "mpa"),
         (["ALL", "--out", "/proc/none/x.html"], "cannot be written"),
@@ -171,7 +181,7 @@ def test_images_are_found_beside_the_label_file_and_missing_ones_do_no_harm(tmp_
 def test_reports_need_no_torch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
 
-    code = "import sys; sys.modules['torch'] = None\nfrom mltrain.commands.report import report\nreport(sys.argv[1:])"
+    code = "import sys; sys.modules['torch'] = None\nfrom mltrain.cli import main\nmain('report')"
     for words in ([str(runs / "small-gap-asl" / "00000000")], [str(runs), "--resamples", "20"]):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -1,0 +1,101 @@
+"""A finished run on its data, for commands that evaluate its weights again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from mltrain.datasets.splits import Splits
+from mltrain.engine import distributed
+from mltrain.engine.evaluator import Evaluation, evaluate, mean_probabilities
+from mltrain.engine.precision import resolve_amp
+from mltrain.engine.runner import check_classes
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.metrics.summary import Summary
+from mltrain.models.classifier import Classifier
+from mltrain.runs.assemble import build_data, eval_loader, summarizer
+from mltrain.runs.folder import Weights, all_weights, build_model, choose_weights, on_device, read_weights, stats_of
+
+
+@dataclass(frozen=True)
+class RunOnData:
+    """The weights of a run folder, and the data set of its config in the run's order of classes."""
+
+    config: DictConfig
+    folder: Path
+    dist: distributed.Distributed
+    state: dict[str, Any]
+    splits: Splits
+    stats: LabelStats
+    """of the training set, as the run counted it; the bounds of its groups are those of the config"""
+    weights: dict[str, Classifier]
+    """on the device: "val" raw and, if the run has them, "ema" averaged"""
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Epoch, step, weights and figure that validation chose; only "weights" if they were trained elsewhere."""
+        best: dict[str, Any] = self.state["best"]
+        return best
+
+    @property
+    def summarize(self) -> partial[Summary]:
+        """Metrics of (logits, targets), with the settings of the config."""
+        return summarizer(self.config, self.stats)
+
+    def evaluate(self, labels: LabelSet, weights: Weights | None = None, *, keep_all: bool) -> Evaluation | None:
+        """Evaluate all weights, or the chosen ones, on a split, and return the result on the main rank.
+
+        Args:
+            weights: one set of weights; None evaluates all.
+            keep_all: keep the predictions of unknown targets too.
+
+        Raises:
+            ConfigError: the run has no EMA weights.
+        """
+        chosen = self.weights
+        if weights is not None:
+            name = choose_weights(self.state, weights, self.folder)
+            chosen = {name: self.weights[name]}
+        with closing(eval_loader(self.config, self.dist, labels, next(iter(chosen.values())))) as loader:
+            return evaluate(chosen, loader, self.summarize, keep_all=keep_all, **self._inference)
+
+    def mean_probabilities(self, labels: LabelSet) -> np.ndarray:
+        """Return the mean probability of each class over a split, (C,), with the best weights."""
+        model = self.weights[self.best["weights"]]
+        with closing(eval_loader(self.config, self.dist, labels, model)) as loader:
+            return mean_probabilities(model, loader, **self._inference)
+
+    @property
+    def _inference(self) -> dict[str, Any]:
+        return {
+            "dist": self.dist,
+            "amp_dtype": resolve_amp(self.config.runner.amp, self.dist.device),
+            "channels_last": self.config.runner.channels_last,
+            "progress": self.config.logger.progress,
+        }
+
+
+@contextmanager
+def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
+    """Read the weights of a run folder and the data set of its config, and build its model on the device.
+
+    Raises:
+        CheckpointError: the folder has no weights, or they do not fit the model or the classes of the data set.
+        DataError: the data set cannot be read.
+    """
+    with distributed.start(cfg.runner.device) as dist:
+        state = read_weights(cfg, folder)
+        trained = stats_of(state)
+        if trained is not None:
+            trained = replace(trained, head_min=cfg.metrics.head_min, medium_min=cfg.metrics.medium_min)
+        splits, stats = build_data(cfg, dist, trained, state["class_names"])
+        check_classes(state, splits.val.class_names, folder)
+        model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
+        yield RunOnData(cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model))
