@@ -28,6 +28,7 @@ from mltrain.config.schema import frame_options
 from mltrain.config.task import SINGLE_LABEL
 from mltrain.console import exit_on_error
 from mltrain.errors import ConfigError, DataError
+from mltrain.files import write_json
 from mltrain.labels import LabelSet
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.split import separator_of
@@ -225,7 +226,7 @@ def dataset_stats(cfg: DictConfig, options: DatasetStats) -> dict[str, Any]:
     sys.stdout.write(text + "\n")
     if options.json:
         try:
-            label_stats.write_json(Path(options.json), numbers)
+            write_json(Path(options.json), numbers)
         except OSError as error:
             raise ConfigError(f"json={options.json}: cannot be written: {error.strerror or error}") from error
     if options.out:

@@ -20,9 +20,11 @@ from mltrain.config.tune import plan, report
 from mltrain.config.zoo import compare, needs_predictions
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.precision import resolve_amp
+from mltrain.engine.run_folder import EVALUATION, PREDICTIONS, TUNING
 from mltrain.engine.runner import check_classes
-from mltrain.report.outcome import write_confusion, write_json, write_per_class
-from mltrain.report.predictions import FILES, write_predictions
+from mltrain.files import write_json
+from mltrain.report.outcome import write_confusion, write_per_class
+from mltrain.report.predictions import write_predictions
 from mltrain.report.tables import metrics_table
 
 logger = logging.getLogger(__name__)
@@ -75,15 +77,15 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             best_weights = state["best"]["weights"]
             write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
             if cfg.metrics.save_predictions:
-                write_predictions(folder / FILES[name][1], evaluation, labels)
+                write_predictions(folder / PREDICTIONS[name][1], evaluation, labels)
         if not dist.is_main:
             return None
         logger.info("%s\n%s", metrics_table(result), chosen(result) if "epoch" in state["best"] else "")
         result |= compare(folder, component_name(cfg.dataset), evaluations["val"], len(splits.val))
         thresholds = report_thresholds(folder, state, splits, evaluations, summarizer(cfg, stats))
-        write_json(folder / "evaluation.json", result | ({} if thresholds is None else {"thresholds": thresholds}))
+        write_json(folder / EVALUATION, result | ({} if thresholds is None else {"thresholds": thresholds}))
         if tuner is not None:
             content = tuner.run(evaluations)
-            write_json(folder / "tuning.json", content)
-            logger.info("\n%s\n%s", report(content), folder / "tuning.json")
+            write_json(folder / TUNING, content)
+            logger.info("\n%s\n%s", report(content), folder / TUNING)
         return result

@@ -23,7 +23,7 @@ from mltrain.pipeline.augment import EvalResize
 from mltrain.pipeline.decode import read_image
 from mltrain.report.labelled import copies
 from mltrain.report.overlays import overlay, sheet
-from mltrain.report.pictures import write_png
+from mltrain.report.pictures import write_picture
 from mltrain.text import nearest
 
 logger = logging.getLogger(__name__)
@@ -78,10 +78,10 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
     for number, label in enumerate(labels, 1):
         values = found.maps[0, names.index(label.name)].cpu().numpy()
         drawn = overlay(seen, values, found.kind)
-        write_png(place / f"{number:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
+        write_picture(place / f"{number:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
         overlays.append((label.name, label.score, drawn, values))
     path = _sheet(place)
-    write_png(path, sheet(image, overlays, found.kind))
+    write_picture(path, sheet(image, overlays, found.kind))
     shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
     logger.info("%s: %s%s; %s", file, shown, note, path)
     return path

@@ -52,7 +52,7 @@ def inspect_batch(cfg: DictConfig, options: InspectBatch) -> str | None:
     from mltrain.engine.step import mix_generator
     from mltrain.models.classifier import Classifier
     from mltrain.report.batch import batch_picture, sampler_table, target_table, tensor_table
-    from mltrain.report.pictures import write_png
+    from mltrain.report.pictures import write_picture
 
     import torch  # isort: skip
 
@@ -96,7 +96,7 @@ def inspect_batch(cfg: DictConfig, options: InspectBatch) -> str | None:
     out = Path(options.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_png(out, batch_picture(images, rows, stats.class_names, most=options.images))
+        write_picture(out, batch_picture(images, rows, stats.class_names, most=options.images))
     except OSError as error:
         raise ConfigError(f"out={options.out}: cannot be written: {error.strerror or error}") from error
     text = "\n\n".join(blocks)

@@ -21,17 +21,18 @@ from mltrain.config.finished import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE,
 from mltrain.config.results import option_name
 from mltrain.config.schema import INJECTED, Paths, Push
 from mltrain.config.thresholds import FILE as THRESHOLDS_FILE
+from mltrain.engine.run_folder import ENVIRONMENT, EVALUATION, PER_CLASS, RESULT, SOURCE, STATS
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
-from mltrain.report.model_card import CardSource, model_card
+from mltrain.report.model_card import CardContent, model_card
 
 logger = logging.getLogger(__name__)
 
 CARD_FILE, FACTS_FILE = "README.md", "config.json"
-AS_THEY_ARE = ("stats.json", THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
-PER_CLASS_FILES = ("per_class.csv", "evaluation_val.csv")
-TAKEN_ALONG = ("result.json", "environment.json", "source.json", *AS_THEY_ARE)
+AS_THEY_ARE = (STATS, THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
+PER_CLASS_FILES = (PER_CLASS["val"], "evaluation_val.csv")
+TAKEN_ALONG = (RESULT, ENVIRONMENT, SOURCE, *AS_THEY_ARE)
 UPLOADED = [
     *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, "config.yaml", "per_class.csv", *TAKEN_ALONG),
     *("*.onnx", "*.pt2"),
@@ -79,11 +80,11 @@ def push(cfg: DictConfig, folder: Path, options: Push) -> Path:
 
 def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Push) -> None:
     found = {name: _read_json(run.folder / name) for name in TAKEN_ALONG}
-    if found["result.json"] is None:  # weights that were trained elsewhere, and evaluated here
-        found["result.json"] = _read_json(run.folder / "evaluation.json")
+    if found[RESULT] is None:  # weights that were trained elsewhere, and evaluated here
+        found[RESULT] = _read_json(run.folder / EVALUATION)
     kept = {k: v if k in AS_THEY_ARE else _without_folders(v) for k, v in found.items() if v is not None}
-    if "result.json" in kept:
-        kept["result.json"] = _result_of(kept["result.json"], run.weights)
+    if RESULT in kept:
+        kept[RESULT] = _result_of(kept[RESULT], run.weights)
     if THRESHOLDS_FILE in kept:
         kept[THRESHOLDS_FILE] |= {"weights": "val", "best": {}}  # of the weights of the folder, which has no others
     plain = OmegaConf.to_container(started, resolve=True)
@@ -96,18 +97,18 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Push) -
         config["head"]["embeddings"] = EMBEDDINGS_FILE
     known = facts(run)
     model = {"architecture": config["model"].get("name"), "head": option_name("head", config["head"])}
-    card = CardSource(
-        title=options.repo.rpartition("/")[2] if options.repo else _title(config, kept.get("source.json")),
+    card = CardContent(
+        title=options.repo.rpartition("/")[2] if options.repo else _title(config, kept.get(SOURCE)),
         config=config,
         names={key: option_name(key, config[key]) for key in INJECTED if key in config},
         facts=known,
         parameters=sum(p.numel() for p in run.model.parameters()),
         stats=run.stats,
-        result=kept.get("result.json", {}),
+        result=kept.get(RESULT, {}),
         per_class=_rows_of(run.folder, run.weights),
         thresholds=kept.get(THRESHOLDS_FILE, {}),
-        environment=kept.get("environment.json", {}),
-        source=kept.get("source.json", {}),
+        environment=kept.get(ENVIRONMENT, {}),
+        source=kept.get(SOURCE, {}),
         license=options.license,
         data_license=options.data_license,
         repo=options.repo,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -17,9 +16,8 @@ import numpy as np
 from mltrain.config.compose import load_run
 from mltrain.config.results import load_settings
 from mltrain.console import exit_on_error
+from mltrain.engine.run_folder import SPLITS, RunFolder, is_run_folder, read_jobs, weights_key
 from mltrain.errors import ConfigError, DataError, MltrainError
-from mltrain.report.html.run_data import read_run
-from mltrain.report.predictions import FILES
 from mltrain.report.runs import Filter, RunRecord, known_keys
 from mltrain.text import nearest
 
@@ -79,7 +77,7 @@ def report(argv: Sequence[str]) -> Path:
     try:
         if given.out is not None:
             given.out.parent.mkdir(parents=True, exist_ok=True)
-        if len(given.folders) == 1 and (given.folders[0] / "config.yaml").is_file():
+        if len(given.folders) == 1 and is_run_folder(given.folders[0]):
             return _report_run(given)
         return _report_several(given)
     except OSError as error:
@@ -101,7 +99,7 @@ def _report_run(given: argparse.Namespace) -> Path:
 def _page_of(folder: Path, images: Path | None = None, out: Path | None = None) -> Path:
     from mltrain.report.html.run_report import write_run_report
 
-    roots = image_roots(folder) if images is None else dict.fromkeys(FILES, images)
+    roots = image_roots(folder) if images is None else dict.fromkeys(SPLITS, images)
     return write_run_report(folder, images=roots, out=out)
 
 
@@ -122,7 +120,7 @@ def _report_several(given: argparse.Namespace) -> Path:
                 logger.info("%s", _page_of(record.folder))
         common = Path(os.path.commonpath([folder.resolve() for folder in given.folders]))
         return write_sweep_report(
-            compare(records, split=given.split, weights={"raw": "val"}.get(given.weights, given.weights)),
+            compare(records, split=given.split, weights=weights_key(given.weights)),
             given.out or common / COMPARISON,
             title=" + ".join(folder.resolve().name for folder in given.folders),
             jobs=jobs,
@@ -159,12 +157,7 @@ def is_sweep(folder: Path) -> bool:
 
 def job_records(folder: Path) -> list[dict[str, Any]]:
     """Records of a multirun's jobs (`config.sweep_job.Record`), by number; empty for other folders."""
-    records = []
-    for path in sorted(folder.glob("job-*.json")):
-        try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
+    records = list(read_jobs(folder))
     if not records and (folder / "multirun.yaml").is_file() and not any(folder.glob("*/*/config.yaml")):
         raise DataError(f"{folder}: holds no records of jobs; name the folder of the runs (paths.runs) instead")
     return records
@@ -175,15 +168,15 @@ def image_roots(folder: Path) -> dict[str, Path]:
 
     Empty where the data set is not there: pages do without pictures then.
     """
-    files: dict[str, str] = {}
-    for split, names in FILES.items():
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
+    run, files = RunFolder(folder), dict[str, str]()
+    for split in SPLITS:
+        path = run.predictions_file(split)
         if path is not None:
             with np.load(path, allow_pickle=False) as arrays:
                 files[split] = str(next(iter(arrays["files"]), ""))
     if not files:
         return {}
-    section: Mapping[str, Any] = read_run(folder).config.get("dataset") or {}
+    section: Mapping[str, Any] = run.config.get("dataset") or {}
     named = [section.get("root"), section.get("file") and Path(str(section["file"])).parent]
     found = {
         split: Path(root) for split, file in files.items() for root in named if root and (Path(root) / file).is_file()

@@ -13,7 +13,7 @@ from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import relevant
 from mltrain.config.schema import FRAME, INJECTED, LATER, Base, frame_options
 from mltrain.config.signatures import UNKNOWN, TargetError, read_signature
-from mltrain.errors import ConfigError
+from mltrain.engine.run_folder import read_config
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,16 +25,9 @@ def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     ones. The config is not judged: a run whose code is gone can still be compared. About 5 ms a run.
 
     Raises:
-        ConfigError: config.yaml cannot be read.
+        DataError: config.yaml cannot be read.
     """
-    path = folder / "config.yaml"
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader: builds plain values only
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds no config")
-    config = _completed(tree)
+    config = _completed(read_config(folder))
     kept = relevant(config)
     settings: dict[str, Any] = {}
     for key, value in kept.items():

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mltrain.config.results import load_settings
 from mltrain.console import exit_on_error
+from mltrain.engine.run_folder import weights_key
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, read_runs, spelled
 from mltrain.text import nearest
 
 if TYPE_CHECKING:
-    from mltrain.report.compare import Table
+    from mltrain.report.compare import Comparison
 
 FORMATS = ("terminal", "markdown", "csv")
 ENDINGS = {".md": "markdown", ".csv": "csv", ".txt": "terminal"}
@@ -86,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
             raise DataError(_no_match(records, filters))
         # What cannot be read cannot be judged either: it stays in sight.
         chosen += [record for record in records if record.status == "unreadable" and record not in chosen]
-        weights = {"raw": "val"}.get(given.weights, given.weights)
+        weights = weights_key(given.weights)
         tables = compare(chosen, split=given.split, weights=weights)
         full = [table for table in tables if table.rows]
         if given.baseline:
@@ -125,9 +126,9 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError(f"--out {given.out}: cannot be written: {error}") from error
 
 
-def _where_it_applies(tables: Sequence[Table], do: Callable[[Table], None]) -> None:
+def _where_it_applies(tables: Sequence[Comparison], do: Callable[[Comparison], None]) -> None:
     """`do` for every table; one where it is refused (no baseline in it, say) gets a note, unless all refuse."""
-    refused: list[tuple[Table, str]] = []
+    refused: list[tuple[Comparison, str]] = []
     for table in tables:
         try:
             do(table)

@@ -23,17 +23,17 @@ from mltrain.datasets.splits import Splits
 from mltrain.engine import distributed
 from mltrain.engine.evaluator import Evaluation, evaluate
 from mltrain.engine.precision import resolve_amp
+from mltrain.engine.run_folder import THRESHOLDS as FILE
+from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.runner import check_classes
 from mltrain.engine.tuning import Tuner
 from mltrain.errors import ConfigError
+from mltrain.files import write_json
 from mltrain.metrics.summary import Summary
 from mltrain.metrics.thresholds import Criterion
-from mltrain.report.outcome import write_json
-from mltrain.report.tables import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
-FILE = "thresholds.json"
 FOLDS = 5
 """of the validation split, where the figures cannot be those of a test split"""
 

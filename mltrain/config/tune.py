@@ -14,11 +14,12 @@ from mltrain.config.schema import Tuning
 from mltrain.config.task import MULTI_LABEL
 from mltrain.datasets.splits import Splits
 from mltrain.engine.evaluator import Evaluation
+from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.tuning import Tuner
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary
-from mltrain.report.tables import WEIGHTS, text_table
+from mltrain.report.tables import text_table
 
 FIGURES = ("OF1", "CF1", "macro_F1")
 OF = {"threshold": "over all entries", "thresholds": "of each class"}

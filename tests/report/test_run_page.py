@@ -186,7 +186,7 @@ def test_single_labels_have_confusion_and_no_cooccurrence(chromium: Any, tmp_pat
     assert "Confusion" in titles and "Co-occurrence" not in titles
     assert page.drawn("confusion", ".heatmaplayer image") == 1
     assert page.drawn("threshold", ".scatterlayer path.js-line") == 1
-    assert page.count('[data-table="confused"] tbody tr') == 10
+    assert page.count('[data-table="confusion"] tbody tr') == 10
     assert page.said == []
 
 
