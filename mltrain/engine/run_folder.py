@@ -365,6 +365,17 @@ def read_jobs(folder: Path) -> Iterator[dict[str, Any]]:
             yield content
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested config as one table, keys joined by dots; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def parse_record(line: str) -> dict[str, Any] | None:
     """Parse a line of metrics.jsonl; None for a line that a kill cut short."""
     try:

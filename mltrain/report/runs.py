@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mltrain.engine.lock import run_lock
-from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, read_json
+from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, flatten, read_json
 from mltrain.errors import DataError, MltrainError
 
 Load = Callable[[Path], "tuple[dict[str, Any], dict[str, Any]]"]
@@ -248,17 +248,6 @@ def lookup(record: RunRecord, key: str) -> tuple[bool, Any]:
         if is_number(figures.get(key)):
             return True, figures[key]
     return False, None
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one, keys joined by dots; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def spelled(value: Any) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.engine.run_folder import ENVIRONMENT, METRICS, PER_CLASS, SPLITS, WEIGHTS, ClassTable, RunFolder
+from mltrain.engine.run_folder import ENVIRONMENT, METRICS, PER_CLASS, SPLITS, WEIGHTS, ClassTable, RunFolder, flatten
 from mltrain.report.html import run_figures as figures
 from mltrain.report.html.page import Column, Page, Table, duration, figure_number, tile, write_page
 from mltrain.report.html.prediction_sections import add_predictions
-from mltrain.report.runs import flatten
 from mltrain.report.tables import PAGE_HEADLINES, title
 from mltrain.text import spell
 
