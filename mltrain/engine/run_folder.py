@@ -1,4 +1,4 @@
-"""The files of a run folder: what they are called, what they hold, and how they are read.
+"""The files of a run folder: their names, their content, and how to read them.
 
     config.yaml         the checked config, resolved                        written at the start
     stats.json          statistics of the training labels (`LabelStats`)    "
@@ -98,8 +98,8 @@ class SavedPredictions:
 class RunFolder:
     """A run folder; each file is read when it is first asked for, and kept.
 
-    Every file but config.yaml may be missing: then there is nothing in what it holds. A file that is there and cannot
-    be read raises DataError with its path.
+    Every file but config.yaml may be missing: its content is then empty or None. A file that exists but cannot be read
+    raises DataError with its path.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -227,7 +227,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: cannot be read ({error}); {how}") from error
 
-    # -- what they say -----------------------------------------------------------------------------------------------
+    # -- facts from the files ----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:

@@ -45,7 +45,7 @@ class TensorBoard:
                 self.events.add_scalar(key, value, step)
 
     def close(self, failed: bool) -> None:
-        """Write what is still in memory and close the files."""
+        """Write the events that are still in memory and close the files."""
         if self._open:
             self.events.close()
             self._open = False
@@ -83,7 +83,7 @@ def add_jpeg(events: SummaryWriter, tag: str, content: bytes, size: tuple[int, i
 def final_events(
     folder: Path, step: int, hyperparameters: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> Iterator[SummaryWriter]:
-    """Write the folder `FINAL` anew: one row of the HParams tab, and what the block adds.
+    """Write the folder `FINAL` anew: one row of the HParams tab, and the events that the block adds.
 
     A folder of its own makes a run of its own in TensorBoard, whose scalars are then the only columns of that tab. It
     is written anew because a run that is killed at its very end finishes twice.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
 from mltrain.report.pictures import Line, captioned, tiled
-from mltrain.report.tables import text_table
+from mltrain.report.tables import abridged, text_table
 
 _LINES = 7
 _WIDTH = 200
@@ -123,19 +123,15 @@ def sampler_table(labels: LabelSet, stats: LabelStats, shown: np.ndarray, *, top
     rows = [["all classes", "", *_compared(stats.positives.sum(), counts.sum())]]
     for name, index in stats.group_indices().items():
         if len(index):
-            rows.append(
-                [f"{len(index)} {name} classes", "", *_compared(stats.positives[index].sum(), counts[index].sum())]
-            )
+            compared = _compared(stats.positives[index].sum(), counts[index].sum())
+            rows.append([f"{len(index)} {name} classes", "", *compared])
     order = np.argsort(-stats.positives, kind="stable")
-    listed = order if len(order) <= 2 * top else np.concatenate([order[:top], order[-top:]])
     classes = [
         [stats.class_names[c], GROUP_NAMES[stats.groups[c]], *_compared(stats.positives[c], counts[c])]
-        for c in listed.tolist()
+        for c in order.tolist()
     ]
-    if len(order) > len(listed):
-        classes.insert(top, [f"... {len(order) - len(listed)} more", "", "", "", ""])
     header = ["labels", "group", "in the data", "in an epoch", "times"]
-    return "\n".join([*lines, text_table(header, [*rows, ["", "", "", "", ""], *classes])])
+    return "\n".join([*lines, text_table(header, [*rows, [""] * 5, *abridged(classes, top)])])
 
 
 def epoch_counts(labels: LabelSet, times: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from mltrain.report.runs import RunRecord, is_number, lookup, spelled
 from mltrain.report.tables import HEADLINES
 
 Split = Literal["auto", "val", "test"]
-# Shown even if another component or option explains them: nobody should have to ask for these.
+# Shown even if another component or option explains them: they matter for every comparison.
 ALWAYS = ("model.image_size", "model.pretrained", "optimizer.lr", "head.prior")
 SECTIONS = (
     *("dataset", "partial", "model", "head", "loss", "sampler", "augment", "eval_resize", "mix"),
@@ -231,7 +231,7 @@ def _notes(table: Comparison, finished: list[RunRecord]) -> list[str]:
     return notes
 
 
-# -- what differs ----------------------------------------------------------------------------------------------------
+# -- settings that differ --------------------------------------------------------------------------------------------
 
 
 def differing(records: Sequence[RunRecord]) -> list[str]:

@@ -13,7 +13,7 @@ from scipy import sparse
 from mltrain.errors import DataError
 from mltrain.files import write_json, write_text
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
-from mltrain.report.tables import text_table, write_csv
+from mltrain.report.tables import abridged, text_table, write_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,18 +178,10 @@ def write_folder(
 def _class_table(splits: Mapping[str, SplitStats], rows: int) -> str:
     first = next(iter(splits.values())).stats
     order = np.argsort(-first.positives, kind="stable")
-    shown = order if len(order) <= 2 * rows else np.concatenate([order[:rows], order[-rows:]])
-    lines = [
-        [
-            first.class_names[k],
-            GROUP_NAMES[first.groups[k]],
-            *(f"{split.stats.positives[k]:,}" for split in splits.values()),
-        ]
-        for k in shown
-    ]
-    if len(order) > len(shown):
-        lines.insert(rows, [f"... {len(order) - len(shown)} more", "", *("" for _ in splits)])
-    return text_table(["class", "group", *splits], lines)
+    counts = [[f"{count:,}" for count in split.stats.positives[order].tolist()] for split in splits.values()]
+    names, groups = ([values[k] for k in order] for values in (first.class_names, np.array(GROUP_NAMES)[first.groups]))
+    lines = list(zip(names, groups, *counts, strict=True))
+    return text_table(["class", "group", *splits], abridged(lines, rows))
 
 
 def _cell(content: Mapping[str, Any], path: tuple[str, ...]) -> str:

@@ -1,12 +1,11 @@
 """The model card of a run: the model, its use, its results, its training data, its training and its licence.
 
-Markdown with the YAML front matter that the Hugging Face hub reads. All of it comes from the files of the run; what is
-not known is left out or called unknown.
+Markdown with the YAML front matter that the Hugging Face hub reads. All of it comes from the files of the run; missing
+facts are left out or called unknown.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,11 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import yaml
 
 from mltrain.engine.run_folder import RAW, SPLITS
 from mltrain.labels import LabelStats
-from mltrain.report.tables import HEADLINES, markdown_table, percent, title
+from mltrain.report.tables import HEADLINES, abridged, markdown_table, percent, title
 from mltrain.text import spell
 
 SHOWN_CLASSES = 5
@@ -62,25 +62,25 @@ def model_card(card: CardContent) -> str:
 
 
 def _front(card: CardContent) -> str:
-    lines = ["---", "library_name: mltrain", "pipeline_tag: image-classification"]
-    lines += ["tags:", f"- {card.config['task'].replace('_', '-')}-classification", "- image-classification", "- timm"]
+    """Return the YAML front matter."""
+    task = f"{card.config['task'].replace('_', '-')}-classification"
+    front: dict[str, Any] = {"library_name": "mltrain", "pipeline_tag": "image-classification"}
+    front["tags"] = [task, "image-classification", "timm"]
     if card.license and re.fullmatch(r"[\w.\-]+", card.license):
-        lines.append(f"license: {_quoted(card.license.lower())}")
+        front["license"] = card.license.lower()
     elif card.license:
-        lines += ["license: other", f"license_name: {_quoted(card.license)}"]
-    dataset = card.names["dataset"]
-    figures = _figures(card, "test") or _figures(card, "val")
+        front |= {"license": "other", "license_name": card.license}
+    split = "test" if _figures(card, "test") else "val"
+    figures, dataset = _figures(card, split), card.names["dataset"]
     if figures:
-        split = "test" if _figures(card, "test") else "validation"
-        lines += ["model-index:", f"- name: {_quoted(card.title)}", "  results:", "  - task:"]
-        lines += ["      type: image-classification", "    dataset:", f"      name: {_quoted(dataset)}"]
-        lines += [f"      type: {_quoted(dataset)}", f"      split: {split}", "    metrics:"]
-        for key in _headline(figures):
-            value = figures.get(key)
-            if value is not None and value == value:
-                lines += [f"    - type: {_quoted(key)}", f"      name: {_quoted(_title(key))}"]
-                lines.append(f"      value: {value:.2f}")
-    return "\n".join([*lines, "---"])
+        known = {key: value for key in _headline(figures) if (value := figures[key]) is not None and value == value}
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": dataset, "type": dataset, "split": SPLITS[split]},
+            "metrics": [{"type": key, "name": _title(key), "value": round(value, 2)} for key, value in known.items()],
+        }
+        front["model-index"] = [{"name": card.title, "results": [result]}]
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)}---"
 
 
 def _head(card: CardContent) -> str:
@@ -135,7 +135,7 @@ In Python: `from mltrain import Predictor`, then `Predictor.from_run("FOLDER")("
 {answer}
 
 Images are RGB, {resize} ({facts["interpolation"] or "as above"}, antialiased), divided by 255, and normalised with mean
-{mean} and standard deviation {std}. `config.json` says the same in JSON.
+{mean} and standard deviation {std}. `config.json` has the same in JSON.
 
 Classes: {named}."""
 
@@ -214,18 +214,14 @@ def _class_table(card: CardContent) -> str:
     rows.sort(key=lambda pair: (-pair[0], -int(pair[1].get(f"{RAW}_positives") or 0)))
     if len(rows) < 2:
         return ""
-    few = len(rows) <= 2 * SHOWN_CLASSES
-    shown = rows if few else [*rows[:SHOWN_CLASSES], *rows[-SHOWN_CLASSES:]]
     name = figure.removeprefix(f"{RAW}_")
     name = "AP" if name == "ap" else name
     cells = [
         [row["class"], row["group"], row["train_positives"], row.get(f"{RAW}_positives", ""), f"{value:.1f}"]
-        for value, row in shown
+        for value, row in rows
     ]
-    if not few:
-        cells.insert(SHOWN_CLASSES, [f"... {len(rows) - len(shown)} more", "", "", "", ""])
     head = "The classes by validation " + name
-    table = _table(["class", "group", "training images", "validation images", name], cells)
+    table = _table(["class", "group", "training images", "validation images", name], abridged(cells, SHOWN_CLASSES))
     return f"{head}, best and worst (`per_class.csv` has all):\n\n{table}"
 
 
@@ -363,7 +359,3 @@ def _title(key: str) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return markdown_table(header, rows, left=range(len(header)))
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is a YAML string

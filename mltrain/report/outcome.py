@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_CONFUSED = 2000
-"""Classes of which a confusion matrix is written."""
+"""Most classes that a confusion matrix is written for."""
 
 
 def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> None:

@@ -1,6 +1,6 @@
 """Published figures beside those of runs, with their known differences.
 
-The file (docs/published.yaml) holds `sources`, each with a name, a link, and what is known of its metric, and
+The file (docs/published.yaml) holds `sources`, each with a name, a link and the known properties of its metric, and
 `figures`, each with its source, data set, model, resolution and figures in percent. Only figures that were read at
 their source belong there.
 """

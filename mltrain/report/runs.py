@@ -37,7 +37,7 @@ class RunRecord(RunFolder):
             "unreadable".
         note: how far a run that is not finished came, or why it failed.
         config: resolved, with the options that were added since; empty where there is none to read.
-        settings: what can change the result, flat (see `Load`); the overrides of a job that failed before it had a
+        settings: all that can change the result, flat (see `Load`); the overrides of a job that failed before it had a
             folder.
     """
 
@@ -183,9 +183,9 @@ class Filter:
 
     Alternatives are written `loss=asl|bce`, patterns `model=resnet*`.
 
-    A key is one of the resolved config (`runner.epochs`), its last part where that says which (`epochs`), a section for
-    its component's name (`loss`, `head`, `dataset`), `name`, `seed`, `status`, `task`, or a figure of the best weights
-    on the validation split (`map>=40`).
+    A key is one of the resolved config (`runner.epochs`), its last part if that is unambiguous (`epochs`), a section
+    for its component's name (`loss`, `head`, `dataset`), `name`, `seed`, `status`, `task`, or a figure of the best
+    weights on the validation split (`map>=40`).
     """
 
     key: str

@@ -63,6 +63,14 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.2f}"
 
 
+def abridged(rows: Sequence[Sequence[str]], most: int) -> list[Sequence[str]]:
+    """Return the first and last `most` rows, with a row between them that tells how many are left out."""
+    hidden = len(rows) - 2 * most
+    if hidden <= 0:
+        return list(rows)
+    return [*rows[:most], [f"... {hidden} more", *[""] * (len(rows[0]) - 1)], *rows[len(rows) - most :]]
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
     """Lay out columns padded to their widest cell, aligned to the left (those in `left`) or to the right."""
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]

@@ -112,7 +112,7 @@ class Column:
     spread: Sequence[float | None] | None = None
     """standard deviations, shown after the values"""
     sign: bool = False
-    """write + before what is above 0"""
+    """write + before positive numbers"""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Table:
     """rows shown at a time"""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the page's script draws the table from."""
+        """Return the content of the table for the script of the page."""
         columns = [
             {
                 "title": c.title,

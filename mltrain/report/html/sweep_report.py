@@ -1,4 +1,4 @@
-"""The page that compares runs: what differs, ranking, groups, curves, paired differences, what did not finish."""
+"""The page that compares runs: settings that differ, ranking, groups, curves, paired differences, unfinished jobs."""
 
 from __future__ import annotations
 
