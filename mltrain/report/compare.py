@@ -121,6 +121,15 @@ class Comparison:
         """All finished runs."""
         return [run for row in self.rows for run in row.runs]
 
+    def has(self, figure: str) -> bool:
+        """Return whether a row has the figure."""
+        return any(figure in row.figures for row in self.rows)
+
+    def sort(self, figure: str, *, descending: bool = True) -> None:
+        """Sort the rows by a figure; rows without it come last."""
+        sign = -1 if descending else 1
+        self.rows.sort(key=lambda row: sign * row.figures[figure].mean if figure in row.figures else math.inf)
+
 
 def compare(records: Sequence[RunRecord], *, split: Split = "auto", weights: str = "best") -> list[Comparison]:
     """Make a comparison for each data set and task, sorted by name.
@@ -150,7 +159,8 @@ def compare(records: Sequence[RunRecord], *, split: Split = "auto", weights: str
 def _compare(records: list[RunRecord], dataset: str, task: str, split: Split, weights: str) -> Comparison:
     records, repeated = _newest(records)
     finished = [r for r in records if r.finished]
-    chosen = split if split != "auto" else "test" if finished and all(r.split == "test" for r in finished) else "val"
+    if split == "auto":
+        split = "test" if finished and all(r.split == "test" for r in finished) else "val"
     by_setting: dict[str, Row] = {}
     for record in sorted((r for r in records if r.config), key=lambda r: (r.seed, str(r.folder))):
         row = by_setting.setdefault(_identity(record, seed=False), Row({}, [], []))
@@ -161,11 +171,11 @@ def _compare(records: list[RunRecord], dataset: str, task: str, split: Split, we
         row.settings = {key: settings[key] for key in columns if key in settings}
     rows = [row for row in by_setting.values() if row.runs]
     for row in rows:
-        row.figures = _figures(row.runs, chosen, weights)
+        row.figures = _figures(row.runs, split, weights)
     headline = next((keys for keys in HEADLINES if any(keys[0] in row.figures for row in rows)), HEADLINES[0])
-    rows.sort(key=lambda row: -row.figures[headline[0]].mean if headline[0] in row.figures else math.inf)
     unfinished = [r for r in records if not r.finished]
-    table = Comparison(dataset, task, chosen, weights, columns, rows, unfinished, implied, headline)
+    table = Comparison(dataset, task, split, weights, columns, rows, unfinished, implied, headline)
+    table.sort(headline[0])
     table.notes += _notes(table, finished)
     if repeated:
         table.notes.append(f"{repeated} runs repeat another with the same settings and seed; the newest one counts.")
@@ -211,6 +221,7 @@ def _notes(table: Comparison, finished: list[RunRecord]) -> list[str]:
     notes = []
     if table.split == "val" and finished:
         notes.append("Epoch and weights were chosen on the images that are reported (no test split).")
+    # Settings that follow from the same column are named in one sentence per value of it.
     for column in dict.fromkeys(item.column for item in table.implied):
         items = [item for item in table.implied if item.column == column]
         for value in items[0].values:
@@ -314,9 +325,8 @@ def sort_rows(table: Comparison, key: str) -> None:
         ValueError: no row has the figure or setting.
     """
     reverse, key = key.startswith("-"), key.lstrip("-")
-    if any(key in row.figures for row in table.rows):
-        sign = 1 if (key == "seconds") != reverse else -1  # less time is better
-        table.rows.sort(key=lambda row: sign * row.figures[key].mean if key in row.figures else math.inf)
+    if table.has(key):
+        table.sort(key, descending=(key == "seconds") == reverse)  # less time is better
         return
     values = {id(row): lookup(row.runs[0], key) for row in table.rows}
     if not any(found for found, _ in values.values()):

@@ -49,7 +49,7 @@ def add_differences(
     bases = [row for row in table.rows if row.is_baseline]
     if not bases:
         raise ValueError(f"{table.dataset}: none of the finished runs is {' '.join(texts)}, the baseline")
-    if not any(figure in row.figures for row in table.rows):
+    if not table.has(figure):
         raise ValueError(f"{table.dataset}: no run has the figure {figure}")
     resampled = _Resampled(table, figure, resamples, seed)
     named = {item.key for item in filters}

@@ -14,6 +14,7 @@ from mltrain.report.compare import Comparison, Row, Score
 from mltrain.report.published import Reference
 from mltrain.report.runs import lookup, spelled
 from mltrain.report.tables import markdown_table, short_title
+from mltrain.text import counted
 
 TITLES = {"seconds": "time", "images_per_second": "img/s", "runs": "seeds"}
 """of columns that are no figures of the metrics"""
@@ -40,10 +41,8 @@ class Cells(NamedTuple):
 
 def default_columns(table: Comparison) -> list[str]:
     """Return the figures of the task, seeds, time and throughput, as far as the runs have them."""
-    present = [key for key in table.headline if any(key in row.figures for row in table.rows)]
-    if any("map_unseen" in row.figures for row in table.rows):
-        present.append("map_unseen")
-    times = [key for key in ("seconds", "images_per_second") if any(key in row.figures for row in table.rows)]
+    present = [key for key in (*table.headline, "map_unseen") if table.has(key)]
+    times = [key for key in ("seconds", "images_per_second") if table.has(key)]
     return [*present, "runs", *times]
 
 
@@ -63,24 +62,17 @@ def chosen_columns(table: Comparison, asked: Sequence[str]) -> list[str]:
     return columns
 
 
-def _has(row: Row, name: str) -> bool:
-    return name in row.figures or lookup(row.runs[0], name)[0]
-
-
 def has_column(table: Comparison, name: str) -> bool:
     """Return whether a run of the comparison has the figure or setting; `+name` means `name`."""
     name = name.lstrip("+")
-    return name == "runs" or any(_has(row, name) for row in table.rows)
+    return name == "runs" or table.has(name) or any(lookup(row.runs[0], name)[0] for row in table.rows)
 
 
 def table_cells(table: Comparison, columns: Sequence[str]) -> Cells:
     """Fill the cells: settings that differ, the columns, and the difference to a baseline if there is one."""
     settings = list(table.columns)
-    extra = [
-        c for c in columns if c != "runs" and not any(c in row.figures for row in table.rows) and c not in settings
-    ]
-    shown = [c for c in columns if c not in extra and c not in settings]
-    settings += extra
+    settings += [c for c in columns if c != "runs" and not table.has(c) and c not in settings]
+    shown = [c for c in columns if c not in settings]
     best = {c: _best(table.rows, c) for c in shown}
     figure = next((row.difference.figure for row in table.rows if row.difference), None)
     header = [key.removeprefix("runner.") for key in settings] or ["run"]
@@ -155,8 +147,7 @@ def duration(seconds: float) -> str:
 def heading(table: Comparison) -> str:
     """Return the line above a table: data set, split, weights and number of runs."""
     weights = "best weights" if table.weights == "best" else f"{WEIGHTS[table.weights]} weights"
-    runs = len(table.records)
-    return f"{table.dataset}: {SPLITS[table.split]} split, {weights}, percent; {runs} run{'' if runs == 1 else 's'}"
+    return f"{table.dataset}: {SPLITS[table.split]} split, {weights}, percent; {counted(len(table.records), 'run')}"
 
 
 def remarks(table: Comparison) -> list[str]:
@@ -173,7 +164,7 @@ def remarks(table: Comparison) -> list[str]:
         if len(found) > 5 and any(d.low is not None for d in found):
             notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")
     for why, count in Counter(d.why for d in found if d.why).items():
-        notes.append(f"No interval in {count} row{'' if count == 1 else 's'}: {why}.")
+        notes.append(f"No interval in {counted(count, 'row')}: {why}.")
     return notes
 
 
@@ -269,7 +260,7 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
     for table in tables:
         own = [name for name in asked if name not in known or has_column(table, name)]
         names += [name for name in chosen_columns(table, own) if name not in names]
-    figures = [n for n in names if n != "runs" and any(n in row.figures for table in tables for row in table.rows)]
+    figures = [n for n in names if n != "runs" and any(table.has(n) for table in tables)]
     settings += [n for n in names if n not in figures and n != "runs" and n not in settings]
     spreads = [f"{name}_std" for name in figures]
     ends = ["difference", "difference_low", "difference_high", "difference_of", "baseline", "note"]

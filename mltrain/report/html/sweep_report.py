@@ -18,6 +18,7 @@ from mltrain.report.html.run_report import FILE
 from mltrain.report.results_table import mean_text
 from mltrain.report.runs import RunRecord, spelled
 from mltrain.report.tables import title as title_of
+from mltrain.text import counted
 
 FAILED = ("failed", "interrupted")
 
@@ -67,8 +68,7 @@ def sweep_page(
     """Make the page, without writing it; arguments and errors are those of `write_sweep_report`."""
     if not any(table.rows or table.unfinished for table in tables) and not jobs:
         raise DataError(f"{title}: there are no runs to compare")
-    runs = sum(len(table.records) for table in tables)
-    page = Page(title=title, subtitle=f"{runs} finished run{'' if runs == 1 else 's'}")
+    page = Page(title=title, subtitle=counted(sum(len(table.records) for table in tables), "finished run"))
     several = len(tables) > 1
     refused: list[ValueError] = []
     for k, table in enumerate(tables):
@@ -127,12 +127,13 @@ def _results_table(table: Comparison) -> Table:
     ] or [Column("run", [row.label for row in table.rows], "text")]
     columns.append(Column("seeds", [len(row.runs) for row in table.rows], digits=0))
     for key in table.headline:
-        if any(key in row.figures for row in table.rows):
-            means = [row.figures[key].mean if key in row.figures else None for row in table.rows]
-            spread = [row.figures[key].std if key in row.figures else None for row in table.rows]
+        if table.has(key):
+            scores = [row.figures.get(key) for row in table.rows]
+            means = [None if score is None else score.mean for score in scores]
+            spread = [None if score is None else score.std for score in scores]
             columns.append(Column(title_of(key), means, digits=2, best=True, spread=spread))
     for key, title, scale, digits in (("seconds", "minutes", 60, 1), ("images_per_second", "images/s", 1, 0)):
-        if any(key in row.figures for row in table.rows):
+        if table.has(key):
             means = [row.figures[key].mean / scale if key in row.figures else None for row in table.rows]
             columns.append(Column(title, means, digits=digits))
     return Table(columns, search="search settings", page=50)
@@ -152,9 +153,9 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
         page.leave_out(f"Groups{on}", "the results have no figures of head, medium and tail")
     ranked = min(len(table.rows), figures.RANKED)
     drawn = min(len(table.rows), figures.DRAWN)
-    of = lambda n: "" if n == len(table.rows) else f" the best {n} of"  # noqa: E731
     seeds = max(len(row.runs) for row in table.rows)
-    lead = f"{title_of(key)} of{of(ranked)} {len(table.rows)} setting{'' if len(table.rows) == 1 else 's'}"
+    lead = f"{title_of(key)} of" + (f" the best {ranked} of" if ranked < len(table.rows) else "")
+    lead += f" {counted(len(table.rows), 'setting')}"
     lead += ", with the standard deviation over seeds and a mark for each run." if seeds > 1 else "."
     if drawn < len(table.rows) and "groups" in names:
         lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
@@ -285,5 +286,4 @@ def _link(run: RunRecord, folder: Path) -> str:
 
 
 def _seeds(counts: Sequence[int]) -> str:
-    most = counts[-1]
-    return f"{most} seed{'' if most == 1 else 's'} each" if len(counts) == 1 else f"{counts[0]} to {most} seeds"
+    return f"{counted(counts[0], 'seed')} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
