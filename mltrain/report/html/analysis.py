@@ -186,11 +186,10 @@ def _reliability(counts: np.ndarray, positives: np.ndarray, sums: np.ndarray) ->
     return Reliability(sums / counts, positives / counts, counts.astype(np.int64), error)
 
 
-def class_curve(probability: np.ndarray, targets: np.ndarray, most: int = 80) -> tuple[np.ndarray, np.ndarray]:
+def class_curve(scores: np.ndarray, targets: np.ndarray, most: int = 80) -> tuple[np.ndarray, np.ndarray]:
     """Compute exact recall and precision of one class (N,) at its positives; at most `most`, evenly spaced."""
-    scores = np.sort(probability[targets >= 0])
-    positives = np.sort(probability[targets == 1])[::-1]
-    at_or_above = len(scores) - np.searchsorted(scores, positives, side="left")
+    known, positives = np.sort(scores[targets >= 0]), np.sort(scores[targets == 1])[::-1]
+    at_or_above = len(known) - np.searchsorted(known, positives, side="left")
     hits = len(positives) - np.searchsorted(positives[::-1], positives, side="left")
     recall, precision = hits / max(len(positives), 1), hits / np.maximum(at_or_above, 1)
     if len(recall) > most:

@@ -126,14 +126,13 @@ def _add_curves(page: Page, run: RunFolder, ready: Predicted) -> None:
 
 def class_ap(ready: Predicted) -> np.ndarray:
     """Compute the exact AP of each class in percent, ties included; float64 (C,), NaN without a positive."""
-    targets, probability = ready.saved.targets, ready.saved.logits if ready.threshold is not None else ready.probability
+    targets = ready.saved.targets
+    # The sigmoid would make ties of high logits in fp32; the softmax does not keep the order of the logits.
+    scores = ready.saved.logits if ready.threshold is not None else ready.probability
     result = np.full(targets.shape[1], np.nan)
     for k in np.flatnonzero((targets == 1).any(axis=0)):
-        own, known = targets[:, k] == 1, targets[:, k] >= 0
-        scores, positives = np.sort(probability[known, k]), np.sort(probability[own, k])
-        at_or_above = len(scores) - np.searchsorted(scores, positives, side="left")
-        hits = len(positives) - np.searchsorted(positives, positives, side="left")
-        result[k] = 100 * float((hits / at_or_above).mean())
+        _, precision = analysis.class_curve(scores[:, k], targets[:, k], most=len(targets))
+        result[k] = 100 * precision.mean()
     return result
 
 

@@ -195,7 +195,7 @@ def _whole(values: np.ndarray) -> list[int | None]:
 def _add_throughput(page: Page, run: RunFolder) -> None:
     figure = figures.throughput_figure(run)
     if figure is None:
-        page.leave_out("Throughput", "metrics.jsonl has no rates of this run")
+        page.leave_out("Throughput", f"{METRICS} has no rates of this run")
         return
     waits = [record["train/data_wait"] for record in run.steps if record.get("train/data_wait") is not None]
     lead = "Images per second of the training alone, without evaluations."

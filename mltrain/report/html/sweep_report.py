@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mltrain.engine.run_folder import SPLITS, WEIGHTS
+from mltrain.engine.run_folder import METRICS, SPLITS, WEIGHTS
 from mltrain.errors import DataError
 from mltrain.report.compare import Comparison, Row
 from mltrain.report.differences import add_differences
@@ -170,7 +170,7 @@ def _add_curves(page: Page, table: Comparison, name: str, on: str) -> None:
     keys = [key for key in table.headline[:4] if not key.startswith("balanced")]
     figure = figures.curves_figure(rows, keys)
     if figure is None:
-        page.leave_out(f"Learning curves{on}", "the runs have no records in metrics.jsonl")
+        page.leave_out(f"Learning curves{on}", f"the runs have no records in {METRICS}")
         return
     lead = "Validation split, the weights by which each run is reported"
     lead += f"; the best {len(rows)} of {len(table.rows)} settings." if len(rows) < len(table.rows) else "."
