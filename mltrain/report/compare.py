@@ -16,7 +16,7 @@ follows from a column is left out (`schedule.epochs` follows `runner.epochs`) or
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -81,10 +81,15 @@ class Row:
     difference: Difference | None = None
 
     @property
+    def first(self) -> RunRecord:
+        """A run that stands for all of them, a finished one if there is one."""
+        return (self.runs or self.unfinished)[0]
+
+    @property
     def label(self) -> str:
         """Settings that tell the row from the others, `loss=asl head=gap`; the name of its runs if there are none."""
         text = " ".join(f"{key}={spelled(value)}" for key, value in self.settings.items())
-        return text or (self.runs or self.unfinished)[0].name
+        return text or self.first.name
 
 
 class Implied(NamedTuple):
@@ -167,8 +172,7 @@ def _compare(records: list[RunRecord], dataset: str, task: str, split: Split, we
         (row.runs if record.finished else row.unfinished).append(record)
     columns, implied = _without_implied(differing([r for r in records if r.config]), list(by_setting.values()))
     for row in by_setting.values():
-        settings = (row.runs or row.unfinished)[0].settings
-        row.settings = {key: settings[key] for key in columns if key in settings}
+        row.settings = {key: row.first.settings[key] for key in columns if key in row.first.settings}
     rows = [row for row in by_setting.values() if row.runs]
     for row in rows:
         row.figures = _figures(row.runs, split, weights)
@@ -256,6 +260,7 @@ def differing(records: Sequence[RunRecord]) -> list[str]:
     found = [key for key in present if key != "seed" and _differs(key, records)]
     found.sort(key=_rank)
     kept: list[str] = []
+    # Sorted by importance, so that a less important setting is left out for a more important one, never the reverse.
     for key in found:
         if key in ALWAYS or not any(_follows(key, other, records) for other in kept):
             kept.append(key)
@@ -276,6 +281,7 @@ def _differs(key: str, records: Sequence[RunRecord]) -> bool:
     by_component: dict[str, set[str]] = {}
     for record in records:
         if key in record.settings:
+            # Options of different components are not compared with each other, except those of `ALWAYS`.
             target = "" if key in ALWAYS else str(record.settings.get(f"{section}._target_", ""))
             by_component.setdefault(target, set()).add(spelled(record.settings[key]))
     if key == section or key.endswith("._target_"):  # one name may stand for two classes
@@ -288,27 +294,29 @@ def _differs(key: str, records: Sequence[RunRecord]) -> bool:
 def _follows(key: str, other: str, records: Sequence[RunRecord]) -> bool:
     """Return whether the column `other` determines `key`: as its component, or with the same last name and values."""
     section = key.partition(".")[0]
-    values = [record.settings.get(key) for record in records]
-    others = [record.settings.get(other) for record in records]
     if other == section:
-        by_name: dict[str, set[str]] = {}
-        for a, b in zip(others, values, strict=True):
-            by_name.setdefault(spelled(a), set()).add(spelled(b))
-        return all(len(found) == 1 for found in by_name.values())
+        return all(len(values) == 1 for values in _values_by(other, key, records).values())
     same_name = key.rpartition(".")[2] == other.rpartition(".")[2]
-    return same_name and all(spelled(a) == spelled(b) for a, b in zip(values, others, strict=True))
+    return same_name and all(values == {name} for name, values in _values_by(other, key, records).items())
+
+
+def _values_by(column: str, key: str, records: Iterable[RunRecord]) -> dict[str, set[str]]:
+    """Return the values of `key` for each value of `column`, as overrides spell them; "" for runs without it."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        name, value = (spelled(record.settings[k]) if k in record.settings else "" for k in (column, key))
+        found.setdefault(name, set()).add(value)
+    return found
 
 
 def _without_implied(columns: list[str], rows: Sequence[Row]) -> tuple[list[str], list[Implied]]:
     """Split columns into those to show and those that follow from a component which several rows share."""
     kept: list[str] = []
     implied: list[Implied] = []
-    settings = [(row.runs or row.unfinished)[0].settings for row in rows]
     for key in columns:
         for column in (c for c in kept if "." not in c):
-            found: dict[str, set[str]] = {}
-            for own in settings:
-                found.setdefault(spelled(own.get(column)), set()).add(spelled(own[key]) if key in own else "")
+            found = _values_by(column, key, [row.first for row in rows])
+            # With as many components as rows every setting would follow from the component, by chance.
             if len(found) < len(rows) and all(len(values) == 1 for values in found.values()):
                 values = {name: value for name, (value,) in found.items() if value}
                 implied.append(Implied(key, column, values))

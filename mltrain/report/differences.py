@@ -74,6 +74,7 @@ def _baseline_of(row: Row, bases: list[Row], named: set[str], columns: Sequence[
     """Return the one baseline that agrees with the row in all columns that the filters do not name, or None."""
     if len(bases) == 1:
         return bases[0]
+    # Columns that a filter names, whole or in part, are those in which the row may differ from its baseline.
     free = [k for k in columns if named.isdisjoint({k, k.partition(".")[0], k.rpartition(".")[2]})]
 
     def others(of: Row) -> list[str]:
