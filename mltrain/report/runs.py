@@ -141,7 +141,7 @@ def _progress(run: RunFolder, job: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return the status of a run without a result, and how far it came."""
     epochs = (run.config.get("runner") or {}).get("epochs", "?")
     last: dict[str, Any] = {}
-    for record in run.metrics:
+    for record in RunFolder(run.folder).metrics:  # of a new object, so that `run` does not keep them all in memory
         last |= {key: record[key] for key in ("step", "epoch") if key in record}
     reached = f"epoch {last['epoch']} of {epochs}, " if "epoch" in last else ""
     note = f"{reached}step {last['step']}" if "step" in last else "before its first step was logged"
@@ -169,6 +169,7 @@ def _is_locked(folder: Path) -> bool:
         return False
 
 
+_FACTS = ("name", "seed", "status", "task", "dataset", "folder")  # properties of a record that filters know
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -212,16 +213,14 @@ class Filter:
         """Return whether the filter chooses the run; a run without the key is chosen by `!=` alone."""
         found, value = lookup(record, self.key)
         if self.sign in _COMPARE:
-            if not found or isinstance(value, bool) or not isinstance(value, int | float):
-                return False
-            return _COMPARE[self.sign](float(value), float(self.values[0]))
+            return found and is_number(value) and _COMPARE[self.sign](float(value), float(self.values[0]))
         same = found and any(_same(value, wanted) for wanted in self.values)
         return same if self.sign == "=" else not same
 
 
 def known_keys(records: Sequence[RunRecord]) -> set[str]:
     """Return the keys of `lookup` that at least one of the runs has."""
-    keys = {"name", "seed", "status", "task", "dataset", "folder"}
+    keys = set(_FACTS)
     for record in records:
         keys |= set(flatten(record.config)) | set(record.settings)
         if record.finished:
@@ -231,7 +230,7 @@ def known_keys(records: Sequence[RunRecord]) -> set[str]:
 
 def lookup(record: RunRecord, key: str) -> tuple[bool, Any]:
     """Return whether a run has the key of a filter or column, and its value."""
-    if key in ("name", "seed", "status", "task", "dataset", "folder"):
+    if key in _FACTS:
         return True, getattr(record, key)
     if key in record.settings:
         return True, record.settings[key]
