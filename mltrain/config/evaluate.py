@@ -20,7 +20,13 @@ from mltrain.config.tune import plan, report
 from mltrain.config.zoo import compare, needs_predictions
 from mltrain.engine import distributed, evaluator
 from mltrain.engine.precision import resolve_amp
-from mltrain.engine.run_folder import EVALUATION, PREDICTIONS, TUNING
+from mltrain.engine.run_folder import (
+    EVALUATION,
+    EVALUATION_CONFUSION,
+    EVALUATION_PER_CLASS,
+    PREDICTIONS,
+    TUNING,
+)
 from mltrain.engine.runner import check_classes
 from mltrain.files import write_json
 from mltrain.report.outcome import write_confusion, write_per_class
@@ -73,9 +79,9 @@ def evaluate(cfg: DictConfig, folder: Path, tuning: Tuning | None = None) -> dic
             evaluations[name] = evaluation
             scalars = {k: summary.scalars for k, summary in evaluation.summaries.items()}
             result |= scalars if name == "val" else {"test": scalars}
-            write_per_class(folder / f"evaluation_{name}.csv", evaluation, stats)
+            write_per_class(folder / EVALUATION_PER_CLASS[name], evaluation, stats)
             best_weights = state["best"]["weights"]
-            write_confusion(folder / f"evaluation_{name}_confusion.csv", evaluation, best_weights, stats.class_names)
+            write_confusion(folder / EVALUATION_CONFUSION[name], evaluation, best_weights, stats.class_names)
             if cfg.metrics.save_predictions:
                 write_predictions(folder / PREDICTIONS[name][1], evaluation, labels)
         if not dist.is_main:

@@ -21,7 +21,16 @@ from mltrain.config.finished import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE,
 from mltrain.config.results import option_name
 from mltrain.config.schema import INJECTED, Paths, Push
 from mltrain.config.thresholds import FILE as THRESHOLDS_FILE
-from mltrain.engine.run_folder import ENVIRONMENT, EVALUATION, PER_CLASS, RESULT, SOURCE, STATS
+from mltrain.engine.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    EVALUATION_PER_CLASS,
+    PER_CLASS,
+    RESULT,
+    SOURCE,
+    STATS,
+)
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
@@ -31,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 CARD_FILE, FACTS_FILE = "README.md", "config.json"
 AS_THEY_ARE = (STATS, THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
-PER_CLASS_FILES = (PER_CLASS["val"], "evaluation_val.csv")
+PER_CLASS_FILES = (PER_CLASS["val"], EVALUATION_PER_CLASS["val"])
 TAKEN_ALONG = (RESULT, ENVIRONMENT, SOURCE, *AS_THEY_ARE)
 UPLOADED = [
-    *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, "config.yaml", "per_class.csv", *TAKEN_ALONG),
+    *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, CONFIG, PER_CLASS["val"], *TAKEN_ALONG),
     *("*.onnx", "*.pt2"),
 ]
 """nothing else that may lie in the folder, such as predictions of an evaluation"""
@@ -120,10 +129,10 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Push) -
         CARD_FILE: model_card(card),
         FACTS_FILE: json.dumps(model | known, indent=2, ensure_ascii=False) + "\n",
         CLASSES_FILE: "".join(f"{name}\n" for name in run.class_names),
-        "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        CONFIG: yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     }
     if card.per_class:
-        with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / PER_CLASS["val"]).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(card.per_class[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(card.per_class)

@@ -191,7 +191,7 @@ class Sinks:
     def log(self, step: int, scalars: Scalars) -> None:
         """Record figures after optimizer step `step`. Values are numbers, one-element tensors, strings or None."""
         if self.sinks:
-            plain = {key: _plain(value) for key, value in scalars.items()}
+            plain = {key: _python_value(value) for key, value in scalars.items()}
             for sink in self.sinks:
                 sink.log(step, plain)
 
@@ -232,7 +232,7 @@ def save_environment(folder: Path) -> None:
     write_json(folder / ENVIRONMENT, environment)
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value  # a one-element tensor or a NumPy number
 
 

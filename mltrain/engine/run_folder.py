@@ -47,6 +47,8 @@ NONFINITE = "nonfinite_rank{rank}.json"
 JOB = "job-*.json"  # in the folder of a sweep, one for each job
 PER_CLASS = {"val": "per_class.csv", "test": "per_class_test.csv"}
 CONFUSION = {"val": "confusion.csv", "test": "confusion_test.csv"}
+EVALUATION_PER_CLASS = {"val": "evaluation_val.csv", "test": "evaluation_test.csv"}
+EVALUATION_CONFUSION = {"val": "evaluation_val_confusion.csv", "test": "evaluation_test_confusion.csv"}
 PREDICTIONS = {
     "val": ("predictions.npz", "evaluation_val_predictions.npz"),
     "test": ("predictions_test.npz", "evaluation_test_predictions.npz"),

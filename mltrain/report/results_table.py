@@ -278,10 +278,10 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
             for name in figures:
                 if name in row.figures:
                     std = row.figures[name].std
-                    line |= {name: _plain(row.figures[name].mean), f"{name}_std": "" if std is None else _plain(std)}
+                    line |= {name: _csv_number(row.figures[name].mean), f"{name}_std": "" if std is None else _csv_number(std)}
             if row.difference is not None:
                 d = row.difference
-                bounds = ["" if v is None else _plain(v) for v in (d.value, d.low, d.high)]
+                bounds = ["" if v is None else _csv_number(v) for v in (d.value, d.low, d.high)]
                 line |= dict(zip(ends, [*bounds, d.figure, d.baseline.label, d.why], strict=True))
             writer.writerow(line)
         for run in table.unfinished:
@@ -295,5 +295,5 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
     return out.getvalue()
 
 
-def _plain(value: float) -> str:
+def _csv_number(value: float) -> str:
     return "" if not math.isfinite(value) else f"{value:.6g}"

@@ -178,7 +178,7 @@ def embed(content: Any) -> Any:
     """Return JSON for a <script> element, which no text in it can end; raises ValueError if a number is not finite."""
     from markupsafe import Markup
 
-    text = json.dumps(content, default=_plain, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(content, default=_json_value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     # The text is safe: <, > and & stand as \u003c ...
@@ -234,7 +234,7 @@ def _significant(value: Any, digits: int) -> float | int | None:
     return float(f"{value:.{digits}g}") if abs(value) < 10**digits else round(float(value), 1)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Convert NumPy's numbers and arrays for JSON."""
     if isinstance(value, np.ndarray):
         return numbers(value, 5) if value.ndim == 1 else list(value)
