@@ -277,11 +277,11 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
                 line[key] = spelled(value) if found else ""
             for name in figures:
                 if name in row.figures:
-                    std = row.figures[name].std
-                    line |= {name: _csv_number(row.figures[name].mean), f"{name}_std": "" if std is None else _csv_number(std)}
+                    score = row.figures[name]
+                    line |= {name: _csv_number(score.mean), f"{name}_std": _csv_number(score.std)}
             if row.difference is not None:
                 d = row.difference
-                bounds = ["" if v is None else _csv_number(v) for v in (d.value, d.low, d.high)]
+                bounds = [_csv_number(value) for value in (d.value, d.low, d.high)]
                 line |= dict(zip(ends, [*bounds, d.figure, d.baseline.label, d.why], strict=True))
             writer.writerow(line)
         for run in table.unfinished:
@@ -295,5 +295,5 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
     return out.getvalue()
 
 
-def _csv_number(value: float) -> str:
-    return "" if not math.isfinite(value) else f"{value:.6g}"
+def _csv_number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
