@@ -10,7 +10,7 @@ import numpy as np
 from mltrain.engine.run_folder import EMA, RAW, WEIGHTS, ClassTable, RunFolder
 from mltrain.labels import GROUP_NAMES
 from mltrain.report.html.page import Figure, numbers, plot_text
-from mltrain.report.html.traces import axis, by_epoch, epoch_axis, group_bars, line, star
+from mltrain.report.html.traces import axis, by_epoch, epoch_axis, group_bars, line, points, star
 from mltrain.report.tables import PAGE_HEADLINES, title
 
 POINTS = 600
@@ -137,14 +137,13 @@ def class_figure(run: RunFolder, table: ClassTable) -> Figure | None:
             at = [k for k in shown if table.groups[k] == group]
             if not at:
                 continue
-            text = [plot_text(table.names[k]) for k in at]
-            marker = {"color": f"--{group}", "size": 8 if len(shown) < 150 else 5, "opacity": 0.8}
-            mode = {"mode": "markers+text", "textposition": "top center"} if named else {"mode": "markers"}
-            font = {"textfont": {"size": 10, "color": "--muted"}, "cliponaxis": False}
-            trace = {"type": "scatter", "name": group, "text": text, "marker": marker, **mode, **font}
-            counts = {"customdata": table.train_positives[at].tolist()}
-            hover = {"hovertemplate": "%{text}<br>%{customdata} training images<br>%{y:.1f} %<extra></extra>"}
-            traces.append(trace | counts | hover | {"x": numbers(x[at]), "y": numbers(values[at])})
+            size = 8 if len(shown) < 150 else 5
+            trace = points(x[at], values[at], f"--{group}", size=size, marker={"opacity": 0.8}, name=group)
+            trace |= {"text": [plot_text(table.names[k]) for k in at], "cliponaxis": False}
+            trace |= {"mode": "markers+text", "textposition": "top center"} if named else {}
+            trace |= {"textfont": {"size": 10, "color": "--muted"}, "customdata": table.train_positives[at].tolist()}
+            trace["hovertemplate"] = "%{text}<br>%{customdata} training images<br>%{y:.1f} %<extra></extra>"
+            traces.append(trace)
         low = float(values[known].min())
         start = -3 if low < 35 else 10 * np.floor(low / 10) - 10  # room for the differences where all are high
         layout = {
