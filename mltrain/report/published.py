@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +51,15 @@ class Published:
     """other differences of its metric"""
     chosen_on_test: bool = False
     note: str = ""
+    differences: tuple[str, ...] = ()
+    """to a comparison of runs (`beside`): in data, model, resolution, pretraining"""
+    metric_differences: tuple[str, ...] = ()
+    """likewise in the metric, the same for every figure of a source"""
 
-
-@dataclass(frozen=True)
-class Reference:
-    """A published figure as it stands beside a comparison of runs."""
-
-    method: str
-    figures: Mapping[str, float]
-    mark: str
-    source: str
-    differences: tuple[str, ...]
-    """differences in data, model, resolution, pretraining"""
-    metric: tuple[str, ...]
-    """differences in the metric, the same for every figure of a source"""
+    @property
+    def label(self) -> str:
+        """Method, model and resolution."""
+        return f"{self.method}, {self.model}" + (f", {self.resolution} px" if self.resolution else "")
 
 
 def read_published(path: Path) -> list[Published]:
@@ -119,20 +114,17 @@ def _entry(path: Path, number: int, entry: Any, sources: Mapping[str, Mapping[st
     )
 
 
-def beside(table: Comparison, published: Sequence[Published]) -> list[Reference]:
-    """Choose the published figures with the data set and withheld labels of a comparison; the best first."""
+def beside(table: Comparison, published: Sequence[Published]) -> list[Published]:
+    """Choose the figures with the data set and withheld labels of a comparison, the best first; note differences."""
     runs = table.records
     partial = {str(run.settings.get("partial", "none")) for run in runs} or {"none"}
     chosen = [item for item in published if table.dataset in item.datasets and item.partial in partial]
     chosen.sort(key=lambda item: -next(iter(item.figures.values())))
     return [
-        Reference(
-            method=f"{item.method}, {item.model}" + (f", {item.resolution} px" if item.resolution else ""),
-            figures=item.figures,
-            mark=item.mark,
-            source=item.source,
+        replace(
+            item,
             differences=tuple(_differences(item, table, runs)),
-            metric=tuple(_metric(item, table, runs)),
+            metric_differences=tuple(_metric_differences(item, table, runs)),
         )
         for item in chosen
     ]
@@ -155,7 +147,7 @@ def _differences(item: Published, table: Comparison, runs: Sequence[RunRecord]) 
     return found
 
 
-def _metric(item: Published, table: Comparison, runs: Sequence[RunRecord]) -> list[str]:
+def _metric_differences(item: Published, table: Comparison, runs: Sequence[RunRecord]) -> list[str]:
     found = []
     absent = _values(runs, "metrics.absent")
     handling = {"zero": "count 0", "exclude": "are left out"}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mltrain.engine.run_folder import RESULT, SPLITS, WEIGHTS
 from mltrain.report.compare import Comparison, Row, Score
-from mltrain.report.published import Reference
+from mltrain.report.published import Published
 from mltrain.report.runs import lookup, spelled
 from mltrain.report.tables import markdown_table, short_title
 from mltrain.text import counted
@@ -176,7 +176,7 @@ def unfinished_lines(table: Comparison) -> list[str]:
 # -- layouts ---------------------------------------------------------------------------------------------------------
 
 
-def terminal(table: Comparison, columns: Sequence[str], *, bold: bool, published: Sequence[Reference] = ()) -> str:
+def terminal(table: Comparison, columns: Sequence[str], *, bold: bool, published: Sequence[Published] = ()) -> str:
     """Lay out plain text; the best figures are bold, or marked `*` if the terminal has no bold text."""
     lines = [heading(table), ""]
     if table.rows:
@@ -210,7 +210,7 @@ def _aligned(table: Cells, *, bold: bool) -> list[str]:
     return [first, "-" * min(len(first), 160), *rest]
 
 
-def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Reference] = ()) -> str:
+def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Published] = ()) -> str:
     """Lay out a Markdown section; the best figures are bold."""
     lines = [f"### {heading(table)}", ""]
     if table.rows:
@@ -230,7 +230,7 @@ def _pipes(table: Cells) -> str:
     return markdown_table(table.header, rows, left=table.left)
 
 
-def published_cells(table: Comparison, published: Sequence[Reference]) -> Cells:
+def published_cells(table: Comparison, published: Sequence[Published]) -> Cells:
     """Fill the cells of published figures, in the columns of the main figures of the task."""
     keys = [key for key in (*table.headline, "map_unseen") if any(key in item.figures for item in published)]
     header = ["method", *map(short_title, keys), "source", "differs from these runs in"]
@@ -239,20 +239,20 @@ def published_cells(table: Comparison, published: Sequence[Reference]) -> Cells:
         digits = 1 if all(round(value, 1) == value for value in item.figures.values()) else 2  # as they are printed
         figures = [Cell(f"{item.figures[key]:.{digits}f}" if key in item.figures else "-") for key in keys]
         rows.append(
-            [Cell(item.method), *figures, Cell(f"[{item.mark}]"), Cell("; ".join(item.differences) or "nothing known")]
+            [Cell(item.label), *figures, Cell(f"[{item.mark}]"), Cell("; ".join(item.differences) or "nothing known")]
         )
     return Cells(header, rows, frozenset({0, len(header) - 2, len(header) - 1}))
 
 
-def _sources(published: Sequence[Reference]) -> list[str]:
+def _sources(published: Sequence[Published]) -> list[str]:
     lines = []
     for item in published:
-        metric = f"; metric: {', '.join(item.metric)}" if item.metric else ""
+        metric = f"; metric: {', '.join(item.metric_differences)}" if item.metric_differences else ""
         lines.append(f"[{item.mark}] {item.source}{metric}")
     return list(dict.fromkeys(lines))
 
 
-def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequence[Sequence[Reference]] = ()) -> str:
+def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequence[Sequence[Published]] = ()) -> str:
     """Write all comparisons as one CSV text: a line per row, unfinished run and published figure; plain numbers."""
     settings = list(dict.fromkeys(key for table in tables for key in (*table.columns, *(i.key for i in table.implied))))
     known = [name for name in asked if any(has_column(table, name) for table in tables)]
@@ -289,7 +289,9 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
             line |= {key: spelled(value) for key in settings for found, value in [lookup(run, key)] if found}
             writer.writerow(line)
         for item in published[k] if published else ():
-            note = "; ".join([item.method, *item.differences, *(f"metric: {m}" for m in item.metric), item.source])
+            note = "; ".join(
+                [item.label, *item.differences, *(f"metric: {m}" for m in item.metric_differences), item.source]
+            )
             line = {"status": "published", "dataset": table.dataset, "task": table.task, "note": note}
             writer.writerow(line | {key: value for key, value in item.figures.items() if key in figures})
     return out.getvalue()

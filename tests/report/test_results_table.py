@@ -136,15 +136,15 @@ def test_published_figures_stand_beside_with_their_differences(tmp_path: Path) -
     (table,) = compare(records(tmp_path))
     items = beside(table, read_published(PUBLISHED))
     assert [item.figures["map"] for item in items] == sorted((i.figures["map"] for i in items), reverse=True)
-    (asl,) = (item for item in items if item.method == "ASL, TResNet-M, 224 px")
+    (asl,) = (item for item in items if item.label == "ASL, TResNet-M, 224 px")
     assert asl.figures == {"map": 81.8}
     assert asl.differences == (
         "data: COCO 2014 (here coco2017)",
         "resolution: 224 (here 224, 448)",
         "pretraining: ImageNet-21k",
     )
-    assert asl.metric == ("classes without positives count 0", "equal scores ranked by row order")
-    (other,) = (item for item in items if item.method == "CSRA, ViT-L16, 448 px")
+    assert asl.metric_differences == ("classes without positives count 0", "equal scores ranked by row order")
+    (other,) = (item for item in items if item.label == "CSRA, ViT-L16, 448 px")
     assert "model: ViT-L16 (here tresnet_m)" in other.differences
     text = terminal(table, ["map"], bold=False, published=items)
     assert "81.8" in text and "[asl] Asymmetric Loss" in text and "resolution: 224 (here 224, 448)" in text
