@@ -19,7 +19,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from mltrain.config.schema import FRAME, Base, frame_options
+from mltrain.config.schema import SECTIONS, RootOptions, section_options
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE = """
@@ -41,11 +41,11 @@ CASES = {  # name: our arguments and exit code, the bare app's arguments
 
 def bare_app(folder: Path) -> Path:
     shutil.copytree(ROOT / "configs", folder / "configs")
-    for name, section in FRAME.items():
+    for name, section in SECTIONS.items():
         (folder / "configs" / name).mkdir(exist_ok=True)
-        values = {key: option.default for key, option in frame_options(section).items()}
+        values = {key: option.default for key, option in section_options(section).items()}
         OmegaConf.save(OmegaConf.create(values), folder / "configs" / name / "default.yaml")
-    base = {key: option.default for key, option in frame_options(Base).items()}
+    base = {key: option.default for key, option in section_options(RootOptions).items()}
     OmegaConf.save(OmegaConf.create(base), folder / "configs/base.yaml")
     script = folder / "bare.py"
     script.write_text(BARE)

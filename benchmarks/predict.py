@@ -25,13 +25,13 @@ from input import make_photographs  # beside this file
 from PIL import Image
 from torchvision import transforms
 
-from mltrain.config.predict import Predictor
 from mltrain.engine.distributed import single_device
 from mltrain.engine.precision import resolve_amp
 from mltrain.models import create_classifier
 from mltrain.models.classifier import Classifier
 from mltrain.models.fold import folded
 from mltrain.pipeline.augment import EvalResize
+from mltrain.runs.predictor import Predictor
 
 CLASSES = 80
 

@@ -1,4 +1,4 @@
-"""What a command does around its work: log to standard error, print user errors, return an exit code."""
+"""Console behaviour of every command: log to standard error, print user errors, exit with a code."""
 
 from __future__ import annotations
 

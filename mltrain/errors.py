@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class MltrainError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of all errors that a user can fix."""
 
     exit_code = 2
 

@@ -138,7 +138,7 @@ def locked(path: Path, *, patience: float = math.inf) -> Iterator[None]:
         OSError: the lock file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         end = time.monotonic() + patience
         while fcntl is not None:
             try:

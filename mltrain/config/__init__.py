@@ -1,4 +1,4 @@
-"""Configuration: from a command line to checked keyword arguments. Only this and `tools` know Hydra."""
+"""The config language: from a command line to checked keyword arguments of components."""
 
 from mltrain.config.compose import load, load_run
 

@@ -1,4 +1,4 @@
-"""Components from their config sections."""
+"""Build components from their config sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole config judged at once, before torch is imported and before data is read."""
+"""Check a whole config at once, before torch is imported and before data are read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.curriculum import curriculum_problems
-from mltrain.config.schema import ALLOWED_TARGETS, FRAME, INJECTED, LATER, SWITCHABLE, Base, Option, frame_options
+from mltrain.config.rules import curriculum_problems, task_problems
+from mltrain.config.schema import (
+    ALLOWED_TARGETS,
+    DEFAULTS_FOR_OLDER_RUNS,
+    INJECTED,
+    SECTIONS,
+    SWITCHABLE,
+    Option,
+    RootOptions,
+    section_options,
+)
 from mltrain.config.signatures import (
     PACKAGE,
     UNKNOWN,
@@ -19,7 +28,6 @@ from mltrain.config.signatures import (
     import_signature,
     read_signature,
 )
-from mltrain.config.task import task_problems
 from mltrain.config.types import Kind
 from mltrain.errors import ConfigError
 from mltrain.text import nearest, spell
@@ -29,11 +37,14 @@ _BROKEN = object()  # a value whose interpolation failed: reported once, judged 
 
 
 def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictConfig:
-    """The config, resolved and with every option that was left out at its default; in struct mode.
+    """Return the config resolved, with defaults filled in, in struct mode.
 
-    Frame sections are held against the dataclasses of `schema`, components against their target's signature (read from
-    source; a target of another package is imported, after everything else was found right). Raises ConfigError with
-    every unknown, missing, misplaced or ill-typed key: path, value, what is allowed and the nearest valid name.
+    Built-in sections are checked against the dataclasses of `schema`, components against their target's signature,
+    which is read from source; a target of another package is imported, once everything else is found right.
+
+    Raises:
+        ConfigError: with every unknown, missing, misplaced or ill-typed key: its path, its value, what is allowed and
+            the nearest valid name.
     """
     checked, problems = find_problems(cfg, origin=origin)
     if problems:
@@ -42,8 +53,8 @@ def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictCo
 
 
 def check_options(section: type, given: dict[str, Any]) -> Any:
-    """An instance of a dataclass of options, from what a user gave of them. Raises ConfigError."""
-    checker, options = _Checker(lambda path: ""), frame_options(section)
+    """Return an instance of a dataclass of options, from those that a user gave. Raises ConfigError."""
+    checker, options = _Checker(lambda path: ""), section_options(section)
     checker.options(given, options, "", frozenset(options))
     if checker.problems:
         raise ConfigError(message(checker.problems))
@@ -56,7 +67,7 @@ def message(problems: list[str]) -> str:
 
 
 def find_problems(cfg: DictConfig, *, origin: Origin = lambda path: "") -> tuple[DictConfig, list[str]]:
-    """`check_config` that returns its problems, each a text that begins with the path of its key."""
+    """Return the checked config and its problems; each text begins with the path of its key."""
     checker = _Checker(origin)
     tree = checker.resolve(cfg, "")
     tree.pop("hydra", None)
@@ -67,7 +78,7 @@ def find_problems(cfg: DictConfig, *, origin: Origin = lambda path: "") -> tuple
 
 
 def _references(node: DictConfig | ListConfig, key: Any) -> list[str]:
-    """The keys that a value takes its own from: `${runner.epochs}`."""
+    """Return the keys that a value refers to, such as `${runner.epochs}`."""
     if not OmegaConf.is_interpolation(node, key):
         return []
     return re.findall(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[key]))  # type: ignore[index]
@@ -81,7 +92,7 @@ def allowed_targets(tree: dict[str, Any]) -> tuple[str, ...]:
 
 
 def signature_of(target: Any, allowed: tuple[str, ...]) -> Signature:
-    """The signature a `_target_` stands for. Raises TargetError where it is not allowed or does not exist."""
+    """Return the signature of a `_target_`. Raises TargetError if it is not allowed or does not exist."""
     if not isinstance(target, str):
         raise TargetError(f"must be the dotted name of a class or function, e.g. {PACKAGE}.losses.AsymmetricLoss")
     ours = target.startswith(PACKAGE + ".")
@@ -103,7 +114,7 @@ class _Checker:
 
     @property
     def problems(self) -> list[str]:
-        """All texts, without those that only repeat the problem of the key a value is taken from."""
+        """Return all texts but those that repeat the problem of the key they refer to."""
         paths = {path for path, _ in self.found}
         return [text for path, text in self.found if paths.isdisjoint(self.references.get(path, ()))]
 
@@ -115,7 +126,7 @@ class _Checker:
         self.found.append((path, "\n".join(lines)))
 
     def resolve(self, node: DictConfig | ListConfig, path: str) -> Any:
-        """Plain dicts and lists, interpolations resolved; one that fails is a problem and becomes `_BROKEN`."""
+        """Return plain dicts and lists, interpolations resolved; one that fails is a problem and becomes `_BROKEN`."""
         keys: Iterable[Any] = node.keys() if isinstance(node, DictConfig) else range(len(node))
         items = []
         for key in keys:
@@ -135,12 +146,12 @@ class _Checker:
 
     def root(self, tree: dict[str, Any]) -> None:
         self.allowed = allowed_targets(tree)
-        base = frame_options(Base)
-        frame = {name: frame_options(section) for name, section in FRAME.items()}
+        base = section_options(RootOptions)
+        frame = {name: section_options(section) for name, section in SECTIONS.items()}
         self.names = {name: sorted(options) for name, options in frame.items()}
         for name in INJECTED:
             self.names[name] = self.component_names(name, tree.get(name))
-        known = [*INJECTED, *FRAME, *base]
+        known = [*INJECTED, *SECTIONS, *base]
         for key in tree:
             if key not in known:
                 self.unknown(str(key), key, known, tree[key])
@@ -149,8 +160,8 @@ class _Checker:
             self.frame_section(tree, name, options)
         self.metrics(tree["metrics"])
         for name in INJECTED:
-            if name not in tree and name in LATER:  # the config of an older run
-                tree[name] = dict(LATER[name])
+            if name not in tree and name in DEFAULTS_FOR_OLDER_RUNS:  # the config of an older run
+                tree[name] = dict(DEFAULTS_FOR_OLDER_RUNS[name])
             if name not in tree:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
@@ -184,7 +195,7 @@ class _Checker:
         self.options(node, options, name + ".", only=frozenset(options))
 
     def metrics(self, metrics: Any) -> None:
-        """What a range alone cannot say: head begins where medium ends; a sigmoid never is 0 or 1."""
+        """Check what a range alone cannot say: head begins where medium ends; a sigmoid is never 0 or 1."""
         medium, head = (metrics.get(k) if isinstance(metrics, dict) else None for k in ("medium_min", "head_min"))
         if isinstance(medium, int) and isinstance(head, int) and medium > head:
             self.problem("metrics.medium_min", f"must not be above metrics.head_min={head}", value=medium)
@@ -208,7 +219,7 @@ class _Checker:
             node.setdefault(key, option.default)
 
     def component(self, node: Any, path: str, section: str) -> Any:
-        """A `_target_` with its arguments; returns it with defaults filled in."""
+        """Check a `_target_` with its arguments; return it with defaults filled in."""
         if not isinstance(node, dict):
             self.problem(path, f"must be a component; choose one with {section}=OPTION", value=node)
             return node
@@ -273,7 +284,7 @@ class _Checker:
         return node
 
     def nested(self, node: dict[str, Any], path: str, section: str) -> None:
-        """Components inside a component's arguments, at any depth."""
+        """Check components inside a component's arguments, at any depth."""
         for key, value in node.items():
             here = f"{path}.{key}"
             for index, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
@@ -300,7 +311,7 @@ class _Checker:
         return False
 
     def unknown(self, path: str, key: Any, known: list[str], value: Any, *, section: str = "", owner: str = "") -> None:
-        """An unknown key: the nearest key of its section, else the same or a similar key elsewhere."""
+        """Report an unknown key, with the nearest key of its section, or else the same or a similar key elsewhere."""
         prefix = path[: len(path) - len(str(key))]
         near = nearest(str(key), known)
         suggestion = f"{prefix}{near}" if near else self.elsewhere(str(key), section)
@@ -329,5 +340,5 @@ def _contains_broken(value: Any) -> bool:
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists: what YAML can hold."""
+    """Return tuples as lists, because YAML has no tuples."""
     return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

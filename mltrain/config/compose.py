@@ -1,7 +1,7 @@
-"""From overrides to a checked config: Hydra composes, `check` judges, and every complaint comes in one form.
+"""Turn overrides into a checked config: Hydra composes, `check` checks, and every problem is reported in one form.
 
-An override `a.b=1` is handed to Hydra as `++a.b=1`, so that it may also set an option that the YAML file leaves at its
-default; whether there is such an option is for `check_config` to say, here as for a key in a file.
+An override `a.b=1` is handed to Hydra as `++a.b=1`, so that it can also set an option that the YAML file leaves at its
+default. `check_config` then says whether there is such an option, as for a key in a file.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import check_config, check_options, find_problems, message
 from mltrain.config.identity import default_name
-from mltrain.config.schema import FRAME, INJECTED, Base, frame_options
+from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.errors import ConfigError
-from mltrain.text import nearest, spell
+from mltrain.text import did_you_mean, nearest, spell
 
 log = logging.getLogger(__name__)
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel has the configs inside the package; in a checkout they lie beside it.
+CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 EXPERIMENT = "experiment"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where configs are: the main folder, searched last, and the folders of `--config-dir`."""
+    """The folders of configs: those of `--config-dir`, then the main one."""
 
     folder: Path = CONFIGS
     extra: tuple[Path, ...] = ()
@@ -50,11 +52,11 @@ class Source:
 
     def options(self, group: str) -> list[str]:
         found = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
-        return sorted(found | ({"default"} if group in FRAME else set()))
+        return sorted(found | ({"default"} if group in SECTIONS else set()))
 
     def groups(self) -> list[str]:
-        """Known groups in the order of the schema, then others that have a folder."""
-        known = [*INJECTED, *FRAME, EXPERIMENT]
+        """Return the known groups in the order of the schema, then others that have a folder."""
+        known = [*INJECTED, *SECTIONS, EXPERIMENT]
         others = {path.name for folder in self.folders for path in folder.glob("*/") if path.is_dir()}
         return [*known, *sorted(others - {*known, "hydra"})]
 
@@ -64,17 +66,17 @@ class Source:
 
 @dataclass
 class Scan:
-    """Overrides made ready for Hydra, and what is wrong with the others."""
+    """Overrides rewritten for Hydra, and the problems of those that are wrong."""
 
     overrides: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)  # component -> option chosen by an override
     experiments: list[str] = field(default_factory=list)  # overrides that choose an experiment
-    spoiled: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
+    invalid_groups: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
 
 
 def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> DictConfig:
-    """Compose and check a config: what `tools/train.py OVERRIDES` would run. Raises ConfigError with all problems."""
+    """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems."""
     source = source or Source()
     scan = scan_overrides(overrides, source)
     composed, problems = None, list(scan.problems)
@@ -90,7 +92,7 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
     with open_dict(composed):
         del composed["hydra"]
     checked, found = find_problems(composed, origin=_Origin(overrides, scan, choices, source))
-    problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.spoiled]
+    problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
         raise ConfigError(message(problems))
     if checked.name is None:
@@ -99,7 +101,7 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
 
 
 def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
-    """The checked config of a run folder, with `KEY=VALUE` changes (of groups: dataset=NAME). Raises ConfigError."""
+    """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(_no_run(Path(folder)))
@@ -123,7 +125,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
             group = override.key_or_group
             raise ConfigError(
                 f"{raw}: a finished run keeps its {group}; what can change is the data set (dataset=NAME) and single "
-                f"options ({group}.KEY=VALUE). For another {group} train anew: tools/train.py"
+                f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
     return check_config(cfg)
@@ -131,7 +133,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
 
 def _no_run(given: Path) -> str:
     if not given.exists():
-        return f"{given}: no run folder: there is no such folder; tools/train.py names it in its last lines"
+        return f"{given}: no run folder: there is no such folder; mltrain train names it in its last lines"
     if given.is_file():
         inside = (given.parent / "config.yaml").is_file()
         return f"{given}: no run folder but a file{f'; give its folder, {given.parent}' if inside else ''}"
@@ -140,7 +142,7 @@ def _no_run(given: Path) -> str:
 
 
 def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> None:
-    """Another data set for a finished run. The one that it has keeps its options, but where paths.data is given."""
+    """Set another data set. If it is the one that the run has, its options stay, but paths.data may move its files."""
     moved = [raw for raw in overrides if raw.startswith("paths.data=")]
     own = [raw for raw in overrides if raw.startswith("dataset.")]
     chosen = load([f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]).dataset
@@ -151,29 +153,48 @@ def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> N
         cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
 
 
-def tool_options(section: type, words: Sequence[str]) -> tuple[Any, list[str]]:
-    """The options of a tool itself, a dataclass, and the words that are none of them. Raises ConfigError."""
-    parser, given, rest = OverridesParser.create(), {}, []
-    own, roots = frame_options(section), {*INJECTED, *FRAME, *frame_options(Base)}
+def command_options(section: type, words: Sequence[str], *, suggest: bool = True) -> tuple[Any, list[str]]:
+    """Return the options of a command itself (an instance of the dataclass `section`) and the other arguments.
+
+    An option that takes text takes it as typed: Hydra's grammar would stumble over `baseline=loss=bce`.
+
+    Args:
+        section: the dataclass.
+        words: the arguments.
+        suggest: refuse an unknown key that is nearly one of the options.
+
+    Raises:
+        ConfigError: an option has a wrong value, or there is no such option.
+    """
+    parser, rest = OverridesParser.create(), []
+    given: dict[str, Any] = {}
+    own, roots = section_options(section), {*INJECTED, *SECTIONS, *section_options(RootOptions)}
     for raw in words:
-        key = raw.partition("=")[0]
-        if key not in own:
-            near = nearest(key, own) if key not in roots and "." not in key else None
-            if near is not None:
-                raise ConfigError(f"{raw}: there is no {key}; did you mean {near}=VALUE?")
+        key, equals, text = raw.partition("=")
+        if key not in own or not equals:
+            hint = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
+            if suggest and hint:
+                raise ConfigError(f"{raw}: there is no {key}{hint}")
             rest.append(raw)
+            continue
+        if own[key].kind.is_text:
+            given[key] = None if text in ("null", "") else _unquoted(text)
             continue
         override = _parse(parser, raw)
         if isinstance(override, str):
             raise ConfigError(override)
         if override.is_sweep_override():
             raise ConfigError(f"{raw}: one value at a time")
-        given[override.key_or_group] = override.value()
+        given[key] = override.value()
     return check_options(section, given), rest
 
 
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
 def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
-    """Judge each override by itself: its syntax, and, where it chooses an option of a group, whether there is one."""
+    """Check each override by itself: its syntax, and whether a group has the option that it chooses."""
     parser = OverridesParser.create()
     groups = source.groups()
     scan = Scan()
@@ -196,7 +217,7 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
 
 
 def _parse(parser: OverridesParser, raw: str) -> Override | str:
-    """The override, or what is wrong with it."""
+    """Return the override, or a text that says what is wrong with it."""
     if raw.startswith("=") or ("=" not in raw and not raw.startswith("~")):
         return f"{raw}: is no override; write KEY=VALUE, e.g. runner.epochs=5 or loss=asl"
     try:
@@ -214,7 +235,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
         return
     options, value = source.options(group), override.value()
-    one = group in INJECTED or group in FRAME
+    one = group in INJECTED or group in SECTIONS
     if isinstance(value, Glob):
         values: list[Any] = list(value.filter(options))
         raw = f"{group}={','.join(values)}"
@@ -224,7 +245,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         values = value if isinstance(value, list) else [value]
     if not values or (one and isinstance(value, list) and not override.is_sweep_override()):
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION\nallowed: {', '.join(options)}")
-        scan.spoiled.add(group)
+        scan.invalid_groups.add(group)
         return
     for value in values:
         if value not in options:
@@ -232,8 +253,8 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
             hint = f"; did you mean {group}={near}?" if near else ""
             listed = ", ".join(options) or "none"
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
-            scan.spoiled.add(group)
-    if group in scan.spoiled:
+            scan.invalid_groups.add(group)
+    if group in scan.invalid_groups:
         return
     text = raw.lstrip("+")
     if one:
@@ -247,7 +268,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
 
 @contextmanager
 def _hydra(folder: Path) -> Iterator[None]:
-    """Hydra's composition over a folder, also inside a job that Hydra itself has started."""
+    """Let Hydra compose from a folder, also inside a job that Hydra itself has started."""
     state = GlobalHydra.instance()
     outer = state.hydra
     state.clear()
@@ -259,7 +280,7 @@ def _hydra(folder: Path) -> Iterator[None]:
 
 
 def prefer_own_configs(source: Source) -> None:
-    """Let a file of ours stand in for a plugin's config of the same name, which Hydra takes for its schema."""
+    """Use our file instead of a plugin's config of the same name, which Hydra would take for its schema."""
     Plugins.instance()  # which registers them
     for file in source.folder.glob("hydra/*/*.yaml"):
         registered = ConfigStore.instance().repo.get("hydra", {}).get(file.parent.name, {})
@@ -279,7 +300,7 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
 
 
 def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
-    """Hydra's own settings, with which a sweep of these overrides runs. Raises ConfigError."""
+    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError."""
     try:
         return _compose(overrides, source).hydra
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -287,7 +308,7 @@ def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:
-    """A component chosen by an override takes nothing from the experiment: its options were for another component."""
+    """Undo the experiment's options of a component that an override chose: they were meant for another component."""
     without = _compose([text for text in scan.overrides if text not in scan.experiments], source)
     for section in scan.choices:
         before: Any = OmegaConf.to_container(cfg[section])
@@ -303,7 +324,7 @@ def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> Non
 
 
 def explain(error: Exception) -> str:
-    """What Hydra, OmegaConf or YAML found wrong while composing, in our form."""
+    """Return a composition error of Hydra, OmegaConf or YAML as a text in our form."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         wanted = str(error.missing_cfg_file).removesuffix(".yaml")
         group, _, option = wanted.rpartition("/")
@@ -321,7 +342,7 @@ def explain(error: Exception) -> str:
 
 
 class _Origin:
-    """Where a key was set: an override, else the line of the experiment or group file that has it."""
+    """Finds where a key was set: in an override, or in a line of the experiment or group file."""
 
     def __init__(self, overrides: Sequence[str], scan: Scan, choices: dict[str, Any], source: Source) -> None:
         self.keys = [raw.lstrip("+~").split("=", 1)[0] for raw in overrides]
@@ -348,7 +369,7 @@ class _Origin:
 
 
 def find_line(file: Path, keys: Sequence[str]) -> int | None:
-    """The line of a key in a YAML file, or None."""
+    """Return the line of a key in a YAML file, or None."""
     node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     line = None
     for key in keys:

@@ -1,4 +1,4 @@
-"""A run's identity: what its result depends on, and the folder that follows from it."""
+"""The identity of a run: a hash of everything that its result depends on, and the folder named after it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.schema import LATER
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 
 # Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
 IRRELEVANT = frozenset(
@@ -31,7 +31,7 @@ IRRELEVANT = frozenset(
 
 
 def run_id(cfg: DictConfig) -> str:
-    """8 hex digits of the resolved config without `IRRELEVANT`, and without what is as before it existed (`LATER`).
+    """Return 8 hex digits that identify a config: a hash without `IRRELEVANT` and without `DEFAULTS_FOR_OLDER_RUNS`.
 
     Does not depend on the order of keys, on how a number is spelled (1e-4, 0.0001) or on where `paths.data` lies; a
     dataset root outside `paths.data` does count, since other files may lie there.
@@ -40,7 +40,7 @@ def run_id(cfg: DictConfig) -> str:
 
 
 def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without what cannot change the result: what `run_id` is made of."""
+    """Return the resolved config without what cannot change the result; `run_id` is its hash."""
     tree = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(tree, dict)
     kept: dict[str, Any] = _relevant(tree, "", str(tree.get("paths", {}).get("data", "")))
@@ -48,18 +48,18 @@ def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """`<paths.runs>/<dataset.name>/<name>/<run_id>`."""
+    """Return `<paths.runs>/<dataset.name>/<name>/<run_id>`."""
     return Path(cfg.paths.runs) / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
 
 
 def default_name(cfg: DictConfig, choices: dict[str, Any] | None = None) -> str:
-    """`<model>-<head>-<loss>`: the options chosen, or, where those are not known, what the components are called."""
+    """Return `<model>-<head>-<loss>`, made of the chosen options or, if unknown, of the components' names."""
     choices = choices or {}
     return "-".join(str(choices.get(section) or component_name(cfg[section])) for section in ("model", "head", "loss"))
 
 
 def component_name(component: DictConfig) -> str:
-    """Its option `name`, or the module of its target: `asl`."""
+    """Return a component's option `name`, or the module of its target, such as `asl`."""
     return str(component.get("name") or str(component.get("_target_")).split(".")[-2])
 
 
@@ -69,7 +69,8 @@ def _relevant(node: Any, path: str, data: str) -> Any:
         return {
             str(key): _relevant(node[key], here, data)
             for key, here in below.items()
-            if here not in IRRELEVANT and not (here in LATER and node[key] == LATER[here])
+            if here not in IRRELEVANT
+            and not (here in DEFAULTS_FOR_OLDER_RUNS and node[key] == DEFAULTS_FOR_OLDER_RUNS[here])
         }
     if isinstance(node, (list, tuple)):
         return [_relevant(item, path, data) for item in node]

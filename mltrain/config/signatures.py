@@ -1,4 +1,4 @@
-"""Signatures of config targets, read from source with `ast`: a typo is found before torch is imported."""
+"""Signatures of config targets, read from source with `ast`, so that a typo is found before torch is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNKNOWN = object()  # a default that is not a literal
 
 
 class TargetError(Exception):
-    """A target that does not exist or is nothing to call; the message says what there is."""
+    """The target does not exist or cannot be called; the message says what there is."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Signature:
 
 
 class Module:
-    """The top-level names of a source file of this package."""
+    """Top-level names of a source file of this package."""
 
     def __init__(self, dotted: str, path: Path) -> None:
         self.dotted = dotted
@@ -79,7 +79,7 @@ class Module:
         return ".".join(parts[: len(parts) - level + (1 if self.is_package else 0)])
 
     def find(self, name: str) -> tuple[Module, ast.stmt] | None:
-        """The statement that defines a name, in this module or the one it is imported from."""
+        """Return the module and statement that define a name, here or where it is imported from."""
         if name in self.names:
             node = self.names[name]
             value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
@@ -91,7 +91,7 @@ class Module:
         return None
 
     def value(self, name: str) -> ast.expr | None:
-        """The expression assigned to a module-level name: a constant or a type alias."""
+        """Return the expression assigned to a module-level name: a constant or a type alias."""
         found = self.find(name)
         return found[1].value if found is not None and isinstance(found[1], (ast.Assign, ast.AnnAssign)) else None
 
@@ -110,7 +110,7 @@ class Module:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Top-level statements, those inside if and try included."""
+    """Yield top-level statements, including those inside if and try."""
     for node in body:
         if isinstance(node, (ast.If, ast.Try)):
             yield from _statements([*node.body, *node.orelse])
@@ -120,7 +120,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 @cache
 def read_module(dotted: str) -> Module | None:
-    """A module of this package by name; None where there is none, or it belongs to another package."""
+    """Return a module of this package by name; None if there is none or it belongs to another package."""
     parts = dotted.split(".")
     if parts[0] != PACKAGE or not all(part.isidentifier() for part in parts):
         return None
@@ -133,7 +133,7 @@ def read_module(dotted: str) -> Module | None:
 
 @cache
 def read_signature(target: str) -> Signature:
-    """Signature of a class or function of this package, from its source. Raises TargetError."""
+    """Return the signature of a class or function of this package, from its source. Raises TargetError."""
     owner, node = _definition(target)
     if isinstance(node, ast.ClassDef):
         return _class_signature(owner, node)
@@ -144,7 +144,7 @@ def read_signature(target: str) -> Signature:
 
 @cache
 def read_constant(target: str, name: str) -> Any:
-    """The literal that a class of this package, or the nearest of its bases, gives its attribute `name`; else None.
+    """Return the literal that a class of this package or its nearest base gives its attribute `name`, or None.
 
     Raises TargetError.
     """
@@ -170,7 +170,7 @@ def _class_constant(module: Module, node: ast.ClassDef, name: str) -> Any:
 
 
 def _definition(target: str) -> tuple[Module, ast.stmt]:
-    """The module of this package that defines a target, and the statement. Raises TargetError."""
+    """Return the module of this package that defines a target, and the statement. Raises TargetError."""
     parts = target.split(".")
     module, depth = None, 0
     for end in range(len(parts), 0, -1):
@@ -277,7 +277,7 @@ def locate(target: str) -> Any:
 
 
 def import_signature(target: str, allowed: tuple[str, ...]) -> Signature:
-    """Signature of a target of another package, by importing it. Raises TargetError.
+    """Return the signature of a target of another package by importing it. Raises TargetError.
 
     Its defining module must be allowed too: `torch.nn.os.system` is reached through torch, yet is not torch's.
     """

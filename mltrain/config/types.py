@@ -1,4 +1,4 @@
-"""Type annotations as a config sees them: read from source text, without importing what they name."""
+"""Type annotations for config values, read from source text without importing what they name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ Resolve = Callable[[str], "ast.expr | None"]  # the expression a module-level al
 
 
 class Kind:
-    """What a value may be. Here: anything (an annotation this module does not know)."""
+    """The kind of an option's values. This base accepts anything: the annotation is unknown here."""
+
+    @property
+    def is_text(self) -> bool:
+        """True if only text, or text and null, is accepted."""
+        return False
 
     def accepts(self, value: Any) -> bool:
         return True
 
     def convert(self, value: Any) -> Any:
-        """An accepted value as the annotation spells it: an int as float, a list as tuple."""
+        """Convert an accepted value to the annotation's type: an int to float, a list to tuple."""
         return value
 
     def __str__(self) -> str:
@@ -30,6 +35,10 @@ class Kind:
 class Atom(Kind):
     type: type
     name: str
+
+    @property
+    def is_text(self) -> bool:
+        return self.type is str
 
     def accepts(self, value: Any) -> bool:
         if isinstance(value, bool):
@@ -98,6 +107,10 @@ class Mapping(Kind):
 class OneOf(Kind):
     options: tuple[Kind, ...]
 
+    @property
+    def is_text(self) -> bool:
+        return all(option.is_text or option is NULL for option in self.options)
+
     def accepts(self, value: Any) -> bool:
         return any(option.accepts(value) for option in self.options)
 
@@ -129,7 +142,7 @@ _MAPPINGS = frozenset({"dict", "Dict", "Mapping"})
 
 
 def parse_annotation(node: ast.expr | str | None, resolve: Resolve = lambda name: None) -> Kind:
-    """The kind of an annotation, given as source or syntax tree; one that cannot be read accepts any value."""
+    """Return the kind of an annotation, given as source or syntax tree; an unreadable one accepts any value."""
     if node is None:
         return ANY
     if isinstance(node, str):

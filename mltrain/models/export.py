@@ -137,7 +137,7 @@ def require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"ONNX needs {', '.join(missing)}: pip install 'mltrain[export]'; a .pt2 (torch.export) needs none of it"
+            f"ONNX needs {', '.join(missing)}: pip install 'mltrain-vision[export]'; a .pt2 file needs none of it"
         )
 
 

@@ -3,7 +3,7 @@
     records = read_runs([Path("runs")], load)                          # one RunRecord for each run folder below
     records = [r for r in records if all(f.matches(r) for f in map(Filter.parse, ["dataset=coco", "epochs>=3"]))]
 
-`load(folder)` returns a run's config and the part of it that can change results: `mltrain.config.results.load_settings`
+`load(folder)` returns a run's config and the part of it that can change results: `mltrain.runs.settings.load_settings`
 (this package does not know configs). `mltrain.report.compare` makes tables of the records.
 """
 

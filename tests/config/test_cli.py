@@ -20,7 +20,8 @@ Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 SCRIPT = """
 import sys
 import threading
-from mltrain.config import cli
+from mltrain import cli
+from mltrain.console import exit_on_error
 from mltrain.errors import DataError, Interrupted
 
 def closed(path, flags):
@@ -44,14 +45,15 @@ def work(cfg):
         open("/nowhere/closed", opener=closed)
     print("ran", cfg.name, cfg.seed)
 
-cli.main("train", work, about="about this tool", config_dir=%r)
+with exit_on_error():
+    cli.execute(cli.Command(work, "about this tool", "config", after_sweep=lambda folder: None), sys.argv[1:])
 """
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     path = tmp_path / "tool.py"
-    path.write_text(SCRIPT.replace("%r", f"__import__('pathlib').Path({str(ROOT / 'configs')!r})"))
+    path.write_text(SCRIPT)
     return path
 
 
@@ -61,7 +63,7 @@ def test_help_is_short_and_names_groups_options_and_keys(tool: Tool) -> None:
     lines = run.stdout.splitlines()
     assert len(lines) < 60
     assert max(map(len, lines)) <= 120
-    for expected in ("tools/train.py -m loss=", "+experiment", "ml_decoder", "runner.epochs", "coco2017"):
+    for expected in ("mltrain train -m loss=", "+experiment", "ml_decoder", "runner.epochs", "coco2017"):
         assert expected in run.stdout
 
 
@@ -154,7 +156,7 @@ def test_a_sweep_under_torchrun_is_refused(tool: Tool) -> None:
 
 
 def test_a_copy_of_the_project_elsewhere_finds_its_own_configs(tool: Tool, tmp_path: Path) -> None:
-    for name in ("configs", "tools"):
+    for name in ("configs", "mltrain", "tools"):
         shutil.copytree(ROOT / name, tmp_path / "elsewhere" / name)
     copied = tmp_path / "elsewhere/configs/loss/asl.yaml"
     copied.write_text(copied.read_text() + "\nunheard_of: 1\n")

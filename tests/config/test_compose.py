@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mltrain.config.compose import Source, load, load_run
-from mltrain.config.schema import FRAME, frame_options
+from mltrain.config.schema import SECTIONS, section_options
 from mltrain.errors import ConfigError
 
 RECIPE = """# @package _global_
@@ -63,8 +63,8 @@ def test_a_replaced_section_keeps_its_interpolations_and_overrides(recipe: Sourc
 
 def test_every_option_is_there_with_its_default() -> None:
     cfg = load()
-    for name, section in FRAME.items():
-        assert set(cfg[name]) == set(frame_options(section))
+    for name, section in SECTIONS.items():
+        assert set(cfg[name]) == set(section_options(section))
     assert {"gamma_neg", "gamma_pos", "clip", "detach_weight", "reduction"} <= set(cfg.loss)
 
 

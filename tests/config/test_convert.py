@@ -16,19 +16,18 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from mltrain.commands.evaluate import evaluate
 from mltrain.config.build import instantiate, load
 from mltrain.config.compose import load_run
-from mltrain.config.convert import convert
-from mltrain.config.evaluate import evaluate
-from mltrain.config.finished import FinishedRun, load_finished
-from mltrain.config.schema import Convert
-from mltrain.config.zoo import SOURCE_FILE
 from mltrain.errors import CheckpointError, ConfigError, MltrainError
 from mltrain.metrics import average_precision
 from mltrain.models.published import TRESNETS, recognise
 from mltrain.models.published_classes import described, names_of, repaired
 from mltrain.models.weights import read_state_dict
 from mltrain.pipeline.loader import EvalLoader
+from mltrain.runs.convert import convert
+from mltrain.runs.folder import FinishedRun, load_finished
+from mltrain.runs.zoo import SOURCE_FILE
 from tests.models import published_models as theirs
 from tests.promises.runs import fit
 
@@ -113,7 +112,7 @@ def test_a_published_file_becomes_a_run_with_the_published_logits(layout: str, t
     model = theirs.randomised(make())
     file = save(tmp_path / "w.pth", model.state_dict(), num_classes=5, idx_to_class=dict(enumerate(NAMES)))
     size = [] if "query2label" in layout else ["model.image_size=64"]
-    folder = convert(file, Convert(out=str(tmp_path / "run")), [*size, *words])
+    folder = convert(file, [*size, *words], out=tmp_path / "run")
     run = load_finished(folder)
     source = json.loads((folder / SOURCE_FILE).read_text())
     assert re.search(pattern, source["recognised"])
@@ -128,9 +127,9 @@ def test_a_zero_shot_file_answers_for_the_classes_it_is_given(tmp_path: Path) ->
     np.savez(tmp_path / "e.npz", class_names=np.array(NAMES[:3]), vectors=words.numpy())
     embeddings = [f"head.embeddings={tmp_path}/e.npz", "model.image_size=64"]
     with pytest.raises(ConfigError, match="any classes: name them"):
-        convert(file, Convert(out=str(tmp_path / "run")), embeddings)
+        convert(file, embeddings, out=tmp_path / "run")
     (tmp_path / "c.txt").write_text("\n".join(NAMES[:3]))
-    folder = convert(file, Convert(out=str(tmp_path / "run"), classes=str(tmp_path / "c.txt")), embeddings)
+    folder = convert(file, embeddings, out=tmp_path / "run", classes=str(tmp_path / "c.txt"))
     (tmp_path / "e.npz").unlink()  # the folder has what it needs
     assert_same_logits(load_finished(folder), model, False)
 
@@ -155,7 +154,7 @@ def test_every_tresnet_of_full_size_gives_the_published_logits(key: tuple, name:
     blocks, second, planes = key
     head = theirs.Linear(32 * planes, 80)
     model = theirs.randomised(theirs.TResNet(blocks, planes, second, head, pooled=True), gain=0.7)
-    run = load_finished(convert(save(tmp_path / "w.pth", model.state_dict()), Convert(out=str(tmp_path / "run")), SIZE))
+    run = load_finished(convert(save(tmp_path / "w.pth", model.state_dict()), SIZE, out=tmp_path / "run"))
     assert run.config.model.name == name
     images = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1)).double()
     with torch.inference_mode():
@@ -169,7 +168,7 @@ def test_the_scales_of_inplace_abn_are_folded_with_their_eps(tmp_path: Path) -> 
     scale = model.body.conv1[1].weight
     with torch.no_grad():
         scale[:4] = torch.tensor([0.0, -0.5, 0.5, -1e-5])
-    folder = convert(save(tmp_path / "w.pth", model.state_dict()), Convert(out=str(tmp_path / "run")), SIZE)
+    folder = convert(save(tmp_path / "w.pth", model.state_dict()), SIZE, out=tmp_path / "run")
     found = load_finished(folder).model.backbone.model.body.conv1.bn.weight
     torch.testing.assert_close(found, scale.abs() + 1e-5, rtol=0, atol=0)
     assert found[0] == 1e-5
@@ -192,12 +191,12 @@ def test_wrappers_settings_and_numpy_numbers_in_the_file_are_no_obstacle(
     }
     torch.save(content, tmp_path / "net_64_224.pth")
     caplog.set_level(logging.INFO, logger="mltrain")
-    folder = convert(tmp_path / "net_64_224.pth", Convert(out=str(tmp_path / "run")))
+    folder = convert(tmp_path / "net_64_224.pth", out=tmp_path / "run")
     assert load_finished(folder).class_names == tuple(NAMES)
     assert load_finished(folder).image_size == 224
     assert "model.image_size=224 (in the file's name)" in caplog.text
     before = caplog.text.count("converted before")
-    assert convert(tmp_path / "net_64_224.pth", Convert(out=str(tmp_path / "run"))) == folder
+    assert convert(tmp_path / "net_64_224.pth", out=tmp_path / "run") == folder
     assert caplog.text.count("converted before") == before + 1
 
 
@@ -208,7 +207,7 @@ def test_code_in_a_published_file_is_not_run(plain: dict[str, Tensor], tmp_path:
 
     save(tmp_path / "w.pth", plain, idx_to_class=Evil())
     with pytest.raises(CheckpointError, match=r"w\.pth: refused, because it asks for exec"):
-        convert(tmp_path / "w.pth", Convert(out=str(tmp_path / "run")))
+        convert(tmp_path / "w.pth", out=tmp_path / "run")
     assert not (tmp_path / "pwned").exists() and not (tmp_path / "run").exists()
 
 
@@ -246,14 +245,14 @@ def test_what_does_not_fit_is_refused_with_the_numbers_that_disagree(
     classes = str(tmp_path / "names.txt") if words == ["classes"] else None
     given = [word for word in words if word != "classes"]
     with pytest.raises(MltrainError, match=message):
-        convert(file, Convert(out=str(tmp_path / "run"), classes=classes), [*SIZE, *given])
+        convert(file, [*SIZE, *given], out=tmp_path / "run", classes=classes)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_layout_says_what_it_holds_and_what_helps(tmp_path: Path) -> None:
     file = save(tmp_path / "w.pth", {"encoder.weight": torch.zeros(3, 4), "decoder.bias": torch.zeros(2)})
     with pytest.raises(CheckpointError, match=r"no backbone.*encoder.weight \(3, 4\), decoder.bias \(2,\).*model.name"):
-        convert(file, Convert(out=str(tmp_path / "run")))
+        convert(file, out=tmp_path / "run")
 
 
 def test_a_folder_that_is_no_conversion_is_never_replaced(plain: dict[str, Tensor], tmp_path: Path) -> None:
@@ -261,11 +260,11 @@ def test_a_folder_that_is_no_conversion_is_never_replaced(plain: dict[str, Tenso
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="is no converted checkpoint"):
-        convert(file, Convert(out=str(tmp_path / "mine"), overwrite=True), SIZE)
-    folder = convert(file, Convert(out=str(tmp_path / "run")), SIZE)
+        convert(file, SIZE, out=tmp_path / "mine", overwrite=True)
+    folder = convert(file, SIZE, out=tmp_path / "run")
     with pytest.raises(ConfigError, match="with other options; overwrite=true"):
-        convert(file, Convert(out=str(tmp_path / "run")), ["model.image_size=96"])
-    convert(file, Convert(out=str(tmp_path / "run"), overwrite=True), ["model.image_size=96"])
+        convert(file, ["model.image_size=96"], out=tmp_path / "run")
+    convert(file, ["model.image_size=96"], out=tmp_path / "run", overwrite=True)
     assert load_finished(folder).image_size == 96
 
 
@@ -305,7 +304,7 @@ def test_a_file_of_timms_is_converted_by_name_and_checked_against_timm(tmp_path:
     model = theirs.randomised(timm.create_model("test_resnet", num_classes=5))
     file = tmp_path / "checkpoint.pth.tar"
     torch.save({"arch": "test_resnet", "state_dict": model.state_dict(), "args": argparse.Namespace()}, file)
-    run = load_finished(convert(file, Convert(out=str(tmp_path / "run")), SIZE))
+    run = load_finished(convert(file, SIZE, out=tmp_path / "run"))
     images = torch.randint(0, 256, (2, 3, 64, 64)).float()
     with torch.inference_mode():
         torch.testing.assert_close(run.model(images), model(run.model.normalize(images)), rtol=0, atol=1e-4)
@@ -315,7 +314,7 @@ def test_a_model_of_timms_that_classifies_by_its_cls_token_is_refused(tmp_path: 
     model = theirs.randomised(timm.create_model("test_vit", num_classes=5))
     file = save(tmp_path / "w.pth", model.state_dict())
     with pytest.raises(CheckpointError, match=r"a CLS token.*model.name=test_vit model.checkpoint="):
-        convert(file, Convert(out=str(tmp_path / "run")), ["model.name=test_vit", "model.image_size=160"])
+        convert(file, ["model.name=test_vit", "model.image_size=160"], out=tmp_path / "run")
 
 
 def test_query2label_on_a_model_of_timms_is_converted_by_name(tmp_path: Path) -> None:
@@ -323,7 +322,7 @@ def test_query2label_on_a_model_of_timms_is_converted_by_name(tmp_path: Path) ->
     body.features = body.forward_features
     model = theirs.randomised(theirs.Query2Label(body, body.num_features, 5, size=64, dim=32, ffn=40))
     file = save(tmp_path / "w.pth", model.state_dict())
-    run = load_finished(convert(file, Convert(out=str(tmp_path / "run")), ["model.name=test_resnet"]))
+    run = load_finished(convert(file, ["model.name=test_resnet"], out=tmp_path / "run"))
     images = torch.randint(0, 256, (2, 3, 64, 64)).float()
     with torch.inference_mode():
         torch.testing.assert_close(run.model(images), model(run.model.normalize(images)), rtol=0, atol=1e-5)
@@ -340,7 +339,7 @@ def shapes_run(tmp_path_factory: pytest.TempPathFactory, plain: dict[str, Tensor
     model = theirs.randomised(tresnet(theirs.Linear(512, len(names))))
     file = save(folder / "w.pth", model.state_dict(), idx_to_class=dict(enumerate(reversed(names))))
     options = ["dataset=shapes", "dataset.num_train=40", "dataset.num_val=24", "dataset.image_size=32"]
-    return convert(file, Convert(out=str(folder / "run")), ["model.image_size=64", *options])
+    return convert(file, ["model.image_size=64", *options], out=folder / "run")
 
 
 def test_a_converted_run_is_evaluated_with_the_classes_in_its_own_order(

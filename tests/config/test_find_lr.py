@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mltrain.config.dataset_tools import read
-from mltrain.config.find_lr import FindLr, find_lr
+from mltrain.cli import read
+from mltrain.commands.find_lr import COMMAND, find_lr
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, MltrainError
 from tests.promises.runs import ROOT, TINY, environment
@@ -59,7 +59,7 @@ def test_rates_go_from_start_to_end_and_groups_keep_their_multipliers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*WORDS, "end=0.1", "optimizer.head_lr_multiplier=10", "ema=default"]
-    found = find_lr(*read(FindLr, words, whole=True))
+    found = find_lr(*read(COMMAND, words))
     assert found is not None and 1e-5 < found < 0.1
     assert len(rates) == 60 and min(rates[0]) == pytest.approx(1e-5) and min(rates[-1]) == pytest.approx(0.1)
     assert all(max(lrs) == pytest.approx(10 * min(lrs)) for lrs in rates)
@@ -70,7 +70,7 @@ def test_a_test_that_diverges_stops_early(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with caplog.at_level("INFO"), contextlib.suppress(MltrainError):  # whether a rate is found is not the matter here
-        find_lr(*read(FindLr, [*WORDS, "end=1e6", "optimizer=sgd", "optimizer.lr=0.01"], whole=True))
+        find_lr(*read(COMMAND, [*WORDS, "end=1e6", "optimizer=sgd", "optimizer.lr=0.01"]))
     assert 10 < len(rates) < 60
     assert "stopped at" in caplog.text and ("diverges" in caplog.text or "no longer finite" in caplog.text)
 
@@ -78,7 +78,7 @@ def test_a_test_that_diverges_stops_early(
 def test_a_loss_that_does_not_fall_is_said_so_with_the_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MltrainError, match=r"no suggestion: from 1\.0e-12 to 1\.0e-11 the loss did not fall"):
-        find_lr(*read(FindLr, [*WORDS, "start=1e-12", "end=1e-11", "out=a/b.png"], whole=True))
+        find_lr(*read(COMMAND, [*WORDS, "start=1e-12", "end=1e-11", "out=a/b.png"]))
     assert (tmp_path / "a/b.png").is_file()
 
 
@@ -95,12 +95,12 @@ def test_a_loss_that_does_not_fall_is_said_so_with_the_plot(tmp_path: Path, monk
 )
 def test_a_mistake_is_named_before_data_are_read(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as error:
-        read(FindLr, words, whole=True)
+        read(COMMAND, words)
     assert said in str(error.value)
 
 
 def test_an_experiment_and_every_key_of_training_are_taken() -> None:
-    cfg, _ = read(FindLr, ["+experiment=coco_asl_tresnet_l", "runner.batch_size=8"], whole=True)
+    cfg, _ = read(COMMAND, ["+experiment=coco_asl_tresnet_l", "runner.batch_size=8"])
     assert cfg.model.name == "tresnet_l" and cfg.runner.batch_size == 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 
 from mltrain.config.compose import CONFIGS, load, load_run
 from mltrain.config.identity import default_name, run_folder, run_id
-from mltrain.config.schema import LATER
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 
 BASE = load()
 
@@ -101,13 +102,13 @@ def test_a_config_composed_by_hydra_alone_has_a_name_too() -> None:
     assert run_folder(cfg).name == run_id(cfg)
 
 
-@pytest.mark.parametrize("path", LATER)
+@pytest.mark.parametrize("path", DEFAULTS_FOR_OLDER_RUNS)
 def test_an_option_that_came_later_exists_and_has_the_value_it_stands_for(path: str) -> None:
     section, _, key = path.partition(".")
     files = (CONFIGS / section).glob("*.yaml") if key else ()
     trees = [OmegaConf.to_container(BASE), *({section: yaml.safe_load(file.read_text())} for file in files)]
     values = [tree[section][key] if key else tree[section] for tree in trees if not key or key in tree[section]]
-    assert LATER[path] in values
+    assert DEFAULTS_FOR_OLDER_RUNS[path] in values
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_an_option_that_came_later_exists_and_has_the_value_it_stands_for(path: 
 def test_an_option_that_came_later_changes_the_id_only_where_it_is_used(override: str) -> None:
     tree = OmegaConf.to_container(BASE)
     assert isinstance(tree, dict)
-    for path in LATER:
+    for path in DEFAULTS_FOR_OLDER_RUNS:
         section, _, key = path.partition(".")
         (tree[section] if key else tree).pop(key or section, None)  # not every component has each
     older = OmegaConf.create(tree)
@@ -126,10 +127,17 @@ def test_an_option_that_came_later_changes_the_id_only_where_it_is_used(override
 def test_a_run_from_before_an_option_came_can_be_loaded(tmp_path: Path) -> None:
     tree = OmegaConf.to_container(BASE)
     assert isinstance(tree, dict)
-    for path in LATER:
+    for path in DEFAULTS_FOR_OLDER_RUNS:
         section, _, key = path.partition(".")
         (tree[section] if key else tree).pop(key or section, None)  # not every component has each
     OmegaConf.save(OmegaConf.create(tree), tmp_path / "config.yaml")
     loaded = load_run(tmp_path)
     assert loaded.partial == {"_target_": None}
     assert run_id(loaded) == run_id(BASE)
+
+
+def test_ids_of_earlier_commits_stay() -> None:
+    """run_ids.json was written by commit 31a3634: an id that changes would lose the runs people have."""
+    known = json.loads((Path(__file__).parent / "run_ids.json").read_text(encoding="utf-8"))
+    assert len(known) > 100
+    assert {words: run_id(load(words.split())) for words in known} == known

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mltrain.config.assemble import train
+from mltrain.cli import read
+from mltrain.commands.inspect_batch import COMMAND, inspect_batch
 from mltrain.config.build import load
-from mltrain.config.dataset_tools import read
-from mltrain.config.inspect_batch import InspectBatch, inspect_batch
 from mltrain.errors import ConfigError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.models.classifier import Classifier
 from mltrain.report.batch import epoch_counts, layout_of, named_targets, sampler_table, target_table, tensor_table
+from mltrain.runs.assemble import train
 from tests.promises.runs import ROOT, TINY, environment
 
 MIXED = ["augment=standard", "mix=cutmix", "partial=drop", "sampler=class_aware"]
@@ -51,7 +51,7 @@ def test_the_batch_is_bit_for_bit_the_one_that_training_meets(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*TINY, *MIXED, f"runner.accumulate={accumulate}", "runner.batch_size=8", "sampler.epoch_size=64"]
-    inspect_batch(*read(InspectBatch, [*words, f"epoch={epoch}", f"step={step}"], whole=True))
+    inspect_batch(*read(COMMAND, [*words, f"epoch={epoch}", f"step={step}"]))
     (shown,) = normalised
     normalised.clear()
     per_epoch = 64 // (8 * accumulate)
@@ -91,7 +91,7 @@ def test_tables_and_picture_without_a_run_folder_or_weights(tmp_path: Path) -> N
 def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        inspect_batch(*read(InspectBatch, [*TINY, *words], whole=True))
+        inspect_batch(*read(COMMAND, [*TINY, *words]))
     assert said in str(error.value)
 
 

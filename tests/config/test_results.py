@@ -9,9 +9,9 @@ import yaml
 
 from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import run_id
-from mltrain.config.results import load_settings, option_name
-from mltrain.config.schema import INJECTED, LATER
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, INJECTED
 from mltrain.errors import DataError
+from mltrain.runs.settings import load_settings, option_name
 from tests.report.run_folders import composed, load, write_run
 
 SAME_TARGET = {"scratch": "adamw"}
@@ -44,7 +44,7 @@ def test_settings_are_those_of_the_run_id_under_names(tmp_path: Path) -> None:
     assert full["loss"]["_target_"] == "mltrain.losses.bce.BinaryCrossEntropy"
     assert settings["loss"] == "bce" and settings["optimizer.lr"] == full["optimizer"]["lr"]
     assert not {key for key in settings if key.startswith(("paths.", "logger.", "name", "rerun", "data.num_workers"))}
-    assert set(LATER) <= set(settings), "shown beside runs that have them otherwise"
+    assert set(DEFAULTS_FOR_OLDER_RUNS) <= set(settings), "shown beside runs that have them otherwise"
 
 
 def test_where_data_lie_and_how_numbers_are_spelled_make_no_difference(tmp_path: Path) -> None:

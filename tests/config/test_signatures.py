@@ -65,7 +65,7 @@ TARGETS = [
     "mltrain.datasets.coco.coco",
     "mltrain.pipeline.augment.TrainAugment",
     "mltrain.pipeline.samplers.UniformSampler",
-    "mltrain.config.schema.Runner",
+    "mltrain.config.schema.RunnerOptions",
 ]
 
 

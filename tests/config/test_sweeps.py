@@ -17,18 +17,19 @@ from typing import Any
 
 import pytest
 
-from mltrain.config import launchers
 from mltrain.config.compose import CONFIGS, Source, compose_settings
-from mltrain.config.sweep_job import Record, Sweep
-from mltrain.config.watch import Watch, summary
 from mltrain.errors import ConfigError
+from mltrain.sweeps import launchers
+from mltrain.sweeps.job import Record, Sweep
+from mltrain.sweeps.watch import Watch, summary
 
 ROOT = CONFIGS.parent
 
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from mltrain.config import cli
+from mltrain import cli
+from mltrain.console import exit_on_error
 from mltrain.config.identity import run_folder
 from mltrain.engine.signals import StopSignal
 from mltrain.errors import DataError, Interrupted
@@ -60,7 +61,8 @@ def work(cfg):
         return result
 
 if __name__ == "__main__":
-    cli.main("train", work, about="about this tool", config_dir=Path(%r))
+    with exit_on_error():
+        cli.execute(cli.Command(work, "about this tool", "config", after_sweep=lambda folder: None), sys.argv[1:])
 """
 
 # A cluster of one machine: `sbatch` runs the tasks of an array at once, in the background.
@@ -106,7 +108,7 @@ class Program:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.script = folder / "tool.py"
-        self.script.write_text(SCRIPT.replace("%r", repr(str(ROOT / "configs"))))
+        self.script.write_text(SCRIPT)
         (folder / "bin").mkdir()
         for name, code in SLURM.items():
             file = folder / "bin" / name

@@ -178,8 +178,8 @@ def test_a_target_may_not_be_reached_through_an_allowed_module() -> None:
     for target in (
         "torch.nn.functional.torch.load",
         "timm.layers.config.os.system",
-        "mltrain.config.cli.os.system",
-        "mltrain.config.cli.sys.exit",
+        "mltrain.cli.os.system",
+        "mltrain.cli.sys.exit",
     ):
         with pytest.raises(ConfigError, match=r"loss\._target_"):
             load([f"loss._target_={target}", "~loss.gamma_neg"])

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from mltrain.config import zoo
+from mltrain.commands.evaluate import evaluate
 from mltrain.config.build import instantiate, load
 from mltrain.config.compose import load_run
-from mltrain.config.evaluate import evaluate
-from mltrain.config.finished import load_finished
 from mltrain.engine.run_folder import PREDICTIONS
 from mltrain.errors import ConfigError, DataError
 from mltrain.metrics.envelope import envelope_average_precision
 from mltrain.models.published import SIZES
 from mltrain.prepare.fetch import CHECKSUMS, STORE
+from mltrain.runs import zoo
+from mltrain.runs.folder import load_finished
+from mltrain.runs.obtain import run_folder
 from tests.models import published_models as theirs
 from tests.prepare.conftest import Site, site  # noqa: F401
 
@@ -57,13 +58,13 @@ def test_the_options_of_a_row_compose(name: str) -> None:
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"(?s)did you mean zoo:mld_tresnet_m_coco.*allowed: asl_tresnet_m_coco"):
-        zoo.run_folder("zoo:mld_tresnet_m_coc")
-    assert zoo.run_folder("runs/a/b") == Path("runs/a/b")
+        run_folder("zoo:mld_tresnet_m_coc")
+    assert run_folder("runs/a/b") == Path("runs/a/b")
 
 
 def test_a_file_without_an_address_says_where_to_get_it_and_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Get it from https://github.com/SlongLiu/query2labels and .* as .*zoo/Q2L"):
-        zoo.run_folder("zoo:q2l_resnet101_448_coco", [f"paths.data={tmp_path}"])
+        run_folder("zoo:q2l_resnet101_448_coco", [f"paths.data={tmp_path}"])
 
 
 # -- from address to comparison --------------------------------------------------------------------------------------
@@ -111,13 +112,13 @@ def test_a_model_is_downloaded_once_converted_once_and_compared_with_its_figure(
     site.files["small.pth"], site.cuts = published, [len(published) // 2]
     words = use(monkeypatch, tmp_path, small=row(site))
     caplog.set_level(logging.INFO, logger="mltrain")
-    folder = zoo.run_folder("zoo:small", words)
+    folder = run_folder("zoo:small", words)
     assert folder == tmp_path / "runs" / "zoo" / "small"
     assert site.ranges_asked() == [None, f"bytes={len(published) // 2}-"], "a cut download goes on"
     checksum = hashlib.sha256(published).hexdigest()
     assert (tmp_path / "data" / "zoo" / STORE / CHECKSUMS).read_text() == f"{checksum}  small.pth\n"
     assert json.loads((folder / "source.json").read_text())["sha256"] == checksum
-    assert zoo.run_folder("zoo:small", words) == folder and len(site.asked) == 2
+    assert run_folder("zoo:small", words) == folder and len(site.asked) == 2
 
     quick = ["runner.device=cpu", "runner.amp=off", "data.num_workers=0"]
     result = evaluate(load_run(folder, ["dataset=shapes", *words, *quick]), folder)
@@ -142,7 +143,7 @@ def test_the_published_metric_is_the_one_compared(
     site.files["small.pth"] = published
     figure = {"map": 40.0, "metric": "envelope", "images": None}
     words = use(monkeypatch, tmp_path, small=row(site, published=figure))
-    folder = zoo.run_folder("zoo:small", words)
+    folder = run_folder("zoo:small", words)
     quick = ["runner.device=cpu", "runner.amp=off", "data.num_workers=0"]
     result = evaluate(load_run(folder, [*quick, "metrics.save_predictions=true"]), folder)
     assert result is not None
@@ -162,21 +163,21 @@ def test_another_file_than_the_tables_is_refused(
     site.files["small.pth"] = published
     words = use(monkeypatch, tmp_path, small=row(site, sha256="0" * 64))
     with pytest.raises(DataError, match=r"small.pth: SHA-256 .*, and models.yaml has 0000"):
-        zoo.run_folder("zoo:small", words)
+        run_folder("zoo:small", words)
     site.files["page.pth"] = b"<!DOCTYPE html><html>please log in"
     words = use(monkeypatch, tmp_path, page=row(site, file="page.pth", url=site.url("page.pth")))
     with pytest.raises(DataError, match="is a web page"):
-        zoo.run_folder("zoo:page", words)
+        run_folder("zoo:page", words)
     words = use(monkeypatch, tmp_path, gone=row(site, file="gone.pth", url=site.url("gone.pth")))
     with pytest.raises(DataError, match=r"gone.pth could not be downloaded:\n.*404"):
-        zoo.run_folder("zoo:gone", words)
+        run_folder("zoo:gone", words)
 
 
 def test_only_one_process_downloads(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     words = use(monkeypatch, tmp_path, small=row(site))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="get it with one process first"):
-        zoo.run_folder("zoo:small", words)
+        run_folder("zoo:small", words)
     assert not site.asked
 
 
@@ -187,7 +188,7 @@ def test_a_named_data_set_replaces_the_runs_or_keeps_its_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site.files["small.pth"] = published
-    folder = zoo.run_folder("zoo:small", use(monkeypatch, tmp_path, small=row(site)))
+    folder = run_folder("zoo:small", use(monkeypatch, tmp_path, small=row(site)))
     assert load_run(folder, ["dataset=shapes"]).dataset.num_val == 12, "its own data set keeps its options"
     assert load_run(folder, ["dataset=shapes", "dataset.num_val=5"]).dataset.num_val == 5
     other = load_run(folder, ["dataset=csv", "dataset.file=my.csv"]).dataset

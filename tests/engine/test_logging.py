@@ -112,7 +112,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, 
 
 
 def test_wandb_goes_on_in_the_same_run_offline(tmp_path, one_rank, monkeypatch):
-    pytest.importorskip("wandb", reason="needs mltrain[wandb]")
+    pytest.importorskip("wandb", reason="needs mltrain-vision[wandb]")
     monkeypatch.setenv("WANDB_MODE", "offline")
     for resumed in (0, 2):
         with make_sinks(tmp_path, _config(wandb=True), one_rank) as sinks:
@@ -123,7 +123,7 @@ def test_wandb_goes_on_in_the_same_run_offline(tmp_path, one_rank, monkeypatch):
 
 
 def test_mlflow_goes_on_in_the_same_run(tmp_path, one_rank, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="needs mltrain[mlflow]")
+    mlflow = pytest.importorskip("mlflow", reason="needs mltrain-vision[mlflow]")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for resumed in (0, 2):
         with make_sinks(tmp_path, _config(mlflow=True), one_rank) as sinks:

@@ -16,10 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mltrain.commands.export import Options, export
 from mltrain.config.compose import load_run
-from mltrain.config.export import export
-from mltrain.config.finished import load_finished
-from mltrain.config.schema import Export
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.models import create_classifier
 from mltrain.models import export as models_export
@@ -27,6 +25,7 @@ from mltrain.models.classifier import Classifier
 from mltrain.models.export import BATCHES, export_classifier, random_images
 from mltrain.pipeline.augment import EvalResize
 from mltrain.pipeline.decode import read_image
+from mltrain.runs.folder import load_finished
 from tests.promises.runs import ROOT, environment
 
 CLASSES = 7
@@ -199,7 +198,7 @@ def exported(trained: Path) -> Path:
     """model.onnx of the trained run."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    return export(load_run(trained, ["metrics.threshold=0.3"]), trained, Export())
+    return export(load_run(trained, ["metrics.threshold=0.3"]), trained, Options())
 
 
 def test_the_script_of_the_docs_gives_mltrains_answers_without_mltrain(
@@ -255,7 +254,7 @@ def test_a_run_is_checked_on_real_images_and_its_thresholds_are_stored(
     content |= {"chosen_by": "F1 of each class", "tuned_on": {"name": "shapes/val"}}
     (run / "thresholds.json").write_text(json.dumps(content))
     (tmp_path / "photos").mkdir()
-    options = Export(images=f"{tmp_path}/photos", out=f"{tmp_path}/model.pt2")
+    options = Options(images=f"{tmp_path}/photos", out=f"{tmp_path}/model.pt2")
     with pytest.raises(ConfigError, match="neither an image nor a folder"):
         export(load_run(run), run, options)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "red.jpg")

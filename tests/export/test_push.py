@@ -18,19 +18,18 @@ import torch
 import yaml
 from PIL import Image
 
+from mltrain.commands.evaluate import evaluate
+from mltrain.commands.push import Options, push
 from mltrain.config.compose import load_run
-from mltrain.config.evaluate import evaluate
-from mltrain.config.finished import build_model, load_finished
-from mltrain.config.push import push
-from mltrain.config.schema import Push
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.export import random_images
 from mltrain.models.label_embeddings import write_label_embeddings
+from mltrain.runs.folder import build_model, load_finished
 from tests.promises.runs import ROOT, execute
 
 
 def pushed(run: Path, out: Path, **options: Any) -> Path:
-    return push(load_run(run), run, Push(out=str(out), **options))
+    return push(load_run(run), run, Options(out=str(out), **options))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +180,7 @@ def test_thresholds_come_along_and_their_figures_are_on_the_card(trained: Path, 
     text = (out / "README.md").read_text()
     assert "above 0.25 (tuned for F1 of each class on shapes/val)" in text
     assert "OF1 20.00 (10.00 with 0.5), over 5 folds of shapes/val" in text
-    from mltrain.config.thresholds import thresholds_of
+    from mltrain.runs.thresholds import thresholds_of
 
     assert set(thresholds_of(load_finished(out))) == {0.25}
 
@@ -207,7 +206,7 @@ def test_a_push_that_fails_leaves_the_folder_as_it_was(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mltrain.config.push.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(MltrainError, match="cannot be written: No space left on device"):
         pushed(trained, out, license="mit")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before

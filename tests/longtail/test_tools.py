@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.config import dataset_tools
-from mltrain.config.dataset_tools import CreateLongtail, DatasetStats, create_longtail, dataset_stats, read
-from mltrain.config.schema import frame_options
+from mltrain import cli
+from mltrain.cli import read
+from mltrain.commands import create_longtail_dataset as command
+from mltrain.commands.create_longtail_dataset import create_longtail
+from mltrain.commands.dataset_stats import COMMAND as STATS
+from mltrain.commands.dataset_stats import dataset_stats
+from mltrain.config.schema import section_options
 from mltrain.datasets import read_csv
 from mltrain.errors import ConfigError, DataError
 from mltrain.longtail import read_split
@@ -33,7 +37,7 @@ def labels_csv(folder: Path, n: int = 300) -> Path:
 
 def make(tmp_path: Path, *words: str) -> Path:
     file = labels_csv(tmp_path)
-    return create_longtail(*read(CreateLongtail, ["dataset=csv", f"dataset.file={file}", *words]))
+    return create_longtail(*read(command.COMMAND, ["dataset=csv", f"dataset.file={file}", *words]))
 
 
 def run(tool: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -71,8 +75,8 @@ def test_source_trainval_takes_both_splits_in_the_order_of_files(tmp_path: Path)
     rows = [f"{i:03d}.jpg,c{i % 2};?c{(i + 1) % 2},{'val' if i % 3 else 'train'}" for i in range(60)]
     file.write_text("image,labels,split\n" + "\n".join(rows) + "\n")
     words = ["dataset=csv", f"dataset.file={file}", "max=20", "shortage=clip"]
-    both = create_longtail(*read(CreateLongtail, [*words, "source=trainval", f"out={tmp_path / 'both'}"]))
-    alone = create_longtail(*read(CreateLongtail, [*words, f"out={tmp_path / 'alone'}"]))
+    both = create_longtail(*read(command.COMMAND, [*words, "source=trainval", f"out={tmp_path / 'both'}"]))
+    alone = create_longtail(*read(command.COMMAND, [*words, f"out={tmp_path / 'alone'}"]))
     assert read_split(both).manifest["source"]["images"] == 60
     assert read_split(alone).manifest["source"]["images"] == 20
     ids = (both / "image_ids.txt").read_text().split()
@@ -83,8 +87,8 @@ def test_source_trainval_takes_both_splits_in_the_order_of_files(tmp_path: Path)
 def test_source_trainval_never_takes_a_test_set_that_stands_in_for_validation(tmp_path: Path) -> None:
     words = ["dataset=digits", f"dataset.root={tmp_path / 'digits'}", "source=trainval", "max=9", "shortage=clip"]
     with pytest.raises(ConfigError, match="digits/test stands in for it"):
-        create_longtail(*read(CreateLongtail, [*words, f"out={tmp_path / 'leak'}"]))
-    made = create_longtail(*read(CreateLongtail, [*words, "dataset.val_fraction=0.2", f"out={tmp_path / 'lt'}"]))
+        create_longtail(*read(command.COMMAND, [*words, f"out={tmp_path / 'leak'}"]))
+    made = create_longtail(*read(command.COMMAND, [*words, "dataset.val_fraction=0.2", f"out={tmp_path / 'lt'}"]))
     split = read_split(made)
     assert split.val is not None and not (tmp_path / "leak").exists()
     assert all(labels.image_paths[0].split("/")[-3] == "train" for labels in (split.train, split.val))
@@ -106,13 +110,13 @@ def test_an_impossible_request_names_class_and_numbers_and_writes_nothing(tmp_pa
 
 
 def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_tools, "_draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(command, "_draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     words = ["dataset=csv", f"dataset.file={labels_csv(tmp_path)}", "max=60", f"out={tmp_path / 'lt'}"]
     monkeypatch.setattr(sys, "argv", ["create_longtail_dataset.py", *words])
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stopped:
-            dataset_tools.main(create_longtail, CreateLongtail, about="", config_dir=ROOT / "configs")
+            cli.main("create_longtail_dataset")
     finally:
         signal.signal(signal.SIGTERM, before)
     assert stopped.value.code == 143
@@ -154,7 +158,7 @@ def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: P
 )  # fmt: skip
 def test_a_mistake_is_named_before_data_are_read(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as error:
-        read(CreateLongtail, ["dataset=csv", *words] if words[0].startswith("dataset.need") else words)
+        read(command.COMMAND, ["dataset=csv", *words] if words[0].startswith("dataset.need") else words)
     assert said in str(error.value)
 
 
@@ -170,12 +174,12 @@ def test_dashes_are_answered_with_the_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "options"), [("create_longtail_dataset.py", CreateLongtail), ("dataset_stats.py", DatasetStats)]
+    ("tool", "options"), [("create_longtail_dataset.py", command.COMMAND.options), ("dataset_stats.py", STATS.options)]
 )
 def test_help_names_every_option_and_data_set(tmp_path: Path, tool: str, options: type) -> None:
     done = run(tool, "--help", cwd=tmp_path)
     assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 120
-    for name, option in frame_options(options).items():
+    for name, option in section_options(options).items():
         shown = str(option.default).lower().replace("none", "null")
         assert f"{name}=" in done.stdout, name
         if name not in ("b", "method", "source", "counts", "json", "out"):
@@ -207,7 +211,7 @@ def test_dataset_stats_counts_what_the_file_says(tmp_path: Path, capsys: pytest.
         f"out={tmp_path / 'st'}",
         f"json={tmp_path / 'x.json'}",
     ]
-    numbers = dataset_stats(*read(DatasetStats, words))
+    numbers = dataset_stats(*read(STATS, words))
     train, val = numbers["train"], numbers["val"]
     assert (train["images"], train["labels"], train["images_without_positive"], train["unknown_targets"]) == (
         4,
@@ -235,5 +239,5 @@ def test_dataset_stats_counts_what_the_file_says(tmp_path: Path, capsys: pytest.
 
 
 def test_dataset_stats_of_one_split_without_val(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    numbers = dataset_stats(*read(DatasetStats, ["dataset=csv", f"dataset.file={labels_csv(tmp_path)}", "top=2"]))
+    numbers = dataset_stats(*read(STATS, ["dataset=csv", f"dataset.file={labels_csv(tmp_path)}", "top=2"]))
     assert list(numbers) == ["train"] and "... 2 more" in capsys.readouterr().out

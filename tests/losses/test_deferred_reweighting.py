@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mltrain.config.assemble import train
 from mltrain.config.build import load
 from mltrain.errors import Interrupted
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.losses.ldam import LDAMLoss
 from mltrain.losses.ldam_softmax import LDAMSoftmaxLoss
+from mltrain.runs.assemble import train
 from tests.promises.runs import TINY, assert_same, fit, state, stop_at
 
 COUNTS = [60, 12, 3, 0]

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mltrain.commands.explain import Options, explain
 from mltrain.config.compose import load_run
-from mltrain.config.explain_tool import explain
-from mltrain.config.finished import load_finished
-from mltrain.config.predict import Predictor
-from mltrain.config.schema import Explain
 from mltrain.errors import ConfigError, DataError
 from mltrain.pipeline.augment import EvalResize
 from mltrain.report.overlays import overlay, strength
+from mltrain.runs.folder import load_finished
+from mltrain.runs.predictor import Predictor
 from tests.promises.runs import ROOT, execute
 
 
@@ -37,11 +36,11 @@ def test_classes_are_those_asked_for_or_else_the_best(
 ) -> None:
     names = load_finished(run).class_names
     words = [str(images / "0.png")]
-    explain(load_run(run), run, Explain(out=str(tmp_path), classes=[names[4], names[2]]), words)
+    explain(load_run(run), run, Options(out=str(tmp_path), classes=[names[4], names[2]]), words)
     made = sorted(path.name for path in (tmp_path / "0").iterdir())
     assert made == [f"01_{names[4]}.png", f"02_{names[2]}.png"]
     with caplog.at_level("INFO", "mltrain"):
-        (sheet,) = explain(load_run(run), run, Explain(out=str(tmp_path / "none"), threshold=1.0), words)
+        (sheet,) = explain(load_run(run), run, Options(out=str(tmp_path / "none"), threshold=1.0), words)
     assert len(list(sheet.with_suffix("").iterdir())) == 1
     assert "no class is above its threshold: the best one" in caplog.text
 
@@ -49,12 +48,12 @@ def test_classes_are_those_asked_for_or_else_the_best(
 def test_bad_images_are_left_out_and_mistakes_named(run: Path, images: Path, tmp_path: Path) -> None:
     good = str(images / "0.png")
     with pytest.raises(DataError, match="1 of 2 images could not be read"):
-        explain(load_run(run), run, Explain(out=str(tmp_path), topk=1), ["none.png", good])
+        explain(load_run(run), run, Options(out=str(tmp_path), topk=1), ["none.png", good])
     assert len(list(tmp_path.rglob("*.png"))) == 2
     name = load_finished(run).class_names[0]
     for options, message in (
-        (Explain(classes=[name[:-1] + "x"]), f"the run has no such class; did you mean {name}"),
-        (Explain(classes=[name], topk=2), "leave out threshold and topk"),
+        (Options(classes=[name[:-1] + "x"]), f"the run has no such class; did you mean {name}"),
+        (Options(classes=[name], topk=2), "leave out threshold and topk"),
     ):
         with pytest.raises(ConfigError, match=message):
             explain(load_run(run), run, options, [good])
@@ -99,8 +98,8 @@ def test_no_picture_takes_the_place_of_an_image_or_of_another_s(run: Path, image
     before = (tmp_path / "b.png").read_bytes()
     for out in (tmp_path, tmp_path / "b.png"):
         with pytest.raises(ConfigError, match=r"is one of the images; name another folder|File exists"):
-            explain(load_run(run), run, Explain(out=str(out), topk=1), [str(tmp_path / "b.png")])
+            explain(load_run(run), run, Options(out=str(out), topk=1), [str(tmp_path / "b.png")])
     assert (tmp_path / "b.png").read_bytes() == before
     words = [str(tmp_path / name) for name in ("a.png", "a.jpg", "b.png", "a.png")]
-    sheets = explain(load_run(run), run, Explain(out=str(tmp_path / "out"), topk=1), words)
+    sheets = explain(load_run(run), run, Options(out=str(tmp_path / "out"), topk=1), words)
     assert [sheet.name for sheet in sheets] == ["a.png.png", "a.jpg.png", "b.png", "a.png.png"]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mltrain.commands.predict import Options, predict
 from mltrain.config.compose import load_run
-from mltrain.config.predict_tool import image_files, predict
-from mltrain.config.schema import Predict
 from mltrain.errors import ConfigError, DataError
+from mltrain.runs.predictor import image_files
 from tests.promises.runs import ROOT, environment
 
 
@@ -29,7 +29,7 @@ def tool(*words: object, code: int = 0, stdin: str = "") -> tuple[str, str]:
 
 def labels(run: Path, words: list[str], capsys: pytest.CaptureFixture[str], **options: object) -> str:
     """The same in this process."""
-    predict(load_run(run, ["data.num_workers=0"]), run, Predict(**options), words)  # type: ignore[arg-type]
+    predict(load_run(run, ["data.num_workers=0"]), run, Options(**options), words)  # type: ignore[arg-type]
     return capsys.readouterr().out
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mltrain import Predictor
-from mltrain.config.finished import load_finished
 from mltrain.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from mltrain.pipeline.augment import EvalResize
 from mltrain.pipeline.decode import read_image
+from mltrain.runs.folder import load_finished
 
 
 def files_of(images: Path) -> list[Path]:

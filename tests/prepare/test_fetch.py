@@ -24,8 +24,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from mltrain.config.dataset_tools import read
-from mltrain.config.prepare_tool import PrepareData, prepare_data
+from mltrain.commands.create_longtail_dataset import read
+from mltrain.commands.prepare_data import PrepareData, prepare_data
 from mltrain.datasets import sources
 from mltrain.datasets.sources import Counts, Plan, Source
 from mltrain.errors import ConfigError, DataError

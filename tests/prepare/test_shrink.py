@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mltrain.config.prepare_tool import PrepareData, prepare_data
+from mltrain.commands.prepare_data import PrepareData, prepare_data
 from mltrain.datasets import read_csv
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mltrain.config.assemble import train
 from mltrain.config.build import load
 from mltrain.config.identity import run_folder
 from mltrain.engine.step import TrainStep
+from mltrain.runs.assemble import train
 
 ROOT = Path(__file__).resolve().parents[2]
 

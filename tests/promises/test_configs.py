@@ -10,9 +10,9 @@ import yaml
 from omegaconf import DictConfig
 
 from mltrain.config.compose import CONFIGS, Source, load
-from mltrain.config.schema import FRAME, INJECTED
+from mltrain.config.rules import task_of_loss
+from mltrain.config.schema import INJECTED, SECTIONS
 from mltrain.config.signatures import locate
-from mltrain.config.task import task_of_loss
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "train.yaml" and "hydra" not in path.parts)
 # What such a file leaves to the user (???).
@@ -46,7 +46,7 @@ def identifier(path: Path) -> str:
 def test_there_are_configs_of_every_component() -> None:
     groups = {path.parent.name for path in FILES}
     assert groups >= INJECTED.keys()
-    assert groups <= INJECTED.keys() | FRAME.keys() | {"experiment"}, "a folder that no section reads"
+    assert groups <= INJECTED.keys() | SECTIONS.keys() | {"experiment"}, "a folder that no section reads"
 
 
 @pytest.mark.parametrize("path", FILES, ids=identifier)

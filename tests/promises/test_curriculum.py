@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from mltrain.config.assemble import assemble
+from mltrain.cli import read
+from mltrain.commands.create_longtail_dataset import COMMAND, create_longtail
 from mltrain.config.build import load
-from mltrain.config.dataset_tools import CreateLongtail, create_longtail, read
 from mltrain.config.identity import run_folder, run_id
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.step import TrainStep
 from mltrain.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
 from mltrain.models.classifier import Classifier
+from mltrain.runs.assemble import assemble
 from tests.promises import test_single_label
 from tests.promises.runs import TINY, assert_same, execute, records, state, stop_at, torchrun
 
@@ -280,7 +281,7 @@ def test_the_table_says_what_was_chosen_and_what_it_cost(single: list[str]) -> N
 
 def test_a_long_tail_made_from_the_digits_trains_with_it(tmp_path: Path) -> None:
     words = ["dataset=digits", f"paths.data={tmp_path}/data", "curve=exponential", "max=12", "min=2"]
-    create_longtail(*read(CreateLongtail, [*words, "val_per_class=2", f"out={tmp_path}/split"]))
+    create_longtail(*read(COMMAND, [*words, "val_per_class=2", f"out={tmp_path}/split"]))
     own = [item for item in TINY if not item.startswith(("dataset.", "runner.epochs"))]
     places = [f"paths.data={tmp_path}/data", f"paths.runs={tmp_path}/runs", f"dataset.split={tmp_path}/split"]
     folder = fit(["+experiment=digits_lt_spbl", *own, *places, "runner.epochs=6", "curriculum.scorer=svm"])

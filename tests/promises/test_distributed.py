@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from mltrain.config.assemble import sync_batch_norm
 from mltrain.engine.distributed import Distributed
 from mltrain.models import create_backbone
+from mltrain.runs.assemble import sync_batch_norm
 from tests.promises.runs import execute, fit, state, torchrun
 
 # No batch-norm: its statistics are those of each rank's share unless runner.sync_bn, which needs GPUs.

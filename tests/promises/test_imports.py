@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,16 +13,23 @@ import pytest
 
 from tests.promises.runs import ROOT, environment
 
-SIBLINGS = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
-BASE = ("errors", "text", "files", "seeding", "console", "labels", "progress")
+GROUND = ("errors", "text", "files", "seeding", "console", "labels", "progress")
+LIBRARY = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
+BELOW = (*GROUND, *LIBRARY, "config")
 ALLOWED = {
-    **dict.fromkeys(BASE, BASE),
-    **{name: (*BASE, name) for name in SIBLINGS},
-    "prepare": (*BASE, *SIBLINGS, "prepare"),
-    "engine": (*BASE, *SIBLINGS, "engine"),
-    "report": (*BASE, *SIBLINGS, "engine", "report"),
-    "config": (*BASE, *SIBLINGS, "prepare", "engine", "report", "config"),
+    **dict.fromkeys(GROUND, GROUND),
+    **{name: (*GROUND, name) for name in LIBRARY},
+    "config": BELOW,
+    "engine": (*GROUND, *LIBRARY, "engine"),
+    "prepare": (*GROUND, *LIBRARY, "prepare"),
+    "sweeps": (*BELOW, "sweeps"),
+    "report": (*BELOW, "engine", "report"),
+    "runs": (*BELOW, "prepare", "engine", "report", "runs"),
+    "cli": (*BELOW, "sweeps", "runs"),
+    "commands": (*BELOW, "prepare", "engine", "report", "runs", "cli", "commands"),
+    "__main__": ("cli",),
 }
+KNOW_HYDRA = ("config", "sweeps", "runs", "cli", "commands")
 MODULES = sorted((ROOT / "mltrain").rglob("*.py"))
 
 
@@ -48,7 +56,25 @@ def test_imports_go_one_way(path: Path) -> None:
         if package == "mltrain" and rest:
             assert rest.split(".")[0] in ALLOWED[own], f"{path} imports {name}"
         if package in ("hydra", "omegaconf"):
-            assert own == "config", f"{path} imports {name}: only config and tools may"
+            assert own in KNOW_HYDRA, f"{path} imports {name}: only {KNOW_HYDRA} may"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside functions and under TYPE_CHECKING count too."""
+    names = {}
+    for path in MODULES:
+        parts = ("mltrain", *path.relative_to(ROOT / "mltrain").with_suffix("").parts)
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    edges = {name: {found for found in imported(path) if found in names} - {name} for name, path in names.items()}
+    for name, path in names.items():  # `from package import module` is an import of the module, not of the package
+        exact = {found for found in edges[name] if any(other.startswith(found + ".") for other in edges[name])}
+        edges[name] -= {
+            found for found in exact if names[found].name == "__init__.py" and path.parent == names[found].parent
+        }
+    try:
+        list(graphlib.TopologicalSorter(edges).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_library_is_usable_without_hydra() -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from mltrain.config import cli, sweep
-from mltrain.config.assemble import train
+from mltrain import cli
+from mltrain.commands.train import COMMAND as TRAIN
 from mltrain.config.build import instantiate
 from mltrain.config.compose import CONFIGS, Source, compose_settings, load, scan_overrides
 from mltrain.datasets.mlt_official import read_official
 from mltrain.datasets.shapes import shapes
 from mltrain.labels import LabelStats
 from mltrain.longtail.split import write_split
+from mltrain.sweeps import run as sweep
 from tests.datasets.mlt_files import ids, targets, write_official, write_voc
 from tests.promises.runs import TINY, fit, state
 
@@ -90,7 +91,7 @@ def test_the_whole_table_is_one_command() -> None:
 
 def test_a_sweep_over_recipes_runs_each_of_them(voc: list[str], tmp_path: Path) -> None:
     short = ["runner.epochs=1", "runner.max_steps=1", "runner.batch_size=8"]
-    cli.run("train", train, ["-m", "+experiment=glob(voc_mlt_db*)", *voc, *short], about="", config_dir=CONFIGS)
+    cli.execute(TRAIN, ["-m", "+experiment=glob(voc_mlt_db*)", *voc, *short])
     results = [result_of(path.parent) for path in (tmp_path / "runs").rglob("result.json")]
     assert sorted(result["name"] for result in results) == ["db", "db_focal"]
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from mltrain.config.assemble import assemble
 from mltrain.config.build import load
-from mltrain.config.task import BEST, task_of_loss
+from mltrain.config.rules import BEST, task_of_loss
 from mltrain.datasets.shapes_draw import CLASS_NAMES
 from mltrain.engine import distributed
 from mltrain.errors import ConfigError
 from mltrain.models.label_embeddings import write_label_embeddings
+from mltrain.runs.assemble import assemble
 from tests.promises.runs import ROOT, TINY
 
 LOSSES = {path.stem: yaml.safe_load(path.read_text())["_target_"] for path in (ROOT / "configs/loss").glob("*.yaml")}

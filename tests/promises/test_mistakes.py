@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mltrain.commands.evaluate import evaluate
 from mltrain.config.build import load, load_run
-from mltrain.config.evaluate import evaluate
 from mltrain.engine.lock import run_lock
 from mltrain.engine.step import TrainStep
 from mltrain.errors import CheckpointError, ConfigError, DataError, MltrainError, NonFiniteError

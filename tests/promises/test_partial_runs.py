@@ -13,11 +13,11 @@ import PIL.Image
 import pytest
 import torch
 
-from mltrain.config.assemble import build_parts, eval_loader
+from mltrain.commands.class_prior import class_prior
+from mltrain.commands.evaluate import evaluate
 from mltrain.config.compose import load, load_run
-from mltrain.config.evaluate import evaluate
-from mltrain.config.prior import class_prior
 from mltrain.engine import distributed, evaluator
+from mltrain.runs.assemble import build_parts, eval_loader
 from tests.promises.runs import ROOT, execute, fit
 
 

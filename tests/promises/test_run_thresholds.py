@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from mltrain.commands.evaluate import evaluate
+from mltrain.commands.tune_thresholds import Options, tune_thresholds
 from mltrain.config.compose import load_run
-from mltrain.config.evaluate import evaluate
-from mltrain.config.finished import load_finished
-from mltrain.config.schema import TuneThresholds
-from mltrain.config.thresholds import load_thresholds, thresholds_of, tune_thresholds
 from mltrain.errors import ConfigError
 from mltrain.metrics.counts import count_above
 from mltrain.metrics.thresholds import best_cut, best_cuts
+from mltrain.runs.folder import load_finished
+from mltrain.runs.thresholds import load_thresholds, thresholds_of
 from tests.promises.runs import ROOT, coloured_run, execute
 
 CLASSES = 3
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tuned(run: Path, **options: object) -> dict:
-    content = tune_thresholds(load_run(run), run, TuneThresholds(**options))  # type: ignore[arg-type]
+    content = tune_thresholds(load_run(run), run, Options(**options))  # type: ignore[arg-type]
     assert content == json.loads((run / "thresholds.json").read_text())
     return content
 
@@ -95,7 +95,7 @@ def test_evaluate_does_not_report_them_where_they_may_have_been_found(
 def test_without_a_test_split_the_figures_are_across_folds(run: Path) -> None:
     cfg = load_run(run)
     cfg.dataset.test_split = None
-    content = tune_thresholds(cfg, run, TuneThresholds(min_positives=1))
+    content = tune_thresholds(cfg, run, Options(min_positives=1))
     assert content is not None and content["folds"] == 5
     assert content["reported_on"] == content["tuned_on"]
     # the thresholds are those of all validation images all the same
@@ -118,7 +118,7 @@ def test_thresholds_that_are_not_this_model_s_are_refused(run: Path) -> None:
     content = tuned(run, weights="val")
     finished = load_finished(run, weights="val")
     assert thresholds_of(finished).tolist() == content["thresholds"]
-    with pytest.raises(ConfigError, match=r"of the raw weights .weights=val., not the EMA.*tune_thresholds\.py"):
+    with pytest.raises(ConfigError, match=r"of the raw weights .weights=val., not the EMA.*mltrain tune_thresholds"):
         load_thresholds(load_finished(run, weights="ema"))
     file = run / "thresholds.json"
     for change, message in (
@@ -146,11 +146,11 @@ def test_thresholds_that_are_not_this_model_s_are_refused(run: Path) -> None:
 )
 def test_options_that_mean_nothing_are_refused(run: Path, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        tune_thresholds(load_run(run), run, TuneThresholds(**options))
+        tune_thresholds(load_run(run), run, Options(**options))
 
 
 def test_single_label_runs_have_no_thresholds(run: Path) -> None:
     cfg = load_run(run)
     cfg.task = "single_label"
     with pytest.raises(ConfigError, match="there is nothing to tune"):
-        tune_thresholds(cfg, run, TuneThresholds())
+        tune_thresholds(cfg, run, Options())

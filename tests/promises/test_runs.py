@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from mltrain.config.assemble import build_parts, eval_loader, summarizer, train
 from mltrain.config.build import load
 from mltrain.config.identity import run_folder
 from mltrain.engine import distributed
 from mltrain.engine.evaluator import evaluate
 from mltrain.metrics import average_precision
+from mltrain.runs.assemble import build_parts, eval_loader, summarizer, train
 from tests.promises.runs import ROOT, command, execute, fit, state
 
 

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 from sklearn import metrics as sk
 
 from mltrain import losses
+from mltrain.cli import read
+from mltrain.commands.create_longtail_dataset import COMMAND, create_longtail
+from mltrain.commands.evaluate import Options, evaluate
 from mltrain.config.build import load, load_run
-from mltrain.config.dataset_tools import CreateLongtail, create_longtail, read
-from mltrain.config.evaluate import evaluate
-from mltrain.config.schema import Tuning
-from mltrain.config.task import BEST, best_figure, single_label_losses, task_of_loss
+from mltrain.config.rules import BEST, best_figure, single_label_losses, task_of_loss
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError, Interrupted
 from tests.promises.runs import TINY, assert_same, fit, records, state, stop_at
@@ -122,7 +122,7 @@ def test_it_learns_the_shapes_and_evaluates_again_from_its_folder(single: list[s
     assert again is not None and again["val"] == result["val"]
     assert (folder / "evaluation_val_confusion.csv").read_text() == (folder / "confusion.csv").read_text()
     with pytest.raises(ConfigError, match=r"tune=thresholds.*task=multi_label.*nothing to tune"):
-        evaluate(load_run(folder), folder, Tuning(tune="thresholds", tune_folds=2))
+        evaluate(load_run(folder), folder, Options(tune="thresholds", tune_folds=2))
 
 
 def test_folders_train_with_sigmoids_as_multi_label(single: list[str]) -> None:
@@ -217,7 +217,7 @@ def test_long_tailed_split_of_a_folder_trains(
         "min=3",
         "val_fraction=0.2",
     ]
-    cfg, options = read(CreateLongtail, [*words, f"out={tmp_path}/split", "shortage=clip"])
+    cfg, options = read(COMMAND, [*words, f"out={tmp_path}/split", "shortage=clip"])
     with caplog.at_level("INFO", "mltrain"):
         create_longtail(cfg, options)
     command = caplog.messages[-1].partition("train on it: ")[2].split()

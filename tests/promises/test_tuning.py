@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.config.compose import load_run, tool_options
-from mltrain.config.evaluate import evaluate
-from mltrain.config.schema import Tuning
+from mltrain.commands.evaluate import Options, evaluate
+from mltrain.config.compose import command_options, load_run
 from mltrain.errors import ConfigError
 from tests.promises.runs import ROOT, coloured_run, execute
 
@@ -24,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tuned(run: Path, **options: object) -> dict:
-    evaluate(load_run(run), run, Tuning(tune="thresholds", **options))  # type: ignore[arg-type]
+    evaluate(load_run(run), run, Options(tune="thresholds", **options))  # type: ignore[arg-type]
     return json.loads((run / "tuning.json").read_text())
 
 
@@ -56,7 +55,7 @@ def test_without_images_of_its_own_to_report_on_tuning_is_refused(run: Path) -> 
     ):
         cfg.dataset.file, cfg.dataset.test_split = str(file), split
         with pytest.raises(ConfigError, match=f"{reason}.*tune_folds=5"):
-            evaluate(cfg, run, Tuning(tune="thresholds"))
+            evaluate(cfg, run, Options(tune="thresholds"))
     assert not (run / "tuning.json").exists()
 
 
@@ -79,7 +78,7 @@ def test_folds_report_on_validation(run: Path) -> None:
 )
 def test_an_option_that_would_be_ignored_is_refused(run: Path, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(load_run(run), run, Tuning(**options))
+        evaluate(load_run(run), run, Options(**options))
 
 
 @pytest.mark.parametrize(
@@ -94,9 +93,9 @@ def test_an_option_that_would_be_ignored_is_refused(run: Path, options: dict, me
 )
 def test_mistyped_options_of_the_tool_get_an_answer(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        tool_options(Tuning, [word])
+        command_options(Options, [word])
 
 
 def test_other_words_are_left_to_the_config() -> None:
     words = ["seed=3", "dataset.root=x", "lr=1"]
-    assert tool_options(Tuning, [*words, "tune=threshold"]) == (Tuning(tune="threshold"), words)
+    assert command_options(Options, [*words, "tune=threshold"]) == (Options(tune="threshold"), words)

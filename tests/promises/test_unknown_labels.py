@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from mltrain.config.build import instantiate
 from mltrain.config.compose import CONFIGS, load
-from mltrain.config.task import MULTI_LABEL, task_of_loss
+from mltrain.config.rules import MULTI_LABEL, task_of_loss
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics import best_cut, best_cuts, summarize
 from mltrain.report.label_stats import count, summary

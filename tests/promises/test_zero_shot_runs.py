@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mltrain.config.assemble import train
+from mltrain.cli import read
+from mltrain.commands.build_label_embeddings import COMMAND, build_label_embeddings
+from mltrain.commands.evaluate import evaluate
 from mltrain.config.build import load
 from mltrain.config.compose import load_run
-from mltrain.config.dataset_tools import LabelEmbeddings, build_label_embeddings, read
-from mltrain.config.evaluate import evaluate
 from mltrain.datasets.shapes_draw import CLASS_NAMES
 from mltrain.errors import ConfigError, DataError
 from mltrain.models.label_embeddings import label_embeddings
+from mltrain.runs.assemble import train
 from tests.promises.runs import ROOT, environment, fit, state
 
 UNSEEN = ["disc", "square", "star"]
@@ -39,7 +40,7 @@ def test_a_run_reports_seen_and_unseen_classes_and_evaluates_again_the_same(
 ) -> None:
     data = [item for item in overrides if item.startswith(("dataset.", "paths.data"))]
     vectors = word_vectors(tmp_path / "vectors.txt")
-    file = build_label_embeddings(*read(LabelEmbeddings, [*data, f"vectors={vectors}"]))
+    file = build_label_embeddings(*read(COMMAND, [*data, f"vectors={vectors}"]))
     folder = fit([*overrides, *HEAD, *HIDE, "metrics.best=map_unseen"])
     result = json.loads((folder / "result.json").read_text())
     for weights in ("val", "ema"):
@@ -90,9 +91,9 @@ def test_the_tool_takes_names_from_a_file_and_other_words_for_them(tmp_path: Pat
     (tmp_path / "classes.txt").write_text("disc\nwheel of fortune\n")
     words = [f"vectors={vectors}", f"classes={tmp_path / 'classes.txt'}", f"out={tmp_path / 'e.npz'}"]
     with pytest.raises(DataError, match=r"wheel of fortune: no 'wheel', 'fortune'.*\n.*aliases=FILE"):
-        build_label_embeddings(*read(LabelEmbeddings, words))
+        build_label_embeddings(*read(COMMAND, words))
     (tmp_path / "aliases.txt").write_text("wheel of fortune = the disc\n")
-    file = build_label_embeddings(*read(LabelEmbeddings, [*words, f"aliases={tmp_path / 'aliases.txt'}"]))
+    file = build_label_embeddings(*read(COMMAND, [*words, f"aliases={tmp_path / 'aliases.txt'}"]))
     built = label_embeddings(file, ["wheel of fortune", "disc"])
     the, disc = label_embeddings(vectors, ["the", "disc"])
     np.testing.assert_allclose(built, [(the + disc) / 2, disc], rtol=1e-6)
@@ -116,4 +117,4 @@ def test_the_tool_says_what_is_wrong(
     (tmp_path / "c.txt").write_text("disc\n")
     (tmp_path / "a.txt").write_text("disc\n")
     with pytest.raises((ConfigError, DataError), match=message):
-        build_label_embeddings(*read(LabelEmbeddings, words))
+        build_label_embeddings(*read(COMMAND, words))

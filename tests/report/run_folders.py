@@ -13,10 +13,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from mltrain.config.compose import load
-from mltrain.config.results import load_settings
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.report.bootstrap import resampled_figures
 from mltrain.report.runs import RunRecord, read_runs
+from mltrain.runs.settings import load_settings
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mltrain.config.browse import Browse, browse
-from mltrain.config.dataset_tools import read
+from mltrain.cli import read
+from mltrain.commands.browse_dataset import COMMAND, browse
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
 from mltrain.report.html.browse import choose
@@ -51,7 +51,7 @@ def make(folder: Path, out: Path, *words: str) -> str:
         f"out={out}",
         *words,
     ]
-    return browse(*read(Browse, given, whole=True)).read_text(encoding="utf-8")
+    return browse(*read(COMMAND, given)).read_text(encoding="utf-8")
 
 
 def content(page: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from mltrain.commands.evaluate import evaluate
 from mltrain.config.compose import load_run
-from mltrain.config.evaluate import evaluate
 from mltrain.engine.evaluator import Evaluation, Predictions
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -11,12 +13,21 @@ from typing import Any
 
 import pytest
 
-from mltrain.config.report_tool import image_roots, report
+from mltrain import cli
+from mltrain.commands.report import COMMAND, image_roots
 from mltrain.errors import ConfigError, DataError
 from tests.report.browser import Opened, browser
 from tests.report.made_runs import EVIL, make_run
 
 LOSSES = {"asl": 3.0, "bce": 2.6, "focal": 2.5}
+
+
+def report(words: list[str]) -> Path:
+    """Run `mltrain report` and return the page whose path it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        cli.execute(COMMAND, words)
+    return Path(printed.getvalue().strip())
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +150,14 @@ def test_each_writes_the_page_of_every_finished_run(runs: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name a run folder"),
+        (["out=x.html"], "name a run folder"),
         (["nowhere"], "no such folder"),
-        (["RUN", "--baseline", "loss=bce"], "--baseline is for the comparison of several runs"),
-        (["RUN", "--each"], "--each is for the comparison of several runs"),
+        (["RUN", "--baseline", "loss=bce"], "baseline=loss=bce is for the comparison of several runs"),
+        (["RUN", "--each"], "each=true is for the comparison of several runs"),
         (["RUN", "loss=bce"], "filters are for several runs"),
-        (["ALL", "--resamples", "many"], "invalid int value"),
-        (["ALL", "--resamples=-1"], "must be at least 0"),
-        (["ALL", "--split", "train"], "invalid choice"),
+        (["ALL", "--resamples", "many"], "resamples=many: must be int of at least 0"),
+        (["ALL", "--resamples=-1"], "resamples=-1: must be int of at least 0"),
+        (["ALL", "--split", "train"], r"split=train: must be auto \| val \| test"),
         (["ALL", "los=bce"], "no run has a los; did you mean loss"),
         (["ALL", "--figure", "mpa"], "mpa"),
         (["ALL", "--out", "/proc/none/x.html"], "cannot be written"),
@@ -172,7 +183,8 @@ def test_reports_need_no_torch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> N
     import subprocess
 
     code = (
-        "import sys; sys.modules['torch'] = None\nfrom mltrain.config.report_tool import report\nreport(sys.argv[1:])"
+        "import sys; sys.modules['torch'] = None\n"
+        "from mltrain import cli\nfrom mltrain.commands.report import COMMAND\ncli.execute(COMMAND, sys.argv[1:])"
     )
     for words in ([str(runs / "small-gap-asl" / "00000000")], [str(runs), "--resamples", "20"]):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)

@@ -1,0 +1,1 @@
+"""The commands, a module each, named as the command: its help (the docstring), its options and its work."""

@@ -1,0 +1,96 @@
+"""Make the label embeddings that head=zero_shot reads, from a file of word vectors (word2vec, GloVe or fastText text).
+
+    mltrain build_label_embeddings dataset=nuswide_zsl vectors=crawl-300d-2M.vec
+    mltrain build_label_embeddings dataset=coco vectors=glove.6B.300d.txt aliases=aliases.txt
+    mltrain build_label_embeddings classes=classes.txt vectors=glove.6B.300d.txt out=embeddings.npz
+
+The file is read once, line by line, and only the words that are needed are kept; .gz too. A class has the vector of its
+whole name, where the file has it as one word, or else the mean of those of its words.
+
+    vectors=FILE          word vectors
+    classes=FILE          class names, one per line; default: those of the data set
+    aliases=FILE          other words for some classes, one per line: class=words
+    out=FILE              default: <paths.data>/embeddings/<dataset.name>.npz, where head=zero_shot looks for it
+
+    --cfg job             print every option instead of running
+    --config-dir DIR      look for data set configs in DIR too
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mltrain.cli import Command
+from mltrain.config.build import instantiate
+from mltrain.config.identity import component_name
+from mltrain.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command itself."""
+
+    vectors: str | None = None
+    """file of word vectors"""
+    classes: str | None = None
+    """file of class names, one per line; None: those of the data set"""
+    aliases: str | None = None
+    """file of other words for some classes, one per line: class=words"""
+    out: str | None = None
+    """file to write; None: <paths.data>/embeddings/<dataset.name>.npz"""
+
+
+def build_label_embeddings(cfg: DictConfig, options: Options) -> Path:
+    """Write a vector for each class name, made from a file of word vectors; returns the file written."""
+    from mltrain.datasets.csv import read_class_names
+    from mltrain.models.label_embeddings import label_embeddings, write_label_embeddings
+
+    if options.vectors is None:
+        raise ConfigError(
+            "vectors: name a file of word vectors in text, e.g. vectors=glove.6B.300d.txt from "
+            "https://nlp.stanford.edu/projects/glove/ or crawl-300d-2M.vec from https://fasttext.cc"
+        )
+    if options.classes:
+        names = list(read_class_names(_existing(options.classes, "classes")))
+    else:
+        names = list(instantiate(cfg.dataset, "dataset", need_val=False).train.class_names)
+    aliases = _read_aliases(_existing(options.aliases, "aliases")) if options.aliases else {}
+    vectors = label_embeddings(options.vectors, names, aliases=aliases)
+    name = component_name(cfg.dataset)
+    path = Path(options.out) if options.out else Path(cfg.paths.data) / "embeddings" / f"{name}.npz"
+    if path.suffix != ".npz":
+        raise ConfigError(f"out={options.out}: the name must end in .npz")
+    try:
+        write_label_embeddings(path, names, vectors)
+    except OSError as error:
+        raise ConfigError(f"out: {path} cannot be written: {error.strerror or error}") from error
+    logger.info("wrote %s: %d classes, vectors of %d numbers", path, *vectors.shape)
+    return path
+
+
+def _existing(file: str, key: str) -> Path:
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"{key}={file}: no such file")
+    return path
+
+
+def _read_aliases(path: Path) -> dict[str, str]:
+    from mltrain.datasets.splits import read_lines
+
+    aliases: dict[str, str] = {}
+    for number, line in read_lines(path):
+        name, mark, words = (part.strip() for part in line.partition("="))
+        if not (name and mark and words):
+            raise DataError(f"{path}, line {number}: expected class=words, found {line!r}")
+        aliases[name] = words
+    return aliases
+
+
+COMMAND = Command(build_label_embeddings, about=__doc__, takes="dataset", options=Options)

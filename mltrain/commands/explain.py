@@ -1,0 +1,172 @@
+"""Show where in images a finished run finds its classes.
+
+    mltrain explain RUN photo.jpg photos/ out=explained
+    mltrain explain RUN photo.jpg topk=5                  the five best classes
+    mltrain explain RUN photo.jpg 'classes=[dog,sky]'     these, whatever their scores
+
+For photo.jpg: explained/photo.png with all classes side by side, and explained/photo/01_dog.png ... of each. Without
+classes= those that `mltrain predict` would name; threshold=, topk= and weights= are as there. Images are given in the
+same ways, and KEY=VALUE changes the config that the run folder holds.
+
+What the colours show is a matter of the head. gap, pfc and csra: evidence, what each place adds to the class's logit
+(class activation maps), where it speaks for the class. ml_decoder, zero_shot and query2label: attention, where the
+class's query reads; with fewer groups than classes (head.groups), classes of a group share theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from omegaconf import DictConfig
+from PIL import Image
+
+from mltrain.cli import Command
+from mltrain.config.schema import number
+from mltrain.errors import ConfigError, DataError
+from mltrain.text import did_you_mean
+
+if TYPE_CHECKING:
+    from mltrain.runs.folder import FinishedRun
+    from mltrain.runs.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command itself, beside the run's config."""
+
+    out: str = "explained"  # folder
+    classes: list[str] = field(default_factory=list)  # to explain; none: those that are predicted
+    threshold: float | None = number(None, least=0, most=1)  # as in tools/predict.py
+    topk: int | None = number(None, least=1)  # as in tools/predict.py
+    weights: Literal["best", "val", "ema"] = "best"
+
+
+def explain(cfg: DictConfig, folder: Path, options: Options, words: Sequence[str]) -> list[Path]:
+    """Write the maps of the images that `words` name, of the classes predicted in each; the contact sheets' paths.
+
+    For an image NAME.jpg: `out`/NAME.png, the sheet, and `out`/NAME/01_CLASS.png ..., an overlay of each class.
+
+    Raises:
+        ConfigError: an unknown class, options that exclude each other, a head without maps; and see `image_files`.
+        DataError: at the end, where images could not be read.
+    """
+    from mltrain.pipeline.decode import read_image
+    from mltrain.runs.folder import load_finished
+    from mltrain.runs.predictor import Predictor, image_files
+
+    files = image_files(words)
+    run = load_finished(folder, weights=options.weights, config=cfg)
+    asked = _classes(run, options)
+    if not hasattr(run.model.head, "class_maps"):
+        raise ConfigError(f"{folder}: its head, {type(run.model.head).__name__}, has no class_maps to explain it by")
+    places = _places(files, Path(options.out))
+    predictor = Predictor.from_run(run, threshold=options.threshold, topk=options.topk)
+    sheets: list[Path] = []
+    bad = 0
+    for file, place in zip(files, places, strict=True):
+        try:
+            image = read_image(file)
+        except DataError as error:
+            logger.warning("%s", error)
+            bad += 1
+            continue
+        sheets.append(_explain(predictor, image, asked, place, file))
+    if bad:
+        raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
+    return sheets
+
+
+def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], place: Path, file: str) -> Path:
+    import torch
+
+    from mltrain.models.explain import class_maps
+    from mltrain.report.overlays import overlay, sheet
+    from mltrain.report.pictures import write_picture
+    from mltrain.runs.predictor import Label
+
+    pixels = predictor.resize(image)[None].to(predictor.device, memory_format=torch.channels_last)
+    found = class_maps(predictor.model, pixels, amp_dtype=predictor.amp_dtype)
+    logits = found.logits.cpu()
+    scores = predictor.scores(logits)[0]
+    names = predictor.class_names
+    labels = [Label(name, float(scores[names.index(name)])) for name in asked] or predictor.choose(logits)[0]
+    note = ""
+    if not labels:
+        best = int(logits[0].argmax())
+        labels = [Label(names[best], float(scores[best]))]
+        note = " (no class is above its threshold: the best one)"
+    seen = _seen(predictor, image)
+    overlays = []
+    place.mkdir(parents=True, exist_ok=True)
+    for place_number, label in enumerate(labels, 1):
+        values = found.maps[0, names.index(label.name)].cpu().numpy()
+        drawn = overlay(seen, values, found.kind)
+        write_picture(place / f"{place_number:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
+        overlays.append((label.name, label.score, drawn, values))
+    path = _sheet(place)
+    write_picture(path, sheet(image, overlays, found.kind))
+    shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
+    logger.info("%s: %s%s; %s", file, shown, note, path)
+    return path
+
+
+def _places(files: Sequence[str], out: Path) -> list[Path]:
+    """The folder of each image's overlays, named after it; with its suffix where two would share the name."""
+    from mltrain.report.labelled import copies
+
+    sources = dict.fromkeys(files)
+    copied = zip(sources, copies(list(sources), out), strict=True)
+    found = {file: copy.parent / _plain(Path(file).stem) for file, copy in copied}
+    shared = Counter(found.values())
+    for file, place in found.items():
+        if shared[place] > 1:
+            found[file] = place.with_name(_plain(Path(file).name))
+        sheet_file = _sheet(found[file])
+        if sheet_file.exists() and any(Path(source).exists() and sheet_file.samefile(source) for source in sources):
+            raise ConfigError(f"out={out}: {sheet_file} is one of the images; name another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out}: {error}") from error
+    return [found[file] for file in files]
+
+
+def _sheet(place: Path) -> Path:
+    return place.with_name(place.name + ".png")
+
+
+def _classes(run: FinishedRun, options: Options) -> list[str]:
+    if options.classes and (options.threshold is not None or options.topk is not None):
+        raise ConfigError("classes=...: these are explained whatever their scores; leave out threshold and topk")
+    for name in options.classes:
+        if name not in run.class_names:
+            hint = did_you_mean(name, run.class_names)
+            raise ConfigError(f"classes={name}: the run has no such class{hint}")
+    return list(options.classes)
+
+
+def _seen(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    """The part of the image that the model is given."""
+    from mltrain.pipeline.augment import EvalResize
+
+    if not isinstance(predictor.resize, EvalResize):
+        return predictor.resize(image).permute(1, 2, 0).contiguous().numpy()
+    top, left, height, width = (round(value) for value in predictor.resize.region(*image.shape[:2]))
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _plain(name: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
+
+
+COMMAND = Command(explain, about=__doc__, takes="run", options=Options, files="images")

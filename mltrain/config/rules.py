@@ -1,0 +1,126 @@
+"""Rules between sections of a config: what the task and the curriculum require of the others; torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mltrain.config.schema import SECTIONS, section_options
+from mltrain.config.signatures import PACKAGE, TargetError, read_constant, read_module, read_signature
+
+CURRICULUM = "curriculum"
+CLASS_COSTS = "class_costs"
+"""the argument of a sampler that follows the class costs"""
+MULTI_LABEL, SINGLE_LABEL = "multi_label", "single_label"
+
+# Figures that may choose the best epoch; the first by default. All are defined on every split that can be evaluated,
+# but for map_unseen, which needs unseen classes.
+BEST = {
+    MULTI_LABEL: ("map", "micro_ap", "OF1", "CF1", "macro_F1", "map_unseen"),
+    SINGLE_LABEL: ("accuracy", "balanced_accuracy", "macro_F1", "weighted_F1", "g_mean"),
+}
+# Options that only several labels an image have a use for, and what a single label does without them.
+MULTI_LABEL_OPTIONS = {
+    **dict.fromkeys(
+        ("metrics.threshold", "metrics.topk", "metrics.words_k"), "the class with the highest logit is predicted"
+    ),
+    **dict.fromkeys(
+        ("metrics.min_positives", "metrics.min_negatives"), "metrics.absent says what a class without images does"
+    ),
+}
+
+
+def best_figure(task: str, chosen: str | None) -> str:
+    """Return the figure of the validation split that chooses the best epoch."""
+    return chosen or BEST[task][0]
+
+
+def task_of_loss(target: str) -> str | None:
+    """Return the task of a loss class: its `task`, or multi_label; None for losses of other packages."""
+    if not target.startswith(PACKAGE + "."):
+        return None
+    try:
+        return str(read_constant(target, "task") or MULTI_LABEL)
+    except TargetError:
+        return None
+
+
+def task_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for everything in a resolved config that its task rules out."""
+    task = tree.get("task")
+    if task not in BEST:
+        return
+    sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    target = sections.get("loss", {}).get("_target_")
+    found = task_of_loss(target) if isinstance(target, str) else None
+    if found is not None and found != task:
+        yield "loss", _wrong_loss(str(target).rsplit(".", 1)[-1], found, task)
+    best = sections.get("metrics", {}).get("best")
+    if any(best in figures for figures in BEST.values()) and best not in BEST[task]:
+        yield "metrics.best", f"task={task} has no such figure; choose one of {', '.join(BEST[task])}"
+    if task == MULTI_LABEL:
+        return
+    for path, instead in MULTI_LABEL_OPTIONS.items():
+        section, _, name = path.partition(".")
+        node, options = sections.get(section, {}), section_options(SECTIONS[section])
+        if name in options and node.get(name, options[name].default) != options[name].default:
+            yield path, f"task={task} has no use for it ({instead}); leave it out"
+    if sections.get("mix", {}).get("targets") == "union":
+        yield "mix.targets", f"union gives images several labels; task={task} needs mix.targets=linear"
+
+
+def _wrong_loss(name: str, found: str, task: str) -> str:
+    if task == SINGLE_LABEL:
+        fix = f"choose loss={_listed(single_label_losses())}, or task={MULTI_LABEL} for sigmoids and mAP"
+    else:
+        fix = f"choose a loss of sigmoids, e.g. loss=asl, or task={SINGLE_LABEL} where every image has one label"
+    return f"{name} is for task={found}, and the task is {task}; {fix}"
+
+
+def single_label_losses() -> list[str]:
+    """Return the modules of the losses of single labels; their configs have the same names."""
+    losses = read_module(f"{PACKAGE}.losses")
+    assert losses is not None
+    sources = losses.sources.values()
+    found = {dotted for dotted, name in sources if name and task_of_loss(f"{dotted}.{name}") == SINGLE_LABEL}
+    return sorted(dotted.rsplit(".", 1)[-1] for dotted in found)
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for everything in a resolved config that does not fit its curriculum or lacks one."""
+    sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    chosen = sections.get(CURRICULUM, {})
+    sampler, loss = sections.get("sampler", {}), sections.get("loss", {})
+    options = _options(sampler.get("_target_"))
+    if chosen.get("_target_") is None:
+        if options is not None and CLASS_COSTS in options:
+            yield "sampler", "it follows the class costs of a curriculum, and there is none: add curriculum=spbl"
+        if loss.get("class_weight") == CURRICULUM:
+            yield "loss.class_weight", "there is no curriculum whose class costs these could be: add curriculum=spbl"
+        return
+    if options is not None and "epoch_size" not in options:
+        yield "sampler", "a curriculum needs a sampler with an option epoch_size, e.g. sampler=uniform"
+    if chosen.get("scorer") == "svm" and tree.get("task") == "multi_label":
+        yield (
+            "curriculum.scorer",
+            "an SVM tells apart classes that exclude each other; with several labels per image use scorer=model",
+        )
+    if sections.get("data", {}).get("on_corrupt") == "skip":
+        yield (
+            "data.on_corrupt",
+            "a curriculum scores every training image and can leave none out; use on_corrupt=stop, or curriculum=none",
+        )
+
+
+def _options(target: Any) -> set[str] | None:
+    """Return the options of one of this package's components; None if they are unknown."""
+    if not isinstance(target, str) or not target.startswith(PACKAGE + "."):
+        return None
+    try:
+        return set(read_signature(target).parameters)
+    except TargetError:
+        return None

@@ -1,0 +1,367 @@
+"""Build a Runner from a checked config: the one place where the parts are wired together."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+
+from mltrain.config.build import instantiate
+from mltrain.config.identity import component_name, run_folder, run_id
+from mltrain.config.rules import SINGLE_LABEL, best_figure
+from mltrain.datasets.class_order import in_class_order
+from mltrain.datasets.splits import Splits
+from mltrain.engine import distributed
+from mltrain.engine.curriculum import Curriculum
+from mltrain.engine.lock import run_lock
+from mltrain.engine.logging import make_sinks, save_environment
+from mltrain.engine.precision import resolve_amp
+from mltrain.engine.progress import Progress
+from mltrain.engine.run_folder import CONFIG, CONFUSION, PER_CLASS, RESULT, STATS
+from mltrain.engine.runner import Outcome, Runner
+from mltrain.engine.step import TrainStep
+from mltrain.errors import ConfigError, DataError
+from mltrain.files import write_json
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.metrics.single_label import summarize_single_label
+from mltrain.metrics.summary import TITLES, Summary, summarize
+from mltrain.models.classifier import Classifier
+from mltrain.pipeline.cache import CachedImages, cached_images
+from mltrain.pipeline.loader import EvalLoader, TrainLoader
+from mltrain.report.html.run_report import report_at_end
+from mltrain.report.outcome import write_confusion, write_per_class
+from mltrain.report.predictions import keep_predictions
+from mltrain.report.tables import metrics_table
+from mltrain.runs.board import attach_board, finish_board
+from mltrain.runs.check_data import check_data, check_unseen
+from mltrain.runs.dry_run import dry_run
+from mltrain.runs.folder import build_model, on_device
+from mltrain.seeding import seed_start
+
+logger = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """Data, statistics and model, which evaluation needs as well as training."""
+
+    splits: Splits
+    stats: LabelStats
+    model: Classifier
+
+
+def train(cfg: DictConfig) -> dict[str, Any] | None:
+    """Train a config to its end, write its results and return them on the main rank; report a finished run.
+
+    Raises:
+        MltrainError: config, data, numerics or a signal stopped it.
+    """
+    folder = run_folder(cfg)
+    finished = folder / RESULT
+    with distributed.start(cfg.runner.device) as dist, _alone_in(folder, dist, rerun=cfg.rerun):
+        if finished.exists():
+            result = json.loads(finished.read_text(encoding="utf-8"))
+            if dist.is_main:
+                logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
+            return result
+        if cfg.runner.compile:
+            distributed.check_compiler(dist.device)
+        runner = assemble(cfg, dist)
+        attach_board(cfg, runner)
+        outcome = runner.fit()
+        return None if outcome is None else _write(cfg, runner, outcome)
+
+
+@contextmanager
+def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> Iterator[None]:
+    """Keep other processes out of the run folder; `rerun` deletes an earlier run."""
+    with ExitStack() as held:
+        with dist.first():
+            if dist.is_main:
+                try:
+                    held.enter_context(run_lock(folder))
+                    if rerun and folder.exists():
+                        shutil.rmtree(folder)
+                except OSError as error:
+                    raise ConfigError(f"paths.runs: the run folder {folder} cannot be used: {error}") from error
+        yield
+
+
+def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
+    """Read the data, build every part and wire them; nothing is trained yet."""
+    folder = run_folder(cfg)
+    seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
+    parts = build_parts(cfg, dist)
+    splits, stats, model = parts
+    if cfg.metrics.best == "map_unseen":
+        check_unseen(splits.val, stats, cfg.metrics.min_positives)
+    step, train_loader = build_training(cfg, dist, parts)
+    curriculum = _curriculum(cfg, parts, step, train_loader, folder)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    config = {str(k): v for k, v in plain.items()}
+    if dist.is_main:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(cfg, folder / CONFIG, resolve=True)
+            write_json(folder / STATS, stats.to_json())
+            save_environment(folder)
+        except OSError as error:
+            raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
+        _describe(folder, step, model, train_loader)
+        if cfg.model.name == "test_byobnet" and component_name(cfg.dataset) not in ("shapes", "digits"):
+            logger.info(
+                "model=small is meant for drawn shapes; for photographs there are model=resnet50, tresnet_l ..."
+            )
+    return Runner(
+        model=model,
+        ema=step.ema,
+        train_step=step,
+        train_loader=train_loader,
+        val_loader=eval_loader(cfg, dist, splits.val, model),
+        test_loader=None if splits.test is None else eval_loader(cfg, dist, splits.test, model),
+        train_labels=splits.train,
+        stats=stats,
+        summarize=summarizer(cfg, stats),
+        dist=dist,
+        folder=folder,
+        config=config,
+        sinks=make_sinks(folder, config, dist),
+        progress=Progress(mode=cfg.logger.progress, enabled=dist.is_main),
+        epochs=cfg.runner.epochs,
+        best_by=best_figure(cfg.task, cfg.metrics.best),
+        accumulate=cfg.runner.accumulate,
+        max_steps=cfg.runner.max_steps,
+        evaluate_every=cfg.runner.evaluate_every,
+        checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
+        log_every_steps=cfg.logger.every_steps,
+        keep_predictions=keeps_predictions(cfg, stats),
+        curriculum=curriculum,
+    )
+
+
+def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> tuple[TrainStep, TrainLoader]:
+    """Build the optimizer step and the loader of its batches."""
+    _, stats, model = parts
+    loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
+    if getattr(loss, "reduction", None) == "none":
+        raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
+    optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
+    train_loader = build_train_loader(cfg, dist, parts)
+    step = TrainStep(
+        model=model,
+        loss=loss.to(dist.device),
+        optimizer=optimizer,
+        schedule=instantiate(cfg.schedule, "schedule", steps_per_epoch=train_loader.steps_per_epoch),
+        ema=instantiate(cfg.ema, "ema", model=model),
+        mix=instantiate(cfg.mix, "mix"),
+        dist=dist,
+        seed=cfg.seed,
+        amp_dtype=resolve_amp(cfg.runner.amp, dist.device),
+        clip_grad_norm=cfg.runner.clip_grad_norm,
+        channels_last=cfg.runner.channels_last,
+        compile=cfg.runner.compile,
+    )
+    return step, train_loader
+
+
+def build_data(
+    cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None, class_names: Sequence[str] = ()
+) -> tuple[Splits, LabelStats]:
+    """Read and check the splits, order their classes as `class_names`, and compute the training statistics."""
+    with dist.first():  # one process generates what a dataset keeps on disk
+        try:
+            splits: Splits = instantiate(cfg.dataset, "dataset")
+        except DataError:
+            dry_run(cfg)  # the config's own mistakes come first: data can take a day to fetch
+            raise
+    fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
+    if fewer is not None:
+        splits = splits._replace(train=fewer)
+    splits = in_class_order(splits, class_names or splits.train.class_names)
+    check_data(cfg, splits)
+    return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
+
+
+def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
+    """Build data (see `build_data`) and the model on its device."""
+    splits, stats = build_data(cfg, dist, stats)
+    with dist.first():  # one process downloads pretrained weights
+        model: nn.Module = build_model(cfg, stats.class_names, stats)
+    if cfg.runner.sync_bn and dist.world_size > 1:
+        model = sync_batch_norm(model, dist)
+    assert isinstance(model, Classifier)
+    return Parts(splits, stats, on_device(model, cfg, dist.device))
+
+
+def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Module:
+    """Return the model with batch-norm statistics over all ranks."""
+    if dist.device.type != "cuda":
+        raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
+    # timm's: torch's own conversion loses the activation that many of timm's batch-norms hold.
+    converted: nn.Module = convert_sync_batchnorm(model)
+    return converted
+
+
+def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
+    """Build the loader of an evaluation split, at the model's input size."""
+    resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
+    return EvalLoader(
+        labels,
+        resize,
+        batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
+        rank=dist.rank,
+        world_size=dist.world_size,
+        num_workers=cfg.data.num_workers,
+        pin_memory=dist.device.type == "cuda",
+        cache=_cached(cfg, labels, resize),
+    )
+
+
+def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
+    """Return the task's `summarize`, bound to the config's settings and the groups of the training set."""
+    if cfg.task == SINGLE_LABEL:
+        groups = stats.group_indices()
+        return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
+    keys = ("threshold", "topk", "words_k", "absent", "min_positives", "min_negatives")
+    settings = {key: cfg.metrics[key] for key in keys}
+    groups = stats.group_indices()
+    if "unseen" in groups:
+        groups["seen"] = np.setdiff1d(np.arange(len(stats.class_names)), groups["unseen"])
+    return functools.partial(summarize, group_indices=groups, **settings)
+
+
+def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
+    """Return whether evaluation keeps predictions for unknown targets too, to write them or to rank some alone."""
+    return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
+
+
+def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
+    """Build the loader of the training split, at the model's input size."""
+    splits, stats, model = parts
+    if cfg.runner.batch_size % dist.world_size:
+        raise ConfigError(
+            f"runner.batch_size={cfg.runner.batch_size} is the batch over all processes; "
+            f"it must be a multiple of their number, {dist.world_size}"
+        )
+    parts_of_step = cfg.runner.accumulate * dist.world_size
+    sampler = instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed)
+    if len(sampler) < parts_of_step:
+        raise ConfigError(
+            f"{splits.train.name}: {len(sampler)} images per epoch are too few for runner.accumulate="
+            f"{cfg.runner.accumulate} over {dist.world_size} processes, which cut a step into {parts_of_step} parts"
+        )
+    augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
+    if cfg.data.cache and not hasattr(augment, "cache_resize"):
+        raise ConfigError(f"data.cache=true: {cfg.augment._target_} has no cache_resize; set data.cache=false")
+    return TrainLoader(
+        splits.train,
+        augment,
+        sampler,
+        batch_size=cfg.runner.batch_size,
+        accumulate=cfg.runner.accumulate,
+        rank=dist.rank,
+        world_size=dist.world_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        on_corrupt=cfg.data.on_corrupt,
+        corrupt_budget=cfg.data.corrupt_budget,
+        pin_memory=dist.device.type == "cuda",
+        cache=_cached(cfg, splits.train, augment.cache_resize(cfg.data.cache_size)) if cfg.data.cache else None,
+    )
+
+
+def _curriculum(
+    cfg: DictConfig, parts: Parts, step: TrainStep, train_loader: TrainLoader, folder: Path
+) -> Curriculum | None:
+    splits, stats, model = parts
+    pace = instantiate(cfg.curriculum, "curriculum", labels=splits.train, seed=cfg.seed)
+    if pace is None:
+        return None
+    whole = cfg.copy()
+    whole.sampler.epoch_size = train_loader.epoch_size
+
+    def make_sampler(labels: LabelSet, class_costs: np.ndarray) -> Any:
+        given = {"labels": labels, "stats": stats, "seed": cfg.seed, "class_costs": class_costs}
+        return instantiate(whole.sampler, "sampler", **given)
+
+    return Curriculum(
+        pace=pace,
+        model=model,
+        loss=step.loss,
+        train_loader=train_loader,
+        score_loader=lambda: eval_loader(cfg, step.dist, splits.train, model),
+        make_sampler=make_sampler,
+        dist=step.dist,
+        amp_dtype=step.amp_dtype,
+        channels_last=cfg.runner.channels_last,
+        single_label=cfg.task == SINGLE_LABEL,
+        folder=folder,
+    )
+
+
+def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | None:
+    if not cfg.data.cache:
+        return None
+    return cached_images(labels, resize, folder=cfg.data.cache_dir or Path(cfg.paths.data) / "cache")
+
+
+def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
+    by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
+    same = len(set(by_group.values())) == 1
+    lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
+    logger.info("run folder %s", folder)
+    logger.info("model: %.2f M parameters, %.2f M trained; input %d px", count, trained, model.backbone.image_size)
+    logger.info(
+        "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
+    )
+    logger.info("peak LR: %s", lrs)
+
+
+def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
+    result = outcome.result | {
+        "config_id": run_id(cfg),
+        "dataset": component_name(cfg.dataset),
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "folder": str(runner.folder),
+    }
+    write_per_class(runner.folder / PER_CLASS["val"], outcome.validation, runner.stats)
+    best_weights, names = result["best"]["weights"], runner.stats.class_names
+    write_confusion(runner.folder / CONFUSION["val"], outcome.validation, best_weights, names)
+    keep: dict[str, Any] = {
+        "best": best_weights,
+        "save": cfg.metrics.save_predictions,
+        "limit_mb": cfg.metrics.predictions_mb,
+    }
+    keep_predictions(runner.folder, "val", outcome.validation, runner.val_loader.labels, **keep)
+    if outcome.test is not None and runner.test_loader is not None:
+        write_per_class(runner.folder / PER_CLASS["test"], outcome.test, runner.stats)
+        write_confusion(runner.folder / CONFUSION["test"], outcome.test, best_weights, names)
+        keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
+    finish_board(cfg, runner, result, outcome.validation)
+    write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
+    logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
+    if cfg.logger.report:
+        loaders = {"val": runner.val_loader, "test": runner.test_loader}
+        report_at_end(runner.folder, {k: loader.labels.root for k, loader in loaders.items() if loader is not None})
+    return result
+
+
+def chosen(result: dict[str, Any]) -> str:
+    """Return the line that names the best epoch and the figure that chose it."""
+    best = result["best"]
+    by = best.get("by", "map")  # older runs chose by mAP and did not say so
+    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"

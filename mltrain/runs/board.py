@@ -1,0 +1,39 @@
+"""Connect a run to TensorBoard: curves, pictures and hyper-parameters, as its config asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mltrain.config.build import instantiate
+from mltrain.config.identity import relevant
+from mltrain.config.rules import SINGLE_LABEL
+from mltrain.engine.evaluator import Evaluation
+from mltrain.engine.runner import Runner
+from mltrain.report.board import Board, flattened, tensorboard_of
+
+
+def attach_board(cfg: DictConfig, runner: Runner) -> None:
+    """Record the runner's evaluations, if it writes event files."""
+    writer = tensorboard_of(runner.sinks)
+    if writer is None:
+        return
+    runner.on_evaluation = Board(
+        writer,
+        runner.val_loader.labels,
+        instantiate(cfg.eval_resize, "eval_resize", image_size=runner.model.backbone.image_size),
+        runner.stats,
+        curves=cfg.logger.tensorboard_curves,
+        images=cfg.logger.tensorboard_images,
+        best_by=runner.best_by,
+        every=runner.evaluate_every,
+        threshold=cfg.metrics.threshold,
+        single_label=cfg.task == SINGLE_LABEL,
+    )
+
+
+def finish_board(cfg: DictConfig, runner: Runner, result: dict[str, Any], validation: Evaluation) -> None:
+    """Record the config with the final figures; a run that finishes twice replaces its record."""
+    if isinstance(runner.on_evaluation, Board):
+        runner.on_evaluation.finish(runner.step, flattened(relevant(cfg)), result, validation)

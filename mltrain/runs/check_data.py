@@ -1,0 +1,68 @@
+"""Check before training that the data can be evaluated as configured."""
+
+from __future__ import annotations
+
+import numpy as np
+from omegaconf import DictConfig
+
+from mltrain.config.rules import SINGLE_LABEL
+from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
+from mltrain.errors import ConfigError, DataError
+from mltrain.labels import LabelSet, LabelStats
+
+
+def check_data(cfg: DictConfig, splits: Splits) -> None:
+    """Refuse splits that overlap, cannot be evaluated as the config says, or lack image files.
+
+    Raises:
+        DataError: what is wrong, and where.
+    """
+    check_splits(splits)
+    given = [labels for labels in splits if labels is not None]
+    if cfg.task == SINGLE_LABEL:
+        for labels in given:
+            check_one_label(labels)
+    for labels in given[1:]:  # all but those of training
+        _check_evaluable(labels, cfg.metrics)
+    if cfg.data.check_files:
+        for labels in given:
+            check_files(labels)
+
+
+def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
+    """Refuse a split whose metrics would be refused after training."""
+    absent, classes = metrics.absent, labels.num_classes
+    positives, unknowns, negatives = (np.bincount(labels.pairs(v)[1], minlength=classes) for v in (1, -1, 0))
+    empty = np.flatnonzero(positives == 0)
+    if not len(labels) or (absent != "zero" and len(empty) == labels.num_classes):
+        raise DataError(
+            f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate"
+        )
+    if labels.fill == 0:
+        negatives = len(labels) - positives - unknowns
+    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives)
+    if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
+        raise DataError(
+            f"{labels.name}: no class has {metrics.min_positives} known positives and {metrics.min_negatives} known "
+            "negatives; lower metrics.min_positives or metrics.min_negatives"
+        )
+    if absent == "error" and len(empty):
+        names = ", ".join(labels.class_names[k] for k in empty[:5])
+        raise DataError(
+            f"{labels.name}: {len(empty)} of {labels.num_classes} classes have no positive ({names}"
+            f"{', ...' if len(empty) > 5 else ''}), and metrics.absent=error; metrics.absent=exclude leaves them out"
+        )
+
+
+def check_unseen(labels: LabelSet, stats: LabelStats, least: int) -> None:
+    """Refuse to choose by the mAP of unseen classes if none can be evaluated."""
+    unseen = stats.group_indices().get("unseen", np.empty(0, dtype=np.int64))
+    positives = np.bincount(labels.positive_pairs()[1], minlength=labels.num_classes)
+    if not (positives[unseen] >= least).any():
+        found = (
+            f"none of the {len(unseen)} unseen classes has {least} positives" if len(unseen) else "no class is unseen"
+        )
+        raise ConfigError(
+            f"metrics.best=map_unseen: {found} in {labels.name}; dataset=nuswide_zsl and partial=unseen have unseen "
+            "classes"
+        )

@@ -1,0 +1,301 @@
+"""Convert a published checkpoint to a run folder: config.yaml, model.safetensors, classes.txt and source.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
+
+from mltrain.config.build import instantiate
+from mltrain.config.compose import load
+from mltrain.datasets.csv import read_class_names
+from mltrain.errors import CheckpointError, ConfigError
+from mltrain.models.classifier import Classifier
+from mltrain.models.heads import ZeroShotMLDecoder
+from mltrain.models.label_embeddings import write_label_embeddings
+from mltrain.models.published import Published, recognise
+from mltrain.models.published_classes import described, repaired
+from mltrain.models.weights import load_weights, read_checkpoint
+from mltrain.progress import amount
+from mltrain.runs.folder import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
+from mltrain.runs.zoo import SOURCE_FILE, read_source
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIZE = 224
+# dataset= that a number of classes stands for, where none is given
+DATASETS = {80: "coco", 20: "voc2007", 81: "nuswide_csv", 9605: "openimages"}
+SINGLE_LABEL_CLASSES = (1000, 11221, 21841, 21843)
+"""ImageNet and its 21k versions: where the file has no class names, one label per image is assumed"""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Class names and their origin."""
+
+    names: tuple[str, ...]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    classes: str | None = None,
+    overwrite: bool = False,
+    origin: dict[str, Any] | None = None,
+) -> Path:
+    """Convert a published checkpoint to a run folder and return it; an equal earlier conversion is kept.
+
+    Args:
+        file: the checkpoint.
+        overrides: KEY=VALUE of the config: what the tensors do not say (`head.lam=0.1`, `model.image_size=448`), the
+            data set (`dataset=coco`).
+        out: the run folder to write; None: <paths.runs>/converted/<name of the file>.
+        classes: a file of class names, one per line in the order of the logits; or a csv of the file's ids and names.
+        overwrite: replace what an earlier conversion left in the folder.
+        origin: what is known of the file's origin besides, for source.json.
+
+    Raises:
+        CheckpointError: the file is refused, not recognised, or its parts do not fit each other.
+        ConfigError: a wrong override, or a folder that holds something else.
+    """
+    words = list(overrides)
+    sha256 = _sha256(file)
+    made_of = {"file": file.name, "sha256": sha256, "overrides": words, "classes_file": classes}
+    out = out or _place(file, words)
+    if _is_made(out, made_of, overwrite):
+        return out
+    logger.info("reading %s, %s", file, amount(file.stat().st_size))
+    content = read_checkpoint(file)
+    named = next((word.partition("=")[2] for word in words if word.startswith("model.name=")), None)
+    published = recognise(content, source=str(file), file_name=file.stem, model=named or _architecture_beside(file))
+    logger.info("%s: %s", file, published.found)
+    names, cfg, assumed = _config(published, words, classes, file)
+    model = build_model(cfg, names.names, None)
+    _load(model, published, str(file))
+    if published.backbone.num_features is None and published.head.kind == "gap":
+        _check_pooling(model, cfg, published, str(file))
+    for note in names.notes:
+        logger.warning("%s", note)
+    for text in assumed:
+        logger.info("assumed, since no tensor says it: %s", text)
+    source = made_of | {
+        "recognised": published.found,
+        "assumed": list(assumed),
+        "classes": names.origin,
+        **(origin or {}),
+    }
+    _write(out, cfg, model, names.names, source)
+    logger.info("%s: a run folder; %d classes (%s), input %d px", out, len(names.names), names.origin,
+                model.backbone.image_size)  # fmt: skip
+    return out
+
+
+def _sha256(file: Path) -> str:
+    if not file.is_file():
+        raise CheckpointError(f"weights file {file}: no such file")
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _place(file: Path, words: list[str]) -> Path:
+    runs = next((word.partition("=")[2] for word in words if word.startswith("paths.runs=")), "runs")
+    return Path(runs) / "converted" / file.name.split(".pth")[0].removesuffix(".safetensors").removesuffix(".pt")
+
+
+def _is_made(out: Path, made_of: dict[str, Any], overwrite: bool) -> bool:
+    """Return whether `out` was made of the same before; raise ConfigError if it holds something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    before = read_source(out) if out.is_dir() else None
+    if before is None:
+        raise ConfigError(f"out: {out} exists, and is no converted checkpoint; choose another folder with out=DIR")
+    if overwrite:
+        return False
+    if {key: before.get(key) for key in made_of} == made_of:
+        logger.info("%s: converted before", out)
+        return True
+    raise ConfigError(f"out: {out} was made of another file or with other options; overwrite=true, or out=DIR")
+
+
+def _architecture_beside(file: Path) -> str | None:
+    """Return the model's name in the config.json that timm's hub keeps beside its weights."""
+    beside = file.with_name("config.json")
+    if file.suffix != ".safetensors" or not beside.is_file():
+        return None
+    try:
+        name = json.loads(beside.read_text(encoding="utf-8")).get("architecture")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+# -- config ----------------------------------------------------------------------------------------------------------
+
+
+def _config(
+    published: Published, words: list[str], classes_file: str | None, file: Path
+) -> tuple[Names, DictConfig, tuple[str, ...]]:
+    """Return class names, the config, and the assumptions."""
+    given = {word.partition("=")[0] for word in words}
+    backbone, head = published.backbone.options, published.head
+    assumed = [text for text in published.assumed if text.partition("=")[0] not in given]
+    if "model.mean" in given or "model.std" in given:
+        assumed = [text for text in assumed if not text.startswith("model.mean")]
+    size = published.image_size
+    if size is None and "model.image_size" not in given and published.backbone.num_features is not None:
+        size = DEFAULT_SIZE
+        assumed.append(f"model.image_size={size}")
+    made = ["model=timm", "model.pretrained=false", "ema=none", f"head={head.kind}"]
+    made += [f"model.{key}={_spelled(value)}" for key, value in (backbone | {"image_size": size}).items()]
+    made += [f"head.{key}={_spelled(value)}" for key, value in head.options.items()]
+    classes = head.num_classes
+    if "dataset" not in given:
+        made += [f"dataset={DATASETS.get(classes or 0, 'csv')}"]
+        if classes not in DATASETS and "dataset.file" not in given:
+            made += ["dataset.file=labels.csv"]
+        else:
+            assumed.append(f"dataset={DATASETS.get(classes or 0, 'csv')} ({classes} classes)")
+    if published.class_names is None and classes in SINGLE_LABEL_CLASSES and "task" not in given:
+        made += ["task=single_label", "loss=cross_entropy"]
+        assumed.append(f"task=single_label ({classes} classes)")
+    if "name" not in given:
+        made.append(f"name={_spelled(str(backbone['name']) + '-' + head.kind)}")
+    cfg = load([*made, *words])
+    names = _names(published, cfg, classes_file, "dataset" in given, file)
+    return names, cfg, tuple(assumed)
+
+
+def _spelled(value: Any) -> str:
+    """Return a value as Hydra's override grammar reads it back."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_spelled, value)) + "]"
+    return str(value)
+
+
+def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: bool, file: Path) -> Names:
+    """Return the names from classes=FILE, the checkpoint or the data set, if one was given; else numbers."""
+    wanted, own = published.head.num_classes, published.class_names
+    notes: list[str] = []
+    if classes is not None:
+        path = Path(classes)
+        if not path.is_file():
+            raise ConfigError(f"classes={classes}: no such file")
+        if path.suffix == ".csv" and own is not None:
+            names, origin = described(own, path), f"the file's ids, named in {path.name}"
+        else:
+            names, origin = tuple(read_class_names(path)), path.name
+        key = f"classes={classes}"
+    elif own is not None and (wanted is None or len(own) == wanted):
+        repaired_names, notes = repaired(own)
+        return Names(repaired_names, "from the file", tuple(notes))
+    elif dataset:
+        names = instantiate(cfg.dataset, "dataset", need_val=False).train.class_names
+        origin = key = f"dataset={cfg.dataset.name}"
+    elif wanted is None:
+        raise ConfigError(f"{file}: a zero-shot head answers for any classes: name them with classes=FILE")
+    elif own is not None:
+        raise CheckpointError(
+            f"{file}: names {len(own)} classes, and its head gives {wanted} logits; give the right names with "
+            "classes=FILE, one per line"
+        )
+    else:
+        note = f"the file names no classes: they are numbered. classes=FILE or dataset=NAME gives {wanted} names"
+        return Names(tuple(f"class {k}" for k in range(wanted)), "numbered", (note,))
+    if wanted is not None and len(names) != wanted:
+        raise ConfigError(f"{key}: {len(names)} classes, and the head of {file} gives {wanted} logits")
+    return Names(names, origin, tuple(notes))
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _load(model: Classifier, published: Published, source: str) -> None:
+    """Load the weights; every tensor of the file and of the model must have its counterpart."""
+    backbone, head = published.backbone, published.head
+    if model.backbone.num_features != head.in_features:
+        raise CheckpointError(
+            f"{source}: the head reads {head.in_features} features and {backbone.options['name']} gives "
+            f"{model.backbone.num_features}: they are of different models"
+        )
+    report = load_weights(model.backbone.model, backbone.state, source=source, convert=_converter(model.backbone.model))
+    if report.skipped and backbone.num_features is not None:
+        raise CheckpointError(f"{report}\n  recognised {backbone.found}, which has no place for what was skipped")
+    load_weights(model.head, head.state, source=f"{source} (head: {head.found})")
+
+
+def _converter(module: torch.nn.Module) -> Any:
+    """Return timm's own renaming of published names."""
+    return getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+
+
+@torch.inference_mode()
+def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, source: str) -> None:
+    """Refuse a timm model whose own classifier is not what `gap` computes (it uses a CLS token or a hidden layer)."""
+    name, size = cfg.model.name, model.backbone.image_size
+    options: dict[str, Any] = {str(key): value for key, value in (cfg.model.timm_kwargs or {}).items()}
+    made_for = timm.get_pretrained_cfg(name)
+    if made_for is not None and made_for.fixed_input_size:
+        options["img_size"] = size
+    reference = timm.create_model(name, num_classes=published.head.num_classes, **options)
+    state = published.backbone.state | published.file_head
+    load_weights(reference, state, source=source, convert=_converter(reference))
+    images = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).float()
+    expected, found = reference.eval()(model.normalize(images)), model.eval()(images)
+    difference, spread = (expected - found).abs().max().item(), expected.std().item()
+    if not difference <= 1e-3 * max(spread, 1e-3):
+        raise CheckpointError(
+            f"{source}: {name}'s own classifier does not work on the mean of the tokens (a CLS token, a hidden layer): "
+            f"its logits differ by {difference:.3g} from those of head=gap. To train from it with a new head: "
+            f"model=timm model.name={name} model.checkpoint={source}"
+        )
+
+
+def _write(out: Path, cfg: DictConfig, model: Classifier, names: tuple[str, ...], source: dict[str, Any]) -> None:
+    """Write the folder atomically."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        classes = temporary / CLASSES_FILE
+        classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it
+        if isinstance(model.head, ZeroShotMLDecoder):  # or the folder would depend on a file elsewhere
+            write_label_embeddings(temporary / EMBEDDINGS_FILE, names, model.head.label_embeddings.numpy())
+            cfg.head.embeddings = EMBEDDINGS_FILE
+        OmegaConf.save(cfg, temporary / "config.yaml", resolve=True)
+        (temporary / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        if out.is_dir():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    except OSError as error:
+        raise ConfigError(
+            f"out: {out} cannot be written: {error.strerror or error}; choose another with out=DIR"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""Load the model of a finished run from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig
+
+from mltrain.config.build import instantiate
+from mltrain.config.compose import load_run
+from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.run_folder import RAW, STATS
+from mltrain.engine.runner import load_best, load_weights
+from mltrain.errors import CheckpointError, ConfigError
+from mltrain.labels import LabelStats
+from mltrain.models.classifier import Classifier
+from mltrain.models.weights import read_state_dict
+from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE
+
+Weights = Literal["best", "val", "ema"]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The model of a run folder, with its config and classes."""
+
+    folder: Path
+    config: DictConfig
+    """the checked config, with the changes that were asked for"""
+    model: Classifier
+    """with the chosen weights, in evaluation mode, on the CPU"""
+    class_names: tuple[str, ...]
+    stats: LabelStats | None
+    """of the training set; None where the folder has weights that were trained elsewhere"""
+    weights: str
+    """which weights: "val" raw, "ema" averaged"""
+    best: dict[str, Any]
+    """epoch, step, weights and figure that were chosen; only "weights" where they were trained elsewhere"""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, pixels."""
+        return self.model.backbone.image_size
+
+
+def load_finished(
+    folder: str | Path, *, weights: Weights = "best", overrides: Sequence[str] = (), config: DictConfig | None = None
+) -> FinishedRun:
+    """Load config, model and classes of a run folder; no data set is read, no GPU is used.
+
+    A folder has `config.yaml`, and `best.pt` (a run of ours) or `model.safetensors` with `classes.txt`, one name per
+    line (weights trained elsewhere).
+
+    Args:
+        weights: "best" takes the raw or the EMA weights, whichever validation chose; "val" the raw; "ema".
+        overrides: KEY=VALUE changes of the config.
+        config: what `load_run(folder, overrides)` gave, where the caller has it.
+
+    Raises:
+        ConfigError: no run folder, a wrong override, or EMA weights of a run that has none.
+        CheckpointError: the weights are missing, damaged, or do not fit the config.
+    """
+    folder = Path(folder)
+    cfg = load_run(folder, overrides) if config is None else config
+    state = read_weights(cfg, folder)
+    names = tuple(state["class_names"])
+    stats = stats_of(state)
+    chosen = choose_weights(state, weights, folder)
+    model = build_model(cfg, names, stats)
+    own = state["ema"]["module"] if chosen == "ema" else state["model"]
+    load_weights({"model": own}, model, None)
+    return FinishedRun(folder, cfg, model.eval(), names, stats, chosen, state["best"])
+
+
+def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Return the state of a run folder's weights: "model", "ema", "stats", "class_names", "best", as in `best.pt`.
+
+    Removes from `cfg` the weights that its model started from: the run's own replace them, and their file may be gone.
+
+    Raises:
+        CheckpointError: there are no weights, or they cannot be read.
+    """
+    for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
+        if key in cfg.model:
+            cfg.model[key] = off
+    file = folder / WEIGHTS_FILE
+    if (folder / "best.pt").exists() or not file.exists():
+        return load_best(CheckpointFolder(folder))
+    classes = folder / CLASSES_FILE
+    if not classes.is_file():
+        raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with one class name per line")
+    names = classes.read_text(encoding="utf-8").splitlines()
+    # a published run has the counts of its training set, and the label embeddings of a zero-shot head
+    best, counts, embeddings = {"weights": RAW}, folder / STATS, folder / EMBEDDINGS_FILE
+    if embeddings.is_file() and cfg.head.get("embeddings") == EMBEDDINGS_FILE:
+        cfg.head.embeddings = str(embeddings)
+    stats = json.loads(counts.read_text(encoding="utf-8")) if counts.is_file() else None
+    return {"model": read_state_dict(file), "ema": None, "stats": stats, "class_names": names, "best": best}
+
+
+def choose_weights(state: dict[str, Any], weights: Weights, folder: Path) -> str:
+    """Return the weights that `weights` means, "val" or "ema". Raises ConfigError if the run has no EMA weights."""
+    chosen = str(state["best"]["weights"] if weights == "best" else weights)
+    if chosen == "ema" and state["ema"] is None:
+        raise ConfigError(f"weights=ema: {folder} has no EMA weights; weights=best takes those it has")
+    return chosen
+
+
+def stats_of(state: dict[str, Any]) -> LabelStats | None:
+    """Return the training statistics in the state of `read_weights`; None for weights trained elsewhere."""
+    return None if state["stats"] is None else LabelStats.from_arrays(state["stats"])
+
+
+def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats | None) -> Classifier:
+    """Build backbone and head of a config on the CPU, with weights as the config says."""
+    backbone = instantiate(cfg.model, "model")
+    given = {"in_features": backbone.num_features, "num_classes": len(class_names), "class_names": class_names}
+    return Classifier(backbone, instantiate(cfg.head, "head", stats=stats, **given))
+
+
+def all_weights(cfg: DictConfig, state: dict[str, Any], model: Classifier) -> dict[str, Classifier]:
+    """Return the models with the raw and, if there are any, the EMA weights of `read_weights`, by name."""
+    return load_weights(state, model, None if state["ema"] is None else instantiate(cfg.ema, "ema", model=model))
+
+
+def on_device(model: Classifier, cfg: DictConfig, device: torch.device) -> Classifier:
+    """Move the model to a device, in the memory format of the config."""
+    memory_format = torch.channels_last if cfg.runner.channels_last else torch.contiguous_format
+    return model.to(device=device).to(memory_format=memory_format)
