@@ -9,10 +9,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +24,11 @@ T = TypeVar("T")
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.2
-_ROWS = 256  # looked at together by `track`
+_ROWS = 256  # counted together by `track`
 
 
 def resolve_mode(mode: Mode) -> Mode:
-    """`auto`: a bar if stderr is a terminal, lines otherwise, nothing on ranks other than the main one."""
+    """Return the mode that `auto` stands for: a bar if stderr is a terminal, else lines; nothing except on rank 0."""
     if mode != "auto":
         return mode
     if os.environ.get("RANK", "0") != "0":
@@ -35,7 +38,7 @@ def resolve_mode(mode: Mode) -> Mode:
 
 @contextmanager
 def above_bars() -> Iterator[None]:
-    """Log records go above a bar instead of through it, for the loggers that write to the console."""
+    """Write log records above a bar instead of through it, for the loggers that write to the console."""
     loggers = [logging.getLogger(), logging.getLogger("mltrain")]
     consoles = [item for item in loggers if any(_is_console(handler) for handler in item.handlers)]
     with logging_redirect_tqdm(loggers=consoles):
@@ -46,58 +49,82 @@ def _is_console(handler: logging.Handler) -> bool:
     return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
 
 
-class Meter:
-    """Counts `unit` (bytes as B) up to `total`; None: nobody knows how many there are. Not to be shared by threads."""
+class Display:
+    """A bar on a terminal, or the time between two lines of a log; a context manager.
 
-    def __init__(self, title: str, total: int | None, *, unit: str = "B", mode: Mode = "auto") -> None:
-        self.title, self.total, self.unit, self.mode = title, total, unit, resolve_mode(mode)
-        self._every = {"bar": BAR_SECONDS, "lines": LINE_SECONDS}.get(self.mode, float("inf"))
-        self._done = self._first = 0
-        self._started = self._next = 0.0
-        self._shown: tqdm | None = None
+    Args:
+        mode: how to show progress.
+        line_seconds: time between two lines.
+    """
+
+    def __init__(self, mode: Mode, line_seconds: float) -> None:
+        self.mode = resolve_mode(mode)
+        self._every = {"bar": BAR_SECONDS, "lines": line_seconds}.get(self.mode, float("inf"))
+        self._bar: tqdm | None = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         if self.mode == "bar":
             self._stack.enter_context(above_bars())
-        self.restart(0, self.total)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._shown is not None:
-            self._shown.close()
+        self._close_bar()
         self._stack.close()
 
+    def _open_bar(self, title: str, done: int, total: int | None, **options: Any) -> None:
+        """Start a bar in the mode "bar"; another one ends."""
+        self._close_bar()
+        if self.mode == "bar":
+            options |= {"leave": False, "file": sys.stderr, "dynamic_ncols": True}
+            self._bar = tqdm(total=total, initial=done, desc=title, **options)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Meter(Display):
+    """Progress of a count; threads must not share it.
+
+    Args:
+        title: the work.
+        total: count at the end; None: not known.
+        unit: name of the counted things; "B": bytes.
+        mode: how to show progress.
+    """
+
+    def __init__(self, title: str, total: int | None, *, unit: str = "B", mode: Mode = "auto") -> None:
+        super().__init__(mode, LINE_SECONDS)
+        self.title, self.total, self.unit = title, total, unit
+        self._done = self._first = 0
+        self._started = self._next = 0.0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.restart(0, self.total)
+        return self
+
     def restart(self, done: int, total: int | None) -> None:
-        """Count from `done` of `total` on; the pace shown is that from here."""
+        """Continue from `done` of `total`; the pace is measured from here."""
         self.total, self._done, self._first = total, done, done
         self._started = time.monotonic()
         self._next = self._started + self._every
-        if self.mode == "bar":
-            if self._shown is not None:
-                self._shown.close()
-            scaled = self.unit == "B"
-            self._shown = tqdm(
-                total=total,
-                initial=done,
-                desc=self.title,
-                unit=self.unit if scaled else f" {self.unit}",
-                unit_scale=scaled,
-                leave=False,
-                file=sys.stderr,
-                dynamic_ncols=True,
-            )
+        scaled = self.unit == "B"
+        self._open_bar(self.title, done, total, unit="B" if scaled else f" {self.unit}", unit_scale=scaled)
 
     def add(self, count: int) -> None:
+        """Count `count` more."""
         self._done += count
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._every
-        if self._shown is not None:
-            self._shown.update(self._done - self._shown.n)
+        if self._bar is not None:
+            self._bar.update(self._done - self._bar.n)
         else:
             log.info(self._line(now))
 
@@ -114,7 +141,7 @@ class Meter:
 
 
 def track(rows: Iterable[T], title: str, total: int | None, *, unit: str) -> Iterator[T]:
-    """The rows, with a `Meter` of them; for many that each take little time."""
+    """Yield the rows while a `Meter` counts them; for many rows that take little time each."""
     with Meter(title, total, unit=unit) as meter:
         for number, row in enumerate(rows, 1):
             yield row
@@ -123,7 +150,7 @@ def track(rows: Iterable[T], title: str, total: int | None, *, unit: str) -> Ite
 
 
 def amount(count: float) -> str:
-    """Bytes for people: 13.5 GB."""
+    """Return a number of bytes as text: 13.5 GB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -131,7 +158,7 @@ def amount(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """1:02:03, or 2:03."""
+    """Return a time as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

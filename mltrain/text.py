@@ -35,3 +35,8 @@ def spell(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {spell(v)}" for k, v in value.items()) + "}"
     return str(value) if value != "" else "''"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, "1 run" or "2 runs"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -26,7 +26,11 @@ from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.config.schema import number
-from mltrain.runs.settings import THRESHOLDS_FILE
+from mltrain.engine.run_folder import (
+    EVALUATION,
+    THRESHOLDS,
+    TUNING,
+)
 
 if TYPE_CHECKING:
     from mltrain.engine.evaluator import Evaluation
@@ -65,7 +69,7 @@ def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> d
         ConfigError: there is no split on which tuning can be reported.
     """
     from mltrain.config.identity import component_name
-    from mltrain.report.outcome import write_json
+    from mltrain.files import write_json
     from mltrain.report.tables import metrics_table
     from mltrain.runs.assemble import chosen, keeps_predictions
     from mltrain.runs.evaluation import open_on_data
@@ -77,7 +81,7 @@ def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> d
         keep_all = (
             tuner is not None
             or keeps_predictions(cfg, run.stats)
-            or (folder / THRESHOLDS_FILE).exists()
+            or (folder / THRESHOLDS).exists()
             or needs_predictions(folder)
         )
         result: dict[str, Any] = {"best": run.best}
@@ -94,26 +98,24 @@ def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> d
         logger.info("%s\n%s", metrics_table(result), chosen(result) if "epoch" in run.best else "")
         result |= compare(folder, component_name(cfg.dataset), evaluations["val"], len(run.splits.val))
         thresholds = report_thresholds(folder, run.state, run.splits, evaluations, run.summarize)
-        write_json(folder / "evaluation.json", result | ({} if thresholds is None else {"thresholds": thresholds}))
+        write_json(folder / EVALUATION, result | ({} if thresholds is None else {"thresholds": thresholds}))
         if tuner is not None:
             content = tuner.run(evaluations)
-            write_json(folder / "tuning.json", content)
-            logger.info("\n%s\n%s", tuning_report(content), folder / "tuning.json")
+            write_json(folder / TUNING, content)
+            logger.info("\n%s\n%s", tuning_report(content), folder / TUNING)
         return result
 
 
 def _write(run: RunOnData, split: str, labels: LabelSet, evaluation: Evaluation) -> None:
     """Write the figures per class of a split, its confusion matrix and, if the config asks for them, predictions."""
     from mltrain.report.outcome import write_confusion, write_per_class
-    from mltrain.report.predictions import FILES, write_predictions
+    from mltrain.report.predictions import write_predictions
 
-    file = run.folder / f"evaluation_{split}.csv"
-    write_per_class(file, evaluation, run.stats)
-    write_confusion(
-        file.with_name(f"evaluation_{split}_confusion.csv"), evaluation, run.best["weights"], run.stats.class_names
-    )
+    best_weights, names = run.best["weights"], run.stats.class_names
+    write_per_class(run.folder / EVALUATION_PER_CLASS[split], evaluation, run.stats)
+    write_confusion(run.folder / EVALUATION_CONFUSION[split], evaluation, best_weights, names)
     if run.config.metrics.save_predictions:
-        write_predictions(run.folder / FILES[split][1], evaluation, labels)
+        write_predictions(run.folder / PREDICTIONS[split][1], evaluation, labels)
 
 
 COMMAND = Command(evaluate, about=__doc__, takes="run", options=Options)

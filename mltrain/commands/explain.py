@@ -101,7 +101,7 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
 
     from mltrain.models.explain import class_maps
     from mltrain.report.overlays import overlay, sheet
-    from mltrain.report.pictures import write_png
+    from mltrain.report.pictures import write_picture
     from mltrain.runs.predictor import Label
 
     pixels = predictor.resize(image)[None].to(predictor.device, memory_format=torch.channels_last)
@@ -121,10 +121,10 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
     for rank, label in enumerate(labels, 1):
         values = found.maps[0, names.index(label.name)].cpu().numpy()
         drawn = overlay(seen, values, found.kind)
-        write_png(place / f"{rank:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
+        write_picture(place / f"{rank:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
         overlays.append((label.name, label.score, drawn, values))
     path = _sheet(place)
-    write_png(path, sheet(image, overlays, found.kind))
+    write_picture(path, sheet(image, overlays, found.kind))
     shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
     logger.info("%s: %s%s; %s", file, shown, note, path)
     return path

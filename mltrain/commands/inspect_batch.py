@@ -67,7 +67,7 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     from mltrain.engine.step import mix_generator
     from mltrain.models.classifier import Classifier
     from mltrain.report.batch import batch_picture, sampler_table, target_table, tensor_table
-    from mltrain.report.pictures import write_png
+    from mltrain.report.pictures import write_picture
     from mltrain.runs.assemble import Parts, build_data, build_train_loader
 
     cfg = offline(cfg)
@@ -108,7 +108,7 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     if batch.corrupt:
         blocks.insert(1, "\n".join(["left out, because they cannot be decoded:", *batch.corrupt]))
     with writing(Path(options.out)) as out:
-        write_png(out, batch_picture(images, rows, stats.class_names, most=options.images))
+        write_picture(out, batch_picture(images, rows, stats.class_names, most=options.images))
     text = "\n\n".join(blocks)
     sys.stdout.write(text + "\n")
     logger.info("picture: %s", out)

@@ -26,8 +26,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.cli import Command
 from mltrain.config.schema import INJECTED, PathsOptions
+from mltrain.engine.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    EVALUATION_PER_CLASS,
+    PER_CLASS,
+    RESULT,
+    SOURCE,
+    STATS,
+    THRESHOLDS,
+)
 from mltrain.errors import ConfigError, MltrainError
-from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, THRESHOLDS_FILE, WEIGHTS_FILE, option_name
+from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, option_name
 
 if TYPE_CHECKING:
     from mltrain.runs.folder import FinishedRun
@@ -36,11 +47,11 @@ logger = logging.getLogger(__name__)
 
 
 CARD_FILE, FACTS_FILE = "README.md", "config.json"
-AS_THEY_ARE = ("stats.json", THRESHOLDS_FILE)  # class names may look like paths: "/m/01g317"
-PER_CLASS_FILES = ("per_class.csv", "evaluation_val.csv")
-TAKEN_ALONG = ("result.json", "environment.json", "source.json", *AS_THEY_ARE)
+AS_THEY_ARE = (STATS, THRESHOLDS)  # class names may look like paths: "/m/01g317"
+PER_CLASS_FILES = (PER_CLASS["val"], EVALUATION_PER_CLASS["val"])
+TAKEN_ALONG = (RESULT, ENVIRONMENT, SOURCE, *AS_THEY_ARE)
 UPLOADED = [
-    *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, "config.yaml", "per_class.csv", *TAKEN_ALONG),
+    *(CARD_FILE, FACTS_FILE, WEIGHTS_FILE, CLASSES_FILE, EMBEDDINGS_FILE, CONFIG, PER_CLASS["val"], *TAKEN_ALONG),
     *("*.onnx", "*.pt2"),
 ]
 """Other files in the folder, such as predictions of an evaluation, are not uploaded."""
@@ -110,17 +121,17 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
 
     from mltrain.models.heads import ZeroShotMLDecoder
     from mltrain.models.label_embeddings import write_label_embeddings
-    from mltrain.report.model_card import CardSource, model_card
+    from mltrain.report.model_card import CardContent, model_card
     from mltrain.runs.facts import facts
 
     found = {name: _read_json(run.folder / name) for name in TAKEN_ALONG}
-    if found["result.json"] is None:  # the weights were trained elsewhere, and perhaps evaluated here
-        found["result.json"] = _read_json(run.folder / "evaluation.json")
+    if found[RESULT] is None:  # the weights were trained elsewhere, and perhaps evaluated here
+        found[RESULT] = _read_json(run.folder / EVALUATION)
     kept = {k: v if k in AS_THEY_ARE else _without_folders(v) for k, v in found.items() if v is not None}
-    if "result.json" in kept:
-        kept["result.json"] = _result_of(kept["result.json"], run.weights)
-    if THRESHOLDS_FILE in kept:
-        kept[THRESHOLDS_FILE] |= {"weights": "val", "best": {}}  # the folder has these weights only
+    if RESULT in kept:
+        kept[RESULT] = _result_of(kept[RESULT], run.weights)
+    if THRESHOLDS in kept:
+        kept[THRESHOLDS] |= {"weights": "val", "best": {}}  # the folder has these weights only
     plain = OmegaConf.to_container(started, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v if k == "partial" else _without_folders(v) for k, v in plain.items()} | {
@@ -131,18 +142,18 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
         config["head"]["embeddings"] = EMBEDDINGS_FILE
     known = facts(run)
     model = {"architecture": config["model"].get("name"), "head": option_name("head", config["head"])}
-    card = CardSource(
-        title=options.repo.rpartition("/")[2] if options.repo else _title(config, kept.get("source.json")),
+    card = CardContent(
+        title=options.repo.rpartition("/")[2] if options.repo else _title(config, kept.get(SOURCE)),
         config=config,
         names={key: option_name(key, config[key]) for key in INJECTED if key in config},
         facts=known,
         parameters=sum(p.numel() for p in run.model.parameters()),
         stats=run.stats,
-        result=kept.get("result.json", {}),
+        result=kept.get(RESULT, {}),
         per_class=_rows_of(run.folder, run.weights),
-        thresholds=kept.get(THRESHOLDS_FILE, {}),
-        environment=kept.get("environment.json", {}),
-        source=kept.get("source.json", {}),
+        thresholds=kept.get(THRESHOLDS, {}),
+        environment=kept.get(ENVIRONMENT, {}),
+        source=kept.get(SOURCE, {}),
         license=options.license,
         data_license=options.data_license,
         repo=options.repo,
@@ -154,10 +165,10 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
         CARD_FILE: model_card(card),
         FACTS_FILE: json.dumps(model | known, indent=2, ensure_ascii=False) + "\n",
         CLASSES_FILE: "".join(f"{name}\n" for name in run.class_names),
-        "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        CONFIG: yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     }
     if card.per_class:
-        with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / PER_CLASS["val"]).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(card.per_class[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(card.per_class)

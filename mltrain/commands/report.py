@@ -12,7 +12,6 @@ docs/reports.md describes the pages.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -25,6 +24,7 @@ from typing import Any, Literal
 from mltrain.cli import Command
 from mltrain.config.compose import load_run
 from mltrain.config.schema import number
+from mltrain.engine.run_folder import JOB, SPLITS, RunFolder, is_run_folder, read_jobs, weights_key
 from mltrain.errors import ConfigError, DataError, MltrainError
 from mltrain.runs.outputs import writing
 from mltrain.runs.selection import select, split_arguments
@@ -76,7 +76,7 @@ def report(arguments: Sequence[str], options: Options | None = None) -> Path:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name a run folder, or a folder of runs")
     with nullcontext() if options.out is None else writing(Path(options.out)):
-        if len(folders) == 1 and (folders[0] / "config.yaml").is_file():
+        if len(folders) == 1 and is_run_folder(folders[0]):
             return _report_run(folders[0], filters, options)
         return _report_several(folders, filters, options)
 
@@ -93,9 +93,8 @@ def _report_run(folder: Path, filters: Sequence[str], options: Options) -> Path:
 
 def _page_of(folder: Path, images: str | None = None, out: str | None = None) -> Path:
     from mltrain.report.html.run_report import write_run_report
-    from mltrain.report.predictions import FILES
 
-    roots = image_roots(folder) if images is None else dict.fromkeys(FILES, Path(images))
+    roots = image_roots(folder) if images is None else dict.fromkeys(SPLITS, Path(images))
     return write_run_report(folder, images=roots, out=None if out is None else Path(out))
 
 
@@ -119,7 +118,7 @@ def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Op
                 logger.info("%s", _page_of(record.folder))
         common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
         return write_sweep_report(
-            compare(records, split=options.split, weights={"raw": "val"}.get(options.weights, options.weights)),
+            compare(records, split=options.split, weights=weights_key(options.weights)),
             Path(options.out) if options.out else common / COMPARISON,
             title=" + ".join(folder.resolve().name for folder in folders),
             jobs=jobs,
@@ -133,17 +132,12 @@ def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Op
 
 def is_sweep(folder: Path) -> bool:
     """Return whether a folder is that of a sweep, which holds records of its jobs and no runs."""
-    return (folder / "multirun.yaml").is_file() or any(folder.glob("job-*.json"))
+    return (folder / "multirun.yaml").is_file() or any(folder.glob(JOB))
 
 
 def job_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a sweep's jobs (`mltrain.sweeps.record.Record`), by number; none for other folders."""
-    records = []
-    for path in sorted(folder.glob("job-*.json")):
-        try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
+    records = list(read_jobs(folder))
     if not records and (folder / "multirun.yaml").is_file() and not any(folder.glob("*/*/config.yaml")):
         raise DataError(f"{folder}: holds no records of jobs; name the folder of the runs (paths.runs) instead")
     return records
@@ -156,18 +150,15 @@ def image_roots(folder: Path) -> dict[str, Path]:
     """
     import numpy as np
 
-    from mltrain.report.html.run_data import read_run
-    from mltrain.report.predictions import FILES
-
-    files: dict[str, str] = {}
-    for split, names in FILES.items():
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
+    run, files = RunFolder(folder), dict[str, str]()
+    for split in SPLITS:
+        path = run.predictions_file(split)
         if path is not None:
             with np.load(path, allow_pickle=False) as arrays:
                 files[split] = str(next(iter(arrays["files"]), ""))
     if not files:
         return {}
-    section: Mapping[str, Any] = read_run(folder).config.get("dataset") or {}
+    section: Mapping[str, Any] = run.config.get("dataset") or {}
     named = [section.get("root"), section.get("file") and Path(str(section["file"])).parent]
     found = {
         split: Path(root) for split, file in files.items() for root in named if root and (Path(root) / file).is_file()

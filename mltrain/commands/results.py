@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mltrain.cli import Command
 from mltrain.config.schema import PathsOptions, number
+from mltrain.engine.run_folder import weights_key
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_text
 from mltrain.report.runs import read_runs
@@ -31,7 +32,7 @@ from mltrain.runs.selection import select, split_arguments
 from mltrain.runs.settings import load_settings
 
 if TYPE_CHECKING:
-    from mltrain.report.compare import Table
+    from mltrain.report.compare import Comparison
 
 ENDINGS = {".md": "markdown", ".csv": "csv", ".txt": "terminal"}
 
@@ -77,7 +78,7 @@ def results(arguments: Sequence[str], options: Options) -> None:
         chosen = select(records, filters, baseline)
         # Filters cannot judge runs that cannot be read, so these stay in the table.
         chosen += [record for record in records if record.status == "unreadable" and record not in chosen]
-        weights = {"raw": "val"}.get(options.weights, options.weights)
+        weights = weights_key(options.weights)
         tables = compare(chosen, split=options.split, weights=weights)
         full = [table for table in tables if table.rows]
         if baseline:
@@ -96,7 +97,7 @@ def results(arguments: Sequence[str], options: Options) -> None:
             write_text(out, text)
 
 
-def _as_text(tables: Sequence[Table], options: Options) -> str:
+def _as_text(tables: Sequence[Comparison], options: Options) -> str:
     """Return the tables in the format that the options ask for."""
     from mltrain.report.published import beside, read_published
     from mltrain.report.results_table import chosen_columns, has_column, markdown, terminal, to_csv
@@ -122,9 +123,9 @@ def _as_text(tables: Sequence[Table], options: Options) -> str:
     return "\n".join(parts)
 
 
-def _where_it_applies(tables: Sequence[Table], do: Callable[[Table], None]) -> None:
+def _where_it_applies(tables: Sequence[Comparison], do: Callable[[Comparison], None]) -> None:
     """Call `do` for every table. A table that refuses (it has no baseline, say) gets a note, unless all refuse."""
-    refused: list[tuple[Table, str]] = []
+    refused: list[tuple[Comparison, str]] = []
     for table in tables:
         try:
             do(table)

@@ -22,9 +22,9 @@ from omegaconf import DictConfig
 from mltrain.cli import Command
 from mltrain.config.rules import MULTI_LABEL
 from mltrain.config.schema import number
+from mltrain.engine.run_folder import THRESHOLDS
 from mltrain.errors import ConfigError
 from mltrain.files import write_json
-from mltrain.runs.settings import THRESHOLDS_FILE
 
 if TYPE_CHECKING:
     from mltrain.datasets.splits import Splits
@@ -106,8 +106,8 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: Options) -> dict[str
             "figures_before": found["figures_before"],
             "figures": found["figures"],
         }
-        write_json(folder / THRESHOLDS_FILE, written)
-        logger.info("%s\n%s", tuning_report(content), folder / THRESHOLDS_FILE)
+        write_json(folder / THRESHOLDS, written)
+        logger.info("%s\n%s", tuning_report(content), folder / THRESHOLDS)
         return written
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.signals import StopSignal
 from mltrain.errors import DataError, Interrupted, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
@@ -256,7 +257,7 @@ def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:
 
 
 def _nan_error(name: str, images: list[int], loader: EvalLoader) -> NonFiniteError:
-    weights = {"val": "raw", "ema": "EMA"}.get(name, name)
+    weights = WEIGHTS.get(name, name)
     return NonFiniteError(
         f"{loader.labels.name}: the {weights} weights give NaN for {len(images)} of {len(loader.labels)} images, first "
         f"for {loader.labels.path(images[0])}. Try runner.amp=off, a lower optimizer.lr or runner.clip_grad_norm=1."

@@ -1,7 +1,7 @@
-"""Where a run's figures go: metrics.jsonl always, TensorBoard, wandb and mlflow as the config says.
+"""Log of a run's figures: metrics.jsonl always, TensorBoard, wandb and mlflow if the config asks for them.
 
-Only the main rank writes. On resume, records after the resumed step are dropped, so a resumed run's log reads like
-that of one that never stopped.
+Only the main rank writes. On resume, records after the resumed step are dropped, so that the log of a resumed run
+reads like that of a run that never stopped.
 """
 
 from __future__ import annotations
@@ -24,28 +24,32 @@ from typing import IO, Any, Protocol
 import torch
 
 from mltrain.engine.distributed import Distributed
+from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
 from mltrain.errors import ConfigError
+from mltrain.files import write_json, write_text
 
 Scalars = Mapping[str, Any]
 
 
 class Sink(Protocol):
-    """One place figures go to."""
+    """A place that figures go to."""
 
     def resume(self, step: int) -> None:
-        """Open; the run stands after optimizer step `step`, and what was logged beyond it is void."""
+        """Open for a run after optimizer step `step`; figures of later steps are dropped."""
 
     def log(self, step: int, scalars: dict[str, Any]) -> None:
         """Record figures after optimizer step `step`."""
 
     def close(self, failed: bool) -> None:
-        """Finish; `failed` where the run ended with an error."""
+        """Finish; `failed` tells whether the run ended with an error."""
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, `step` first, flushed at once. Figures that are not finite become
-    null."""
+    """`metrics.jsonl`: one JSON object per line, `step` first, flushed at once.
+
+    Figures that are not finite become null.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,37 +57,38 @@ class MetricsLog:
         self._kept: set[tuple[int, frozenset[str]]] = set()
 
     def resume(self, step: int) -> None:
+        """Drop the records after `step` and open the file."""
         kept = []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
-                record = _parse(line)
+                record = parse_record(line)
                 if record is not None and record["step"] <= step:
                     kept.append(line)
                     # What was logged at the resumed step itself may be logged again, such as an evaluation.
                     if record["step"] == step:
                         self._kept.add((step, frozenset(record)))
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, scalars: dict[str, Any]) -> None:
+        """Append a record, unless the same figures of the resumed step are there."""
         assert self._file is not None, "resume() comes first"
-        record = {"step": step, **{key: _finite(value) for key, value in scalars.items()}}
+        record = {"step": step, **{key: None if _not_finite(value) else value for key, value in scalars.items()}}
         if self._kept and (step, frozenset(record)) in self._kept:
             return
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self, failed: bool) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 class Wandb:
-    """Weights & Biases; a resumed run goes on in the same wandb run. Its own variables (WANDB_MODE ...) apply."""
+    """Weights & Biases; a resumed run continues the same wandb run. Its own variables (WANDB_MODE ...) apply."""
 
     def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
         _require("wandb", "logger.wandb")
@@ -91,6 +96,7 @@ class Wandb:
         self._run: Any = None
 
     def resume(self, step: int) -> None:
+        """Start or continue the wandb run."""
         import wandb
 
         name = _run_name(self.folder)
@@ -102,17 +108,21 @@ class Wandb:
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, scalars: dict[str, Any]) -> None:
+        """Send the numbers among `scalars`."""
         self._run.log({"step": step, **dict(_numbers(scalars))})
 
     def close(self, failed: bool) -> None:
+        """Finish the wandb run."""
         if self._run is not None:
             self._run.finish(exit_code=int(failed))
             self._run = None
 
 
 class Mlflow:
-    """MLflow; a resumed run goes on in the same MLflow run. MLFLOW_TRACKING_URI says where, else a folder of the
-    run's."""
+    """MLflow; a resumed run continues the same MLflow run.
+
+    Its place is MLFLOW_TRACKING_URI, or a folder in the run folder.
+    """
 
     def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
         _require("mlflow", "logger.mlflow")
@@ -120,11 +130,13 @@ class Mlflow:
         self._client: Any = None
 
     def resume(self, step: int) -> None:
+        """Start or continue the MLflow run."""
         from mlflow.tracking import MlflowClient
 
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
-            # MLflow 3.17 opens a folder only when told so; its alternative, a database, needs more than mlflow-skinny.
+            # MLflow 3.17 uses a folder only with this variable; its alternative, a database, needs more than
+            # mlflow-skinny.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = (self.folder / "mlruns").resolve().as_uri()
         self._client = MlflowClient(tracking_uri=uri)
@@ -137,10 +149,11 @@ class Mlflow:
             self._client.update_run(self._id, status="RUNNING")
             return
         self._id = self._client.create_run(experiment_id, run_name=name, tags={"mltrain_run": name}).info.run_id
-        for key, value in _flatten(self.config):
+        for key, value in flatten(self.config).items():
             self._client.log_param(self._id, key, str(value)[:500])
 
     def log(self, step: int, scalars: dict[str, Any]) -> None:
+        """Send the numbers among `scalars`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -149,13 +162,14 @@ class Mlflow:
         self._client.log_batch(self._id, metrics=metrics)
 
     def close(self, failed: bool) -> None:
+        """Finish the MLflow run."""
         if self._client is not None:
             self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
             self._client = None
 
 
 class Sinks:
-    """Every sink behind one `log`; a context manager that closes them. Empty away from the main rank."""
+    """All sinks behind one `log`, and a context manager that closes them; there are none except on the main rank."""
 
     def __init__(self, sinks: Iterable[Sink]) -> None:
         self.sinks = list(sinks)
@@ -170,26 +184,26 @@ class Sinks:
             sink.close(error is not None)
 
     def resume(self, step: int) -> None:
-        """Open every sink for a run that stands after `step` optimizer steps (0: a new one). Comes before `log`."""
+        """Open every sink for a run after optimizer step `step` (0: a new run); must be called before `log`."""
         for sink in self.sinks:
             sink.resume(step)
 
     def log(self, step: int, scalars: Scalars) -> None:
         """Record figures after optimizer step `step`. Values are numbers, one-element tensors, strings or None."""
         if self.sinks:
-            plain = {key: _plain(value) for key, value in scalars.items()}
+            plain = {key: _python_value(value) for key, value in scalars.items()}
             for sink in self.sinks:
                 sink.log(step, plain)
 
 
 def make_sinks(folder: Path, config: Mapping[str, Any], dist: Distributed) -> Sinks:
-    """The sinks that `config["logger"]` asks for.
+    """Make the sinks that `config["logger"]` asks for.
 
     Raises:
-        ConfigError: on every rank, where a package is missing; with the command that installs it.
+        ConfigError: a package is missing, on every rank; the message has the command that installs it.
     """
     options = config["logger"]
-    sinks: list[Sink] = [MetricsLog(folder / "metrics.jsonl")]
+    sinks: list[Sink] = [MetricsLog(folder / METRICS)]
     if options["tensorboard"]:
         sinks.append(TensorBoard(folder / "tensorboard"))
     if options["wandb"]:
@@ -200,7 +214,7 @@ def make_sinks(folder: Path, config: Mapping[str, Any], dist: Distributed) -> Si
 
 
 def save_environment(folder: Path) -> None:
-    """Write `environment.json`: versions, git commit of the source, hardware and command line of this start."""
+    """Write environment.json: versions, git commit of the source, hardware and command line of this start."""
     packages = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "hydra-core", "omegaconf", "mltrain")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = {
@@ -215,28 +229,19 @@ def save_environment(folder: Path) -> None:
         "cuda": torch.version.cuda if gpus else None,
         "world_size": int(os.environ.get("WORLD_SIZE") or 1),
     }
-    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / ENVIRONMENT, environment)
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value  # a one-element tensor or a NumPy number
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _numbers(scalars: Scalars) -> list[tuple[str, float]]:
     return [(key, float(value)) for key, value in scalars.items() if isinstance(value, (int, float))]
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    """A record, or None for a line that a kill cut short."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _require(package: str, key: str) -> None:
@@ -245,16 +250,8 @@ def _require(package: str, key: str) -> None:
 
 
 def _run_name(folder: Path) -> str:
-    """<dataset>-<name>-<id>, in the letters every service allows."""
+    """Return <dataset>-<name>-<id> in letters that every service allows."""
     return re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))[-100:]
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _version(package: str) -> str | None:
@@ -265,8 +262,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from, and whether tracked files were changed; None for an installed
-    copy."""
+    """Return the commit of the checkout of this code and whether tracked files changed; None for an installed copy."""
     try:
         commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         commit, status = (

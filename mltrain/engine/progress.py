@@ -1,29 +1,30 @@
-"""What a person watching the run sees: a bar on a terminal, plain log lines elsewhere."""
+"""Progress of a training: a bar on a terminal, plain log lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from contextlib import ExitStack
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-import torch
-from tqdm import tqdm
+from mltrain.progress import LINE_SECONDS, Display, Mode, duration
 
-from mltrain.progress import BAR_SECONDS, LINE_SECONDS, Mode, above_bars, duration, resolve_mode
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 _BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
 
 
-class Progress:
+class Progress(Display):
     """Loss, LR, images/s, share of time spent waiting for data, and time left for the whole run.
 
-    `mode` is bar, lines (one every `line_seconds`), off, or auto: a bar if stderr is a terminal, lines otherwise.
-    With `enabled=False` (ranks other than the main one) it shows nothing and still measures. A loss given as a tensor
-    is read, which waits for a GPU, only when it is shown.
+    A loss given as a tensor is read, which waits for a GPU, only when it is shown.
+
+    Args:
+        mode: bar, lines (one every `line_seconds`), off, or auto: a bar if stderr is a terminal, else lines.
+        enabled: False: show nothing, but measure (on ranks other than the main one).
+        line_seconds: time between two lines.
     """
 
     def __init__(
@@ -33,10 +34,7 @@ class Progress:
         enabled: bool = True,
         line_seconds: float = LINE_SECONDS,
     ) -> None:
-        self.mode: Mode = resolve_mode(mode) if enabled else "off"
-        self._every = {"bar": BAR_SECONDS, "lines": line_seconds, "off": float("inf")}[self.mode]
-        self._bar: tqdm | None = None
-        self._stack = ExitStack()
+        super().__init__(mode if enabled else "off", line_seconds)
         self._epoch = self._epochs = self._steps = self._step = self._left = 0
         # Totals of this process: (seconds training, images, seconds waiting for data).
         self._seconds = self._images = self._waited = 0.0
@@ -45,38 +43,16 @@ class Progress:
         self._done = 0
         self._last = self._next = 0.0
 
-    def __enter__(self) -> Progress:
-        if self.mode == "bar":
-            self._stack.enter_context(above_bars())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._close_bar()
-        self._stack.close()
-
     def start_epoch(self, epoch: int, epochs: int, steps: int, start: int, left: int) -> None:
-        """Epoch `epoch` (from 0) of `epochs` begins at its step `start` of `steps`; the whole run has `left` to go."""
+        """Start epoch `epoch` (from 0) of `epochs` at its step `start` of `steps`; `left` steps of the run remain."""
         now = time.perf_counter()
         self._epoch, self._epochs, self._steps, self._step, self._left = epoch, epochs, steps, start, left
         self._started = now if self._started is None else self._started
         self._last, self._next = now, now + self._every
-        if self.mode == "bar":
-            self._close_bar()
-            label = f"epoch {epoch + 1}/{epochs}"
-            self._bar = tqdm(
-                total=steps,
-                initial=start,
-                desc=label,
-                leave=False,
-                file=sys.stderr,
-                dynamic_ncols=True,
-                bar_format=_BAR_FORMAT,
-            )
+        self._open_bar(f"epoch {epoch + 1}/{epochs}", start, steps, bar_format=_BAR_FORMAT)
 
     def update(self, *, loss: float | torch.Tensor, lr: float, images: int, waited: float) -> None:
-        """A step is done: `images` over all ranks, of its time `waited` seconds on the loader."""
+        """Count a step of `images` over all ranks that waited `waited` seconds for the loader."""
         now = time.perf_counter()
         self._seconds += now - self._last
         self._images += images
@@ -90,19 +66,19 @@ class Progress:
             self._show(float(loss), lr)
 
     def end_epoch(self, line: str) -> None:
-        """The epoch and its evaluation are over; `line` sums them up."""
+        """Log `line`, the summary of an epoch and its evaluation."""
         self._close_bar()
         if self.mode != "off":
             logger.info("%s  %.0f img/s", line, self.mean_rate())
 
     def rates(self) -> dict[str, float]:
-        """Images/s and data-wait share since the last call, for the log; of training alone, without evaluation."""
+        """Return images/s and the share of waiting for data since the last call, of training without evaluation."""
         speed, share = self._window(self._reported)
         self._reported = self._totals()
         return {"train/images_per_second": speed, "train/data_wait": share}
 
     def mean_rate(self) -> float:
-        """Images/s of all training in this process, without evaluation."""
+        """Return images/s of all training in this process, without evaluation."""
         return self._images / self._seconds if self._seconds else 0.0
 
     def _totals(self) -> tuple[float, float, float]:
@@ -123,11 +99,6 @@ class Progress:
             logger.info("epoch %d/%d  step %d/%d  %s", self._epoch + 1, self._epochs, self._step, self._steps, figures)
 
     def _eta(self) -> float:
-        """Seconds left for the whole run, at this process's pace so far, evaluations included."""
+        """Return the seconds left for the whole run at this process's pace so far, evaluations included."""
         assert self._started is not None
         return (time.perf_counter() - self._started) / self._done * self._left
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

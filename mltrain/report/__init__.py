@@ -1,1 +1,1 @@
-"""What a run leaves behind to read: tables, per-class figures, result.json."""
+"""Results for people: tables, plots, pages and model cards of runs, and comparisons of runs."""

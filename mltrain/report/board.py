@@ -1,7 +1,7 @@
-"""What TensorBoard shows besides scalars: PR curves, predictions, and the hyper-parameters a sweep is compared by.
+"""TensorBoard events besides scalars: PR curves, predictions, and the hyper-parameters that a sweep is compared by.
 
-Pictures are of a few validation images, the same at every time. They are drawn after the first evaluation, after the
-second, the fourth, the eighth ... and after the last, so that their number stays small however long the run.
+Pictures show a few validation images, the same ones each time. They are drawn after the first evaluation, the second,
+the fourth, the eighth ... and the last, so that their number stays small however long the run is.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mltrain.engine.tensorboard import THRESHOLDS, TensorBoard, charts, picture, pr_curve, write_final
+from mltrain.engine.run_folder import WEIGHTS
+from mltrain.engine.tensorboard import THRESHOLDS, TensorBoard, add_jpeg, add_pr_curve, final_events
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
 from mltrain.metrics.curves import counts_by_threshold
-from mltrain.metrics.summary import TITLES
 from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.decode import read_image
 from mltrain.report.pictures import Line, captioned, jpeg
-from mltrain.report.tables import HEADLINES, WEIGHTS
+from mltrain.report.tables import HEADLINES, title
+from mltrain.text import spell
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from mltrain.engine.evaluator import Evaluation
 
 _LINES = 8
@@ -30,18 +33,18 @@ _WIDTH = 224
 
 
 class Board:
-    """Called with each evaluation of the validation split; see the module.
+    """Recorder of each evaluation of the validation split; see the module.
 
     Args:
         writer: the event files of the run.
         labels: the validation split.
         resize: transform of evaluation.
-        stats: of the training labels.
+        stats: statistics of the training labels.
         curves: record PR curves.
         images: how many images are shown with their predictions; 0: none.
-        best_by: figure by which the weights are chosen that pictures show.
+        best_by: figure that chooses the weights whose predictions are shown.
         every: epochs from one evaluation to the next.
-        threshold: probability from which a class counts as predicted.
+        threshold: probability from which a class is predicted.
         single_label: probabilities are a softmax, and the highest is predicted.
     """
 
@@ -68,56 +71,59 @@ class Board:
     def __call__(self, epoch: int, step: int, evaluation: Evaluation, *, last: bool) -> None:
         """Record an evaluation after epoch `epoch` (from 1) and optimizer step `step`."""
         if epoch <= self.every:
-            self.writer.add(step, [charts(self._layout(evaluation))])
+            charts = {title: ["Multiline", tags] for title, tags in self._layout(evaluation).items()}
+            self.writer.events.add_custom_scalars({"average precision": charts})
         if self.curves:
-            self.writer.add(step, self._curves(evaluation))
+            self._add_curves(evaluation, step)
         number = epoch // self.every
         if len(self.shown) and (last or (epoch % self.every == 0 and number & (number - 1) == 0)):
-            weights = evaluation.best(self.best_by)
-            self.writer.add(step, self._pictures(evaluation, weights, f"epoch {epoch}", "predictions"))
+            caption = f"epoch {epoch}"
+            self._add_pictures(
+                self.writer.events, evaluation, evaluation.best(self.best_by), caption, "predictions", step
+            )
 
     def finish(
         self, step: int, hyperparameters: Mapping[str, Any], result: Mapping[str, Any], evaluation: Evaluation
     ) -> None:
-        """Record, once, what the HParams tab compares runs by, and the predictions of the best weights.
+        """Record, once, the row of the HParams tab, and the predictions of the best weights.
 
         Args:
-            step: of the end of the run.
+            step: the last optimizer step of the run.
             hyperparameters: flat, see `flattened`.
             result: the content of result.json.
-            evaluation: of the best epoch.
+            evaluation: evaluation of the best epoch.
         """
         best = result["best"]
-        when = f"best, epoch {best['epoch']}"
-        values = self._pictures(evaluation, best["weights"], when, "best") if len(self.shown) else []
-        write_final(self.writer.folder, step, hyperparameters, final_metrics(result), values)
+        with final_events(self.writer.folder, step, hyperparameters, final_metrics(result)) as events:
+            if len(self.shown):
+                self._add_pictures(events, evaluation, best["weights"], f"best, epoch {best['epoch']}", "best", step)
 
     def _layout(self, evaluation: Evaluation) -> dict[str, list[str]]:
-        figure, title = self.best_by, TITLES.get(self.best_by, self.best_by)
+        """Return the charts of the custom-scalars tab: title -> tags of its lines."""
+        figure, name_of_figure = self.best_by, title(self.best_by)
         weights = list(evaluation.summaries)
-        layout = {f"{title}: {' and '.join(WEIGHTS[name] for name in weights)}": [f"{n}/{figure}" for n in weights]}
+        both = " and ".join(WEIGHTS[name] for name in weights)
+        layout = {f"{name_of_figure}: {both}": [f"{name}/{figure}" for name in weights]}
         for name in weights:
             found = [f"{name}/{figure}_{group}" for group in GROUP_NAMES]
-            layout[f"{title} of groups, {WEIGHTS[name]}"] = [
+            layout[f"{name_of_figure} of groups, {WEIGHTS[name]}"] = [
                 tag for tag in found if tag.partition("/")[2] in evaluation.summaries[name].scalars
             ]
-        return {title: tags for title, tags in layout.items() if tags}
+        return {chart: tags for chart, tags in layout.items() if tags}
 
-    def _curves(self, evaluation: Evaluation) -> list[Any]:
+    def _add_curves(self, evaluation: Evaluation, step: int) -> None:
         groups = {name: index for name, index in self.stats.group_indices().items() if len(index)}
         options: Any = {"groups": groups, "thresholds": THRESHOLDS, "softmax": self.single_label}
-        values = []
         for weights, entries in evaluation.entries().items():
             for name, counts in counts_by_threshold(*entries, **options).items():
-                about = "all classes pooled" if name == "micro" else f"all {name} classes pooled"
-                values.append(pr_curve(f"{weights}/pr_{name}", counts, about=about))
-        return values
+                add_pr_curve(self.writer.events, f"{weights}/pr_{name}", counts, step)
 
-    def _pictures(self, evaluation: Evaluation, weights: str, when: str, tag: str) -> list[Any]:
+    def _add_pictures(
+        self, events: SummaryWriter, evaluation: Evaluation, weights: str, caption: str, tag: str, step: int
+    ) -> None:
         if not self._pixels:  # kept: a few small images
             paths = [self.labels.path(int(i)) for i in self.shown]
             self._pixels = [self.resize(read_image(path)).permute(1, 2, 0).numpy() for path in paths]
-        values = []
         for k, (index, pixels) in enumerate(zip(self.shown.tolist(), self._pixels, strict=True)):
             classes, probabilities, targets = self._predicted(evaluation, weights, k)
             lines = prediction_lines(
@@ -127,13 +133,12 @@ class Board:
                 threshold=self.threshold,
                 best_only=self.single_label,
             )
-            title = f"{when}, {WEIGHTS[weights]}: {Path(self.labels.file(index)).name}"
-            drawn = captioned(pixels, [("title", title), *lines], width=_WIDTH, rows=_LINES + 1)
-            values.append(picture(f"{tag}/{k:02d}", *jpeg(drawn)))
-        return values
+            head = f"{caption}, {WEIGHTS[weights]}: {Path(self.labels.file(index)).name}"
+            drawn = captioned(pixels, [("title", head), *lines], width=_WIDTH, rows=_LINES + 1)
+            add_jpeg(events, f"{tag}/{k:02d}", jpeg(drawn), drawn.size, step)
 
     def _predicted(self, evaluation: Evaluation, weights: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Classes of the k-th image shown, their probabilities, targets; known ones where only they are kept."""
+        """Return classes of the k-th shown image, probabilities and targets; only known ones if no others are kept."""
         targets = self.labels.targets(int(self.shown[k]))
         if evaluation.predictions is not None:
             logits = evaluation.predictions.logits[weights][int(self.shown[k])].float()
@@ -148,13 +153,13 @@ class Board:
 
     @functools.cached_property
     def _known_before(self) -> list[int]:
-        """Known entries before each image shown."""
+        """Number of known entries before each shown image."""
         rows = np.concatenate([self.labels.pairs(value)[0] for value in (0, 1)])
         return [int((rows < index).sum()) for index in self.shown]
 
 
 def sample_images(labels: LabelSet, stats: LabelStats, count: int) -> np.ndarray:
-    """`count` images, int64 indices in ascending order: of all frequencies, by the rarest label of an image."""
+    """Choose `count` images whose rarest labels span all frequencies; int64 indices in ascending order."""
     rows, columns = labels.positive_pairs()
     rarest = np.full(len(labels), np.iinfo(np.int64).max)
     np.minimum.at(rarest, rows, stats.positives[columns])
@@ -168,12 +173,12 @@ def sample_images(labels: LabelSet, stats: LabelStats, count: int) -> np.ndarray
 def prediction_lines(
     names: list[str], probabilities: np.ndarray, targets: np.ndarray, *, threshold: float, best_only: bool = False
 ) -> list[Line]:
-    """True labels with their probability, found or missed, then what is predicted beside them, most probable first.
+    """Return lines for the true labels, found or missed, then for other predicted classes, the most probable first.
 
     Args:
         names, probabilities, targets: (k,) of one image; targets 1, 0, -1.
-        threshold: from which a class is predicted.
-        best_only: only the most probable one is.
+        threshold: probability from which a class is predicted.
+        best_only: predict the most probable class alone.
     """
     best = np.arange(len(names)) == (int(probabilities.argmax()) if len(names) else -1)
     predicted = best if best_only else probabilities >= threshold
@@ -197,7 +202,7 @@ def prediction_lines(
 
 
 def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Figures of the best weights, under keys that do not depend on which weights these are: `val/map`, `test/OF1`."""
+    """Return the figures of the best weights, under keys that do not name the weights: `val/map`, `test/OF1`."""
     weights = result["best"]["weights"]
     splits = {"val": result[weights], "test": result.get("test", {}).get(weights, {})}
     keys = [*dict.fromkeys(key for keys in HEADLINES for key in keys), "micro_ap", "map_unseen"]
@@ -206,7 +211,7 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as the HParams tab takes it: dotted keys; a component is called by the module of its target."""
+    """Return a config as the HParams tab shows it: dotted keys, a component under the name of its module."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if not isinstance(value, Mapping):
@@ -217,7 +222,7 @@ def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
                 flat[key] = "none" if leaf == "null" else _short(str(leaf))
             else:
                 flat[f"{key}.{inner}"] = leaf
-    return {key: "null" if value is None else value for key, value in flat.items()}
+    return {k: v if isinstance(v, str | int | float) and not isinstance(v, bool) else spell(v) for k, v in flat.items()}
 
 
 def _short(target: str) -> str:
@@ -225,5 +230,5 @@ def _short(target: str) -> str:
 
 
 def tensorboard_of(sinks: Any) -> TensorBoard | None:
-    """The event files among a run's sinks, if it has any."""
+    """Return the event files among a run's sinks, or None."""
     return next((sink for sink in sinks.sinks if isinstance(sink, TensorBoard)), None)

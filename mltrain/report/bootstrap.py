@@ -1,19 +1,20 @@
-"""How a figure would vary with other test images: the bootstrap, over images, of mean average precision and accuracy.
+"""Bootstrap of mean average precision and accuracy over the images: how they would vary with other test images.
 
 A resample draws as many images as there are, with replacement. Runs that are compared get the same resamples (the same
-seed and the same images), so that their difference is paired: what makes an image hard for both cancels.
+seed and the same images), so that their difference is paired: the difficulty of an image for both runs cancels.
 
-Average precision is not computed anew from each resample. An image drawn w times counts w times, and copies share their
-logit, hence their threshold; so the AP of a resample is a weighted AP of the original ranking:
+Average precision is not computed anew for each resample. An image drawn w times counts w times, and its copies share
+one logit, hence one threshold. So the AP of a resample is a weighted AP of the original ranking:
 
     AP = sum_k b_k B_k / A_k / B,    k over the thresholds at which there is a positive, from the highest
 
 with b_k the weight of the positives at threshold k, B_k and A_k that of all positives and of all known entries at or
-above it, B that of all positives. One sort a class serves all resamples; b and the differences of A are sums of rows of
-the weights (a product with a sparse matrix), for many resamples at a time. Equal to the AP of the drawn images to 1e-9.
+above it, B that of all positives. One sort per class serves all resamples; b and the differences of A are sums of rows
+of the weights (a product with a sparse matrix), for many resamples at a time. Equal to the AP of the drawn images to
+1e-9.
 
-NumPy and SciPy only. The intervals are of the images alone: how a figure varies with the seed of training is for
-several seeds to say.
+NumPy and SciPy only. The intervals cover the choice of images alone: only several seeds can show how a figure varies
+with the seed of training.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from scipy import sparse
 
 Absent = Literal["exclude", "zero", "error"]
 BLOCK_BYTES = 1 << 20
-"""Weights worked on at a time: they should stay in the cache of a core."""
+"""Size of the weights that are used at a time: they should stay in the cache of a core."""
 
 
 class Interval(NamedTuple):
-    """A figure with the bounds between which it lies for a share of the resamples."""
+    """A figure with the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -39,8 +40,8 @@ class Interval(NamedTuple):
 
 
 def resample(images: int, resamples: int, seed: int = 0) -> NDArray[np.uint16]:
-    """How often each image is drawn: `(resamples, images)`, each row summing to `images`."""
-    counts = np.empty((resamples, images), dtype=np.uint16)  # drawn 65,536 times out of any number: it does not happen
+    """Draw how often each image counts: `(resamples, images)`; the sum of each row is `images`."""
+    counts = np.empty((resamples, images), dtype=np.uint16)  # an image is never drawn 65,536 times
     random = np.random.default_rng(seed)
     for row in counts:
         row[:] = np.bincount(random.integers(images, size=images), minlength=images)
@@ -48,7 +49,7 @@ def resample(images: int, resamples: int, seed: int = 0) -> NDArray[np.uint16]:
 
 
 def percentile_interval(value: float, resampled: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """`value` between the percentiles of its resamples that leave out (1 - level) / 2 at each end."""
+    """Return `value` with the percentiles of its resamples that leave out (1 - level) / 2 at each end."""
     low, high = np.nanpercentile(resampled, [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(value), float(low), float(high))
 
@@ -56,12 +57,12 @@ def percentile_interval(value: float, resampled: NDArray[np.float64], level: flo
 def resampled_average_precision(
     logits: NDArray[np.float32], targets: NDArray[np.int8], weights: NDArray[np.integer]
 ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-    """Of each class in each resample: AP, and the weight of its positives and of its negatives.
+    """Compute AP per class and resample, with the weights of positives and negatives.
 
     Args:
         logits: `(N, C)`, without NaN.
         targets: `(N, C)` of 1, 0, -1 (unknown).
-        weights: `(R, N)`, how often each image counts.
+        weights: `(R, N)`, how often each image counts in each resample.
 
     Yields:
         a slice of resamples, and three float64 arrays `(r, C)`: AP in 0..1 (NaN without a positive), positives,
@@ -72,7 +73,7 @@ def resampled_average_precision(
         raise ValueError(f"logits {logits.shape}, targets {targets.shape} and weights {weights.shape} do not fit")
     if np.isnan(logits).any():
         raise ValueError("logits hold NaN: they cannot be ranked")
-    plans = [_Ranking.of(logits[:, c], targets[:, c]) for c in range(classes)]
+    rankings = [_Ranking.of(logits[:, c], targets[:, c]) for c in range(classes)]
     block = max(16, BLOCK_BYTES // (4 * max(images, 1)))
     for start in range(0, len(weights), block):
         part = slice(start, min(start + block, len(weights)))
@@ -81,23 +82,24 @@ def resampled_average_precision(
         columns = np.ascontiguousarray(weights[part].T, dtype=dtype)
         drawn = columns.sum(0, dtype=np.float64)
         ap, positives, negatives = (np.empty((columns.shape[1], classes)) for _ in range(3))
-        for c, plan in enumerate(plans):
-            ap[:, c], positives[:, c], negatives[:, c] = plan.weighted(columns, drawn)
+        for c, ranking in enumerate(rankings):
+            ap[:, c], positives[:, c], negatives[:, c] = ranking.weighted(columns, drawn)
         yield part, ap, positives, negatives
 
 
 class _Ranking(NamedTuple):
-    """One class: which images lie between two thresholds, and which are positive at each."""
+    """Images of one class by threshold: those between it and the one before, and the positives at it."""
 
     entries: sparse.csr_matrix
-    """(T, N): row k the known images from above threshold k - 1 down to threshold k"""
+    """(T, N): row k marks the known images from below threshold k - 1 down to threshold k"""
     positives: sparse.csr_matrix
-    """(T, N): row k the positive images at threshold k"""
+    """(T, N): row k marks the positive images at threshold k"""
     unknown: NDArray[np.int64]
-    """the images whose target is not known"""
+    """indices of the images whose target is unknown"""
 
     @classmethod
     def of(cls, scores: NDArray[np.float32], targets: NDArray[np.int8]) -> _Ranking:
+        """Rank the images of a class, `(N,)`."""
         known = np.flatnonzero(targets >= 0)
         known = known[np.argsort(-scores[known], kind="stable")]
         ranked, positive = scores[known], targets[known] == 1
@@ -117,7 +119,7 @@ class _Ranking(NamedTuple):
         )
 
     def weighted(self, columns: NDArray[np.floating], images: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
-        """AP, positives and negatives `(r,)` under weights `(N, r)`, of which `images` are the sums `(r,)`."""
+        """Return AP, positives and negatives `(r,)` under weights `(N, r)`, whose sums `(r,)` are `images`."""
         entries, positives = (part.astype(columns.dtype, copy=False) for part in (self.entries, self.positives))
         at = (positives @ columns).astype(np.float64)
         above, found = np.cumsum(at, axis=0), np.cumsum(entries @ columns, axis=0, dtype=np.float64)
@@ -138,10 +140,10 @@ def resampled_figures(
     min_positives: int = 1,
     min_negatives: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """`map` and `map_<group>` (percent) of each resample, `(R,)`; NaN where a resample leaves no class to average.
+    """Compute `map` and `map_<group>` (percent) of each resample, `(R,)`; NaN where no class is left to average.
 
-    The options are those of `mltrain.metrics.summarize`. A class of few images is missing from some resamples, and
-    counts there as `absent` says: left out of the mean, or 0.
+    The options are those of `mltrain.metrics.summarize`. A class with few images is missing from some resamples; there
+    `absent` decides whether it is left out of the mean or counts 0.
     """
     figures = {key: np.empty(len(weights)) for key in ("map", *(f"map_{name}" for name in groups))}
     members = {"map": np.arange(logits.shape[1])} | {f"map_{name}": np.asarray(found) for name, found in groups.items()}
@@ -163,7 +165,7 @@ def resampled_accuracy(
     weights: NDArray[np.integer],
     groups: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, NDArray[np.float64]]:
-    """`accuracy` and `accuracy_<group>` (percent) of each resample, `(R,)`, of images with one label each."""
+    """Compute `accuracy` and `accuracy_<group>` (percent) of each resample, `(R,)`, of images with one label each."""
     labelled = (targets == 1).any(1)
     truth = targets.argmax(1)
     right = (logits.argmax(1) == truth) & labelled

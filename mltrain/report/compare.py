@@ -1,36 +1,34 @@
-"""Tables of runs: what differs between them, mean and spread over seeds, differences to a baseline.
+"""Comparisons of runs: what differs between them, mean and spread over seeds, differences to a baseline.
 
-    tables = compare(records)                        # of report.runs.read_runs; one Table for each data set
+    tables = compare(records)                        # of report.runs.read_runs; one Comparison for each data set
     table.columns                                    # settings that differ between its rows: ["loss", "sampler", ...]
     for row in table.rows:                           # runs that differ in nothing but the seed
-        row.settings["loss"], row.figures["map"]     # Figure(mean, std, values); figures are in percent
+        row.settings["loss"], row.figures["map"]     # Score(mean, std, values); in percent
     table.unfinished                                 # runs without a result, with their status and note
     report.differences.add_differences(table, "loss=bce")     # fills row.difference: Difference(value, low, high)
 
-Rows of a table are comparable as far as their columns say: every setting that can change a result and differs is a
-column, except that options of a component are compared with those of the same component only (ASL's `gamma_neg` says
-nothing about BCE), and that what follows from a column shown is left out (`schedule.epochs` follows `runner.epochs`)
-or, where it says more, in `table.implied` and the notes (every ML-Decoder run has 224 px).
+Every setting that can change a result and differs between the runs is a column, with two exceptions. Options of a
+component are compared with those of the same component only (ASL's `gamma_neg` means nothing for BCE). A setting that
+follows from a column is left out (`schedule.epochs` follows `runner.epochs`) or, if it has values of its own, is in
+`table.implied` and the notes (every ML-Decoder run has 224 px).
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mltrain.engine.run_folder import CONFIG, RESULT
 from mltrain.errors import DataError
-from mltrain.report.runs import RunRecord, lookup, spelled
+from mltrain.report.runs import RunRecord, is_number, lookup, spelled
 from mltrain.report.tables import HEADLINES
 
-logger = logging.getLogger(__name__)
-
 Split = Literal["auto", "val", "test"]
-# Shown although another component, or another option, would explain them: nobody should have to ask for these.
+# Shown even if another component or option explains them: they matter for every comparison.
 ALWAYS = ("model.image_size", "model.pretrained", "optimizer.lr", "head.prior")
 SECTIONS = (
     *("dataset", "partial", "model", "head", "loss", "sampler", "augment", "eval_resize", "mix"),
@@ -38,33 +36,34 @@ SECTIONS = (
 )
 
 
-class Figure(NamedTuple):
+class Score(NamedTuple):
     """A figure over seeds."""
 
     mean: float
     std: float | None
-    """of the sample (n - 1); None of one run"""
+    """standard deviation of the sample (n - 1); None for one run"""
     values: tuple[float, ...]
-    """by run, in the order of `Row.runs`"""
+    """one per run, in the order of `Row.runs`"""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
+    def of(cls, values: Sequence[float]) -> Score:
+        """Average the values of the runs of a row."""
         std = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return cls(float(np.mean(values)), std, tuple(values))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row's figure less the baseline's, each the mean over seeds."""
+    """Difference of a row's figure to the baseline's, each the mean over seeds."""
 
     value: float
     low: float | None
     high: float | None
-    """bounds of the 95 % interval over test images, paired; None where there is none: `why`, or none was asked for"""
+    """bounds of the paired 95 % interval over test images, or None: `why` has the reason, if one was asked for"""
     figure: str
     baseline: Row
     why: str = ""
-    """RUN in it stands for the folder of the run in question"""
+    """RUN in it stands for the folder of a run"""
 
 
 @dataclass(eq=False)
@@ -76,39 +75,44 @@ class Row:
     runs: list[RunRecord]
     """finished, by seed"""
     unfinished: list[RunRecord]
-    figures: dict[str, Figure] = field(default_factory=dict)
-    """those that all finished runs have; "seconds" and "images_per_second" too"""
+    figures: dict[str, Score] = field(default_factory=dict)
+    """those that all finished runs have, "seconds" and "images_per_second" among them"""
     is_baseline: bool = False
     difference: Difference | None = None
 
     @property
+    def first(self) -> RunRecord:
+        """A run that stands for all of them, a finished one if there is one."""
+        return (self.runs or self.unfinished)[0]
+
+    @property
     def label(self) -> str:
-        """`loss=asl head=gap`; of a table of one row, the name of its runs."""
+        """Settings that tell the row from the others, `loss=asl head=gap`; the name of its runs if there are none."""
         text = " ".join(f"{key}={spelled(value)}" for key, value in self.settings.items())
-        return text or (self.runs or self.unfinished)[0].name
+        return text or self.first.name
 
 
 class Implied(NamedTuple):
-    """A setting that differs, but only as a column does."""
+    """A setting whose value follows from that of a column."""
 
     key: str
     column: str
     values: dict[str, str]
-    """its value by the column's, both as spelled"""
+    """value of the column -> value of the setting, both as overrides spell them"""
 
 
 @dataclass(eq=False)
-class Table:
-    """Runs on one data set."""
+class Comparison:
+    """Runs on one data set, to be shown as a table."""
 
     dataset: str
     task: str
     split: str
-    """whose figures: "val" or "test" """
+    """split of the figures: "val" or "test" """
     weights: str
     """"best" (by the validation split), "val" (raw) or "ema" """
     columns: list[str]
-    """settings that differ, the most telling first"""
+    """settings that differ, the most important first"""
     rows: list[Row]
     """those with a finished run, the best first"""
     unfinished: list[RunRecord]
@@ -119,15 +123,26 @@ class Table:
 
     @property
     def records(self) -> list[RunRecord]:
+        """All finished runs."""
         return [run for row in self.rows for run in row.runs]
 
+    def has(self, figure: str) -> bool:
+        """Return whether a row has the figure."""
+        return any(figure in row.figures for row in self.rows)
 
-def compare(records: Sequence[RunRecord], *, split: Split = "auto", weights: str = "best") -> list[Table]:
-    """One table for each data set and task, by name.
+    def sort(self, figure: str, *, descending: bool = True) -> None:
+        """Sort the rows by a figure; rows without it come last."""
+        sign = -1 if descending else 1
+        self.rows.sort(key=lambda row: sign * row.figures[figure].mean if figure in row.figures else math.inf)
+
+
+def compare(records: Sequence[RunRecord], *, split: Split = "auto", weights: str = "best") -> list[Comparison]:
+    """Make a comparison for each data set and task, sorted by name.
 
     Args:
         records: of `read_runs`, perhaps filtered.
-        split: whose figures; "auto" is the test split where every finished run of the table has one, else validation.
+        split: split of the figures; "auto" is the test split if every finished run of a data set has one, else
+            validation.
         weights: "best": those that validation chose, run by run; "val" raw; "ema".
 
     Raises:
@@ -138,33 +153,33 @@ def compare(records: Sequence[RunRecord], *, split: Split = "auto", weights: str
     tables = []
     for dataset, task in kinds:
         own = [r for r in records if r.status != "unreadable" and (r.dataset, r.task) == (dataset, task)]
-        tables.append(_table(own, dataset, task, split, weights))
+        tables.append(_compare(own, dataset, task, split, weights))
     if unreadable:
         if not tables:
-            tables.append(Table("(none)", "multi_label", "val", weights, [], [], []))
+            tables.append(Comparison("(none)", "multi_label", "val", weights, [], [], []))
         tables[-1].unfinished += unreadable
     return tables
 
 
-def _table(records: list[RunRecord], dataset: str, task: str, split: Split, weights: str) -> Table:
+def _compare(records: list[RunRecord], dataset: str, task: str, split: Split, weights: str) -> Comparison:
     records, repeated = _newest(records)
     finished = [r for r in records if r.finished]
-    chosen = split if split != "auto" else "test" if finished and all(r.has_test for r in finished) else "val"
+    if split == "auto":
+        split = "test" if finished and all(r.split == "test" for r in finished) else "val"
     by_setting: dict[str, Row] = {}
     for record in sorted((r for r in records if r.config), key=lambda r: (r.seed, str(r.folder))):
         row = by_setting.setdefault(_identity(record, seed=False), Row({}, [], []))
         (row.runs if record.finished else row.unfinished).append(record)
     columns, implied = _without_implied(differing([r for r in records if r.config]), list(by_setting.values()))
     for row in by_setting.values():
-        settings = (row.runs or row.unfinished)[0].settings
-        row.settings = {key: settings[key] for key in columns if key in settings}
+        row.settings = {key: row.first.settings[key] for key in columns if key in row.first.settings}
     rows = [row for row in by_setting.values() if row.runs]
     for row in rows:
-        row.figures = _figures(row.runs, chosen, weights)
+        row.figures = _figures(row.runs, split, weights)
     headline = next((keys for keys in HEADLINES if any(keys[0] in row.figures for row in rows)), HEADLINES[0])
-    rows.sort(key=lambda row: -row.figures[headline[0]].mean if headline[0] in row.figures else math.inf)
     unfinished = [r for r in records if not r.finished]
-    table = Table(dataset, task, chosen, weights, columns, rows, unfinished, implied, headline)
+    table = Comparison(dataset, task, split, weights, columns, rows, unfinished, implied, headline)
+    table.sort(headline[0])
     table.notes += _notes(table, finished)
     if repeated:
         table.notes.append(f"{repeated} runs repeat another with the same settings and seed; the newest one counts.")
@@ -176,11 +191,11 @@ def _identity(record: RunRecord, *, seed: bool) -> str:
 
 
 def _newest(records: list[RunRecord]) -> tuple[list[RunRecord], int]:
-    """One run of each settings and seed, a finished one if there is one; and how many were left out."""
+    """Keep one run per settings and seed, a finished one if there is one; return also how many were left out."""
     kept: dict[str, RunRecord] = {}
 
     def age(record: RunRecord) -> tuple[bool, float]:
-        path = record.folder / ("result.json" if record.finished else "config.yaml")
+        path = record.folder / (RESULT if record.finished else CONFIG)
         return record.finished, path.stat().st_mtime if path.is_file() else 0.0
 
     for record in records:
@@ -190,36 +205,33 @@ def _newest(records: list[RunRecord]) -> tuple[list[RunRecord], int]:
     return list(kept.values()), len(records) - len(kept)
 
 
-def _figures(runs: list[RunRecord], split: str, weights: str) -> dict[str, Figure]:
+def _figures(runs: list[RunRecord], split: str, weights: str) -> dict[str, Score]:
     tables = []
     for run in runs:
         scalars = run.scalars(split, weights)
         if not scalars:
             raise DataError(f"{run.folder}: has no figures of the {split} split and the weights {weights!r}")
         tables.append(scalars)
-    keys = [key for key in tables[0] if all(_number(table.get(key)) for table in tables)]
-    figures = {key: Figure.of([table[key] for table in tables]) for key in keys}
+    keys = [key for key in tables[0] if all(is_number(table.get(key)) for table in tables)]
+    figures = {key: Score.of([table[key] for table in tables]) for key in keys}
     for key in ("seconds", "images_per_second"):
         values = [run.result.get(key) for run in runs]
-        if all(_number(value) for value in values):
-            figures[key] = Figure.of([float(value) for value in values if value is not None])
+        if all(is_number(value) for value in values):
+            figures[key] = Score.of([float(value) for value in values if value is not None])
     return figures
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _notes(table: Table, finished: list[RunRecord]) -> list[str]:
+def _notes(table: Comparison, finished: list[RunRecord]) -> list[str]:
     notes = []
     if table.split == "val" and finished:
         notes.append("Epoch and weights were chosen on the images that are reported (no test split).")
+    # Settings that follow from the same column are named in one sentence per value of it.
     for column in dict.fromkeys(item.column for item in table.implied):
         items = [item for item in table.implied if item.column == column]
         for value in items[0].values:
             text = ", ".join(f"{item.key}={item.values[value]}" for item in items if value in item.values)
             notes.append(f"Every run with {column}={value} has {text}.")
-    by = sorted({str(run.result["best"].get("by", "map")) for run in finished})
+    by = sorted({run.best_by for run in finished})
     if len(by) > 1:
         notes.append(f"The epoch was not chosen by the same figure in all runs: {', '.join(by)}.")
     machines = sorted({run.machine for run in finished if run.machine})
@@ -234,17 +246,21 @@ def _notes(table: Table, finished: list[RunRecord]) -> list[str]:
     return notes
 
 
-# -- what differs ----------------------------------------------------------------------------------------------------
+# -- settings that differ --------------------------------------------------------------------------------------------
 
 
 def differing(records: Sequence[RunRecord]) -> list[str]:
-    """Settings by which runs of one data set differ, the seed apart; components first, then the frame, then options."""
+    """Return the settings by which runs of one data set differ, except the seed.
+
+    Components come first, then the built-in sections, then other options.
+    """
     present: dict[str, None] = {}
     for record in records:
         present |= dict.fromkeys(record.settings)
     found = [key for key in present if key != "seed" and _differs(key, records)]
     found.sort(key=_rank)
     kept: list[str] = []
+    # Sorted by importance, so that a less important setting is left out for a more important one, never the reverse.
     for key in found:
         if key in ALWAYS or not any(_follows(key, other, records) for other in kept):
             kept.append(key)
@@ -260,11 +276,12 @@ def _rank(key: str) -> tuple[int, int, str]:
 
 
 def _differs(key: str, records: Sequence[RunRecord]) -> bool:
-    """An option of a component: between runs with the same component; anything else: between any two."""
+    """Return whether a setting differs: an option of a component between runs with that component, else between any."""
     section = key.partition(".")[0]
     by_component: dict[str, set[str]] = {}
     for record in records:
         if key in record.settings:
+            # Options of different components are not compared with each other, except those of `ALWAYS`.
             target = "" if key in ALWAYS else str(record.settings.get(f"{section}._target_", ""))
             by_component.setdefault(target, set()).add(spelled(record.settings[key]))
     if key == section or key.endswith("._target_"):  # one name may stand for two classes
@@ -275,29 +292,31 @@ def _differs(key: str, records: Sequence[RunRecord]) -> bool:
 
 
 def _follows(key: str, other: str, records: Sequence[RunRecord]) -> bool:
-    """Whether `other`, which is shown, says all that `key` would: an option by its component, or the same by name."""
+    """Return whether the column `other` determines `key`: as its component, or with the same last name and values."""
     section = key.partition(".")[0]
-    values = [record.settings.get(key) for record in records]
-    others = [record.settings.get(other) for record in records]
     if other == section:
-        by_name: dict[str, set[str]] = {}
-        for a, b in zip(others, values, strict=True):
-            by_name.setdefault(spelled(a), set()).add(spelled(b))
-        return all(len(found) == 1 for found in by_name.values())
+        return all(len(values) == 1 for values in _values_by(other, key, records).values())
     same_name = key.rpartition(".")[2] == other.rpartition(".")[2]
-    return same_name and all(spelled(a) == spelled(b) for a, b in zip(values, others, strict=True))
+    return same_name and all(values == {name} for name, values in _values_by(other, key, records).items())
+
+
+def _values_by(column: str, key: str, records: Iterable[RunRecord]) -> dict[str, set[str]]:
+    """Return the values of `key` for each value of `column`, as overrides spell them; "" for runs without it."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        name, value = (spelled(record.settings[k]) if k in record.settings else "" for k in (column, key))
+        found.setdefault(name, set()).add(value)
+    return found
 
 
 def _without_implied(columns: list[str], rows: Sequence[Row]) -> tuple[list[str], list[Implied]]:
-    """The columns, and apart those that differ only as a component's column does, which several rows share."""
+    """Split columns into those to show and those that follow from a component which several rows share."""
     kept: list[str] = []
     implied: list[Implied] = []
-    settings = [(row.runs or row.unfinished)[0].settings for row in rows]
     for key in columns:
         for column in (c for c in kept if "." not in c):
-            found: dict[str, set[str]] = {}
-            for own in settings:
-                found.setdefault(spelled(own.get(column)), set()).add(spelled(own[key]) if key in own else "")
+            found = _values_by(column, key, [row.first for row in rows])
+            # With as many components as rows every setting would follow from the component, by chance.
             if len(found) < len(rows) and all(len(values) == 1 for values in found.values()):
                 values = {name: value for name, (value,) in found.items() if value}
                 implied.append(Implied(key, column, values))
@@ -307,17 +326,15 @@ def _without_implied(columns: list[str], rows: Sequence[Row]) -> tuple[list[str]
     return kept, implied
 
 
-def sort_rows(table: Table, key: str) -> None:
-    """By a figure (the best first) or a setting; `-key` the other way round.
+def sort_rows(table: Comparison, key: str) -> None:
+    """Sort by a figure (the best first) or a setting; `-key` sorts the other way round.
 
     Raises:
-        ValueError: no row has it.
+        ValueError: no row has the figure or setting.
     """
     reverse, key = key.startswith("-"), key.lstrip("-")
-    if any(key in row.figures for row in table.rows):
-        least = key in ("seconds",)  # less is better
-        sign = 1 if least != reverse else -1
-        table.rows.sort(key=lambda row: sign * row.figures[key].mean if key in row.figures else math.inf)
+    if table.has(key):
+        table.sort(key, descending=(key == "seconds") == reverse)  # less time is better
         return
     values = {id(row): lookup(row.runs[0], key) for row in table.rows}
     if not any(found for found, _ in values.values()):
@@ -325,7 +342,7 @@ def sort_rows(table: Table, key: str) -> None:
 
     def order(row: Row) -> tuple[bool, bool, float, str]:
         found, value = values[id(row)]
-        number = _number(value)
+        number = is_number(value)
         return not found, not number, float(value) if number else 0.0, spelled(value)
 
     table.rows.sort(key=order, reverse=reverse)

@@ -1,9 +1,7 @@
-"""What a labelled data set is like: counts, groups, labels per image, co-occurrence; as table, JSON, csv and plots."""
+"""Statistics of a labelled data set: counts, groups, labels per image, co-occurrence; as table, JSON, CSV and plots."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +11,19 @@ import numpy as np
 from scipy import sparse
 
 from mltrain.errors import DataError
+from mltrain.files import write_json, write_text
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
-from mltrain.report.tables import text_table
+from mltrain.report.tables import abridged, text_table, write_csv
 
 
 @dataclass(frozen=True, eq=False)
 class SplitStats:
-    """One split, counted."""
+    """A split with its counts."""
 
     labels: LabelSet
     stats: LabelStats
     sizes: np.ndarray
-    """int64: sizes[k] images have k positives"""
+    """int64; sizes[k] images have k positives"""
 
 
 def count(labels: LabelSet, head_min: int = 100, medium_min: int = 20) -> SplitStats:
@@ -34,12 +33,12 @@ def count(labels: LabelSet, head_min: int = 100, medium_min: int = 20) -> SplitS
 
 
 def summary(split: SplitStats, groups: LabelStats, top: int = 10) -> dict[str, Any]:
-    """Numbers of one split, as JSON holds them.
+    """Return the numbers of one split as a JSON object.
 
     Args:
         split: the counted split.
-        groups: of the training split, which say what is head, medium and tail.
-        top: how many co-occurring pairs.
+        groups: statistics of the training split, which define head, medium and tail.
+        top: number of co-occurring pairs.
     """
     stats, n, c = split.stats, len(split.labels), split.labels.num_classes
     positives = stats.positives
@@ -77,7 +76,7 @@ def summary(split: SplitStats, groups: LabelStats, top: int = 10) -> dict[str, A
 
 
 def top_pairs(stats: LabelStats, top: int = 10) -> list[dict[str, Any]]:
-    """The pairs of classes that most images share, with P(b|a), P(a|b) and the lift P(a,b) / (P(a) P(b))."""
+    """Return the pairs of classes that most images share, with P(b|a), P(a|b) and the lift P(a,b) / (P(a) P(b))."""
     upper = sparse.triu(stats.cooccurrence, k=1).tocoo()
     order = np.lexsort((upper.col, upper.row, -upper.data))[:top]
     pairs = []
@@ -96,7 +95,7 @@ def top_pairs(stats: LabelStats, top: int = 10) -> list[dict[str, Any]]:
 
 
 def tables(summaries: Mapping[str, Mapping[str, Any]], splits: Mapping[str, SplitStats], rows: int = 10) -> str:
-    """Three tables as text: the splits side by side, the most and least frequent classes, the top pairs of train."""
+    """Lay out three tables: the splits side by side, the most and least frequent classes, the top pairs of train."""
     parts = list(summaries)
     lines = [[title, *(_cell(summaries[part], path) for part in parts)] for title, path in _ROWS]
     for name in summaries[parts[0]]["groups"]:
@@ -138,30 +137,19 @@ _ROWS = (
 
 
 def write_class_csv(path: Path, splits: Mapping[str, SplitStats]) -> None:
-    """One row per class: its group, and positives, negatives and unknowns in each split."""
+    """Write one row per class: its group, and positives, negatives and unknowns in each split."""
     first = next(iter(splits.values())).stats
     keys = ("positives", "negatives", "unknowns")
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["class", "group", *(f"{part}_{key}" for part in splits for key in keys)])
-        columns = [getattr(split.stats, key).tolist() for split in splits.values() for key in keys]
-        for k, name in enumerate(first.class_names):
-            writer.writerow([name, GROUP_NAMES[first.groups[k]], *(column[k] for column in columns)])
-    temporary.replace(path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write in whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    header = ["class", "group", *(f"{part}_{key}" for part in splits for key in keys)]
+    columns = [getattr(split.stats, key).tolist() for split in splits.values() for key in keys]
+    groups = [GROUP_NAMES[group] for group in first.groups]
+    write_csv(path, [header, *zip(first.class_names, groups, *columns, strict=True)], line_end="\n")
 
 
 def write_folder(
     folder: Path, summaries: Mapping[str, Any], splits: Mapping[str, SplitStats], text: str, groups: LabelStats
 ) -> None:
-    """stats.json, stats.txt, classes.csv and, per split, plots of counts, labels per image and co-occurrence.
+    """Write stats.json, stats.txt, classes.csv and, per split, plots of counts, labels per image and co-occurrence.
 
     Raises:
         DataError: the folder cannot be written.
@@ -171,7 +159,7 @@ def write_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "stats.json", summaries)
-        (folder / "stats.txt").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "stats.txt", text + "\n")
         write_class_csv(folder / "classes.csv", splits)
         for part, split in splits.items():
             title = f"{split.labels.name}: {len(split.labels):,} images"
@@ -190,18 +178,10 @@ def write_folder(
 def _class_table(splits: Mapping[str, SplitStats], rows: int) -> str:
     first = next(iter(splits.values())).stats
     order = np.argsort(-first.positives, kind="stable")
-    shown = order if len(order) <= 2 * rows else np.concatenate([order[:rows], order[-rows:]])
-    lines = [
-        [
-            first.class_names[k],
-            GROUP_NAMES[first.groups[k]],
-            *(f"{split.stats.positives[k]:,}" for split in splits.values()),
-        ]
-        for k in shown
-    ]
-    if len(order) > len(shown):
-        lines.insert(rows, [f"... {len(order) - len(shown)} more", "", *("" for _ in splits)])
-    return text_table(["class", "group", *splits], lines)
+    counts = [[f"{count:,}" for count in split.stats.positives[order].tolist()] for split in splits.values()]
+    names, groups = ([values[k] for k in order] for values in (first.class_names, np.array(GROUP_NAMES)[first.groups]))
+    lines = list(zip(names, groups, *counts, strict=True))
+    return text_table(["class", "group", *splits], abridged(lines, rows))
 
 
 def _cell(content: Mapping[str, Any], path: tuple[str, ...]) -> str:
@@ -220,7 +200,7 @@ def _cell(content: Mapping[str, Any], path: tuple[str, ...]) -> str:
 
 
 def _gini(counts: np.ndarray) -> float | None:
-    """0: all classes have as many images; towards 1: one class has them all."""
+    """Return the Gini coefficient: 0 if all classes have equally many images, towards 1 if one class has them all."""
     total, c = int(counts.sum()), len(counts)
     if total == 0:
         return None

@@ -1,4 +1,4 @@
-"""Labels of images on paper: a table, csv, JSON lines, and copies of the images with their labels."""
+"""Predicted labels of images as a table, CSV or JSON lines, and copies of the images with their labels."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from mltrain.report.pictures import captioned
+from mltrain.report.pictures import captioned, write_picture
 
 Format = Literal["table", "csv", "jsonl"]
 Labels = Sequence[tuple[str, float]]  # name and probability, best first
 
 MIN_WIDTH, MAX_WIDTH = 320, 1024
-"""pixels, of annotated copies"""
+"""width of annotated copies in pixels"""
 
 
 class LabelWriter:
-    """Writes the labels of one image after the other.
+    """Writer of the labels of one image after the other.
 
     - ``table``: a line for each image, its file and then its labels with their scores;
     - ``csv``: columns image, label, score, a row for each label; an image without a label has one row without;
     - ``jsonl``: a line for each image, ``{"image": ..., "labels": [{"label": ..., "score": ...}]}``; an image that
-      could not be read has ``"error"`` in place of ``"labels"``. The other formats leave it out.
+      could not be read has ``"error"`` instead of ``"labels"``. The other formats leave it out.
 
     Args:
-        stream: opened for text; for csv with ``newline=""`` where it is a file.
-        width: of the table's first column.
+        stream: text stream; a CSV file must be opened with ``newline=""``.
+        form: format, see above.
+        width: width of the first column of a table.
     """
 
     def __init__(self, stream: TextIO, form: Format, *, width: int = 0) -> None:
@@ -42,6 +43,7 @@ class LabelWriter:
             self._csv.writerow(["image", "label", "score"])
 
     def write(self, image: str, labels: Labels) -> None:
+        """Write the labels of an image."""
         if self._form == "table":
             text = "  ".join(f"{name} {score:.2f}" for name, score in labels)
             self._stream.write(f"{image:<{self._width}}  {text or '-'}\n")
@@ -53,6 +55,7 @@ class LabelWriter:
             self._json({"image": image, "labels": [{"label": n, "score": float(f"{s:.6g}")} for n, s in labels]})
 
     def write_error(self, image: str, error: str) -> None:
+        """Write that an image could not be read."""
         if self._form == "jsonl":
             self._json({"image": image, "error": error})
 
@@ -61,18 +64,18 @@ class LabelWriter:
 
 
 def annotate(image: np.ndarray, labels: Labels, path: Path) -> None:
-    """Write a copy of an image, uint8 (H, W, 3), with its labels below it; JPEG or, by the suffix, PNG."""
+    """Write a copy of an image, uint8 (H, W, 3), with its labels below it; a JPEG file, or PNG if the name ends so."""
     width = min(max(image.shape[1], MIN_WIDTH), MAX_WIDTH)
     lines = [("title", f"{score:.2f}  {name}") for name, score in labels] or [("text", "no label")]
-    picture = captioned(image, lines, width=width)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
-    temporary.replace(path)
+    write_picture(path, captioned(image, lines, width=width))
 
 
 def copies(files: Sequence[str], folder: Path) -> list[Path]:
-    """Where the annotated copies go: as the files lie below the folder they share; one of another kind as PNG."""
+    """Return the paths of the annotated copies, in subfolders as below the folder that the files share.
+
+    Copies of files that are neither JPEG nor PNG get the ending ``.png``.
+    """
     places = [Path.cwd() / os.path.normpath(file) for file in files]
     shared = Path(os.path.commonpath([place.parent for place in places])) if places else Path()
     found = []

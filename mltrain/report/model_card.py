@@ -1,12 +1,11 @@
-"""The model card of a run: what the model is, how to use it, what it was trained on, how good it is, its licence.
+"""The model card of a run: the model, its use, its results, its training data, its training and its licence.
 
-Markdown with the YAML front matter that the Hugging Face hub reads. All of it comes from what the run left behind; what
-is not known is left out or said to be unknown.
+Markdown with the YAML front matter that the Hugging Face hub reads. All of it comes from the files of the run; missing
+facts are left out or called unknown.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,79 +13,82 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import yaml
 
+from mltrain.engine.run_folder import RAW, SPLITS
 from mltrain.labels import LabelStats
-from mltrain.report.tables import HEADLINES
+from mltrain.report.tables import HEADLINES, abridged, markdown_table, percent, title
+from mltrain.text import spell
 
 SHOWN_CLASSES = 5
-"""best and worst classes in the table"""
+"""number of best, and of worst, classes in the table"""
 NAMED_CLASSES = 20
-"""of more classes the card names some"""
+"""most classes that the card names"""
 SECTIONS = ("head", "loss", "optimizer", "schedule", "ema", "sampler", "augment", "mix", "partial", "curriculum")
 
 
 @dataclass(frozen=True)
-class CardSource:
-    """What a card is made of; an empty mapping where the run has no such file."""
+class CardContent:
+    """Content of a card; a mapping is empty if the run has no such file."""
 
     title: str
     config: Mapping[str, Any]
-    """plain, completed"""
+    """the completed config, as plain values"""
     names: Mapping[str, str]
-    """what the components of the config are called: {"loss": "asl", ...}"""
+    """names of the components of the config: {"loss": "asl", ...}"""
     facts: Mapping[str, Any]
-    """class_names, thresholds, image_size, resize, mean, std, weights: what a program needs to use the model"""
+    """all that a program needs to use the model: class_names, thresholds, image_size, resize, mean, std, weights"""
     parameters: int
     stats: LabelStats | None
     result: Mapping[str, Any] = field(default_factory=dict)
-    """result.json, the figures under "val" being those of these weights"""
+    """result.json with the figures of the published weights under "val" """
     per_class: Sequence[Mapping[str, str]] = ()
     """rows of per_class.csv"""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """environment.json"""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """source.json: of weights that were trained elsewhere"""
+    """source.json, if the weights were trained elsewhere"""
     thresholds: Mapping[str, Any] = field(default_factory=dict)
-    """thresholds.json: tuned, and what they gave"""
+    """thresholds.json: tuned thresholds and the figures with them"""
     license: str | None = None
     data_license: str | None = None
     repo: str | None = None
 
 
-def model_card(card: CardSource) -> str:
-    """The card as Markdown."""
+def model_card(card: CardContent) -> str:
+    """Return the card as Markdown."""
     sections = (_head(card), _use(card), _results(card), _data(card), _recipe(card), _limits(card), _licence(card))
     return "\n\n".join(part for part in (_front(card), *sections) if part) + "\n"
 
 
-def _front(card: CardSource) -> str:
-    lines = ["---", "library_name: mltrain", "pipeline_tag: image-classification"]
-    lines += ["tags:", f"- {card.config['task'].replace('_', '-')}-classification", "- image-classification", "- timm"]
+def _front(card: CardContent) -> str:
+    """Return the YAML front matter."""
+    task = f"{card.config['task'].replace('_', '-')}-classification"
+    front: dict[str, Any] = {"library_name": "mltrain", "pipeline_tag": "image-classification"}
+    front["tags"] = [task, "image-classification", "timm"]
     if card.license and re.fullmatch(r"[\w.\-]+", card.license):
-        lines.append(f"license: {_quoted(card.license.lower())}")
+        front["license"] = card.license.lower()
     elif card.license:
-        lines += ["license: other", f"license_name: {_quoted(card.license)}"]
-    dataset = card.names["dataset"]
-    figures = _figures(card, "test") or _figures(card, "val")
+        front |= {"license": "other", "license_name": card.license}
+    split = "test" if _figures(card, "test") else "val"
+    figures, dataset = _figures(card, split), card.names["dataset"]
     if figures:
-        split = "test" if _figures(card, "test") else "validation"
-        lines += ["model-index:", f"- name: {_quoted(card.title)}", "  results:", "  - task:"]
-        lines += ["      type: image-classification", "    dataset:", f"      name: {_quoted(dataset)}"]
-        lines += [f"      type: {_quoted(dataset)}", f"      split: {split}", "    metrics:"]
-        for key in _headline(figures):
-            value = figures.get(key)
-            if value is not None and value == value:
-                lines += [f"    - type: {_quoted(key)}", f"      name: {_quoted(_title(key))}"]
-                lines.append(f"      value: {value:.2f}")
-    return "\n".join([*lines, "---"])
+        known = {key: value for key in _headline(figures) if (value := figures[key]) is not None and value == value}
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": dataset, "type": dataset, "split": SPLITS[split]},
+            "metrics": [{"type": key, "name": _title(key), "value": round(value, 2)} for key, value in known.items()],
+        }
+        front["model-index"] = [{"name": card.title, "results": [result]}]
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)}---"
 
 
-def _head(card: CardSource) -> str:
+def _head(card: CardContent) -> str:
     names, facts, model = card.names, card.facts, card.config["model"]
     several = card.config["task"] == "multi_label"
     classes = f"{len(facts['class_names']):,} classes"
     kind = (
-        f"A multi-label image classifier of {classes}, each of which is answered by itself"
+        f"A multi-label image classifier of {classes}, each of which is predicted independently"
         if several
         else f"An image classifier: one of {classes} for each image"
     )
@@ -101,7 +103,7 @@ def _head(card: CardSource) -> str:
     return f"# {card.title}\n\n{text}"
 
 
-def _use(card: CardSource) -> str:
+def _use(card: CardContent) -> str:
     facts, place = card.facts, "file" if card.config["dataset"].get("file") else "root"
     classes = facts["class_names"]
     if facts["thresholds"] is None:
@@ -133,29 +135,27 @@ In Python: `from mltrain import Predictor`, then `Predictor.from_run("FOLDER")("
 {answer}
 
 Images are RGB, {resize} ({facts["interpolation"] or "as above"}, antialiased), divided by 255, and normalised with mean
-{mean} and standard deviation {std}. `config.json` says the same in JSON.
+{mean} and standard deviation {std}. `config.json` has the same in JSON.
 
 Classes: {named}."""
 
 
-def _results(card: CardSource) -> str:
+def _results(card: CardContent) -> str:
     if not card.result:
         return "## Results\n\nNo evaluation came with these weights."
     rows = []
-    for split, label in (("val", "validation"), ("test", "test")):
+    for split, label in SPLITS.items():
         figures = _figures(card, split)
         if figures:
-            rows.append([label, *(_percent(figures.get(key)) for key in _headline(figures))])
+            rows.append([label, *(percent(figures.get(key)) for key in _headline(figures))])
     keys = _headline(_figures(card, "val") or _figures(card, "test"))
     table = _table(["split", *(_title(key) for key in keys)], rows)
     best = card.result.get("best") or {}
-    text = [f"Percent. {_weights_words(card)}"]
+    text = [f"Percent. {_weights_note(card)}"]
     if best.get("epoch") is not None:
         by = _title(best.get("by") or "map")
-        text.append(
-            f"Epoch {best.get('epoch')} was chosen by its validation {by}"
-            + ("." if _figures(card, "test") else ", so these figures flatter a little: they are of the same images.")
-        )
+        bias = "" if _figures(card, "test") else ", so these figures are a little too good: they are of the same images"
+        text.append(f"Epoch {best['epoch']} was chosen by its validation {by}{bias}.")
     if card.stats is not None:
         groups = card.stats
         text.append(
@@ -169,29 +169,29 @@ def _results(card: CardSource) -> str:
     return "\n\n".join(parts)
 
 
-def _meaning(card: CardSource, keys: Sequence[str]) -> list[str]:
+def _meaning(card: CardContent, keys: Sequence[str]) -> list[str]:
     if "map" not in keys:
         return []
     cut = card.config["metrics"]["threshold"]
     return [
-        "mAP: the average precision of each class, and of these the mean. OF1: F1 over all labels, CF1: over the means "
-        f"of precision and recall of the classes, both with the classes above {cut:g} predicted."
+        "mAP: mean of the average precision of the classes. OF1: F1 over all labels; CF1: F1 of the means of precision "
+        f"and recall of the classes, both with the classes above {cut:g} predicted."
     ]
 
 
-def _tuned(card: CardSource) -> list[str]:
-    """What the tuned thresholds gave, on images that they were not found on."""
+def _tuned(card: CardContent) -> list[str]:
+    """Return the figures with the tuned thresholds, on other images than those they were found on."""
     found = card.thresholds
     if not found.get("figures"):
         return []
     if found.get("folds"):
         place = found["reported_on"]["name"]
-        where = f"over {found['folds']} folds of {place}, each with the thresholds that the others gave"
+        where = f"over {found['folds']} folds of {place}, each with the thresholds found on the others"
     else:
         where = f"on the {found['reported_on']['images']:,} images of {found['reported_on']['name']}"
     before, after = found.get("figures_before") or {}, found["figures"]
     figures = ", ".join(
-        f"{_title(key)} {after[key]:.2f} ({_percent(before.get(key))} with {card.config['metrics']['threshold']:g})"
+        f"{_title(key)} {after[key]:.2f} ({percent(before.get(key))} with {card.config['metrics']['threshold']:g})"
         for key in ("OF1", "CF1", "macro_F1")
         if after.get(key) is not None
     )
@@ -201,35 +201,31 @@ def _tuned(card: CardSource) -> list[str]:
     ]
 
 
-def _class_table(card: CardSource) -> str:
-    """The classes that do best and worst."""
+def _class_table(card: CardContent) -> str:
+    """Return the table of the classes with the highest and lowest figures."""
     rows = []
     columns = list(card.per_class[0]) if card.per_class else []
-    figure = next((c for c in columns if c.startswith("val_")), None)
+    figure = next((c for c in columns if c.startswith(f"{RAW}_")), None)
     if figure is None:
         return ""
     for row in card.per_class:
         if row[figure] not in ("", None):
             rows.append((float(row[figure]), row))
-    rows.sort(key=lambda pair: (-pair[0], -int(pair[1].get("val_positives") or 0)))
+    rows.sort(key=lambda pair: (-pair[0], -int(pair[1].get(f"{RAW}_positives") or 0)))
     if len(rows) < 2:
         return ""
-    few = len(rows) <= 2 * SHOWN_CLASSES
-    shown = rows if few else [*rows[:SHOWN_CLASSES], *rows[-SHOWN_CLASSES:]]
-    title = figure.removeprefix("val_")
-    title = "AP" if title == "ap" else title
+    name = figure.removeprefix(f"{RAW}_")
+    name = "AP" if name == "ap" else name
     cells = [
-        [row["class"], row["group"], row["train_positives"], row.get("val_positives", ""), f"{value:.1f}"]
-        for value, row in shown
+        [row["class"], row["group"], row["train_positives"], row.get(f"{RAW}_positives", ""), f"{value:.1f}"]
+        for value, row in rows
     ]
-    if not few:
-        cells.insert(SHOWN_CLASSES, [f"... {len(rows) - len(shown)} more", "", "", "", ""])
-    head = "The classes by validation " + title
-    table = _table(["class", "group", "training images", "validation images", title], cells)
+    head = "The classes by validation " + name
+    table = _table(["class", "group", "training images", "validation images", name], abridged(cells, SHOWN_CLASSES))
     return f"{head}, best and worst (`per_class.csv` has all):\n\n{table}"
 
 
-def _data(card: CardSource) -> str:
+def _data(card: CardContent) -> str:
     stats = card.stats
     if stats is None:
         return "" if card.source else f"## Data\n\nTrained on {card.names['dataset']}; no statistics of it were kept."
@@ -237,7 +233,7 @@ def _data(card: CardSource) -> str:
     present = positives[positives > 0]
     lines = [
         f"Trained on {stats.num_images:,} images of {card.names['dataset']} with {labels:,} labels of "
-        f"{len(positives):,} classes, {labels / max(stats.num_images, 1):.2f} an image."
+        f"{len(positives):,} classes, {labels / max(stats.num_images, 1):.2f} per image."
     ]
     if len(present):
         lines.append(
@@ -261,9 +257,9 @@ def _data(card: CardSource) -> str:
     return "\n\n".join(["## Data", " ".join(lines), _table(["group", "classes", "labels"], rows)])
 
 
-def _recipe(card: CardSource) -> str:
+def _recipe(card: CardContent) -> str:
     if card.source:
-        rows = [[key, f"`{_plain(value)}`"] for key, value in card.source.items() if isinstance(value, str)]
+        rows = [[key, f"`{spell(value)}`"] for key, value in card.source.items() if isinstance(value, str)]
         return "## Origin\n\n" + _table(["", ""], rows)
     cfg, runner, model = card.config, card.config["runner"], card.config["model"]
     start = model.get("checkpoint") or ("timm's pretrained weights" if model.get("pretrained") else "random weights")
@@ -273,7 +269,7 @@ def _recipe(card: CardSource) -> str:
         if component.get("_target_") is None:
             continue
         options = ", ".join(
-            f"{key} {_plain(value)}"
+            f"{key} {spell(value)}"
             for key, value in component.items()
             if key not in ("_target_", "name", "epochs") and value is not None
         )
@@ -294,13 +290,13 @@ def _recipe(card: CardSource) -> str:
         rows.append(["versions", versions + (f", mltrain commit {commit[:10]}" if commit else "")])
     parts = ["## Training", _table(["", ""], rows), "`config.yaml` has every option."]
     if machine.get("command"):
-        words = [str(word) for word in machine["command"]]
-        what = "Command, of a sweep of which this was one run" if "-m" in words else "Command"
-        parts.append(f"{what}:\n\n    python " + " ".join(words))
+        arguments = [str(text) for text in machine["command"]]
+        what = "Command of the sweep that this run was part of" if "-m" in arguments else "Command"
+        parts.append(f"{what}:\n\n    python " + " ".join(arguments))
     return "\n\n".join(parts)
 
 
-def _limits(card: CardSource) -> str:
+def _limits(card: CardContent) -> str:
     lines = []
     stats = card.stats
     if stats is not None:
@@ -308,20 +304,20 @@ def _limits(card: CardSource) -> str:
         if len(tail):
             lines.append(
                 f"{len(tail)} of {len(stats.positives)} classes had fewer than {stats.medium_min} training images; "
-                "what is said of them here may rest on few images too."
+                "their figures here may also come from few images."
             )
     absent = _figures(card, "test") or _figures(card, "val")
     if absent and absent.get("classes_without_positives"):
         lines.append(
             f"{int(absent['classes_without_positives'])} classes have no positive in the evaluated split: how good the "
-            "model is at them is not known."
+            "model is for them is not known."
         )
-    lines.append("The model knows no other class than those listed, and answers for any image, whatever it shows.")
-    lines.append("Probabilities are not calibrated: a threshold is a cut, not a rate of error.")
+    lines.append("The model knows only the classes listed above, and gives an answer for any image, whatever it shows.")
+    lines.append("Probabilities are not calibrated: a threshold is not a rate of error.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _licence(card: CardSource) -> str:
+def _licence(card: CardContent) -> str:
     start = card.config["model"]
     lines = [
         f"- The weights: {card.license}."
@@ -341,15 +337,15 @@ def _frozen(model: Mapping[str, Any]) -> str:
     return "" if not stages else ", frozen" if stages == -1 else f", first {stages} stages frozen"
 
 
-def _weights_words(card: CardSource) -> str:
+def _weights_note(card: CardContent) -> str:
     averaged = (card.result.get("best") or {}).get("averaged")
     kind = "averaged (EMA)" if averaged else "raw (not averaged)"
-    return f"Of the {kind} weights, which are those in `model.safetensors`."
+    return f"Figures of the {kind} weights, which are those in `model.safetensors`."
 
 
-def _figures(card: CardSource, split: str) -> Mapping[str, Any]:
+def _figures(card: CardContent, split: str) -> Mapping[str, Any]:
     found = card.result if split == "val" else card.result.get("test") or {}
-    return found.get("val") or {}
+    return found.get(RAW) or {}
 
 
 def _headline(figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -358,30 +354,8 @@ def _headline(figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _title(key: str) -> str:
-    from mltrain.metrics.summary import TITLES  # imports torch
-
-    name, _, group = key.rpartition("_")
-    if group in ("head", "medium", "tail", "unseen"):
-        return f"{TITLES.get(name, name)} {group}"
-    return TITLES.get(key, key)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.2f}"
+    return title(key, "{name} {group}")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + " --- |" * len(header), *(line(row) for row in rows)])
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is a YAML string
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_plain(item) for item in value) + "]"
-    return str(value)
+    return markdown_table(header, rows, left=range(len(header)))

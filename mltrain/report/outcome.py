@@ -1,54 +1,39 @@
-"""Files of a finished run or of an evaluation: result.json, per_class.csv, confusion.csv."""
+"""CSV files of a finished run or of an evaluation: figures of each class, and the confusion matrix."""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from mltrain.engine.run_folder import WEIGHTS
 from mltrain.labels import GROUP_NAMES, LabelStats
-from mltrain.report.tables import WEIGHTS
+from mltrain.report.tables import write_csv
 
 if TYPE_CHECKING:
-    from mltrain.engine.runner import Evaluation
+    from mltrain.engine.evaluator import Evaluation
 
 logger = logging.getLogger(__name__)
 
 MOST_CONFUSED = 2000
-"""Classes of which a confusion matrix is written."""
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write in whole or not at all; NaN becomes null."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+"""Most classes that a confusion matrix is written for."""
 
 
 def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> None:
-    """One row per class: training frequency, group, and per weights the per-class metrics (percent).
+    """Write one row per class: training frequency, group, and per weights the per-class metrics (percent).
 
-    Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency, or, of single labels, `<name>_recall.png`.
+    Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency, or, with single labels,
+    `<name>_recall.png`.
     """
-    columns: dict[str, Any] = {
+    columns: dict[str, Sequence[Any]] = {
         "class": stats.class_names,
         "group": [GROUP_NAMES[g] for g in stats.groups],
         "train_positives": stats.positives.tolist(),
     }
     for name, summary in evaluation.summaries.items():
-        columns |= {f"{name}_{key}": values.tolist() for key, values in summary.per_class.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow(["" if isinstance(v, float) and v != v else _short(v) for v in row])
-    temporary.replace(path)
+        columns |= {f"{name}_{key}": list(map(_cell, values)) for key, values in summary.per_class.items()}
+    write_csv(path, [list(columns), *zip(*columns.values(), strict=True)])
     from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
 
     figure = next(iter(next(iter(evaluation.summaries.values())).per_class))
@@ -57,9 +42,9 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
 
 
 def write_confusion(path: Path, evaluation: Evaluation, weights: str, class_names: Sequence[str]) -> None:
-    """Confusion matrix of the `weights`, where the evaluation has one: a row for each true class, in numbers of images.
+    """Write the confusion matrix of the `weights`, if the evaluation has one: images by true and predicted class.
 
-    Of more than `MOST_CONFUSED` classes nothing is written, only logged: `metrics.save_predictions` keeps everything.
+    With more than `MOST_CONFUSED` classes nothing is written, only logged: `metrics.save_predictions` keeps everything.
     """
     confusion = evaluation.summaries[weights].confusion
     if confusion is None:
@@ -67,23 +52,13 @@ def write_confusion(path: Path, evaluation: Evaluation, weights: str, class_name
     if len(class_names) > MOST_CONFUSED:
         logger.info("no confusion matrix: %d classes are more than %d", len(class_names), MOST_CONFUSED)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *class_names])
-        writer.writerows([name, *row] for name, row in zip(class_names, confusion.toarray().tolist(), strict=True))
-    temporary.replace(path)
+    rows = ([name, *row] for name, row in zip(class_names, confusion.toarray().tolist(), strict=True))
+    write_csv(path, [["true \\ predicted", *class_names], *rows])
 
 
-def _short(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+def _cell(value: Any) -> Any:
+    """Return a number as the file has it: four decimals, empty where the class has none."""
+    value = value.item()
+    if not isinstance(value, float):
+        return value
+    return "" if value != value else round(value, 4)

@@ -1,4 +1,4 @@
-"""Maps of classes drawn over an image: one picture of each class, and a sheet of them all."""
+"""Maps of classes drawn over an image: one picture per class, and a sheet of all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from mltrain.report.pictures import captioned, grid
+from mltrain.report.pictures import captioned, tiled
 
 STRENGTH = 0.75
 """share of the colour where a map is highest"""
@@ -17,9 +17,9 @@ COLUMNS = 4
 
 
 def strength(values: np.ndarray, kind: str) -> np.ndarray:
-    """A map (h, w) scaled to 0..1: attention from its lowest to its highest value, evidence from 0 to its highest.
+    """Scale a map (h, w) to 0..1: attention from its lowest to its highest value, evidence from 0 to its highest.
 
-    Zeros where there is nothing to show: attention that is the same everywhere, or no evidence for the class.
+    Returns zeros where there is nothing to show: attention that is the same everywhere, or no evidence for the class.
     """
     values = np.asarray(values, dtype=np.float64)
     low = values.min() if kind == "attention" else 0.0
@@ -31,7 +31,7 @@ def strength(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
-    """An image, uint8 (H, W, 3), under the colours of a map (h, w) stretched over it: uint8 (H, W, 3)."""
+    """Stretch a map (h, w) over an image, uint8 (H, W, 3), and blend its colours in; returns uint8 (H, W, 3)."""
     import matplotlib
 
     height, width = image.shape[:2]
@@ -44,16 +44,21 @@ def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np.ndarray]], kind: str) -> Image.Image:
-    """The image, and of each class (name, probability, overlay uint8 (H, W, 3), map (h, w)) the overlay, with captions.
+    """Arrange an image and the overlays of its classes with captions.
 
-    Colours say where attention is highest, not how high: the caption says that, as a multiple of its mean.
+    Colours show where attention is highest, not how high: the caption tells that, as a multiple of the mean.
+
+    Args:
+        image: uint8 (H, W, 3).
+        overlays: name of the class, probability, overlay uint8 (H, W, 3), map (h, w).
+        kind: "evidence" or "attention".
     """
     first = captioned(image, [("title", "image"), ("text", f"maps: {kind}")], width=TILE, rows=2)
     others = [
         captioned(drawn, [("title", name), ("text", f"{score:.2f}{_peak(values, kind)}")], width=TILE, rows=2)
         for name, score, drawn, values in overlays
     ]
-    return grid([first, *others], COLUMNS)
+    return tiled([first, *others], COLUMNS)
 
 
 def _peak(values: np.ndarray, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Images with words under them, drawn with Pillow: for TensorBoard and for looking at a batch."""
+"""Images with captions, drawn with Pillow: for TensorBoard and for looking at a batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mltrain.files import atomic_write
+
 Line = tuple[str, str]
-"""What a line means (a key of `COLORS`) and its text."""
+"""kind of a line (a key of `COLORS`), and its text"""
 
 COLORS = {
     "title": "#1c2330",
@@ -26,13 +28,13 @@ _SIZE, _LEADING, _MARGIN = 12, 16, 6
 
 
 def captioned(image: np.ndarray, lines: Sequence[Line], *, width: int = 224, rows: int | None = None) -> Image.Image:
-    """An image scaled to `width`, its lines below it.
+    """Scale an image to `width` and write lines below it.
 
     Args:
         image: uint8 (H, W, 3).
         lines: kind and text; text that is too long is cut.
         width: pixels.
-        rows: room for so many lines, so that images have one height; None: for those given.
+        rows: number of lines that there is room for, so that all pictures have one height; None: as many as are given.
     """
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     picture = Image.fromarray(np.ascontiguousarray(image))
@@ -48,8 +50,8 @@ def captioned(image: np.ndarray, lines: Sequence[Line], *, width: int = 224, row
     return canvas
 
 
-def grid(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Image.Image:
-    """Pictures in rows of `columns`, each row as high as its highest."""
+def tiled(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Image.Image:
+    """Arrange pictures in rows of `columns`; each row is as high as its highest picture."""
     rows = [pictures[k : k + columns] for k in range(0, len(pictures), columns)]
     width = max(sum(p.width + gap for p in row) for row in rows) + gap
     canvas = Image.new("RGB", (width, sum(max(p.height for p in row) + gap for row in rows) + gap), "#dfe3e9")
@@ -63,21 +65,20 @@ def grid(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Imag
     return canvas
 
 
-def jpeg(picture: Image.Image, *, side: int | None = None, quality: int = 85) -> tuple[bytes, int, int]:
-    """The picture as the bytes of a JPEG file, its width and height; shrunk to `side` x `side` pixels where larger."""
+def jpeg(picture: Image.Image, *, side: int | None = None, quality: int = 85) -> bytes:
+    """Encode a picture as a JPEG file, of at most `side` x `side` pixels if given."""
     if side is not None:
         picture = picture.copy()
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=quality)
-    return stream.getvalue(), picture.width, picture.height
+    return stream.getvalue()
 
 
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write in whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, "PNG")
-    temporary.replace(path)
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG file, or a JPEG file where the name ends so, atomically."""
+    with atomic_write(path) as temporary:
+        picture.save(temporary, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=92)
 
 
 def _cut(text: str, width: int) -> str:
@@ -92,6 +93,6 @@ def _cut(text: str, width: int) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont:
-    import matplotlib  # for its font, which knows more alphabets than Pillow's
+    import matplotlib  # its font has more alphabets than that of Pillow
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), _SIZE)

@@ -15,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
+from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES, LabelStats
 from mltrain.optim.lr_range import Suggestion
 
-NAMED = 80  # more classes than this have no names on an axis
+NAMED = 80  # most classes that have their names on an axis
 COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40", "unseen": "#6b5b95"}
 GREY = "#8a8a8a"
 
@@ -32,15 +33,15 @@ def class_counts_plot(
     source_counts: np.ndarray | None = None,
     group_of: np.ndarray | None = None,
 ) -> None:
-    """Images per class on a logarithmic axis, most frequent first, coloured by group.
+    """Draw images per class on a logarithmic axis, most frequent first, coloured by group.
 
     Args:
         path: PNG file.
-        stats: of the images.
-        title: above the plot.
-        targets: (C,) wanted images, drawn as a line; the classes are then in its order.
+        stats: statistics of the images.
+        title: text above the plot.
+        targets: (C,) wanted images, drawn as a line; the classes are then sorted by them.
         source_counts: (C,) images in the source, drawn as points.
-        group_of: (C,) 0 head, 1 medium, 2 tail, for the colours; None: by the counts that are drawn.
+        group_of: (C,) 0 head, 1 medium, 2 tail, for the colours; None: by the drawn counts.
     """
     counts = stats.positives
     order = np.lexsort((-counts, -(counts if targets is None else targets)))
@@ -75,9 +76,9 @@ def class_counts_plot(
 
 
 def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
-    """Heat map of P(column | row): of the images with the row's class, the part that has the column's too.
+    """Draw a heat map of P(column | row): the share of the images with the row's class that have the column's too.
 
-    Classes by frequency; of many, the 80 most frequent.
+    Classes are sorted by frequency; at most the 80 most frequent ones are drawn.
     """
     shown = np.argsort(-stats.positives, kind="stable")[:NAMED]
     counts = stats.cooccurrence[shown][:, shown].toarray().astype(np.float64)
@@ -108,7 +109,7 @@ def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
 
 
 def labels_per_image_plot(path: Path, sizes: np.ndarray, *, title: str) -> None:
-    """Histogram of positives per image; `sizes[k]` images have k."""
+    """Draw a histogram of positives per image; `sizes[k]` images have k."""
     figure, axes = _figure(6.5, 3.6)
     axes.bar(np.arange(len(sizes)), sizes, color=COLORS["head"], width=0.82)
     mean = float((np.arange(len(sizes)) * sizes).sum() / max(sizes.sum(), 1))
@@ -121,13 +122,13 @@ def labels_per_image_plot(path: Path, sizes: np.ndarray, *, title: str) -> None:
 
 
 def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStats, *, figure: str = "ap") -> None:
-    """AP, or another figure, of each class against its training images, a panel for each kind of weights.
+    """Draw AP, or another figure, of each class against its training images, a panel for each kind of weights.
 
     Args:
         path: PNG file.
         ap: title of the panel -> (C,) percent, NaN where a class has no positive in the evaluated split.
-        stats: of the training set.
-        figure: what `ap` holds: "ap" or "recall".
+        stats: statistics of the training set.
+        figure: the figure that `ap` holds: "ap" or "recall".
     """
     name_of_figure, name_of_mean = {"ap": ("average precision", "mAP"), "recall": ("recall", "mean recall")}[figure]
     canvas = _canvas(Figure(figsize=(6.2 * len(ap), 4.6), layout="constrained"))
@@ -151,7 +152,7 @@ def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStat
         for bound in {stats.head_min, stats.medium_min}:
             if x.min() < bound < x.max():
                 axes.axvline(bound, color="black", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.5)
-        _frame(axes)
+        _style(axes)
         _log_axis(axes, "x")
         axes.set_xlabel("training images of the class")
         axes.set_ylim(-2, 102)
@@ -165,7 +166,7 @@ def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStat
 def lr_range_plot(
     path: Path, lrs: Sequence[float], losses: Sequence[float], found: Suggestion | None, *, title: str
 ) -> None:
-    """Loss against the learning rate of a range test, smoothed too, with the rates that were found."""
+    """Draw loss against the learning rate of a range test, raw and smoothed, with the rates that were found."""
     figure, axes = _figure(7.2, 4.4)
     smooth = found is not None
     axes.plot(lrs, losses, color=GREY, linewidth=0.8 if smooth else 1.4, alpha=0.6, label="loss of a step")
@@ -182,7 +183,7 @@ def lr_range_plot(
             axes.axvline(value, color=color, linewidth=1.4, linestyle=style, label=f"{name} {value:.1e}")
     axes.set_xscale("log")
     span = max(high - low, 1e-12)
-    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)  # what diverges leaves the picture
+    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)  # diverging losses may leave the picture
     axes.set_xlabel("learning rate (optimizer.lr)")
     axes.set_ylabel("training loss")
     axes.grid(linewidth=0.4, alpha=0.5)
@@ -192,7 +193,7 @@ def lr_range_plot(
 
 
 def _outliers(x: np.ndarray, values: np.ndarray, known: np.ndarray, count: int = 12) -> np.ndarray:
-    """The classes that are farthest from what their frequency lets expect (a straight line over log x)."""
+    """Return the classes that are farthest from a straight line over the logarithm of their frequency."""
     at = np.flatnonzero(known)
     slope, level = np.polyfit(np.log(x[at]), values[at], 1) if len(np.unique(x[at])) > 1 else (0.0, values[at].mean())
     off = np.abs(values[at] - level - slope * np.log(x[at]))
@@ -202,7 +203,7 @@ def _outliers(x: np.ndarray, values: np.ndarray, known: np.ndarray, count: int =
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = _canvas(Figure(figsize=(width, height), layout="constrained"))
     axes = figure.subplots()
-    _frame(axes)
+    _style(axes)
     return figure, axes
 
 
@@ -211,7 +212,7 @@ def _canvas(figure: Figure) -> Figure:
     return figure
 
 
-def _frame(axes: Axes) -> None:
+def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
@@ -247,7 +248,5 @@ def _cmap() -> Any:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write in whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -19,51 +19,24 @@ Needs NumPy only.
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.errors import DataError
+from mltrain.engine.run_folder import PREDICTIONS, RunFolder, SavedPredictions
+from mltrain.files import atomic_write
 from mltrain.labels import LabelSet
 
 if TYPE_CHECKING:
     from mltrain.engine.evaluator import Evaluation
 
-FILES = {
-    "val": ("predictions.npz", "evaluation_val_predictions.npz"),
-    "test": ("predictions_test.npz", "evaluation_test_predictions.npz"),
-}
-"""By split: the run's own file first."""
-
-HOW = "python tools/evaluate.py {run} metrics.save_predictions=true writes them"
-
-
-@dataclass(frozen=True, eq=False)
-class SavedPredictions:
-    """What one set of weights predicts for one split."""
-
-    logits: np.ndarray
-    """fp32 (N, C)"""
-    targets: np.ndarray
-    """int8 (N, C): 1 positive, 0 negative, -1 unknown"""
-    files: tuple[str, ...]
-    """image files as the data set lists them, relative to its root"""
-    class_names: tuple[str, ...]
-    split: str
-    """"val" or "test" """
-    weights: str
-    """"val" raw, "ema" """
-
 
 def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet, *, weights: str | None = None) -> None:
-    """Logits of `weights` (None: of all), targets, image files and class names; in whole or not at all."""
+    """Write logits of `weights` (None: of all), targets, image files and class names, atomically."""
     predictions = evaluation.predictions
-    assert predictions is not None, "an evaluation for it keeps all predictions"
+    assert predictions is not None, "the evaluation was asked to keep all predictions"
     arrays = {
         "files": np.array([labels.file(i) for i in range(len(labels))]),
         "class_names": np.array(labels.class_names),
@@ -72,35 +45,33 @@ def write_predictions(path: Path, evaluation: Evaluation, labels: LabelSet, *, w
     for name, logits in predictions.logits.items():
         if weights is None or name == weights:
             arrays[f"logits_{name}"] = logits.numpy()
-    temporary = path.with_name(path.name + ".tmp")
-    with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, array in arrays.items():
             # Logits hardly get smaller; targets and names do, tenfold and more.
             member = zipfile.ZipInfo(f"{name}.npy")
             member.compress_type = zipfile.ZIP_STORED if name.startswith("logits_") else zipfile.ZIP_DEFLATED
             with archive.open(member, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-    temporary.replace(path)
 
 
 def keep_predictions(
     folder: Path, split: str, evaluation: Evaluation, labels: LabelSet, *, best: str, save: bool | None, limit_mb: float
 ) -> None:
-    """Write a run's predictions of a split as its `metrics.save_predictions` and `metrics.predictions_mb` say.
+    """Write a run's predictions of a split if `metrics.save_predictions` and `metrics.predictions_mb` ask for them.
 
     Args:
         best: the weights that are reported, "val" or "ema".
     """
-    path = folder / FILES[split][0]
+    path = folder / PREDICTIONS[split][0]
     small = len(labels) * labels.num_classes * 4 <= limit_mb * 1e6
     if save or (save is None and small and evaluation.predictions is not None):
         write_predictions(path, evaluation, labels, weights=None if save else best)
     else:
-        path.unlink(missing_ok=True)  # of a run before that was stopped as it wrote its results
+        path.unlink(missing_ok=True)  # left by an earlier start that was stopped as it wrote its results
 
 
 def load_predictions(run: str | Path, *, split: str | None = None, weights: str | None = None) -> SavedPredictions:
-    """Predictions of a finished run.
+    """Return the predictions of a finished run.
 
     Args:
         run: the run folder.
@@ -108,43 +79,8 @@ def load_predictions(run: str | Path, *, split: str | None = None, weights: str 
         weights: "val" (raw) or "ema"; None: the best ones, by which the run is reported.
 
     Raises:
-        DataError: the run is not finished, has not kept them (it says how to make them), or the file cannot be read.
+        DataError: the run has not finished or has kept no predictions (the message tells how to make them), or the file
+            cannot be read.
         ValueError: `split` or `weights` is none of these.
     """
-    folder = Path(run)
-    result = _result(folder)
-    split = split or ("test" if result.get("test") else "val")
-    if split not in FILES:
-        raise ValueError(f'split must be "val" or "test"; got {split!r}')
-    weights = weights or str(result["best"]["weights"])
-    if weights not in ("val", "ema"):
-        raise ValueError(f'weights must be "val" (raw) or "ema"; got {weights!r}')
-    how = HOW.format(run=folder)
-    path = next((folder / name for name in FILES[split] if (folder / name).is_file()), None)
-    if path is None:
-        raise DataError(f"{folder}: the run has kept no predictions of the {split} split; {how}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if f"logits_{weights}" not in arrays:
-                raise DataError(f"{path}: holds no logits of the weights {weights!r}; {how}")
-            return SavedPredictions(
-                logits=arrays[f"logits_{weights}"],
-                targets=arrays["targets"],
-                files=tuple(arrays["files"].tolist()),
-                class_names=tuple(arrays["class_names"].tolist()),
-                split=split,
-                weights=weights,
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {how}") from error
-
-
-def _result(folder: Path) -> Mapping[str, Any]:
-    path = folder / "result.json"
-    if not path.is_file():
-        raise DataError(f"{folder}: no finished run: it has no result.json")
-    try:
-        result: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    return result
+    return RunFolder(run).predictions(split, weights)

@@ -1,6 +1,6 @@
-"""Published figures beside those of runs, and in what they differ as far as it is known.
+"""Published figures beside those of runs, with their known differences.
 
-The file (docs/published.yaml) holds `sources`, each with a name, a link, and what is known of its metric, and
+The file (docs/published.yaml) holds `sources`, each with a name, a link and the known properties of its metric, and
 `figures`, each with its source, data set, model, resolution and figures in percent. Only figures that were read at
 their source belong there.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mltrain.errors import DataError
-from mltrain.report.compare import Table
+from mltrain.report.compare import Comparison
 from mltrain.report.runs import RunRecord, spelled
 
 SOURCE_KEYS = {"name", "url", "absent", "metric", "chosen_on"}
@@ -34,44 +34,39 @@ class Published:
     method: str
     model: str
     datasets: tuple[str, ...]
-    """names of ours (`dataset.name`) that it may stand beside; the first is the very one"""
+    """our names (`dataset.name`) of the data sets that it may stand beside; the first is the same data set"""
     figures: Mapping[str, float]
     mark: str
-    """key of the source"""
+    """key of the source in the file"""
     source: str
     """its name and link"""
     data: str = ""
     resolution: int | None = None
     pretraining: str = ""
     partial: str = "none"
-    """as our `partial` group: labels withheld in training"""
+    """labels withheld in training, as in our config group `partial`"""
     absent: str | None = None
-    """as our `metrics.absent`; None: not known"""
+    """handling of classes without positives, as in our `metrics.absent`; None: not known"""
     metric: str = ""
-    """what else its metric does differently"""
+    """other differences of its metric"""
     chosen_on_test: bool = False
     note: str = ""
+    differences: tuple[str, ...] = ()
+    """to a comparison of runs (`beside`): in data, model, resolution, pretraining"""
+    metric_differences: tuple[str, ...] = ()
+    """likewise in the metric, the same for every figure of a source"""
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """A published figure beside a table."""
-
-    method: str
-    figures: Mapping[str, float]
-    mark: str
-    source: str
-    differences: tuple[str, ...]
-    """in data, model, resolution, pretraining"""
-    metric: tuple[str, ...]
-    """in the metric, the same for every figure of a source"""
+    @property
+    def label(self) -> str:
+        """Method, model and resolution."""
+        return f"{self.method}, {self.model}" + (f", {self.resolution} px" if self.resolution else "")
 
 
 def read_published(path: Path) -> list[Published]:
-    """The figures of a file as docs/published.yaml.
+    """Read a file of the form of docs/published.yaml.
 
     Raises:
-        DataError: the file cannot be read, or an entry is not as it should be; the message names it.
+        DataError: the file cannot be read, or an entry is wrong; the message names it.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -89,7 +84,7 @@ def read_published(path: Path) -> list[Published]:
 def _entry(path: Path, number: int, entry: Any, sources: Mapping[str, Mapping[str, Any]]) -> Published:
     where = f"{path}: figure {number}"
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: is no table of keys")
+        raise DataError(f"{where}: holds no keys")
     unknown, missing = set(entry) - FIGURE_KEYS, [key for key in NEEDED if key not in entry]
     if unknown or missing:
         wrong = f"unknown: {', '.join(sorted(map(str, unknown)))}; " if unknown else ""
@@ -119,31 +114,23 @@ def _entry(path: Path, number: int, entry: Any, sources: Mapping[str, Mapping[st
     )
 
 
-def beside(table: Table, published: Sequence[Published]) -> list[Comparison]:
-    """The published figures of a table's data set (and withheld labels), the best first, with their differences."""
+def beside(table: Comparison, published: Sequence[Published]) -> list[Published]:
+    """Choose the figures with the data set and withheld labels of a comparison, the best first; note differences."""
     runs = table.records
     partial = {str(run.settings.get("partial", "none")) for run in runs} or {"none"}
     chosen = [item for item in published if table.dataset in item.datasets and item.partial in partial]
     chosen.sort(key=lambda item: -next(iter(item.figures.values())))
     return [
-        Comparison(
-            method=_about(item),
-            figures=item.figures,
-            mark=item.mark,
-            source=item.source,
+        replace(
+            item,
             differences=tuple(_differences(item, table, runs)),
-            metric=tuple(_metric(item, table, runs)),
+            metric_differences=tuple(_metric_differences(item, table, runs)),
         )
         for item in chosen
     ]
 
 
-def _about(item: Published) -> str:
-    size = f", {item.resolution} px" if item.resolution else ""
-    return f"{item.method}, {item.model}{size}"
-
-
-def _differences(item: Published, table: Table, runs: Sequence[RunRecord]) -> list[str]:
+def _differences(item: Published, table: Comparison, runs: Sequence[RunRecord]) -> list[str]:
     found = []
     if item.datasets[0] != table.dataset:
         found.append(f"data: {item.data or item.datasets[0]} (here {table.dataset})")
@@ -160,12 +147,12 @@ def _differences(item: Published, table: Table, runs: Sequence[RunRecord]) -> li
     return found
 
 
-def _metric(item: Published, table: Table, runs: Sequence[RunRecord]) -> list[str]:
+def _metric_differences(item: Published, table: Comparison, runs: Sequence[RunRecord]) -> list[str]:
     found = []
     absent = _values(runs, "metrics.absent")
-    words = {"zero": "count 0", "exclude": "are left out"}
-    if item.absent in words and absent and absent != [item.absent]:
-        found.append(f"classes without positives {words[item.absent]}")
+    handling = {"zero": "count 0", "exclude": "are left out"}
+    if item.absent in handling and absent and absent != [item.absent]:
+        found.append(f"classes without positives {handling[item.absent]}")
     if item.metric:
         found.append(item.metric)
     if item.chosen_on_test and table.split == "test":
@@ -174,7 +161,7 @@ def _metric(item: Published, table: Table, runs: Sequence[RunRecord]) -> list[st
 
 
 def _values(runs: Sequence[RunRecord], key: str) -> list[str]:
-    """What the runs have there, each value once."""
+    """Return the values that the runs have for a key, each once."""
     section, _, option = key.partition(".")
     values = [run.config[section].get(option) for run in runs if isinstance(run.config.get(section), Mapping)]
     return sorted({spelled(value) for value in values if value is not None})

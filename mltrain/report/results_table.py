@@ -1,4 +1,4 @@
-"""A table of runs (`report.compare.Table`) as text for a terminal, Markdown or csv."""
+"""A comparison of runs as a table for the terminal, in Markdown or CSV."""
 
 from __future__ import annotations
 
@@ -9,52 +9,48 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mltrain.report.compare import Figure, Row, Table
-from mltrain.report.published import Comparison
+from mltrain.engine.run_folder import RESULT, SPLITS, WEIGHTS
+from mltrain.report.compare import Comparison, Row, Score
+from mltrain.report.published import Published
 from mltrain.report.runs import lookup, spelled
-from mltrain.report.tables import WEIGHTS
+from mltrain.report.tables import markdown_table, short_title
+from mltrain.text import counted
 
-TITLES = {
-    "map": "mAP",
-    "seconds": "time",
-    "images_per_second": "img/s",
-    "runs": "seeds",
-    **{f"{figure}_{group}": group for figure in ("map", "accuracy") for group in ("head", "medium", "tail", "unseen")},
-}
-LESS_IS_BETTER = frozenset({"seconds"})
+TITLES = {"seconds": "time", "images_per_second": "img/s", "runs": "seeds"}
+"""of columns that are no figures of the metrics"""
 NOT_RANKED = frozenset({"seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"})
 LONGEST = 44
-"""Characters of a setting in a table; of a longer one, a path mostly, the end is shown."""
+"""Characters of a setting in a table; of a longer one, usually a path, the end is shown."""
 
 
 class Cell(NamedTuple):
+    """Text of a cell, and whether it is the best of its column."""
+
     text: str
     best: bool = False
 
 
-class Grid(NamedTuple):
-    """A table ready to be laid out."""
+class Cells(NamedTuple):
+    """The texts of a table."""
 
     header: list[str]
     rows: list[list[Cell]]
-    left: int
-    """columns at the left that hold text"""
+    left: frozenset[int]
+    """columns that hold text, aligned to the left"""
 
 
-def default_columns(table: Table) -> list[str]:
-    """Figures of the task, seeds, time and throughput."""
-    present = [key for key in table.headline if any(key in row.figures for row in table.rows)]
-    if any("map_unseen" in row.figures for row in table.rows):
-        present.append("map_unseen")
-    times = [key for key in ("seconds", "images_per_second") if any(key in row.figures for row in table.rows)]
+def default_columns(table: Comparison) -> list[str]:
+    """Return the figures of the task, seeds, time and throughput, as far as the runs have them."""
+    present = [key for key in (*table.headline, "map_unseen") if table.has(key)]
+    times = [key for key in ("seconds", "images_per_second") if table.has(key)]
     return [*present, "runs", *times]
 
 
-def chosen_columns(table: Table, asked: Sequence[str]) -> list[str]:
-    """The columns asked for; each `+name` comes beside the default ones.
+def chosen_columns(table: Comparison, asked: Sequence[str]) -> list[str]:
+    """Return the columns asked for; each `+name` comes beside the default ones.
 
     Raises:
-        ValueError: a column that no run of the table has.
+        ValueError: no run of the comparison has a column.
     """
     added = [name[1:] for name in asked if name.startswith("+")]
     columns = [name for name in asked if not name.startswith("+")] or default_columns(table)
@@ -66,43 +62,32 @@ def chosen_columns(table: Table, asked: Sequence[str]) -> list[str]:
     return columns
 
 
-def _has(row: Row, name: str) -> bool:
-    return name in row.figures or lookup(row.runs[0], name)[0]
-
-
-def has_column(table: Table, name: str) -> bool:
-    """Whether a run of the table has the figure or setting; `+name` is `name`."""
+def has_column(table: Comparison, name: str) -> bool:
+    """Return whether a run of the comparison has the figure or setting; `+name` means `name`."""
     name = name.lstrip("+")
-    return name == "runs" or any(_has(row, name) for row in table.rows)
+    return name == "runs" or table.has(name) or any(lookup(row.runs[0], name)[0] for row in table.rows)
 
 
-def grid(table: Table, columns: Sequence[str]) -> Grid:
-    """Header and cells: what differs, the columns, and the difference to a baseline where there is one."""
+def table_cells(table: Comparison, columns: Sequence[str]) -> Cells:
+    """Fill the cells: settings that differ, the columns, and the difference to a baseline if there is one."""
     settings = list(table.columns)
-    extra = [
-        c for c in columns if c != "runs" and not any(c in row.figures for row in table.rows) and c not in settings
-    ]
-    shown = [c for c in columns if c not in extra and c not in settings]
-    settings += extra
+    settings += [c for c in columns if c != "runs" and not table.has(c) and c not in settings]
+    shown = [c for c in columns if c not in settings]
     best = {c: _best(table.rows, c) for c in shown}
     figure = next((row.difference.figure for row in table.rows if row.difference), None)
-    header = [_setting_title(key) for key in settings] or ["run"]
-    header += [TITLES.get(c, c) for c in shown]
+    header = [key.removeprefix("runner.") for key in settings] or ["run"]
+    header += [TITLES.get(c) or short_title(c) for c in shown]
     if figure is not None:
-        header.append(f"{TITLES.get(figure, figure)} - baseline")
+        header.append(f"{short_title(figure)} - baseline")
     rows = []
     for row in table.rows:
-        cells = [Cell(_setting(row, key)) for key in settings] or [Cell(row.label)]
+        line = [Cell(_setting(row, key)) for key in settings] or [Cell(row.label)]
         for c in shown:
-            cells.append(Cell(_figure_text(row, c), best[c] is not None and _rounded(row, c) == best[c]))
+            line.append(Cell(_figure_text(row, c), best[c] is not None and _rounded(row, c) == best[c]))
         if figure is not None:
-            cells.append(Cell(difference_text(row)))
-        rows.append(cells)
-    return Grid(header, rows, max(1, len(settings)))
-
-
-def _setting_title(key: str) -> str:
-    return key.removeprefix("runner.")
+            line.append(Cell(difference_text(row)))
+        rows.append(line)
+    return Cells(header, rows, frozenset(range(max(1, len(settings)))))
 
 
 def _setting(row: Row, key: str) -> str:
@@ -112,7 +97,7 @@ def _setting(row: Row, key: str) -> str:
 
 
 def _best(rows: Sequence[Row], column: str) -> float | None:
-    """The best value as shown; None where there is nothing to choose from."""
+    """Return the best value as shown, or None where there is nothing to choose from."""
     if column in NOT_RANKED or len(rows) < 2:
         return None
     values = [value for value in (_rounded(row, column) for row in rows) if value is not None]
@@ -137,13 +122,13 @@ def _figure_text(row: Row, column: str) -> str:
     return mean_text(figure)
 
 
-def mean_text(figure: Figure) -> str:
-    """`40.79 ± 0.31`; without a spread of one run."""
-    return f"{figure.mean:.2f}" + (f" ± {figure.std:.2f}" if figure.std is not None else "")
+def mean_text(score: Score) -> str:
+    """Return `40.79 ± 0.31`, or the mean alone for one run."""
+    return f"{score.mean:.2f}" + (f" ± {score.std:.2f}" if score.std is not None else "")
 
 
 def difference_text(row: Row) -> str:
-    """`+5.10 [+3.21, +7.02]`, the 95 % interval where it is to be had."""
+    """Return `+5.10 [+3.21, +7.02]`, with the 95 % interval if there is one."""
     if row.is_baseline:
         return "baseline"
     if row.difference is None:
@@ -153,22 +138,20 @@ def difference_text(row: Row) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `5.4 min`, `3.2 h`."""
+    """Return a time as `42 s`, `5.4 min` or `3.2 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def title(table: Table) -> str:
-    """What the figures are of."""
+def heading(table: Comparison) -> str:
+    """Return the line above a table: data set, split, weights and number of runs."""
     weights = "best weights" if table.weights == "best" else f"{WEIGHTS[table.weights]} weights"
-    split = {"val": "validation", "test": "test"}[table.split]
-    runs = len(table.records)
-    return f"{table.dataset}: {split} split, {weights}, percent; {runs} run{'' if runs == 1 else 's'}"
+    return f"{table.dataset}: {SPLITS[table.split]} split, {weights}, percent; {counted(len(table.records), 'run')}"
 
 
-def remarks(table: Table) -> list[str]:
-    """Notes of the table, how to read its differences, and why intervals are missing."""
+def remarks(table: Comparison) -> list[str]:
+    """Return notes on the table, on how to read its differences, and on missing intervals."""
     notes = list(table.notes)
     found = [row.difference for row in table.rows if row.difference is not None]
     if found:
@@ -181,26 +164,26 @@ def remarks(table: Table) -> list[str]:
         if len(found) > 5 and any(d.low is not None for d in found):
             notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")
     for why, count in Counter(d.why for d in found if d.why).items():
-        notes.append(f"No interval in {count} row{'' if count == 1 else 's'}: {why}.")
+        notes.append(f"No interval in {counted(count, 'row')}: {why}.")
     return notes
 
 
-def unfinished_lines(table: Table) -> list[str]:
-    """One line for each run without a result."""
-    return [f"{run.status}: {run.folder} ({run.note or 'no result.json'})" for run in table.unfinished]
+def unfinished_lines(table: Comparison) -> list[str]:
+    """Return one line per run without a result."""
+    return [f"{run.status}: {run.folder} ({run.note or f'no {RESULT}'})" for run in table.unfinished]
 
 
 # -- layouts ---------------------------------------------------------------------------------------------------------
 
 
-def terminal(table: Table, columns: Sequence[str], *, bold: bool, published: Sequence[Comparison] = ()) -> str:
-    """Plain text; the best figures in bold, or marked `*` where the terminal has none."""
-    lines = [title(table), ""]
+def terminal(table: Comparison, columns: Sequence[str], *, bold: bool, published: Sequence[Published] = ()) -> str:
+    """Lay out plain text; the best figures are bold, or marked `*` if the terminal has no bold text."""
+    lines = [heading(table), ""]
     if table.rows:
-        lines += _aligned(grid(table, columns), bold=bold)
+        lines += _aligned(table_cells(table, columns), bold=bold)
     lines += [""] if table.rows else []
     if published:
-        lines += ["Published, and how it differs:", "", *_aligned(published_grid(table, published), bold=False)]
+        lines += ["Published, and how it differs:", "", *_aligned(published_cells(table, published), bold=False)]
         lines += [f"  {name}" for name in _sources(published)] + [""]
     notes = remarks(table)
     lines += [f"- {note}" for note in notes] + ([""] if notes else [])
@@ -209,35 +192,31 @@ def terminal(table: Table, columns: Sequence[str], *, bold: bool, published: Seq
     return "\n".join(lines)
 
 
-def _aligned(grid: Grid, *, bold: bool) -> list[str]:
-    marks = [not bold and any(row[k].best for row in grid.rows) for k in range(len(grid.header))]
-    texts = [[cell.text + ("*" if cell.best else " ") * marks[k] for k, cell in enumerate(row)] for row in grid.rows]
-    header = [text + " " * marks[k] for k, text in enumerate(grid.header)]
-    widths = [max(len(row[k]) for row in (header, *texts)) for k in range(len(header))]
-    last = len(header) - 1
+def _aligned(table: Cells, *, bold: bool) -> list[str]:
+    marks = [not bold and any(row[k].best for row in table.rows) for k in range(len(table.header))]
+    lines = [[Cell(text + " " * mark) for text, mark in zip(table.header, marks, strict=True)]]
+    lines += [[Cell(c.text + ("*" if c.best else " ") * marks[k], c.best) for k, c in enumerate(r)] for r in table.rows]
+    widths = [max(len(line[k].text) for line in lines) for k in range(len(marks))]
 
-    def line(cells: Sequence[str], best: Sequence[bool]) -> str:
+    def laid_out(line: Sequence[Cell]) -> str:
         parts = []
-        for k, (text, width) in enumerate(zip(cells, widths, strict=True)):
-            free = grid.header[k] in TEXT_COLUMNS
-            padded = text.ljust(width) if k < grid.left or free else text.rjust(width)
-            padded = padded.rstrip() if k == last else padded
-            parts.append(f"\033[1m{padded}\033[0m" if best[k] and bold else padded)
+        for k, (cell, width) in enumerate(zip(line, widths, strict=True)):
+            padded = cell.text.ljust(width) if k in table.left else cell.text.rjust(width)
+            padded = padded.rstrip() if k == len(widths) - 1 else padded
+            parts.append(f"\033[1m{padded}\033[0m" if cell.best and bold else padded)
         return "  ".join(parts).rstrip()
 
-    first = line(header, [False] * len(header))
-    rule = "-" * min(len(first), 160)
-    rows = [line(text, [c.best for c in row]) for text, row in zip(texts, grid.rows, strict=True)]
-    return [first, rule, *rows]
+    first, *rest = map(laid_out, lines)
+    return [first, "-" * min(len(first), 160), *rest]
 
 
-def markdown(table: Table, columns: Sequence[str], published: Sequence[Comparison] = ()) -> str:
-    """A Markdown section; the best figures in bold."""
-    lines = [f"### {title(table)}", ""]
+def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Published] = ()) -> str:
+    """Lay out a Markdown section; the best figures are bold."""
+    lines = [f"### {heading(table)}", ""]
     if table.rows:
-        lines += [*_pipes(grid(table, columns)), ""]
+        lines += [_pipes(table_cells(table, columns)), ""]
     if published:
-        lines += ["Published, and how it differs:", "", *_pipes(published_grid(table, published)), ""]
+        lines += ["Published, and how it differs:", "", _pipes(published_cells(table, published)), ""]
         lines += [*(f"- {name}" for name in _sources(published)), ""]
     notes = remarks(table)
     lines += [*(f"- {note}" for note in notes), ""] if notes else []
@@ -246,51 +225,42 @@ def markdown(table: Table, columns: Sequence[str], published: Sequence[Compariso
     return "\n".join(lines)
 
 
-def _pipes(grid: Grid) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
-
-    rule = "|" + "|".join(
-        "---" if k < grid.left or name in TEXT_COLUMNS else "---:" for k, name in enumerate(grid.header)
-    )
-    rows = [line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in grid.rows]
-    return [line(grid.header), rule + "|", *rows]
+def _pipes(table: Cells) -> str:
+    rows = ([f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows)
+    return markdown_table(table.header, rows, left=table.left)
 
 
-TEXT_COLUMNS = frozenset({"source", "differs from these runs in"})
-
-
-def published_grid(table: Table, published: Sequence[Comparison]) -> Grid:
-    """Published figures in the columns of the table's headline."""
+def published_cells(table: Comparison, published: Sequence[Published]) -> Cells:
+    """Fill the cells of published figures, in the columns of the main figures of the task."""
     keys = [key for key in (*table.headline, "map_unseen") if any(key in item.figures for item in published)]
-    header = ["method", *(TITLES.get(key, key) for key in keys), "source", "differs from these runs in"]
+    header = ["method", *map(short_title, keys), "source", "differs from these runs in"]
     rows = []
     for item in published:
         digits = 1 if all(round(value, 1) == value for value in item.figures.values()) else 2  # as they are printed
         figures = [Cell(f"{item.figures[key]:.{digits}f}" if key in item.figures else "-") for key in keys]
         rows.append(
-            [Cell(item.method), *figures, Cell(f"[{item.mark}]"), Cell("; ".join(item.differences) or "nothing known")]
+            [Cell(item.label), *figures, Cell(f"[{item.mark}]"), Cell("; ".join(item.differences) or "nothing known")]
         )
-    return Grid(header, rows, 1)
+    return Cells(header, rows, frozenset({0, len(header) - 2, len(header) - 1}))
 
 
-def _sources(published: Sequence[Comparison]) -> list[str]:
+def _sources(published: Sequence[Published]) -> list[str]:
     lines = []
     for item in published:
-        metric = f"; metric: {', '.join(item.metric)}" if item.metric else ""
+        metric = f"; metric: {', '.join(item.metric_differences)}" if item.metric_differences else ""
         lines.append(f"[{item.mark}] {item.source}{metric}")
     return list(dict.fromkeys(lines))
 
 
-def to_csv(tables: Sequence[Table], asked: Sequence[str], published: Sequence[Sequence[Comparison]] = ()) -> str:
-    """All tables in one: a row for each row, unfinished run and published figure; means, spreads and plain numbers."""
+def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequence[Sequence[Published]] = ()) -> str:
+    """Write all comparisons as one CSV text: a line per row, unfinished run and published figure; plain numbers."""
     settings = list(dict.fromkeys(key for table in tables for key in (*table.columns, *(i.key for i in table.implied))))
     known = [name for name in asked if any(has_column(table, name) for table in tables)]
     names = []
     for table in tables:
         own = [name for name in asked if name not in known or has_column(table, name)]
         names += [name for name in chosen_columns(table, own) if name not in names]
-    figures = [n for n in names if n != "runs" and any(n in row.figures for table in tables for row in table.rows)]
+    figures = [n for n in names if n != "runs" and any(table.has(n) for table in tables)]
     settings += [n for n in names if n not in figures and n != "runs" and n not in settings]
     spreads = [f"{name}_std" for name in figures]
     ends = ["difference", "difference_low", "difference_high", "difference_of", "baseline", "note"]
@@ -307,11 +277,11 @@ def to_csv(tables: Sequence[Table], asked: Sequence[str], published: Sequence[Se
                 line[key] = spelled(value) if found else ""
             for name in figures:
                 if name in row.figures:
-                    std = row.figures[name].std
-                    line |= {name: _plain(row.figures[name].mean), f"{name}_std": "" if std is None else _plain(std)}
+                    score = row.figures[name]
+                    line |= {name: _csv_number(score.mean), f"{name}_std": _csv_number(score.std)}
             if row.difference is not None:
                 d = row.difference
-                bounds = ["" if v is None else _plain(v) for v in (d.value, d.low, d.high)]
+                bounds = [_csv_number(value) for value in (d.value, d.low, d.high)]
                 line |= dict(zip(ends, [*bounds, d.figure, d.baseline.label, d.why], strict=True))
             writer.writerow(line)
         for run in table.unfinished:
@@ -319,11 +289,13 @@ def to_csv(tables: Sequence[Table], asked: Sequence[str], published: Sequence[Se
             line |= {key: spelled(value) for key in settings for found, value in [lookup(run, key)] if found}
             writer.writerow(line)
         for item in published[k] if published else ():
-            note = "; ".join([item.method, *item.differences, *(f"metric: {m}" for m in item.metric), item.source])
+            note = "; ".join(
+                [item.label, *item.differences, *(f"metric: {m}" for m in item.metric_differences), item.source]
+            )
             line = {"status": "published", "dataset": table.dataset, "task": table.task, "note": note}
             writer.writerow(line | {key: value for key, value in item.figures.items() if key in figures})
     return out.getvalue()
 
 
-def _plain(value: float) -> str:
-    return "" if not math.isfinite(value) else f"{value:.6g}"
+def _csv_number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"

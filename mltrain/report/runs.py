@@ -1,107 +1,73 @@
-"""Run folders read for comparison: what was asked for, how far each came, what it gave.
+"""Run folders as records to compare: their settings, how far each came, and their figures.
 
     records = read_runs([Path("runs")], load)                          # one RunRecord for each run folder below
     records = [r for r in records if all(f.matches(r) for f in map(Filter.parse, ["dataset=coco", "epochs>=3"]))]
 
-`load(folder)` gives a run's config and the part of it that can change results: `mltrain.runs.settings.load_settings`
+`load(folder)` returns a run's config and the part of it that can change results: `mltrain.runs.settings.load_settings`
 (this package does not know configs). `mltrain.report.compare` makes tables of the records.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import json
-import logging
+import math
 import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mltrain.engine.lock import run_lock
+from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, flatten, read_json
 from mltrain.errors import DataError, MltrainError
 
-logger = logging.getLogger(__name__)
-
 Load = Callable[[Path], "tuple[dict[str, Any], dict[str, Any]]"]
-"""Of a run folder: its whole config, and the settings that can change results, flat: `{"loss": "asl", "loss.gamma_neg":
+"""Run folder -> its whole config, and the settings that can change results, flat: `{"loss": "asl", "loss.gamma_neg":
 4.0, "runner.epochs": 40, ...}`. A section with a `_target_` has its component's name under its own name."""
 
-UNFINISHED = ("running", "stopped", "failed", "unreadable")
 
+class RunRecord(RunFolder):
+    """A run folder with its settings and its status.
 
-@dataclass(frozen=True, eq=False)
-class RunRecord:
-    """One run folder."""
+    Args:
+        folder: the run folder; it need not exist for a job that failed before it had one.
+        status: "finished"; or "running" (a process holds it), "stopped" (no process; may be resumed), "failed",
+            "unreadable".
+        note: how far a run that is not finished came, or why it failed.
+        config: resolved, with the options that were added since; empty where there is none to read.
+        settings: all that can change the result, flat (see `Load`); the overrides of a job that failed before it had a
+            folder.
+    """
 
-    folder: Path
-    status: str
-    """"finished"; or "running" (a process holds it), "stopped" (no process; may be resumed), "failed", "unreadable" """
-    note: str = ""
-    """of a run that is not finished: how far it came, or why it failed"""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """resolved; empty where there is none to read"""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """what can change the result, flat (see `Load`); of a job that failed before it had a folder, its overrides"""
-    result: Mapping[str, Any] = field(default_factory=dict)
-    """content of result.json; empty unless finished"""
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    """content of environment.json; empty where there is none"""
+    def __init__(
+        self,
+        folder: Path,
+        status: str,
+        note: str = "",
+        *,
+        config: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(folder)
+        self.status, self.note = status, note
+        self.config = dict(config or {})
+        self.settings = dict(settings or {})
 
     @property
     def finished(self) -> bool:
+        """Whether the run has a result that can be read."""
         return self.status == "finished"
 
     @property
     def dataset(self) -> str:
+        """Name of the data set, known before the run has a result too."""
         return str(self.settings.get("dataset") or self.folder.parent.parent.name)
-
-    @property
-    def task(self) -> str:
-        return str(self.config.get("task", "multi_label"))
-
-    @property
-    def seed(self) -> int:
-        return int(self.config.get("seed", 0))
-
-    @property
-    def name(self) -> str:
-        return str(self.config.get("name") or self.folder.parent.name)
-
-    @property
-    def best_weights(self) -> str:
-        """ "val" raw or "ema": those with the better figure on the validation split."""
-        return str(self.result["best"]["weights"])
-
-    @property
-    def has_test(self) -> bool:
-        return bool(self.result.get("test"))
-
-    def scalars(self, split: str = "val", weights: str = "best") -> Mapping[str, float]:
-        """Figures (percent) of a finished run; empty where it has none of that split or those weights."""
-        weights = self.best_weights if weights == "best" else weights
-        tree = self.result if split == "val" else self.result.get("test", {})
-        found: Mapping[str, float] = tree.get(weights, {})
-        return found
-
-    @property
-    def machine(self) -> str:
-        """Where it ran: "2 x NVIDIA H200", "AMD EPYC, 2 cores"; empty where not known."""
-        gpus, cpu = self.environment.get("gpus") or [], self.environment.get("cpu") or {}
-        world = int(self.environment.get("world_size") or 1)
-        device = str((self.config.get("runner") or {}).get("device", "auto"))
-        if gpus and device != "cpu":
-            name = gpus[0].get("name", "GPU") if isinstance(gpus[0], Mapping) else str(gpus[0])
-            return f"{world} x {name}"
-        if not cpu:
-            return ""
-        return f"{cpu.get('model', 'CPU')}, {cpu.get('cores', '?')} cores" + (f", {world} ranks" if world > 1 else "")
 
 
 def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
-    """Every run at or below the folders, finished or not, in the order of their paths.
+    """Read every run at or below the folders, finished or not, in the order of their paths.
 
     Raises:
         DataError: a folder does not exist.
@@ -112,31 +78,30 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name the folder of runs (paths.runs), or run folders")
         for path, files in _walk(folder):
-            if "config.yaml" in files:
+            if CONFIG in files:
                 found[path.resolve()] = path
-            for file in files:
-                if file.startswith("job-") and file.endswith(".json"):
-                    _note_job(path / file, jobs)
-    records = [read_run(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
-    return records + [_without_folder(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
+            for file in fnmatch.filter(files, JOB):
+                _note_job(path / file, jobs)
+    records = [_read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
+    return records + [_failed_job(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with their files; nothing below a run folder is looked at."""
+    """Yield folders with their files; does not enter the folders inside a run folder."""
     for path, names, files in os.walk(folder, followlinks=True):
         yield Path(path), files
-        names[:] = [] if "config.yaml" in files else sorted(name for name in names if not name.startswith("."))
+        names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
 
 
 def _tail(folder: Path) -> tuple[str, ...]:
-    """Data set, name and id: what a run folder is called wherever `paths.runs` lies."""
+    """Return data set, name and id, which identify a run folder wherever `paths.runs` lies."""
     return folder.absolute().parts[-3:]
 
 
 def _note_job(path: Path, jobs: dict[tuple[str, ...], dict[str, Any]]) -> None:
-    """What a sweep recorded of a job (`mltrain.sweeps.job`), where it is the newest of that run."""
+    """Keep a sweep's record of a job if it is the newest record of that run."""
     try:
-        job = _json(path)
+        job = read_json(path)
     except DataError:
         return
     if job is None or not isinstance(job.get("folder"), str) or "state" not in job:
@@ -146,10 +111,10 @@ def _note_job(path: Path, jobs: dict[tuple[str, ...], dict[str, Any]]) -> None:
         jobs[key] = job
 
 
-def _without_folder(job: Mapping[str, Any]) -> RunRecord:
-    """A job of a sweep that failed before it had a run folder."""
-    words = (word.partition("=") for word in str(job.get("overrides", "")).split())
-    settings: dict[str, Any] = {key.lstrip("+"): value for key, _, value in words}
+def _failed_job(job: Mapping[str, Any]) -> RunRecord:
+    """Make the record of a job that failed before it had a run folder."""
+    overrides = (text.partition("=") for text in str(job.get("overrides", "")).split())
+    settings: dict[str, Any] = {key.lstrip("+"): value for key, _, value in overrides}
     folder = Path(job["folder"])
     settings["dataset"] = folder.parent.parent.name
     return RunRecord(folder, "failed", _first_line(job.get("error")), settings=settings)
@@ -159,73 +124,40 @@ def _first_line(text: Any) -> str:
     return str(text or "no reason was recorded").splitlines()[0]
 
 
-def read_run(folder: Path, load: Load, job: Mapping[str, Any] | None = None) -> RunRecord:
-    """One run folder; what cannot be read in it is said by the record, not raised.
-
-    Args:
-        job: what a sweep recorded of it.
-    """
+def _read_record(folder: Path, load: Load, job: Mapping[str, Any] | None) -> RunRecord:
+    """Read a run folder; a file that cannot be read becomes the note of an "unreadable" record."""
     try:
         config, settings = load(folder)
-        environment = _json(folder / "environment.json") or {}
-        result = _json(folder / "result.json")
-        known: dict[str, Any] = {"config": config, "settings": settings, "environment": environment}
-        if result is not None:
-            if not isinstance(result.get("best"), Mapping) or "weights" not in result["best"]:
-                raise DataError(f"{folder / 'result.json'}: names no best weights")
-            return RunRecord(folder, "finished", result=result, **known)
-        status, note = _progress(folder, config, job)
-        return RunRecord(folder, status, note, **known)
+        record = RunRecord(folder, "finished", config=config, settings=settings)
+        if not record.result:
+            record.status, record.note = _progress(record, job)
+        _ = record.environment  # read now, so that an unreadable file is noticed here
+        return record
     except (MltrainError, OSError, ValueError) as error:
         return RunRecord(folder, "unreadable", str(error).splitlines()[0])
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no table of values")
-    return content
-
-
-def _progress(folder: Path, config: Mapping[str, Any], job: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Status of a run without a result, and how far it came."""
-    epochs = (config.get("runner") or {}).get("epochs", "?")
-    last = _last_record(folder / "metrics.jsonl")
+def _progress(run: RunFolder, job: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return the status of a run without a result, and how far it came."""
+    epochs = (run.config.get("runner") or {}).get("epochs", "?")
+    last: dict[str, Any] = {}
+    for record in RunFolder(run.folder).metrics:  # of a new object, so that `run` does not keep them all in memory
+        last |= {key: record[key] for key in ("step", "epoch") if key in record}
     reached = f"epoch {last['epoch']} of {epochs}, " if "epoch" in last else ""
     note = f"{reached}step {last['step']}" if "step" in last else "before its first step was logged"
-    if _is_locked(folder):
+    if _is_locked(run.folder):
         return "running", note
-    for path in sorted(folder.glob("nonfinite_rank*.json")):
-        if not (folder / "last.pt").is_file() or path.stat().st_mtime >= (folder / "last.pt").stat().st_mtime:
-            return "failed", f"{note}: {(_json(path) or {}).get('error', 'a loss or gradient was not finite')}"
+    checkpoint = run.folder / "last.pt"
+    for path in sorted(run.folder.glob(NONFINITE.format(rank="*"))):
+        if not checkpoint.is_file() or path.stat().st_mtime >= checkpoint.stat().st_mtime:
+            return "failed", f"{note}: {(read_json(path) or {}).get('error', 'a loss or gradient was not finite')}"
     if job is not None and job["state"] == "failed":
         return "failed", f"{note}: {_first_line(job.get('error'))}"
     return "stopped", note
 
 
-def _last_record(path: Path) -> dict[str, Any]:
-    """The last step of a metrics.jsonl, and the last finished epoch."""
-    found: dict[str, Any] = {}
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:  # the end of a file that is being written
-            continue
-        found |= {key: record[key] for key in ("step", "epoch") if key in record}
-    return found
-
-
 def _is_locked(folder: Path) -> bool:
-    """Whether a process is in the run folder."""
+    """Return whether a process works in the run folder."""
     if not (folder.parent / f".{folder.name}.lock").is_file():
         return False
     try:
@@ -237,6 +169,7 @@ def _is_locked(folder: Path) -> bool:
         return False
 
 
+_FACTS = ("name", "seed", "status", "task", "dataset", "folder")  # properties of a record that filters know
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -247,11 +180,13 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Filter:
-    """`key=value`, with `!=`, `>=`, `<=`, `>`, `<`; alternatives `loss=asl|bce`, patterns `model=resnet*`.
+    """A condition on runs: `key=value`, also with `!=`, `>=`, `<=`, `>` and `<`.
 
-    A key is one of the resolved config (`runner.epochs`), its last part where that says which (`epochs`), a section for
-    its component's name (`loss`, `head`, `dataset`), `name`, `seed`, `status`, `task`, or a figure of the best weights
-    on the validation split (`map>=40`).
+    Alternatives are written `loss=asl|bce`, patterns `model=resnet*`.
+
+    A key is one of the resolved config (`runner.epochs`), its last part if that is unambiguous (`epochs`), a section
+    for its component's name (`loss`, `head`, `dataset`), `name`, `seed`, `status`, `task`, or a figure of the best
+    weights on the validation split (`map>=40`).
     """
 
     key: str
@@ -261,7 +196,7 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> Filter:
-        """Raises ValueError where it is no filter."""
+        """Parse the text of a filter; raises ValueError where it is none."""
         match = re.fullmatch(r"([\w.@+-]+?)\s*(!=|>=|<=|=|>|<)\s*(.*)", text.strip())
         if match is None or (not match[3] and match[2] not in ("=", "!=")):
             raise ValueError(f"{text!r} is no filter; write KEY=VALUE, e.g. loss=asl, 'loss=asl|bce' or 'epochs>=3'")
@@ -275,29 +210,27 @@ class Filter:
         return cls(key, sign, values, text)
 
     def matches(self, record: RunRecord) -> bool:
-        """Whether the run is meant; a run without the key is not, except by `!=`."""
+        """Return whether the filter chooses the run; a run without the key is chosen by `!=` alone."""
         found, value = lookup(record, self.key)
         if self.sign in _COMPARE:
-            if not found or isinstance(value, bool) or not isinstance(value, int | float):
-                return False
-            return _COMPARE[self.sign](float(value), float(self.values[0]))
+            return found and is_number(value) and _COMPARE[self.sign](float(value), float(self.values[0]))
         same = found and any(_same(value, wanted) for wanted in self.values)
         return same if self.sign == "=" else not same
 
 
 def known_keys(records: Sequence[RunRecord]) -> set[str]:
-    """The keys of `lookup` that at least one of the runs has."""
-    keys = {"name", "seed", "status", "task", "dataset", "folder"}
+    """Return the keys of `lookup` that at least one of the runs has."""
+    keys = set(_FACTS)
     for record in records:
         keys |= set(flatten(record.config)) | set(record.settings)
         if record.finished:
-            keys |= set(record.scalars()) | {key for key, value in record.result.items() if _is_number(value)}
+            keys |= set(record.scalars()) | {key for key, value in record.result.items() if is_number(value)}
     return keys | {key.rpartition(".")[2] for key in keys}
 
 
 def lookup(record: RunRecord, key: str) -> tuple[bool, Any]:
-    """Whether a run has the key of a filter or column, and its value."""
-    if key in ("name", "seed", "status", "task", "dataset", "folder"):
+    """Return whether a run has the key of a filter or column, and its value."""
+    if key in _FACTS:
         return True, getattr(record, key)
     if key in record.settings:
         return True, record.settings[key]
@@ -311,24 +244,13 @@ def lookup(record: RunRecord, key: str) -> tuple[bool, Any]:
     if ends:
         raise ValueError(f"{key} is ambiguous: {', '.join(sorted(ends))}; write the whole key")
     for figures in (record.scalars(), record.result) if record.finished else ():
-        if _is_number(figures.get(key)):
+        if is_number(figures.get(key)):
             return True, figures[key]
     return False, None
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, keys joined by dots; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def spelled(value: Any) -> str:
-    """A config value as an override spells it: `null`, `true`, `0.001`, `[1,2]`."""
+    """Return a config value as an override spells it: `null`, `true`, `0.001`, `[1,2]`."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -340,12 +262,13 @@ def spelled(value: Any) -> str:
     return str(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _same(value: Any, wanted: str) -> bool:
-    if _is_number(value):
+    if is_number(value):
         try:
             return float(value) == float(wanted)
         except ValueError:

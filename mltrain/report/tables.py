@@ -1,43 +1,104 @@
-"""Plain-text tables of metrics."""
+"""Names of figures, and tables as plain text, Markdown and CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mltrain.engine.run_folder import WEIGHTS
+from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES
 
-# Columns of the table; the first row of which a result has the first figure.
 HEADLINES = (
     ("map", "map_head", "map_medium", "map_tail", "OF1", "CF1"),
     (
-        "accuracy",
-        "accuracy_head",
-        "accuracy_medium",
-        "accuracy_tail",
-        "balanced_accuracy",
-        "macro_F1",
-        "g_mean",
-        "mauc",
+        *("accuracy", "accuracy_head", "accuracy_medium", "accuracy_tail"),
+        *("balanced_accuracy", "macro_F1", "g_mean", "mauc"),
     ),
 )
-WEIGHTS = {"val": "raw", "ema": "EMA"}
+"""columns of a text table: the first tuple of whose first figure there is a value"""
+PAGE_HEADLINES = {
+    "multi_label": ("map", "map_head", "map_medium", "map_tail", "map_unseen", "OF1", "CF1", "macro_F1"),
+    "single_label": (
+        *("accuracy", "accuracy_head", "accuracy_medium", "accuracy_tail", "accuracy@5", "balanced_accuracy"),
+        *("macro_F1", "g_mean", "mauc"),
+    ),
+}
+"""figures on the page of a run, by task; the most important first"""
+TITLES = {
+    "map": "mAP",
+    "micro_ap": "micro AP",
+    "accuracy@5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_F1": "macro F1",
+    "weighted_F1": "weighted F1",
+    "g_mean": "G-mean",
+    "mauc": "MAUC",
+}
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; the first to the left, the others to the right."""
+def group_of(key: str) -> str:
+    """Return the group of classes that a figure is of, as "tail" of `map_tail`; empty where it is of all."""
+    group = key.rpartition("_")[2]
+    return group if group in GROUP_NAMES else ""
+
+
+def title(key: str, form: str = "{group} {name}") -> str:
+    """Return the name of a figure: `mAP`, and `tail mAP` for `map_tail`."""
+    group = group_of(key)
+    name = key.removesuffix(f"_{group}")
+    name = TITLES.get(name, name)
+    return form.format(group=group, name=name) if group else name
+
+
+def short_title(key: str) -> str:
+    """Return the name of a figure for a column beside that of all classes: `mAP`, and `tail` for `map_tail`."""
+    return group_of(key) if key.startswith(("map_", "accuracy_")) and group_of(key) else title(key)
+
+
+def percent(value: float | None) -> str:
+    """Return a figure with two decimals, or "-" where there is none."""
+    return "-" if value is None or value != value else f"{value:.2f}"
+
+
+def abridged(rows: Sequence[Sequence[str]], most: int) -> list[Sequence[str]]:
+    """Return the first and last `most` rows, with a row between them that tells how many are left out."""
+    hidden = len(rows) - 2 * most
+    if hidden <= 0:
+        return list(rows)
+    return [*rows[:most], [f"... {hidden} more", *[""] * (len(rows[0]) - 1)], *rows[len(rows) - most :]]
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """Lay out columns padded to their widest cell, aligned to the left (those in `left`) or to the right."""
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
     lines = [
-        "  ".join(
-            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
+        "  ".join(row[k].ljust(w) if k in left else row[k].rjust(w) for k, w in enumerate(widths)).rstrip()
         for row in (header, *rows)
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int]) -> str:
+    """Lay out a Markdown table; the columns `left` are aligned to the left, the others to the right."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + "|".join("---" if k in left else "---:" for k in range(len(header))) + "|"
+    return "\n".join([line(header), rule, *(line(row) for row in rows)])
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]], *, line_end: str = "\r\n") -> None:
+    """Write the rows of a CSV file, the header first, atomically."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator=line_end).writerows(rows)
 
 
 def metrics_table(result: Mapping[str, Any]) -> str:
-    """The main figures of the task, in total and per group (percent), one row per split and weights.
+    """Lay out the main figures of the task, in total and per group (percent), one row per split and weights.
 
     Args:
         result: the content of result.json.
@@ -47,22 +108,10 @@ def metrics_table(result: Mapping[str, Any]) -> str:
     if "map_unseen" in result.get("val", {}):
         headline = (*headline[:4], "map_unseen", *headline[4:])
     splits = {"val": {k: result[k] for k in WEIGHTS if k in result}, "test": result.get("test", {})}
+    best = (result.get("best") or {}).get("weights")
     for split, by_weights in splits.items():
         for name, scalars in by_weights.items():
-            label = f"{split} {WEIGHTS[name]}"
-            best = result.get("best") or {}
-            if split == "val" and name == best.get("weights") and len(by_weights) > 1:
-                label += " *"
-            rows.append([label, *(_percent(scalars.get(key)) for key in headline)])
-    return text_table(["weights", *(_title(key) for key in headline)], rows)
-
-
-def _title(key: str) -> str:
-    from mltrain.metrics.summary import TITLES  # imports torch, which tools that only make tables do without
-
-    group = key.rpartition("_")[2]
-    return group if group in GROUP_NAMES else TITLES.get(key, key)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.2f}"
+            mark = " *" if split == "val" and name == best and len(by_weights) > 1 else ""
+            cells = [percent(scalars.get(key)) for key in headline]
+            rows.append([f"{split} {WEIGHTS[name]}{mark}", *cells])
+    return text_table(["weights", *map(short_title, headline)], rows)

@@ -27,9 +27,11 @@ from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
+from mltrain.engine.run_folder import CONFIG, CONFUSION, PER_CLASS, RESULT, STATS
 from mltrain.engine.runner import Outcome, Runner
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
+from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import TITLES, Summary, summarize
@@ -37,7 +39,7 @@ from mltrain.models.classifier import Classifier
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.report.html.run_report import report_at_end
-from mltrain.report.outcome import write_confusion, write_json, write_per_class
+from mltrain.report.outcome import write_confusion, write_per_class
 from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
 from mltrain.runs.board import attach_board, finish_board
@@ -64,10 +66,10 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
         MltrainError: config, data, numerics or a signal stopped it.
     """
     folder = run_folder(cfg)
-    finished = folder / "result.json"
+    finished = folder / RESULT
     with distributed.start(cfg.runner.device) as dist, _alone_in(folder, dist, rerun=cfg.rerun):
         if finished.exists():
-            result = json.loads(finished.read_text())
+            result = json.loads(finished.read_text(encoding="utf-8"))
             if dist.is_main:
                 logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
             return result
@@ -110,8 +112,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     if dist.is_main:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-            write_json(folder / "stats.json", stats.to_json())
+            OmegaConf.save(cfg, folder / CONFIG, resolve=True)
+            write_json(folder / STATS, stats.to_json())
             save_environment(folder)
         except OSError as error:
             raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
@@ -336,9 +338,9 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         "seed": cfg.seed,
         "folder": str(runner.folder),
     }
-    write_per_class(runner.folder / "per_class.csv", outcome.validation, runner.stats)
+    write_per_class(runner.folder / PER_CLASS["val"], outcome.validation, runner.stats)
     best_weights, names = result["best"]["weights"], runner.stats.class_names
-    write_confusion(runner.folder / "confusion.csv", outcome.validation, best_weights, names)
+    write_confusion(runner.folder / CONFUSION["val"], outcome.validation, best_weights, names)
     keep: dict[str, Any] = {
         "best": best_weights,
         "save": cfg.metrics.save_predictions,
@@ -346,11 +348,11 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     }
     keep_predictions(runner.folder, "val", outcome.validation, runner.val_loader.labels, **keep)
     if outcome.test is not None and runner.test_loader is not None:
-        write_per_class(runner.folder / "per_class_test.csv", outcome.test, runner.stats)
-        write_confusion(runner.folder / "confusion_test.csv", outcome.test, best_weights, names)
+        write_per_class(runner.folder / PER_CLASS["test"], outcome.test, runner.stats)
+        write_confusion(runner.folder / CONFUSION["test"], outcome.test, best_weights, names)
         keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
     finish_board(cfg, runner, result, outcome.validation)
-    write_json(runner.folder / "result.json", result)  # last: its presence marks the run as finished
+    write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
     if cfg.logger.report:
         loaders = {"val": runner.val_loader, "test": runner.test_loader}

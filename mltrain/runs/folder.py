@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load_run
 from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.run_folder import RAW, STATS
 from mltrain.engine.runner import load_best, load_weights
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.labels import LabelStats
@@ -95,7 +96,7 @@ def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with one class name per line")
     names = classes.read_text(encoding="utf-8").splitlines()
     # a published run has the counts of its training set, and the label embeddings of a zero-shot head
-    best, counts, embeddings = {"weights": "val"}, folder / "stats.json", folder / EMBEDDINGS_FILE
+    best, counts, embeddings = {"weights": RAW}, folder / STATS, folder / EMBEDDINGS_FILE
     if embeddings.is_file() and cfg.head.get("embeddings") == EMBEDDINGS_FILE:
         cfg.head.embeddings = str(embeddings)
     stats = json.loads(counts.read_text(encoding="utf-8")) if counts.is_file() else None

@@ -13,12 +13,11 @@ from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import relevant
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.signatures import UNKNOWN, TargetError, read_signature
-from mltrain.errors import ConfigError
+from mltrain.engine.run_folder import read_config
 
 WEIGHTS_FILE = "model.safetensors"
 CLASSES_FILE = "classes.txt"
 EMBEDDINGS_FILE = "embeddings.npz"
-THRESHOLDS_FILE = "thresholds.json"
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -30,16 +29,9 @@ def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     is not checked: a run whose code is gone can still be compared. Takes about 5 ms per run.
 
     Raises:
-        ConfigError: config.yaml cannot be read.
+        DataError: config.yaml cannot be read.
     """
-    path = folder / "config.yaml"
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader: builds plain values only
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds no config")
-    config = _completed(tree)
+    config = _completed(read_config(folder))
     kept = relevant(config)
     settings: dict[str, Any] = {}
     for key, value in kept.items():

@@ -17,13 +17,13 @@ from omegaconf import DictConfig
 from mltrain.config.rules import MULTI_LABEL
 from mltrain.datasets.splits import Splits
 from mltrain.engine.evaluator import Evaluation
+from mltrain.engine.run_folder import THRESHOLDS, WEIGHTS
 from mltrain.engine.tuning import Tuner
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary
-from mltrain.report.tables import WEIGHTS, text_table
+from mltrain.report.tables import text_table
 from mltrain.runs.folder import FinishedRun
-from mltrain.runs.settings import THRESHOLDS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresho
     Raises:
         ConfigError: they are of other classes, of other weights, or of an earlier epoch; or `file` does not exist.
     """
-    path = run.folder / THRESHOLDS_FILE if file is None else Path(file)
+    path = run.folder / THRESHOLDS if file is None else Path(file)
     if file is None and not path.exists():
         return None
     found, best = _read(path)
@@ -97,9 +97,9 @@ def report_thresholds(
 
     They are not used on the validation split, where they were found, nor where the test split shares images with it.
     """
-    if not (folder / THRESHOLDS_FILE).exists():
+    if not (folder / THRESHOLDS).exists():
         return None
-    found, best = _read(folder / THRESHOLDS_FILE)
+    found, best = _read(folder / THRESHOLDS)
     reason = no_other_split(splits)
     if tuple(found["class_names"]) != splits.val.class_names or best != best_identity(state["best"]):
         reason = "they are of other classes or of an earlier epoch; tune again"
@@ -107,14 +107,14 @@ def report_thresholds(
         reason = f"they were found on {found['tuned_on']['name']}, which is not the validation split here"
     predictions = evaluations["test"].predictions if "test" in evaluations else None
     if reason is not None or predictions is None:
-        logger.info("%s: not used for these figures: %s", folder / THRESHOLDS_FILE, reason)
+        logger.info("%s: not used for these figures: %s", folder / THRESHOLDS, reason)
         return None
     name = found["weights"]
     cuts = _thresholds(found).cuts
     scalars = summarize(predictions.logits[name], predictions.targets, cuts=cuts).scalars
     before = evaluations["test"].summaries[name].scalars
     shown = ", ".join(f"{key} {scalars[key]:.2f} ({before[key]:.2f} without)" for key in ("OF1", "CF1", "macro_F1"))
-    logger.info("test %s with the thresholds of %s: %s", WEIGHTS[name], folder / THRESHOLDS_FILE, shown)
+    logger.info("test %s with the thresholds of %s: %s", WEIGHTS[name], folder / THRESHOLDS, shown)
     return {"chosen_by": found["chosen_by"], "weights": name, "tuned_on": found["tuned_on"], "test": scalars}
 
 

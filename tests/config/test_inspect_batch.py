@@ -18,7 +18,7 @@ from mltrain.config.build import load
 from mltrain.errors import ConfigError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.models.classifier import Classifier
-from mltrain.report.batch import epoch_counts, layout_of, sampler_table, target_table, target_words, tensor_table
+from mltrain.report.batch import epoch_counts, layout_of, named_targets, sampler_table, target_table, tensor_table
 from mltrain.runs.assemble import train
 from tests.promises.runs import ROOT, TINY, environment
 
@@ -97,13 +97,13 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wor
 
 def test_targets_are_put_into_words() -> None:
     names = ["a", "b", "c", "d"]
-    assert target_words(np.array([1, 0, 1, 0]), names) == {"positive": ["a", "c"]}
-    assert target_words(np.array([0.3, 1, 0, -1]), names) == {"positive": ["b", "a 0.30"], "unknown": ["d"]}
-    partial = target_words(np.array([-1, -1, -1, 0]), names)
+    assert named_targets(np.array([1, 0, 1, 0]), names) == {"positive": ["a", "c"]}
+    assert named_targets(np.array([0.3, 1, 0, -1]), names) == {"positive": ["b", "a 0.30"], "unknown": ["d"]}
+    partial = named_targets(np.array([-1, -1, -1, 0]), names)
     assert partial == {"positive": [], "negative": ["d"], "unknown": ["a", "b", "c"]}
     many = [f"c{k}" for k in range(30)]
-    assert target_words(np.ones(30), many, most=3) == {"positive": ["c0", "c1", "c2", "and 27 more"]}
-    assert target_words(-np.ones(30), many)["unknown"] == ["30 classes"]
+    assert named_targets(np.ones(30), many, most=3) == {"positive": ["c0", "c1", "c2", "and 27 more"]}
+    assert named_targets(-np.ones(30), many)["unknown"] == ["30 classes"]
 
 
 def test_a_row_for_each_image_names_what_only_some_have() -> None:

@@ -10,7 +10,7 @@ import yaml
 from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import run_id
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, INJECTED
-from mltrain.errors import ConfigError
+from mltrain.errors import DataError
 from mltrain.runs.settings import load_settings, option_name
 from tests.report.run_folders import composed, load, write_run
 
@@ -56,7 +56,7 @@ def test_where_data_lie_and_how_numbers_are_spelled_make_no_difference(tmp_path:
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
 def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
     folder = write_run(tmp_path, config_text=text)
-    with pytest.raises(ConfigError, match=r"config\.yaml"):
+    with pytest.raises(DataError, match=r"config\.yaml"):
         load_settings(folder)
 
 

@@ -16,11 +16,11 @@ import torch
 from mltrain.commands.evaluate import evaluate
 from mltrain.config.build import instantiate, load
 from mltrain.config.compose import load_run
+from mltrain.engine.run_folder import PREDICTIONS
 from mltrain.errors import ConfigError, DataError
 from mltrain.metrics.envelope import envelope_average_precision
 from mltrain.models.published import SIZES
 from mltrain.prepare.fetch import CHECKSUMS, STORE
-from mltrain.report.predictions import FILES
 from mltrain.runs import zoo
 from mltrain.runs.folder import load_finished
 from mltrain.runs.obtain import run_folder
@@ -147,7 +147,7 @@ def test_the_published_metric_is_the_one_compared(
     quick = ["runner.device=cpu", "runner.amp=off", "data.num_workers=0"]
     result = evaluate(load_run(folder, [*quick, "metrics.save_predictions=true"]), folder)
     assert result is not None
-    saved = np.load(folder / FILES["val"][1])
+    saved = np.load(folder / PREDICTIONS["val"][1])
     logits, targets = torch.from_numpy(saved["logits_val"]), torch.from_numpy(saved["targets"])
     expected = 100 * float(envelope_average_precision(logits, targets).nanmean())
     assert result["compared"]["map"] == pytest.approx(expected, abs=1e-6)

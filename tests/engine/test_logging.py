@@ -213,7 +213,7 @@ def test_off_and_other_ranks_show_nothing_but_still_measure(options, caplog, cap
 
 
 def test_a_bar_goes_to_stderr_and_log_lines_stand_above_it(capsys, caplog, monkeypatch):
-    monkeypatch.setattr("mltrain.engine.progress.BAR_SECONDS", 0.0)
+    monkeypatch.setattr("mltrain.progress.BAR_SECONDS", 0.0)
     progress = Progress(mode="bar")
     progress._every = 0.0
     _epochs(progress, caplog)

@@ -80,7 +80,7 @@ def test_the_card_states_model_data_recipe_and_licences(hub: Path, trained: Path
         f"multi-label image classifier of {len(run.class_names)} classes",
         "Backbone `test_resnet` with the head `ml_decoder`",
         f"Trained on {run.stats.num_images} images of shapes with {run.stats.positives.sum():,} labels",
-        "Of the averaged (EMA) weights",
+        "Figures of the averaged (EMA) weights",
         "1 epochs, batch 16",
         "- The weights: Apache-2.0.",
         "- The training images: our own drawings.",

@@ -14,10 +14,11 @@ import yaml
 from PIL import Image
 
 from mltrain.engine.evaluator import Evaluation, Predictions
+from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import summarize
-from mltrain.report.outcome import write_confusion, write_json, write_per_class
+from mltrain.report.outcome import write_confusion, write_per_class
 from mltrain.report.predictions import write_predictions
 
 EVIL = "<script>window.hacked = 1</script>"

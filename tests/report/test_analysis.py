@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mltrain.engine.run_folder import RunFolder, SavedPredictions
 from mltrain.metrics import average_precision
 from mltrain.metrics.counts import count_at_threshold, overall_and_per_class
 from mltrain.metrics.thresholds import best_cut
@@ -16,9 +17,8 @@ from mltrain.report.html import analysis
 from mltrain.report.html.gallery import SIDE, Gallery, thumbnail
 from mltrain.report.html.page import Page, embed, figure_number, numbers, plot_text
 from mltrain.report.html.prediction_sections import class_ap, prepare
-from mltrain.report.html.run_data import read_run
 from mltrain.report.html.run_report import run_page
-from mltrain.report.predictions import SavedPredictions, load_predictions
+from mltrain.report.predictions import load_predictions
 from tests.report.made_runs import make_run
 
 
@@ -99,7 +99,7 @@ def test_confidence_is_compared_with_being_right() -> None:
 
 
 def test_average_precision_is_the_metrics(made: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "x" / "00000000"))
+    run = RunFolder(make_run(tmp_path / "x" / "00000000"))
     ready = prepare(run, SavedPredictions(*made, ("",) * 300, tuple(map(str, range(150))), "val", "val"))
     expected = 100 * average_precision(*map(torch.from_numpy, made)).numpy()
     assert np.allclose(class_ap(ready), expected, equal_nan=True, atol=1e-9)
@@ -144,10 +144,10 @@ def test_gallery_finds_what_is_wrong_and_what_is_missed(tmp_path: Path) -> None:
     files, names = ("a.png", "b.png"), ("x", "y", "z")
     gallery = Gallery(probability=p, targets=targets, predicted=p > 0.5, files=files, names=names, root=tmp_path)
     (wrong,), (missed,) = gallery.wrong(), gallery.missed()
-    assert (wrong.what, wrong.kind) == ("y 80 %", "wrong")
-    assert missed.what == "z, ranked 3 of 3"
+    assert (wrong.caption, wrong.kind) == ("y 80 %", "wrong")
+    assert missed.caption == "z, ranked 3 of 3"
     assert wrong.labels == [("x", "90 %", "hit"), ("y", "80 %", "wrong"), ("z", "1.0 %", "missed")]
-    assert [card.what for card in gallery.examples()] == ["1 of 2 found, 1 wrong", "1 of 1 found, 0 wrong"]
+    assert [card.caption for card in gallery.examples()] == ["1 of 2 found, 1 wrong", "1 of 1 found, 0 wrong"]
     assert wrong.picture is not None and gallery.examples()[1].picture is None
     assert gallery.pictures == 1
 
@@ -174,7 +174,7 @@ def test_thumbnails_are_small_upright_and_on_white(tmp_path: Path) -> None:
 def test_every_figure_is_one_that_plotly_accepts(tmp_path: Path, single_label: bool) -> None:
     objects = pytest.importorskip("plotly.graph_objects")
     run = make_run(tmp_path / "x" / "00000000", classes=40, single_label=single_label, images=150)
-    page: Page = run_page(read_run(run), {})
+    page: Page = run_page(RunFolder(run), {})
 
     def plain(node: object) -> object:
         """Colours of the page as colours that Python's Plotly knows."""
@@ -207,5 +207,5 @@ def test_numbers_are_short_and_finite() -> None:
 
 def test_predictions_of_a_made_run_give_its_figures(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "x" / "00000000", classes=25)
-    run, saved = read_run(folder), load_predictions(folder)
-    assert np.nanmean(class_ap(prepare(run, saved))) == pytest.approx(run.scores()["map"])
+    run, saved = RunFolder(folder), load_predictions(folder)
+    assert np.nanmean(class_ap(prepare(run, saved))) == pytest.approx(run.scalars()["map"])

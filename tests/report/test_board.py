@@ -99,7 +99,7 @@ def test_the_hyper_parameters_and_final_figures_of_a_run_are_one_row_of_the_hpar
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = metadata.parse_session_start_info_plugin_data(content).hparams
     assert hparams["loss"].string_value == "asl" and hparams["loss.gamma_neg"].number_value == 4.0
-    assert hparams["runner.epochs"].number_value == 5 and hparams["runner.channels_last"].bool_value is True
+    assert hparams["runner.epochs"].number_value == 5 and hparams["runner.channels_last"].string_value == "true"
     assert hparams["runner.max_steps"].string_value == "null" and hparams["mix"].string_value == "none"
     assert not [key for key in hparams if key.startswith(("paths", "logger", "data.num_workers", "name"))]
     assert metadata.parse_session_end_info_plugin_data(

@@ -51,7 +51,7 @@ def make(folder: Path, out: Path, *words: str) -> str:
         f"out={out}",
         *words,
     ]
-    return browse(*read(COMMAND, given)).read_text()
+    return browse(*read(COMMAND, given)).read_text(encoding="utf-8")
 
 
 def content(page: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_has_every_image_before_and_after_with_its_labels(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     data = content(text)
     assert data["names"] == [ODD, "common", "rare"] and data["counts"] == [5, 12, 1]
     assert [data["groupNames"][group] for group in data["groups"]] == ["head", "head", "tail"]
@@ -85,7 +85,7 @@ def test_the_page_has_every_image_before_and_after_with_its_labels(page: Path) -
 
 def test_versions_differ_and_are_the_same_at_every_call(folder: Path, page: Path, tmp_path: Path) -> None:
     again = content(make(folder, tmp_path / "a.html"))
-    assert again["images"] == content(page.read_text())["images"]
+    assert again["images"] == content(page.read_text(encoding="utf-8"))["images"]
     first = again["images"][0]["pictures"]
     assert len(set(first)) == 3
     other = content(make(folder, tmp_path / "b.html", "seed=5", "images=24"))["images"][0]["pictures"]

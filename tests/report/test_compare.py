@@ -9,12 +9,12 @@ import pytest
 
 from mltrain.errors import DataError
 from mltrain.report.bootstrap import percentile_interval, resample, resampled_figures
-from mltrain.report.compare import Table, compare, sort_rows
+from mltrain.report.compare import Comparison, compare, sort_rows
 from mltrain.report.differences import add_differences
 from tests.report.run_folders import predictions, records, write_run
 
 
-def one(runs: Path) -> Table:
+def one(runs: Path) -> Comparison:
     (table,) = compare(records(runs))
     return table
 

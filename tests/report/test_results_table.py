@@ -11,10 +11,18 @@ import pytest
 import yaml
 
 from mltrain.errors import DataError
-from mltrain.report.compare import Table, compare
+from mltrain.report.compare import Comparison, compare
 from mltrain.report.differences import add_differences
 from mltrain.report.published import FIGURE_KEYS, beside, read_published
-from mltrain.report.results_table import chosen_columns, default_columns, duration, grid, markdown, terminal, to_csv
+from mltrain.report.results_table import (
+    chosen_columns,
+    default_columns,
+    duration,
+    markdown,
+    table_cells,
+    terminal,
+    to_csv,
+)
 from tests.promises.runs import ROOT
 from tests.report.run_folders import predictions, records, write_run
 
@@ -22,7 +30,7 @@ PUBLISHED = ROOT / "docs" / "published.yaml"
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+def table(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     runs = tmp_path_factory.mktemp("runs")
     for seed, value in enumerate((40.0, 42.0)):
         write_run(runs, "loss=bce", seed=seed, map=value)
@@ -37,7 +45,7 @@ def cells(line: str) -> list[str]:
     return re.split(r"\s{2,}", line.strip())
 
 
-def test_terminal_shows_mean_spread_best_and_what_has_no_result(table: Table) -> None:
+def test_terminal_shows_mean_spread_best_and_what_has_no_result(table: Comparison) -> None:
     text = terminal(table, default_columns(table), bold=False)
     lines = text.splitlines()
     assert lines[0] == "shapes: validation split, best weights, percent; 3 runs"
@@ -49,7 +57,7 @@ def test_terminal_shows_mean_spread_best_and_what_has_no_result(table: Table) ->
     assert len({len(line.rstrip()) for line in lines[4:6]}) == 1, "right-aligned"
 
 
-def test_best_is_bold_where_there_is_bold(table: Table) -> None:
+def test_best_is_bold_where_there_is_bold(table: Comparison) -> None:
     text = terminal(table, ["map"], bold=True)
     assert "\033[1m" in text and "*" not in text
     lines = markdown(table, ["map", "OF1"]).splitlines()
@@ -58,17 +66,17 @@ def test_best_is_bold_where_there_is_bold(table: Table) -> None:
     assert lines[5] == "| bce | 41.00 ± 1.41 | 60.00 ± 0.00 | baseline |"
 
 
-def test_columns_can_be_chosen_and_added(table: Table) -> None:
+def test_columns_can_be_chosen_and_added(table: Comparison) -> None:
     assert chosen_columns(table, ["CF1", "optimizer.lr"]) == ["CF1", "optimizer.lr"]
     added = chosen_columns(table, ["+optimizer.lr"])
     assert added == [*default_columns(table), "optimizer.lr"]
-    shown = grid(table, added)
-    assert shown.header[:3] == ["loss", "optimizer.lr", "mAP"] and shown.left == 2
+    shown = table_cells(table, added)
+    assert shown.header[:3] == ["loss", "optimizer.lr", "mAP"] and shown.left == {0, 1}
     with pytest.raises(ValueError, match="no 'mapp'; figures: map, map_head"):
         chosen_columns(table, ["mapp"])
 
 
-def test_csv_holds_every_row_and_unfinished_run(table: Table) -> None:
+def test_csv_holds_every_row_and_unfinished_run(table: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv([table], []))))
     assert [row["status"] for row in rows] == ["finished", "finished", "stopped"]
     assert rows[0]["loss"] == "asl" and float(rows[0]["map"]) == pytest.approx(50.126) and rows[0]["map_std"] == ""
@@ -128,15 +136,15 @@ def test_published_figures_stand_beside_with_their_differences(tmp_path: Path) -
     (table,) = compare(records(tmp_path))
     items = beside(table, read_published(PUBLISHED))
     assert [item.figures["map"] for item in items] == sorted((i.figures["map"] for i in items), reverse=True)
-    (asl,) = (item for item in items if item.method == "ASL, TResNet-M, 224 px")
+    (asl,) = (item for item in items if item.label == "ASL, TResNet-M, 224 px")
     assert asl.figures == {"map": 81.8}
     assert asl.differences == (
         "data: COCO 2014 (here coco2017)",
         "resolution: 224 (here 224, 448)",
         "pretraining: ImageNet-21k",
     )
-    assert asl.metric == ("classes without positives count 0", "equal scores ranked by row order")
-    (other,) = (item for item in items if item.method == "CSRA, ViT-L16, 448 px")
+    assert asl.metric_differences == ("classes without positives count 0", "equal scores ranked by row order")
+    (other,) = (item for item in items if item.label == "CSRA, ViT-L16, 448 px")
     assert "model: ViT-L16 (here tresnet_m)" in other.differences
     text = terminal(table, ["map"], bold=False, published=items)
     assert "81.8" in text and "[asl] Asymmetric Loss" in text and "resolution: 224 (here 224, 448)" in text

@@ -37,7 +37,7 @@ def opened(chromium: Any, folder: Path) -> Opened:
 
 
 def left_out(path: Path) -> str:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     return text[text.index('id="left-out"') :] if 'id="left-out"' in text else ""
 
 
@@ -114,7 +114,7 @@ def test_class_table_pages_sorts_and_searches(opened: Opened) -> None:
     assert names.all_inner_texts() == [f"class {k}" for k in (14, 24, 34, 40, 41, 42, 43, 44)]
     assert box.locator(".count").inner_text() == "8 of 45"
     box.locator("input").fill("nothing like this")
-    assert rows.all_inner_texts() == ["nothing fits"]
+    assert rows.all_inner_texts() == ["no match"]
     box.locator("input").fill("")
     box.get_by_role("button", name="tail").click()
     assert set(box.locator("tbody td:nth-child(2)").all_inner_texts()) == {"tail"}
@@ -186,7 +186,7 @@ def test_single_labels_have_confusion_and_no_cooccurrence(chromium: Any, tmp_pat
     assert "Confusion" in titles and "Co-occurrence" not in titles
     assert page.drawn("confusion", ".heatmaplayer image") == 1
     assert page.drawn("threshold", ".scatterlayer path.js-line") == 1
-    assert page.count('[data-table="confused"] tbody tr') == 10
+    assert page.count('[data-table="confusion"] tbody tr') == 10
     assert page.said == []
 
 
@@ -194,7 +194,7 @@ def test_what_a_run_lacks_is_named_with_the_reason(tmp_path: Path) -> None:
     run = make_run(tmp_path / "bare" / "00000000", ema=False, predictions=False, groups=False)
     (run / "environment.json").unlink()
     path = write_run_report(run)
-    text, missing = path.read_text(), left_out(path)
+    text, missing = path.read_text(encoding="utf-8"), left_out(path)
     for title in ("Groups", "Precision and recall", "Calibration", "Mistakes", "Co-occurrence", "Environment"):
         assert title in missing, title
     assert "metrics.save_predictions=true writes them" in missing
@@ -204,7 +204,7 @@ def test_what_a_run_lacks_is_named_with_the_reason(tmp_path: Path) -> None:
 
 def test_single_labels_without_predictions_take_the_confusion_from_its_file(tmp_path: Path) -> None:
     run = make_run(tmp_path / "x" / "00000000", single_label=True, predictions=False)
-    assert 'id="confusion"' in write_run_report(run).read_text()
+    assert 'id="confusion"' in write_run_report(run).read_text(encoding="utf-8")
     (run / "confusion.csv").unlink()
     assert "there is no confusion.csv" in left_out(write_run_report(run))
 
@@ -214,7 +214,7 @@ def test_unfinished_run_has_its_curves(tmp_path: Path) -> None:
     for name in ("result.json", "per_class.csv", "predictions.npz"):
         (run / name).unlink()
     path = write_run_report(run)
-    assert 'id="curves"' in path.read_text()
+    assert 'id="curves"' in path.read_text(encoding="utf-8")
     assert "has not finished: it stands at epoch 3 of 3" in left_out(path)
 
 

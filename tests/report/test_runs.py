@@ -23,7 +23,7 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     assert record.finished and record.seed == 3 and record.dataset == "shapes" and record.name == "small-gap-bce"
     assert record.settings["loss"] == "bce" and record.settings["sampler"] == "uniform"
     assert record.scalars()["map"] == 41.5 and record.scalars("val", "val")["map"] == 1.0
-    assert not record.has_test and record.scalars("test") == {}
+    assert record.split == "val" and record.scalars("test") == {}
 
 
 def test_unfinished_runs_are_listed_with_how_far_they_came(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_each_writes_the_page_of_every_finished_run(runs: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name a run folder"),
+        (["out=x.html"], "name a run folder"),
         (["nowhere"], "no such folder"),
         (["RUN", "--baseline", "loss=bce"], "baseline=loss=bce is for the comparison of several runs"),
         (["RUN", "--each"], "each=true is for the comparison of several runs"),

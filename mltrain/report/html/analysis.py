@@ -1,6 +1,6 @@
 """Numbers behind the plots of predictions: curves over thresholds, calibration, co-occurrence, mistakes. NumPy only.
 
-Curves come from counts in some 200 bins of the probability, made in one pass over the predictions, so that millions of
+Curves come from counts in about 200 bins of the probability, made in one pass over the predictions, so that millions of
 entries take seconds and little memory. The figures of result.json are exact; a curve passes within a bin of them.
 """
 
@@ -17,7 +17,7 @@ _CHUNK = 1 << 21  # entries at a time
 
 
 def probabilities(logits: np.ndarray, *, softmax: bool) -> np.ndarray:
-    """fp32 (N, C): sigmoid of each logit, or softmax of each row."""
+    """Compute the sigmoid of each logit, or the softmax of each row; fp32 (N, C)."""
     out = np.empty(logits.shape, dtype=np.float32)
     for rows in row_chunks(logits):
         part = logits[rows].astype(np.float64 if softmax else np.float32)
@@ -31,7 +31,7 @@ def probabilities(logits: np.ndarray, *, softmax: bool) -> np.ndarray:
 
 
 def row_chunks(array: np.ndarray) -> Iterator[slice]:
-    """Slices of rows with some 2 M entries each."""
+    """Yield slices of rows with about 2 M entries each."""
     step = max(1, _CHUNK // max(1, array.shape[1]))
     for start in range(0, len(array), step):
         yield slice(start, start + step)
@@ -39,7 +39,7 @@ def row_chunks(array: np.ndarray) -> Iterator[slice]:
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Known entries of each class by bin of their probability; bin b holds edges[b - 1] < p <= edges[b]."""
+    """Counts of known entries per class and bin of the probability; bin b holds edges[b - 1] < p <= edges[b]."""
 
     edges: np.ndarray
     """fp32 (E,), ascending"""
@@ -51,19 +51,19 @@ class Bins:
     """float64 (C, E + 1): sum of the probabilities"""
 
     def above(self, classes: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hits and predictions strictly above each edge, int64 (c, E), and positives (c,)."""
+        """Return hits and predictions strictly above each edge, int64 (c, E), and positives (c,)."""
         hits, predicted = (
             np.cumsum(part[classes][:, ::-1], axis=1)[:, ::-1][:, 1:] for part in (self.positives, self.known)
         )
         return hits, predicted, self.positives[classes].sum(axis=1)
 
     def pooled(self, classes: np.ndarray | slice = slice(None)) -> Curve:
-        """Precision and recall at each edge, over all entries of `classes` (micro)."""
+        """Return precision and recall at each edge, over all entries of `classes` (micro)."""
         hits, predicted, positives = (part.sum(axis=0) for part in self.above(classes))
         return Curve.of(self.edges, hits, predicted, int(positives))
 
     def macro_f1(self) -> np.ndarray:
-        """Mean F1 of the classes that have a positive, at each edge, float64 (E,) in 0..1."""
+        """Return the mean F1 of the classes that have a positive, at each edge, float64 (E,) in 0..1."""
         hits, predicted, positives = self.above()
         present = positives > 0
         f1 = 2 * hits[present] / np.maximum(predicted[present] + positives[present, None], 1)
@@ -81,13 +81,13 @@ class Curve:
 
     @classmethod
     def of(cls, thresholds: np.ndarray, hits: np.ndarray, predicted: np.ndarray, positives: int) -> Curve:
-        """From counts at each threshold."""
+        """Compute the rates from counts at each threshold."""
         precision = np.divide(hits, predicted, out=np.full(len(hits), np.nan), where=predicted > 0)
         recall, f1 = hits / max(positives, 1), 2 * hits / np.maximum(predicted + positives, 1)
         return cls(thresholds, precision, recall, f1)
 
     def at(self, threshold: float) -> int:
-        """Index of the nearest threshold."""
+        """Return the index of the nearest threshold."""
         return int(np.argmin(np.abs(self.thresholds - threshold)))
 
     @property
@@ -106,12 +106,12 @@ def count_bins(probability: np.ndarray, targets: np.ndarray) -> Bins:
     of_positives = probability[targets == 1]
     quantiles = np.quantile(of_positives, np.linspace(0, 1, 120)) if len(of_positives) else []
     just_below = np.nextafter(np.asarray(quantiles, dtype=np.float32), np.float32(0))
-    # 0 stands for "everything is predicted", which only a probability that is 0 itself escapes.
+    # Above the edge 0 everything is predicted, except a probability that is 0 itself.
     edges = np.unique(np.concatenate([[np.float32(0)], GRID, just_below]).astype(np.float32))
     c, width = probability.shape[1], len(edges) + 1
     bin_of = _lookup(edges)
     parts = [np.empty((c, width), dtype) for dtype in (np.int64, np.int64, np.float64)]
-    # Some classes at a time: their counts stay in the cache.
+    # A few classes at a time, so that their counts stay in the cache.
     for start in range(0, c, _CLASSES):
         columns = slice(start, min(start + _CLASSES, c))
         part, labels = np.ascontiguousarray(probability[:, columns].T), np.ascontiguousarray(targets[:, columns].T)
@@ -135,20 +135,23 @@ def count_bins(probability: np.ndarray, targets: np.ndarray) -> Bins:
 
 _CLASSES = 64
 _DROPPED = 10
-"""Bits of a float32 that do not matter for its bin: probabilities are told apart to 1 in 8,192."""
+"""Low bits of a float32 that are ignored for its bin: probabilities are distinguished to 1 in 8,192."""
 
 
 def _lookup(edges: np.ndarray) -> np.ndarray:
-    """Bin of each probability by the first bits of its float32, which rise with it; ten times as fast as a search."""
+    """Return the bin of each probability by the high bits of its float32, ten times as fast as a search.
+
+    The bits of positive floats, read as whole numbers, have the order of the floats.
+    """
     levels = np.arange((np.float32(1).view(np.uint32) >> _DROPPED) + 1, dtype=np.uint32)
-    # The middle of what a level holds; an edge that is a level's lowest number lies below it.
+    # The middle of the floats of a level: an edge that is the lowest of them lies below it.
     middle = ((levels << _DROPPED) + (1 << (_DROPPED - 1))).view(np.float32)
     return np.searchsorted(edges, middle, side="left").astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Predicted probability against observed frequency, in bins of equal width that have entries."""
+    """Predicted probability and observed frequency in the non-empty bins of equal width."""
 
     predicted: np.ndarray
     observed: np.ndarray
@@ -158,7 +161,7 @@ class Reliability:
 
 
 def reliability(bins: Bins, classes: np.ndarray | slice = slice(None), width: float = 0.05) -> Reliability:
-    """Calibration of the known entries of `classes`."""
+    """Compute the calibration of the known entries of `classes`."""
     counts, positives, sums = (part[classes].sum(axis=0) for part in (bins.known, bins.positives, bins.sums))
     upper = np.append(bins.edges, np.float32(1))
     group = np.clip(np.ceil(upper / np.float32(width) - 1e-4).astype(np.int64) - 1, 0, round(1 / width) - 1)
@@ -167,7 +170,7 @@ def reliability(bins: Bins, classes: np.ndarray | slice = slice(None), width: fl
 
 
 def confidence_reliability(confidence: np.ndarray, correct: np.ndarray, width: float = 0.05) -> Reliability:
-    """Calibration of the highest probability of each image, of single labels; both (N,)."""
+    """Compute the calibration of the highest probability of each image with a single label; both arguments are (N,)."""
     group = np.clip(np.ceil(confidence / width - 1e-4).astype(np.int64) - 1, 0, round(1 / width) - 1)
     return _reliability(
         np.bincount(group).astype(np.float64),
@@ -183,11 +186,10 @@ def _reliability(counts: np.ndarray, positives: np.ndarray, sums: np.ndarray) ->
     return Reliability(sums / counts, positives / counts, counts.astype(np.int64), error)
 
 
-def class_curve(probability: np.ndarray, targets: np.ndarray, most: int = 80) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision of one class (N,) at each of its positives, exact; at most `most` of them, evenly spaced."""
-    scores = np.sort(probability[targets >= 0])
-    positives = np.sort(probability[targets == 1])[::-1]
-    at_or_above = len(scores) - np.searchsorted(scores, positives, side="left")
+def class_curve(scores: np.ndarray, targets: np.ndarray, most: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """Compute exact recall and precision of one class (N,) at its positives; at most `most`, evenly spaced."""
+    known, positives = np.sort(scores[targets >= 0]), np.sort(scores[targets == 1])[::-1]
+    at_or_above = len(known) - np.searchsorted(known, positives, side="left")
     hits = len(positives) - np.searchsorted(positives[::-1], positives, side="left")
     recall, precision = hits / max(len(positives), 1), hits / np.maximum(at_or_above, 1)
     if len(recall) > most:
@@ -197,7 +199,7 @@ def class_curve(probability: np.ndarray, targets: np.ndarray, most: int = 80) ->
 
 
 def given(marks: np.ndarray) -> np.ndarray:
-    """P(column | row) of bool marks (N, c), float64 (c, c); NaN on the diagonal and in rows without a mark."""
+    """Compute P(column | row) of bool marks (N, c), float64 (c, c); NaN on the diagonal and in rows without a mark."""
     both = marks.astype(np.float32).T @ marks.astype(np.float32)
     own = np.diag(both).astype(np.float64)
     result: np.ndarray = np.divide(both, own[:, None], out=np.full(both.shape, np.nan), where=own[:, None] > 0)
@@ -207,7 +209,7 @@ def given(marks: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Entry:
-    """A prediction to look at."""
+    """A prediction: an image, a class and the probability."""
 
     image: int
     label: int
@@ -217,9 +219,9 @@ class Entry:
 def extremes(
     probability: np.ndarray, allowed: np.ndarray, *, highest: bool, count: int, per_class: int = 2
 ) -> list[Entry]:
-    """The entries with the highest (or lowest) probability among `allowed` (bool (N, C)).
+    """Choose the entries with the highest (or lowest) probability among `allowed` (bool (N, C)).
 
-    One an image and `per_class` a class, so that one odd image or class does not fill the page.
+    At most one per image and `per_class` per class, so that one odd image or class does not fill the page.
     """
     sign = np.float32(-1 if highest else 1)
     found: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""A page to look at a data set with: images before and after the transform, labels, classes to filter by."""
+"""A page that shows a data set: images before and after the transform, labels, classes to filter by."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ from mltrain.report.pictures import jpeg
 from mltrain.seeding import ORDER, integer_generator
 
 _NAMED = 20
-"""Unknown classes of an image that are named; more are counted."""
+"""Unknown classes of an image that are named; if there are more, they are counted."""
 
 Pick = Literal["classes", "random", "first"]
 Versions = Callable[[int, np.ndarray], Sequence[np.ndarray]]
-"""(index, image) -> what the transform makes of it, once or several times; uint8 (H, W, 3) each."""
+"""(index, image) -> results of the transform, one or more; uint8 (H, W, 3) each"""
 
 
 @dataclass(frozen=True)
 class About:
-    """What the page says of the data set besides its images."""
+    """Texts of the page."""
 
     name: str
+    """data set and split"""
     transform: str
-    """how the second picture, and those after it, came about"""
+    """transform of the second picture and those after it"""
     command: str
+    """command line that wrote the page"""
 
 
 def choose(labels: LabelSet, count: int, *, pick: Pick, seed: int, among: Sequence[int] = ()) -> np.ndarray:
-    """Images to show, int64 indices in ascending order.
+    """Choose images to show; returns int64 indices in ascending order.
 
     Args:
         labels: the data set.
         count: how many, at most.
         pick: "classes" goes round the classes, rarest first, and takes a random image of each that is not taken yet, so
-            that rare classes are there; "random" takes any; "first" the first ones.
-        seed: of the choice.
-        among: class indices; only images with one of these labels. Empty: all images.
+            that rare classes are shown; "random" takes any images, "first" the first ones.
+        seed: seed of the choice.
+        among: indices of classes; only images with one of these labels are chosen. Empty: all images.
 
     Raises:
         DataError: no image has one of the classes.
@@ -98,15 +100,15 @@ def write_browse(
     about: About,
     side: int = 192,
 ) -> None:
-    """Write the page; an image that cannot be decoded is shown as such.
+    """Write the page; an image that cannot be decoded is shown with its error.
 
     Args:
         path: HTML file.
         labels: the split to look at.
-        stats: of the training split, which say what is head, medium and tail.
+        stats: statistics of the training split, which define head, medium and tail.
         indices: images to show.
-        versions: see `Versions`.
-        about: the rest.
+        versions: transform, see `Versions`.
+        about: texts of the page.
         side: longer side of a picture, pixels.
 
     Raises:
@@ -122,7 +124,7 @@ def write_browse(
     tiles = [
         ("images", f"{len(labels):,}", f"{len(images):,} on this page"),
         ("classes", f"{labels.num_classes:,}", _groups(stats)),
-        ("labels an image", f"{per_image:.2f}", f"{int(own.positives.sum()):,} in all"),
+        ("labels per image", f"{per_image:.2f}", f"{int(own.positives.sum()):,} in all"),
         ("without a label", f"{empty:,}", f"{empty / max(len(labels), 1):.1%} of the images"),
         ("unknown targets", f"{unknown / max(total, 1):.1%}" if unknown else "none", f"{unknown:,}" if unknown else ""),
     ]
@@ -158,9 +160,8 @@ def _image(labels: LabelSet, index: int, versions: Versions, side: int) -> dict[
     except DataError as error:
         return entry | {"error": str(error), "pictures": []}
     pictures = [pixels, *versions(index, pixels)]
-    return entry | {"size": [pixels.shape[1], pixels.shape[0]], "pictures": [_address(p, side) for p in pictures]}
+    return entry | {"size": [pixels.shape[1], pixels.shape[0]], "pictures": [_base64_jpeg(p, side) for p in pictures]}
 
 
-def _address(pixels: np.ndarray, side: int) -> str:
-    content, _, _ = jpeg(Image.fromarray(np.ascontiguousarray(pixels)), side=side, quality=80)
-    return base64.b64encode(content).decode()
+def _base64_jpeg(pixels: np.ndarray, side: int) -> str:
+    return base64.b64encode(jpeg(Image.fromarray(np.ascontiguousarray(pixels)), side=side, quality=80)).decode()

@@ -1,4 +1,4 @@
-"""Pictures of predictions: small JPEGs in the page, with the labels an image has and those it was given."""
+"""Pictures of predictions: small JPEGs in the page, with true and predicted labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from mltrain.report.html.analysis import Entry, extremes
 
 SIDE = 200
-"""Longer side of a picture, pixels; some 6 kB each."""
+"""Longer side of a picture in pixels; a picture has about 6 kB."""
 COUNT = 10
 """Pictures of a section."""
 LINES = 6
@@ -23,26 +23,28 @@ LINES = 6
 
 @dataclass(frozen=True)
 class Card:
-    """A picture, what it is shown for, and labels with their probabilities."""
+    """A picture with its caption and labels."""
 
     picture: str | None
-    """data: address; None where the file cannot be read"""
+    """`data:` address; None if the file cannot be read"""
     file: str
-    what: str
+    caption: str
+    """the prediction that the picture is shown for"""
     kind: str
-    """of `what`: hit, wrong, missed or nothing"""
+    """kind of this prediction: hit, wrong, missed or nothing"""
     labels: list[tuple[str, str, str]]
     """(name, probability in percent, kind)"""
 
 
 class Gallery:
-    """Cards of one set of predictions.
+    """Maker of the cards of one set of predictions.
 
     Args:
         probability: fp32 (N, C).
         targets: int8 (N, C) of 1, 0, -1.
         predicted: bool (N, C).
         files: N paths relative to `root`.
+        names: C class names.
         root: folder of the images; None: cards have no picture.
     """
 
@@ -61,12 +63,12 @@ class Gallery:
         self._pictures: dict[int, str | None] = {}
 
     def wrong(self) -> list[Card]:
-        """The predictions that are surest and wrong."""
+        """Return cards of the wrong predictions with the highest probability."""
         entries = extremes(self.probability, (self.targets == 0) & self.predicted, highest=True, count=COUNT)
         return [self._card(e, f"{self.names[e.label]} {_percent(e.probability)}", "wrong") for e in entries]
 
     def missed(self) -> list[Card]:
-        """The labels that are there and least expected."""
+        """Return cards of the labels with the lowest probability that were not predicted."""
         entries = extremes(self.probability, (self.targets == 1) & ~self.predicted, highest=False, count=COUNT)
 
         def rank(entry: Entry) -> int:
@@ -76,37 +78,35 @@ class Gallery:
         return [self._card(e, f"{self.names[e.label]}, ranked {rank(e):,} {of}", "missed") for e in entries]
 
     def examples(self) -> list[Card]:
-        """Images taken at random, the same ones each time."""
+        """Return cards of random images, the same ones each time."""
         n = len(self.files)
         chosen = np.sort(np.random.default_rng(0).permutation(n)[:COUNT])
         cards = []
         for i in chosen:
             true = self.targets[i] == 1
-            found, wrong = (
-                int((true & self.predicted[i]).sum()),
-                int((self.predicted[i] & (self.targets[i] == 0)).sum()),
-            )
+            found = int((true & self.predicted[i]).sum())
+            wrong = int((self.predicted[i] & (self.targets[i] == 0)).sum())
             cards.append(self._card(Entry(int(i), -1, 0.0), f"{found} of {int(true.sum())} found, {wrong} wrong", ""))
         return cards
 
     @property
     def pictures(self) -> int:
-        """How many of the images asked for so far could be read."""
+        """Number of images that could be read so far."""
         return sum(picture is not None for picture in self._pictures.values())
 
-    def _card(self, entry: Entry, what: str, kind: str) -> Card:
+    def _card(self, entry: Entry, caption: str, kind: str) -> Card:
         i = entry.image
         if i not in self._pictures:
             self._pictures[i] = None if self.root is None else thumbnail(self.root / self.files[i])
-        return Card(self._pictures[i], self.files[i], what, kind, self._labels(i, entry.label))
+        return Card(self._pictures[i], self.files[i], caption, kind, self._labels(i, entry.label))
 
     def _labels(self, i: int, shown_for: int) -> list[tuple[str, str, str]]:
-        """Its labels and what was predicted, the most probable first; what it is shown for is among them."""
+        """Return true and predicted labels of an image, the most probable first; `shown_for` is among them."""
         p, true, predicted = self.probability[i], self.targets[i] == 1, self.predicted[i]
         order = np.argsort(-p, kind="stable")
         listed = list(order[true[order] | predicted[order]])
         if len(listed) > LINES:
-            # What the image shows comes before what it does not.
+            # True labels come before wrongly predicted ones.
             first = sorted(listed, key=lambda k: (k != shown_for, not true[k]))[:LINES]
             listed = sorted(first, key=lambda k: -p[k])
         listed = listed or list(order[:3])
@@ -119,7 +119,7 @@ class Gallery:
 
 
 def thumbnail(path: Path) -> str | None:
-    """A `data:` address of a small JPEG, upright and on white; None where the file cannot be read."""
+    """Return the `data:` address of a small JPEG, upright and on white; None if the file cannot be read."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))

@@ -1,8 +1,8 @@
-"""One self-contained HTML file from a template, figures and tables.
+"""Self-contained HTML pages from templates, figures and tables.
 
-The page holds everything: style, script, data and Plotly's own script, compressed (1.5 of 4.8 MB; the browser unpacks
-it in some 50 ms). Names of classes, files and options are a user's text: Jinja2 escapes them in HTML, `embed` in the
-data, `plot_text` where Plotly would read them as markup.
+A page holds everything: style, script, data and Plotly's own script, compressed (1.5 of 4.8 MB; the browser unpacks it
+in some 50 ms). Names of classes, files and options come from users: Jinja2 escapes them in HTML, `embed` in the data,
+and `plot_text` where Plotly would read them as markup.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import html
 import importlib.util
 import json
 import math
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mltrain.errors import ConfigError
+from mltrain.files import write_text
+from mltrain.report.tables import group_of
 
 Figure = dict[str, Any]
 """A Plotly figure, `{"data": [...], "layout": {...}}`, or several to choose from, `{"views": {title: figure}}`. A
-colour is a CSS variable of the page ("--head"), so that light and dark have their own."""
+colour is a CSS variable of the page ("--head"), because light and dark pages have different ones."""
 
 _PACKAGES = {"plotly": "plotly>=6,<8", "jinja2": "jinja2>=3.1,<4"}
 
 
 @dataclass
 class Page:
-    """What a template is given: figures, tables and its own variables."""
+    """The content of a page: sections, their figures and tables."""
 
     title: str
     subtitle: str
@@ -42,15 +42,46 @@ class Page:
     figures: dict[str, Figure] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    """(section, why there is nothing to show)"""
+    """(title, reason) of sections that have nothing to show"""
 
     def leave_out(self, title: str, reason: str) -> None:
-        """Say at the end of the page that a section is missing, and why."""
+        """Note at the end of the page that a section is missing, and why."""
         self.left_out.append((title, reason))
 
-    def add(self, name: str, title: str, template: str, *, lead: str = "", short: str = "", **context: Any) -> None:
-        """Append a section: `template` is a file `run_*.html` or `sweep_*.html`, drawn with `context`."""
+    def add(
+        self,
+        name: str,
+        title: str,
+        template: str,
+        *,
+        lead: str = "",
+        short: str = "",
+        figures: Mapping[str, Figure] | None = None,
+        table: Table | None = None,
+        **context: Any,
+    ) -> None:
+        """Append a section.
+
+        Args:
+            name: anchor, and the name of its table.
+            title: heading.
+            template: file in `templates`.
+            lead: text below the heading.
+            short: title in the navigation; "": `title`.
+            figures: figures of the section by name.
+            table: the table of the section.
+            context: variables of the template.
+        """
+        self.figures |= figures or {}
+        if table is not None:
+            self.tables[name] = context["table"] = table
         self.sections.append(Section(name, title, template, lead, context, short))
+
+    def add_plots(self, name: str, title: str, plots: Mapping[str, tuple[Figure, str]], **texts: Any) -> None:
+        """Append a section of plots: name -> figure and its description; `texts` are `lead` and `short`."""
+        labels = {name: label for name, (_, label) in plots.items()}
+        figures = {name: figure for name, (figure, _) in plots.items()}
+        self.add(name, title, "plots.html", figures=figures, plots=labels, **texts)
 
 
 @dataclass(frozen=True)
@@ -68,11 +99,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. `kind`: text, number, group or link (cells [text, address])."""
+    """A column of a table."""
 
     title: str
     values: Sequence[Any] | np.ndarray
-    kind: str = "number"
+    kind: Literal["number", "text", "group", "link"] = "number"
+    """the cells of a link are [text, address]"""
     digits: int = 1
     hint: str = ""
     best: bool = False
@@ -80,22 +112,24 @@ class Column:
     spread: Sequence[float | None] | None = None
     """standard deviations, shown after the values"""
     sign: bool = False
-    """write + before what is above 0"""
+    """write + before positive numbers"""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that the page sorts, searches and shows by pages."""
+    """A table that can be sorted and searched, some rows at a time."""
 
     columns: Sequence[Column]
     sort: int | None = None
-    """column it starts sorted by; None: as given"""
+    """column that it is sorted by at first; None: rows are in the given order"""
     descending: bool = True
     search: str | None = None
-    """what the search field asks for; None: there is none"""
+    """text of the empty search field; None: there is no search field"""
     page: int = 25
+    """rows shown at a time"""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the table for the script of the page."""
         columns = [
             {
                 "title": c.title,
@@ -118,7 +152,7 @@ class Table:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the file of a report, in whole or not at all.
+    """Write the file of a report atomically.
 
     Raises:
         ConfigError: Plotly or Jinja2 is not installed.
@@ -130,15 +164,9 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def write_html(path: Path, template: str, **context: Any) -> None:
-    """Write a page of any template of this package, in whole or not at all; raises as `write_page`."""
+    """Write a page from a template of this package atomically; raises as `write_page`."""
     _require("jinja2")
-    text = _environment().get_template(template).render(**context)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, _environment().get_template(template).render(**context))
 
 
 def _require(name: str) -> None:
@@ -147,10 +175,10 @@ def _require(name: str) -> None:
 
 
 def embed(content: Any) -> Any:
-    """JSON for a <script> element: no text in it can end the element. ValueError: a number is not finite."""
+    """Return JSON for a <script> element, which no text in it can end; raises ValueError if a number is not finite."""
     from markupsafe import Markup
 
-    text = json.dumps(content, default=_plain, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(content, default=_json_value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     # The text is safe: <, > and & stand as \u003c ...
@@ -158,19 +186,22 @@ def embed(content: Any) -> Any:
 
 
 def plot_text(text: str, most: int = 40) -> str:
-    """A name as Plotly shows it literally: Plotly reads <b>, <a href> and &amp; in labels as markup."""
+    """Escape a name so that Plotly shows it literally, and shorten it to `most` characters.
+
+    Plotly reads <b>, <a href> and &amp; in labels as markup.
+    """
     text = text if len(text) <= most else text[: most - 1] + "…"
     return html.escape(text, quote=False).replace("$", "&#36;")  # two $ would ask for MathJax
 
 
 def numbers(values: Any, digits: int = 4) -> list[float | int | None]:
-    """Values rounded to `digits` significant digits, as JSON holds them: whole numbers stay whole, NaN is None."""
+    """Round values to `digits` significant digits for JSON; whole numbers stay whole, NaN becomes None."""
     listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
     return [_significant(value, digits) for value in listed]
 
 
 def duration(seconds: float | None) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`."""
+    """Return a time as `45 s`, `12 min` or `3 h 05 min`."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 90:
@@ -180,7 +211,7 @@ def duration(seconds: float | None) -> str:
 
 
 def figure_number(value: Any, digits: int = 2) -> str:
-    """A figure in percent or a count, for the eye; a dash where there is none."""
+    """Return a figure in percent or a count as text; a dash where there is none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -190,9 +221,9 @@ def figure_number(value: Any, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def slug(text: str) -> str:
-    """Letters that an anchor may have."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def tile(title: str, value: str, note: str = "", figure: str = "") -> dict[str, str]:
+    """Make a tile with a large value; `figure` is the key of the figure, whose group of classes colours the tile."""
+    return {"title": title, "value": value, "note": note, "group": group_of(figure)}
 
 
 def _significant(value: Any, digits: int) -> float | int | None:
@@ -203,8 +234,8 @@ def _significant(value: Any, digits: int) -> float | int | None:
     return float(f"{value:.{digits}g}") if abs(value) < 10**digits else round(float(value), 1)
 
 
-def _plain(value: Any) -> Any:
-    """What JSON does not know: NumPy's numbers and arrays."""
+def _json_value(value: Any) -> Any:
+    """Convert NumPy's numbers and arrays for JSON."""
     if isinstance(value, np.ndarray):
         return numbers(value, 5) if value.ndim == 1 else list(value)
     if isinstance(value, np.generic):
@@ -214,7 +245,7 @@ def _plain(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _plotly() -> str:
-    """Plotly's script, gzip and base64."""
+    """Return Plotly's script, gzip and base64."""
     found = importlib.util.find_spec("plotly")
     assert found is not None and found.submodule_search_locations
     script = Path(next(iter(found.submodule_search_locations))) / "package_data" / "plotly.min.js"
@@ -232,7 +263,6 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure_number, "duration": duration, "slug": slug}
 
     def asset(name: str) -> Any:
         from markupsafe import Markup

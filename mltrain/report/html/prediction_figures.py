@@ -9,17 +9,16 @@ import numpy as np
 
 from mltrain.report.html.analysis import Bins, Curve, Reliability, class_curve
 from mltrain.report.html.page import Figure, numbers, plot_text
-from mltrain.report.html.run_figures import axis, line
+from mltrain.report.html.traces import SERIES, axis, line, star, vertical_line
 
-SERIES = tuple(f"--s{k}" for k in range(10))
 CURVES = 8
 """Classes in one plot of curves."""
 FEW = 20
-"""Entries of a calibration bin below which it is noise, and left out."""
+"""Fewest entries of a calibration bin that is drawn; with fewer it is noise."""
 
 
 def pr_figure(bins: Bins, groups: Mapping[str, np.ndarray], *, single_label: bool) -> Figure:
-    """Precision against recall, pooled over all classes and over each group."""
+    """Draw precision against recall, pooled over all classes and over each group."""
     what = "images" if single_label else "entries"
     traces = [_pr_trace(bins.pooled(), "all classes", "--text")]
     for name, index in groups.items():
@@ -33,7 +32,10 @@ def pr_figure(bins: Bins, groups: Mapping[str, np.ndarray], *, single_label: boo
 def class_pr_figure(
     probability: np.ndarray, targets: np.ndarray, ap: np.ndarray, names: Sequence[str]
 ) -> Figure | None:
-    """PR curves of a few classes: the most frequent, the best, the median and the worst by AP, with 5 positives."""
+    """Draw PR curves of the most frequent classes and of those with the highest, median and lowest AP.
+
+    Classes with fewer than 5 positives are left out.
+    """
     positives = (targets == 1).sum(axis=0)
     enough = np.flatnonzero((positives >= min(5, int(positives.max(initial=0)))) & ~np.isnan(ap))
     if not len(enough):
@@ -63,7 +65,7 @@ def class_pr_figure(
 
 
 def threshold_figure(bins: Bins, threshold: float) -> Figure:
-    """Precision, recall, OF1 and macro F1 against the threshold of the sigmoid."""
+    """Draw precision, recall, OF1 and macro F1 against the threshold of the sigmoid."""
     pooled = bins.pooled()
     x, macro = pooled.thresholds, bins.macro_f1()
     traces = [
@@ -78,20 +80,17 @@ def threshold_figure(bins: Bins, threshold: float) -> Figure:
         trace["hovertemplate"] = "%{y:.1f}"
     for values, color in ((pooled.f1, "--s0"), (macro, "--s1")):
         k = int(np.argmax(values))
-        star = {"x": numbers([x[k]]), "y": numbers([100 * values[k]]), "showlegend": False, "name": "best"}
-        marker = {"color": color, "size": 10, "symbol": "star", "line": {"color": "--card", "width": 1}}
-        traces.append({"type": "scatter", "mode": "markers", "hoverinfo": "skip", "marker": marker, **star})
-    used = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper"}
-    shapes = [used | {"line": {"color": "--muted", "width": 1, "dash": "dash"}}]
+        traces.append(star(x[k], 100 * values[k], color, size=10, showlegend=False, name="best", hoverinfo="skip"))
+    shapes = [vertical_line(threshold, "--muted", dash="dash")]
     layout = {"xaxis": axis("threshold", range=[0, 1]), "yaxis": axis("%", range=[0, 102]), "shapes": shapes}
     return {"data": traces, "layout": layout | {"hovermode": "x unified"}}
 
 
 def coverage_figure(confidence: np.ndarray, correct: np.ndarray) -> Figure:
-    """Accuracy of the images of which the model is surest, against their share; both (N,)."""
+    """Draw the accuracy of the images with the highest confidence against their share; both arguments are (N,)."""
     order = np.argsort(-confidence, kind="stable")
     accuracy = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    start = min(len(order) - 1, max(9, len(order) // 100))  # of fewer images it is noise
+    start = min(len(order) - 1, max(9, len(order) // 100))  # over fewer images it is noise
     shown = np.unique(np.linspace(start, len(order) - 1, 200).astype(np.int64))
     share = 100 * (shown + 1) / len(order)
     surest = numbers(confidence[order][shown], 3)
@@ -107,7 +106,7 @@ def coverage_figure(confidence: np.ndarray, correct: np.ndarray) -> Figure:
 
 
 def calibration_figure(parts: Mapping[str, Reliability], *, single_label: bool) -> Figure:
-    """Observed frequency against predicted probability; below, how many entries each bin has."""
+    """Draw observed frequency against predicted probability, and the number of entries in each bin."""
     everything = next(iter(parts.values()))
     ideal = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip", "showlegend": False}
     traces: list[dict[str, Any]] = [ideal | {"line": {"color": "--neutral", "width": 1, "dash": "dash"}}]
@@ -132,7 +131,7 @@ def calibration_figure(parts: Mapping[str, Reliability], *, single_label: bool) 
 def heat_figure(
     views: Mapping[str, np.ndarray], names: Sequence[str], *, hover: str, rows: str, columns: str
 ) -> Figure:
-    """Heat maps (c, c) in percent with names at both sides; views that share a scale can be compared."""
+    """Draw heat maps (c, c) in percent with names at both sides; all views share a scale."""
     labels = [plot_text(name, 16) for name in names]
     places = list(range(len(names)))
     top = max(5.0, *(float(np.nanmax(values, initial=0.0)) for values in views.values()))
@@ -160,7 +159,7 @@ def heat_figure(
 
 
 def _few_powers(part: Reliability) -> dict[str, Any]:
-    """Three ticks or fewer on a logarithmic axis of counts from 1."""
+    """Return at most three ticks of a logarithmic axis of counts from 1."""
     top = float(np.log10(max(int(part.counts.max(initial=1)), 2)))
     step = max(1, round(top / 2))
     powers = range(0, int(top) + 1, step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,16 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from mltrain.engine.run_folder import CONFUSION, SPLITS, WEIGHTS, RunFolder, SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.html import analysis, prediction_figures
 from mltrain.report.html.gallery import COUNT, Card, Gallery
 from mltrain.report.html.page import Column, Page, Table
-from mltrain.report.html.run_data import SPLITS, WEIGHTS, RunData
-from mltrain.report.predictions import SavedPredictions, load_predictions
 
 SHOWN = 20
 """Classes in a map of co-occurrence or confusion."""
 PAIRED = 300
-"""Classes of which pairs are compared, the most frequent."""
+"""Most frequent classes, whose pairs are compared."""
 LISTED = 100
 """Pairs in a table."""
 
@@ -29,7 +27,7 @@ _NEEDED = ("Precision and recall", "Calibration and thresholds", "Mistakes, miss
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """Predictions made ready: probabilities, and which classes are predicted."""
+    """Predictions with the probabilities and predicted classes that they mean."""
 
     saved: SavedPredictions
     probability: np.ndarray
@@ -37,20 +35,20 @@ class Predicted:
     predicted: np.ndarray
     """bool (N, C)"""
     threshold: float | None
-    """of the sigmoid; None: the class with the highest logit is predicted"""
+    """threshold of the sigmoid; None: the class with the highest logit is predicted"""
     groups: dict[str, np.ndarray]
     """class indices by name; empty without statistics of the training set"""
 
     @property
     def where(self) -> str:
-        """Of which images and weights this is."""
+        """Images and weights of the predictions, as text."""
         return f"{len(self.saved.files):,} {SPLITS[self.saved.split]} images, {WEIGHTS[self.saved.weights]} weights"
 
 
-def add_predictions(page: Page, run: RunData, images: Mapping[str, Path]) -> None:
-    """Append the sections; without predictions say why they are missing."""
+def add_predictions(page: Page, run: RunFolder, images: Mapping[str, Path]) -> None:
+    """Append the sections, or note why they are missing if there are no predictions."""
     try:
-        saved = load_predictions(run.folder)
+        saved = run.predictions()
     except DataError as error:
         for title in _NEEDED:
             page.leave_out(title, str(error))
@@ -68,8 +66,8 @@ def add_predictions(page: Page, run: RunData, images: Mapping[str, Path]) -> Non
     _add_pictures(page, ready, images.get(saved.split))
 
 
-def prepare(run: RunData, saved: SavedPredictions) -> Predicted:
-    """Probabilities and predicted classes of the run's task."""
+def prepare(run: RunFolder, saved: SavedPredictions) -> Predicted:
+    """Compute probabilities and predicted classes by the run's task."""
     probability = analysis.probabilities(saved.logits, softmax=run.single_label)
     groups: dict[str, np.ndarray] = {}
     if run.stats is not None and run.stats.class_names == saved.class_names:
@@ -82,64 +80,59 @@ def prepare(run: RunData, saved: SavedPredictions) -> Predicted:
     return Predicted(saved, probability, probability > threshold, threshold, groups)
 
 
-def _add_curves(page: Page, run: RunData, ready: Predicted) -> None:
+def _add_curves(page: Page, run: RunFolder, ready: Predicted) -> None:
     bins = analysis.count_bins(ready.probability, ready.saved.targets)
     if not bins.positives.sum():
         page.leave_out("Precision and recall", "no label of the evaluated images is positive")
         return
     single = ready.threshold is None
-    page.figures["pr"] = prediction_figures.pr_figure(bins, ready.groups, single_label=single)
-    plots = {"pr": "precision against recall, pooled over classes"}
+    pooled = prediction_figures.pr_figure(bins, ready.groups, single_label=single)
+    plots = {"pr": (pooled, "precision against recall, pooled over classes")}
     table = run.classes.get(ready.saved.split)
     ap = None if table is None else table.figure(ready.saved.weights, "ap")
     if ap is None or table is None or tuple(table.names) != ready.saved.class_names:
         ap = class_ap(ready)
     by_class = prediction_figures.class_pr_figure(ready.probability, ready.saved.targets, ap, ready.saved.class_names)
     if by_class is not None:
-        page.figures["pr_classes"] = by_class
-        plots["pr_classes"] = "precision against recall of single classes"
+        plots["pr_classes"] = by_class, "precision against recall of single classes"
     lead = f"{ready.where}. All entries pooled (micro), and single classes with their AP."
-    page.add("pr", "Precision and recall", "plots.html", lead=lead, plots=plots, short="Precision, recall")
+    page.add_plots("pr", "Precision and recall", plots, lead=lead, short="Precision, recall")
 
     if ready.threshold is None:
         known = (ready.saved.targets == 1).any(axis=1)
         confidence = ready.probability.max(axis=1)[known]
         correct = (ready.predicted & (ready.saved.targets == 1)).any(axis=1)[known]
         parts = {"all images": analysis.confidence_reliability(confidence, correct)}
-        page.figures["threshold"] = prediction_figures.coverage_figure(confidence, correct)
-        lead = "How often the model is right where it says it is, and on the images of which it is surest."
+        curve = prediction_figures.coverage_figure(confidence, correct), "accuracy against coverage"
+        lead = "How often the model is right at each confidence, and on the images where its confidence is highest."
     else:
         parts = {"all classes": analysis.reliability(bins)}
         for name, index in ready.groups.items():
             if bins.known[index].sum():
                 parts[name] = analysis.reliability(bins, index)
-        page.figures["threshold"] = prediction_figures.threshold_figure(bins, ready.threshold)
+        label = "F1, precision and recall against the threshold"
+        curve = prediction_figures.threshold_figure(bins, ready.threshold), label
         lead = _threshold_lead(bins, ready.threshold)
     error = next(iter(parts.values())).error
-    page.figures["calibration"] = prediction_figures.calibration_figure(parts, single_label=single)
-    page.add(
+    calibration = prediction_figures.calibration_figure(parts, single_label=single)
+    page.add_plots(
         "calibration",
         "Calibration and thresholds" if not single else "Calibration",
-        "plots.html",
+        {"calibration": (calibration, "observed frequency against predicted probability"), "threshold": curve},
         short="Calibration",
         lead=f"{lead} Expected calibration error {100 * error:.1f} %.",
-        plots={
-            "calibration": "observed frequency against predicted probability",
-            "threshold": "accuracy against coverage" if single else "F1, precision and recall against the threshold",
-        },
     )
 
 
 def class_ap(ready: Predicted) -> np.ndarray:
-    """AP of each class in percent, float64 (C,), NaN without a positive; exact, ties included."""
-    targets, probability = ready.saved.targets, ready.saved.logits if ready.threshold is not None else ready.probability
+    """Compute the exact AP of each class in percent, ties included; float64 (C,), NaN without a positive."""
+    targets = ready.saved.targets
+    # The sigmoid would make ties of high logits in fp32; the softmax does not keep the order of the logits.
+    scores = ready.saved.logits if ready.threshold is not None else ready.probability
     result = np.full(targets.shape[1], np.nan)
     for k in np.flatnonzero((targets == 1).any(axis=0)):
-        own, known = targets[:, k] == 1, targets[:, k] >= 0
-        scores, positives = np.sort(probability[known, k]), np.sort(probability[own, k])
-        at_or_above = len(scores) - np.searchsorted(scores, positives, side="left")
-        hits = len(positives) - np.searchsorted(positives, positives, side="left")
-        result[k] = 100 * float((hits / at_or_above).mean())
+        _, precision = analysis.class_curve(scores[:, k], targets[:, k], most=len(targets))
+        result[k] = 100 * precision.mean()
     return result
 
 
@@ -168,33 +161,30 @@ def _add_cooccurrence(page: Page, ready: Predicted) -> None:
         "predictions": 100 * analysis.given(ready.predicted[:, shown]),
     }
     hover = "with %{customdata[0]}, also %{customdata[1]}: %{z:.0f} %"
-    page.figures["cooccurrence"] = prediction_figures.heat_figure(
+    figure = prediction_figures.heat_figure(
         views, names, hover=hover, rows="of the images with …", columns="… so many have also"
     )
-    table = _pair_table(ready, order[:PAIRED])
-    page.tables["pairs"] = table
     page.add(
         "cooccurrence",
         "Co-occurrence",
         "run_pairs.html",
         lead=f"Which labels come together in the images, and in the predictions above the threshold; the {len(shown)} "
         "most frequent classes. The table has the pairs that the model joins too often or too seldom.",
-        figure="cooccurrence",
+        figures={"cooccurrence": figure},
         label="co-occurrence of labels and of predictions",
-        table=table,
+        table=_pair_table(ready, order[:PAIRED]),
         side=len(shown),
-        table_name="pairs",
     )
 
 
 def _pair_table(ready: Predicted, classes: np.ndarray) -> Table:
-    """Pairs by how far apart the images with both labels and those with both predicted are."""
+    """List the pairs whose number of images with both predicted is farthest from that with both labels."""
     names = ready.saved.class_names
     marks = [part[:, classes].astype(np.float32) for part in (ready.saved.targets == 1, ready.predicted)]
     true, guessed = (np.rint(part.T @ part).astype(np.int64) for part in marks)
     rows, columns = np.triu_indices(len(classes), k=1)
     off = guessed[rows, columns] - true[rows, columns]
-    # In standard deviations of a count: 2 in place of 10 is odder than 102 in place of 110.
+    # In standard deviations of a count: 2 instead of 10 is odder than 102 instead of 110.
     oddness = np.abs(off) / np.sqrt(np.maximum(true[rows, columns], 1))
     best = np.argsort(-oddness, kind="stable")[:LISTED]
     best = best[off[best] != 0]
@@ -213,11 +203,11 @@ def _pair_table(ready: Predicted, classes: np.ndarray) -> Table:
     )
 
 
-def _add_confusion(page: Page, run: RunData, ready: Predicted | None) -> None:
+def _add_confusion(page: Page, run: RunFolder, ready: Predicted | None) -> None:
     found = _confusion(run, ready)
     if found is None:
         page.leave_out(
-            "Confusion", "there is no confusion.csv (runs of very many classes have none) and no predictions"
+            "Confusion", f"there is no {CONFUSION[run.split]} (runs of very many classes have none) and no predictions"
         )
         return
     matrix, names = found
@@ -231,7 +221,7 @@ def _add_confusion(page: Page, run: RunData, ready: Predicted | None) -> None:
     share = 100 * matrix[shown][:, shown].toarray() / np.maximum(images[shown], 1)[:, None]
     share[images[shown] == 0] = np.nan
     hover = "%{customdata[0]}: %{z:.1f} % taken for %{customdata[1]}"
-    page.figures["confusion"] = prediction_figures.heat_figure(
+    figure = prediction_figures.heat_figure(
         {"": share}, [names[k] for k in shown], hover=hover, rows="true", columns="predicted"
     )
     pairs = off.tocoo()
@@ -247,37 +237,28 @@ def _add_confusion(page: Page, run: RunData, ready: Predicted | None) -> None:
         search="search a class",
         page=10,
     )
-    page.tables["confused"] = table
     some = f" The {len(shown)} classes with the most mistakes." if len(shown) < len(names) else ""
     page.add(
         "confusion",
         "Confusion",
         "run_pairs.html",
         lead=f"Share of the images of the row's class that were taken for the column's.{some}",
-        figure="confusion",
+        figures={"confusion": figure},
         label="confusion matrix",
         table=table,
         side=len(shown),
-        table_name="confused",
     )
 
 
-def _confusion(run: RunData, ready: Predicted | None) -> tuple[sparse.csr_matrix, Sequence[str]] | None:
+def _confusion(run: RunFolder, ready: Predicted | None) -> tuple[sparse.csr_matrix, Sequence[str]] | None:
     if ready is not None:
         true = ready.saved.targets.argmax(axis=1)
         known = (ready.saved.targets == 1).any(axis=1)
         c = ready.saved.targets.shape[1]
         places = (true[known], ready.predicted.argmax(axis=1)[known])
         return sparse.csr_matrix((np.ones(len(places[0]), np.int64), places), shape=(c, c)), ready.saved.class_names
-    path = run.folder / ("confusion_test.csv" if run.split == "test" else "confusion.csv")
-    if not path.is_file():
-        return None
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        return sparse.csr_matrix(np.array([row[1:] for row in rows[1:]], dtype=np.int64)), rows[0][1:]
-    except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    found = run.confusion(run.split)
+    return None if found is None else (sparse.csr_matrix(found[0]), found[1])
 
 
 def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
@@ -321,6 +302,6 @@ def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
 
 
 def no_pictures(images: Path | None) -> str:
-    """Why cards have no pictures."""
+    """Return the sentence on missing pictures."""
     found = "their folder is not known" if images is None else f"they are not in {images}"
     return f" Without pictures: {found} (--images FOLDER of tools/report.py names it)."

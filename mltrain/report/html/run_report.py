@@ -1,4 +1,4 @@
-"""report.html of a run: what is known of it, section by section; what is not known is named at its end."""
+"""The page of a run, report.html: all that is known of it; sections without data are named at the end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.labels import GROUP_NAMES
+from mltrain.engine.run_folder import ENVIRONMENT, METRICS, PER_CLASS, SPLITS, WEIGHTS, ClassTable, RunFolder, flatten
 from mltrain.report.html import run_figures as figures
-from mltrain.report.html.page import Column, Page, Table, duration, figure_number, write_page
+from mltrain.report.html.page import Column, Page, Table, duration, figure_number, tile, write_page
 from mltrain.report.html.prediction_sections import add_predictions
-from mltrain.report.html.run_data import SPLITS, TITLES, WEIGHTS, ClassTable, RunData, read_run
+from mltrain.report.tables import PAGE_HEADLINES, title
+from mltrain.text import spell
 
 logger = logging.getLogger(__name__)
 
@@ -28,35 +29,35 @@ def write_run_report(
     """Write the report of a run and return its path.
 
     Args:
-        folder: of the run; an unfinished one gets the sections that it has data for.
-        images: by split, the folder that the image files of its predictions are relative to; where there is none, the
-            page has no pictures.
-        out: file; None: report.html in the run folder.
+        folder: run folder; an unfinished run gets the sections that it has data for.
+        images: split -> folder that the image files of its predictions are relative to; without it the page has no
+            pictures.
+        out: file to write; None: report.html in the run folder.
 
     Raises:
-        DataError: no run folder, or a file in it cannot be read.
+        DataError: `folder` is no run folder, or a file in it cannot be read.
         ConfigError: Plotly or Jinja2 is not installed.
     """
-    run = read_run(folder)
+    run = RunFolder(folder)
     path = Path(out) if out is not None else run.folder / FILE
     write_page(path, run_page(run, {split: Path(root) for split, root in (images or {}).items()}))
     return path
 
 
 def report_at_end(folder: Path, images: Mapping[str, str | Path]) -> None:
-    """`write_run_report` for the end of a training: one log line, and a failure is a warning with what to do."""
+    """Write the report at the end of a training; log one line, or a warning with the command that tries again."""
     started = time.perf_counter()
     try:
         path = write_run_report(folder, images=images)
-    except Exception as error:  # noqa: BLE001  the training is done, and must not fail by its report
+    except Exception as error:  # noqa: BLE001  the training is done; its report must not make it fail
         command = f"python tools/report.py {shlex.quote(str(folder))}"
         logger.warning("no report was written (%s: %s); try again: %s", type(error).__name__, error, command)
         return
     logger.info("report: %s (%.1f s)", path, time.perf_counter() - started)
 
 
-def run_page(run: RunData, images: Mapping[str, Path]) -> Page:
-    """The page of a run, not yet written."""
+def run_page(run: RunFolder, images: Mapping[str, Path]) -> Page:
+    """Make the page of a run, without writing it."""
     page = Page(title=f"{run.dataset} · {run.name}", subtitle=str(run.result.get("config_id") or run.folder.name))
     _add_summary(page, run)
     _add_training(page, run)
@@ -68,88 +69,66 @@ def run_page(run: RunData, images: Mapping[str, Path]) -> Page:
     return page
 
 
-def _add_summary(page: Page, run: RunData) -> None:
+def _add_summary(page: Page, run: RunFolder) -> None:
     if not run.finished:
         done = run.epochs[-1]["epoch"] if run.epochs else 0
         of = run.config.get("runner", {}).get("epochs", "?")
         page.leave_out("Results", f"the run has not finished: it stands at epoch {done} of {of}")
         return
-    scores, best = run.scores(), run.result["best"]
-    tiles = []
-    for key in run.headline:
-        if key in scores:
-            group = key.rpartition("_")[2]
-            tile = {"title": TITLES.get(key, key), "value": figure_number(scores[key]), "note": ""}
-            tiles.append(tile | {"group": group if group in GROUP_NAMES else ""})
+    scores, best = run.scalars(run.split), run.result["best"]
+    headline = [key for key in PAGE_HEADLINES[run.task] if key in scores]
+    tiles = [tile(title(key), figure_number(scores[key]), figure=key) for key in headline]
     rate = run.result.get("images_per_second")
-    tiles.append(
-        {
-            "title": "training",
-            "value": duration(run.result.get("seconds")),
-            "note": f"{run.result.get('epochs')} epochs" + (f", {rate:.0f} images/s" if rate else ""),
-            "group": "",
-        }
-    )
+    note = f"{run.result.get('epochs')} epochs" + (f", {rate:.0f} images/s" if rate else "")
+    tiles.append(tile("training", duration(run.result.get("seconds")), note))
     rows = []
     for split in SPLITS:
         for w in WEIGHTS:
-            found = run.scores(split, w)
+            found = run.scalars(split, w)
             if found:
                 name = f"{SPLITS[split]}, {WEIGHTS[w]} weights"
-                cells = [figure_number(found.get(key)) for key in run.headline if key in scores]
-                rows.append({"name": name, "cells": cells, "best": split == run.split and w == run.weights})
-    by = TITLES.get(run.best_by, run.best_by)
+                cells = [figure_number(found.get(key)) for key in headline]
+                rows.append({"name": name, "cells": cells, "best": split == run.split and w == run.best_weights})
     lead = (
-        f"The figures of the {WEIGHTS[run.weights]} weights on the {SPLITS[run.split]} split, in percent. "
-        f"Epoch {best['epoch']} of {run.result['epochs']} is the best by validation {by}."
+        f"The figures of the {WEIGHTS[run.best_weights]} weights on the {SPLITS[run.split]} split, in percent. "
+        f"Epoch {best['epoch']} of {run.result['epochs']} is the best by validation {title(run.best_by)}."
     )
-    heads = [TITLES.get(key, key) for key in run.headline if key in scores]
+    heads = [title(key) for key in headline]
     page.add("summary", "Results", "run_summary.html", lead=lead, tiles=tiles, heads=heads, rows=rows)
 
 
-def _add_training(page: Page, run: RunData) -> None:
-    found = {"quality": figures.quality_figure(run), "training": figures.training_figure(run)}
-    shown = {name: figure for name, figure in found.items() if figure is not None}
-    if not shown:
-        page.leave_out("Learning curves", "metrics.jsonl has no records of this run")
-        return
-    page.figures |= shown
-    labels = {
-        "quality": "figures of the validation split by epoch",
-        "training": "training loss, learning rate and gradient norm",
+def _add_training(page: Page, run: RunFolder) -> None:
+    found = {
+        "quality": (figures.quality_figure(run), "figures of the validation split by epoch"),
+        "training": (figures.training_figure(run), "training loss, learning rate and gradient norm"),
     }
+    shown = {name: (figure, label) for name, (figure, label) in found.items() if figure is not None}
+    if not shown:
+        page.leave_out("Learning curves", f"{METRICS} has no records of this run")
+        return
     both = len(run.evaluated) > 1
     lead = "Quality on the validation split" + (", raw weights and their moving average (EMA)," if both else "")
     lead += " beside the loss on the training images."
-    page.add(
-        "curves",
-        "Learning curves",
-        "plots.html",
-        short="Curves",
-        lead=lead,
-        plots={name: labels[name] for name in shown},
-    )
+    page.add_plots("curves", "Learning curves", shown, short="Curves", lead=lead)
 
 
-def _add_groups(page: Page, run: RunData) -> None:
+def _add_groups(page: Page, run: RunFolder) -> None:
     figure = figures.group_figure(run)
-    sizes = _group_sizes(run)
     if figure is None:
-        reason = (
-            "the run has not finished" if not run.finished else "its result has no figures of head, medium and tail"
-        )
-        page.leave_out("Groups", reason)
+        unfinished, none = "the run has not finished", "its result has no figures of head, medium and tail"
+        page.leave_out("Groups", none if run.finished else unfinished)
         return
-    page.figures["groups"] = figure
     bounds = run.config.get("metrics", {})
     lead = (
         f"Head: classes with at least {bounds.get('head_min', 100)} training images; medium: at least "
         f"{bounds.get('medium_min', 20)}; tail: fewer. {SPLITS[run.split].capitalize()} split."
     )
-    page.add("groups", "Head, medium, tail", "run_groups.html", lead=lead, sizes=sizes, short="Groups")
+    texts: dict[str, Any] = {"lead": lead, "short": "Groups"}
+    sizes = _group_sizes(run)
+    page.add("groups", "Head, medium, tail", "run_groups.html", sizes=sizes, figures={"groups": figure}, **texts)
 
 
-def _group_sizes(run: RunData) -> list[dict[str, Any]]:
+def _group_sizes(run: RunFolder) -> list[dict[str, str]]:
     if run.stats is None:
         return []
     positives = run.stats.positives
@@ -158,40 +137,39 @@ def _group_sizes(run: RunData) -> list[dict[str, Any]]:
         if len(index):
             share = positives[index].sum() / max(positives.sum(), 1)
             note = f"{share:.0%} of the training labels"
-            sizes.append({"title": f"{name} classes", "value": f"{len(index):,}", "note": note, "group": name})
+            sizes.append(tile(f"{name} classes", f"{len(index):,}", note, figure=name))
     return sizes
 
 
-def _add_classes(page: Page, run: RunData) -> None:
+def _add_classes(page: Page, run: RunFolder) -> None:
     table = run.classes.get(run.split) or run.classes.get("val")
     if table is None:
-        page.leave_out("Classes", "the run folder has no per_class.csv, which the end of a run writes")
+        page.leave_out("Classes", f"the run folder has no {PER_CLASS['val']}, which the end of a run writes")
         return
     figure = figures.class_figure(run, table)
-    if figure is not None:
-        page.figures["classes"] = figure
-    page.tables["classes"] = class_table(run, table)
-    what = "Recall" if run.single_label else "Average precision"
+    drawn = {} if figure is None else {"classes": figure}
+    lead = "Recall" if run.single_label else "Average precision"
+    lead += " of each class against its number of training images."
     known = next((c for name, c in table.columns.items() if name.endswith(("_ap", "_recall"))), np.empty(0))
-    many = int((~np.isnan(known)).sum()) > figures.SCATTERED
-    lead = f"{what} of each class against its number of training images."
-    if many:
+    if int((~np.isnan(known)).sum()) > figures.SCATTERED:
         lead += (
             f" Of the {len(table.names):,} classes {figures.SCATTERED:,} are drawn; median and quartiles are of all."
         )
-    page.add(
-        "classes", "Classes", "run_classes.html", lead=lead, drawn=figure is not None, table=page.tables["classes"]
-    )
+    shown = class_table(run, table)
+    page.add("classes", "Classes", "run_classes.html", lead=lead, figures=drawn, drawn=bool(drawn), table=shown)
 
 
-def class_table(run: RunData, table: ClassTable) -> Table:
-    """All classes: counts, AP of each kind of weights, precision, recall and F1 of the best weights."""
+def class_table(run: RunFolder, table: ClassTable) -> Table:
+    """Make the table of all classes: counts, AP per weights, precision, recall and F1 of the best weights."""
     columns = [
         Column("class", table.names, "text"),
         Column("group", table.groups, "group"),
         Column("train", table.train_positives.tolist(), digits=0, hint="positive training images"),
     ]
-    own = {key: table.figure(run.weights, key) for key in ("positives", "ap", "precision", "recall", "f1", "predicted")}
+    own = {
+        key: table.figure(run.best_weights, key)
+        for key in ("positives", "ap", "precision", "recall", "f1", "predicted")
+    }
     if own["positives"] is not None:
         columns.append(
             Column(SPLITS[run.split], _whole(own["positives"]), digits=0, hint="positive images of the evaluated split")
@@ -201,13 +179,12 @@ def class_table(run: RunData, table: ClassTable) -> Table:
         if ap is not None:
             several = f" {WEIGHTS[w]}" if len(run.evaluated) > 1 else ""
             columns.append(Column(f"AP{several}", ap, hint="average precision, %"))
-    hints = {"precision": "%", "recall": "%", "f1": "%"}
-    for key, hint in hints.items():
+    for key in ("precision", "recall", "f1"):
         values = own[key]
         if values is not None:
-            columns.append(Column("F1" if key == "f1" else key, values, hint=hint))
+            columns.append(Column("F1" if key == "f1" else key, values, hint="%"))
     if own["predicted"] is not None:
-        columns.append(Column("predicted", _whole(own["predicted"]), digits=0, hint="images it was predicted for"))
+        columns.append(Column("predicted", _whole(own["predicted"]), digits=0, hint="images that it was predicted for"))
     return Table(columns, sort=2, search="search a class")
 
 
@@ -215,12 +192,11 @@ def _whole(values: np.ndarray) -> list[int | None]:
     return [None if np.isnan(v) else int(v) for v in values]
 
 
-def _add_throughput(page: Page, run: RunData) -> None:
+def _add_throughput(page: Page, run: RunFolder) -> None:
     figure = figures.throughput_figure(run)
     if figure is None:
-        page.leave_out("Throughput", "metrics.jsonl has no rates of this run")
+        page.leave_out("Throughput", f"{METRICS} has no rates of this run")
         return
-    page.figures["throughput"] = figure
     waits = [record["train/data_wait"] for record in run.steps if record.get("train/data_wait") is not None]
     lead = "Images per second of the training alone, without evaluations."
     if waits:
@@ -228,10 +204,10 @@ def _add_throughput(page: Page, run: RunData) -> None:
         hint = "; more data.num_workers, or data.cache=true, would help" if share > 0.2 else ""
         lead += f" Of that time {share:.0%} was spent waiting for data{hint}."
     label = "images per second and share of time waiting for data"
-    page.add("throughput", "Throughput", "plots.html", lead=lead, plots={"throughput": label})
+    page.add_plots("throughput", "Throughput", {"throughput": (figure, label)}, lead=lead)
 
 
-def _add_setup(page: Page, run: RunData) -> None:
+def _add_setup(page: Page, run: RunFolder) -> None:
     env = run.environment
     cpu = env.get("cpu") or {}
     git = env.get("git") or {}
@@ -251,17 +227,16 @@ def _add_setup(page: Page, run: RunData) -> None:
         ]
         rows = [(name, value) for name, value in rows if value]
     else:
-        page.leave_out("Environment", "the run folder has no environment.json")
+        page.leave_out("Environment", f"the run folder has no {ENVIRONMENT}")
     corrupt = run.result.get("corrupt_images") or []
     if corrupt:
         rows.append(("corrupt images", f"{len(corrupt)} skipped: " + "; ".join(map(str, corrupt[:5]))))
     rows.append(("folder", str(run.folder)))
-    words = [str(word) for word in env.get("command") or []]
-    command = shlex.join(["python", *words] if words and words[0].endswith(".py") else words)
-    config = [
-        (str(key), _flat(value)) for key, value in run.config.items() if isinstance(value, Mapping) and _flat(value)
-    ]
-    scalars = [(str(k), _shown(v)) for k, v in run.config.items() if not isinstance(v, Mapping)]
+    arguments = [str(text) for text in env.get("command") or []]
+    command = shlex.join(["python", *arguments] if arguments and arguments[0].endswith(".py") else arguments)
+    sections = {key: flatten(value) for key, value in run.config.items() if isinstance(value, Mapping)}
+    config = [(key, [(k, spell(v)) for k, v in section.items()]) for key, section in sections.items() if section]
+    scalars = [(key, spell(value)) for key, value in run.config.items() if not isinstance(value, Mapping)]
     page.add(
         "setup",
         "Config and environment",
@@ -272,21 +247,3 @@ def _add_setup(page: Page, run: RunData) -> None:
         config=config,
         scalars=scalars,
     )
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", _shown(value)))
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "[" + ", ".join(_shown(v) for v in value) + "]" if isinstance(value, list) else str(value)

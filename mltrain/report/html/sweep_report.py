@@ -1,25 +1,24 @@
-"""The page that compares runs: what differs, ranking, groups, curves, paired differences, what did not finish."""
+"""The page that compares runs: settings that differ, ranking, groups, curves, paired differences, unfinished jobs."""
 
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mltrain.engine.run_folder import METRICS, SPLITS, WEIGHTS
 from mltrain.errors import DataError
-from mltrain.report.compare import Row
-from mltrain.report.compare import Table as Comparison
+from mltrain.report.compare import Comparison, Row
 from mltrain.report.differences import add_differences
 from mltrain.report.html import sweep_figures as figures
-from mltrain.report.html.page import Column, Page, Table, duration, figure_number, write_page
-from mltrain.report.html.run_data import SPLITS, TITLES, RunData, read_run
+from mltrain.report.html.page import Column, Page, Table, duration, tile, write_page
 from mltrain.report.html.run_report import FILE
+from mltrain.report.results_table import mean_text
 from mltrain.report.runs import RunRecord, spelled
-
-logger = logging.getLogger(__name__)
+from mltrain.report.tables import title as title_of
+from mltrain.text import counted
 
 FAILED = ("failed", "interrupted")
 
@@ -37,17 +36,17 @@ def write_sweep_report(
     """Write the page and return its path.
 
     Args:
-        tables: of `mltrain.report.compare.compare`, one for each data set.
+        tables: comparisons of `mltrain.report.compare.compare`, one for each data set.
         out: file; links to reports of single runs are relative to its folder.
-        title: what is compared: the folder.
+        title: name of the folder that is compared.
         jobs: records of a sweep's jobs; those that failed are listed with their reason.
-        baseline: filters that choose what differences are to (`loss=bce`); none: the best row of each table.
-        figure: of the differences, "map_tail" say; None: the first of the table's headline.
-        resamples: of the images, for the intervals; 0: none.
+        baseline: filters that choose the baseline of differences (`loss=bce`); none: the best row of each table.
+        figure: figure of the differences, "map_tail" for example; None: the main figure of the task.
+        resamples: number of resamples of the images, for the intervals; 0: no intervals.
 
     Raises:
         DataError: there is nothing to compare.
-        ValueError: no row is the baseline.
+        ValueError: the filters of the baseline choose no row.
         ConfigError: Plotly or Jinja2 is not installed.
     """
     path = Path(out)
@@ -66,11 +65,10 @@ def sweep_page(
     figure: str | None = None,
     resamples: int = 1000,
 ) -> Page:
-    """The page, not yet written."""
+    """Make the page, without writing it; arguments and errors are those of `write_sweep_report`."""
     if not any(table.rows or table.unfinished for table in tables) and not jobs:
         raise DataError(f"{title}: there are no runs to compare")
-    runs = sum(len(table.records) for table in tables)
-    page = Page(title=title, subtitle=f"{runs} finished run{'' if runs == 1 else 's'}")
+    page = Page(title=title, subtitle=counted(sum(len(table.records) for table in tables), "finished run"))
     several = len(tables) > 1
     refused: list[ValueError] = []
     for k, table in enumerate(tables):
@@ -99,30 +97,27 @@ def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
     best, key = table.rows[0], table.headline[0]
     seeds = sorted({len(row.runs) for row in table.rows})
     tiles = [
-        {"title": "runs", "value": str(len(table.records)), "note": f"{len(table.unfinished)} unfinished", "group": ""},
-        {"title": "settings", "value": str(len(table.rows)), "note": _seeds(seeds), "group": ""},
+        tile("runs", str(len(table.records)), f"{len(table.unfinished)} unfinished"),
+        tile("settings", str(len(table.rows)), _seeds(seeds)),
     ]
     for figure in table.headline[:4]:
         if figure in best.figures:
-            group = figure.rpartition("_")[2]
             found = max((row for row in table.rows if figure in row.figures), key=lambda r: r.figures[figure].mean)
-            tile = {"title": f"best {TITLES.get(figure, figure)}", "value": _score(found, figure)}
-            group = group if group in ("head", "medium", "tail") else ""
-            tiles.append(tile | {"note": figures.label_of(found), "group": group})
+            score = mean_text(found.figures[figure])
+            tiles.append(tile(f"best {title_of(figure)}", score, figures.label_of(found), figure=figure))
     total = sum(run.result.get("seconds") or 0.0 for run in table.records)
-    tiles.append({"title": "training, all runs", "value": duration(total), "note": "", "group": ""})
+    tiles.append(tile("training, all runs", duration(total)))
     differs = []
     for column in table.columns:
         values = dict.fromkeys(spelled(row.settings[column]) for row in table.rows if column in row.settings)
         shown = ", ".join(list(values)[:12]) + (f" … ({len(values)})" if len(values) > 12 else "")
         differs.append((column, shown))
-    page.tables[name] = _results_table(table)
-    weights = {"best": "the best", "val": "the raw", "ema": "the EMA"}[table.weights]
-    lead = f"{table.dataset}: figures of {weights} weights on the {SPLITS[table.split]} split, in percent"
+    weights = WEIGHTS.get(table.weights, table.weights)
+    lead = f"{table.dataset}: figures of the {weights} weights on the {SPLITS[table.split]} split, in percent"
     lead += ", mean ± standard deviation over seeds." if seeds[-1] > 1 else "; one seed each."
-    lead += f" Sorted by {TITLES.get(key, key)}; click a heading to sort by it."
-    context: dict[str, Any] = {"tiles": tiles, "differs": differs, "notes": table.notes, "table": page.tables[name]}
-    page.add(name, title, "sweep_results.html", lead=lead, table_name=name, **context)
+    lead += f" Sorted by {title_of(key)}; click a heading to sort by it."
+    context: dict[str, Any] = {"tiles": tiles, "differs": differs, "notes": table.notes}
+    page.add(name, title, "sweep_results.html", lead=lead, table=_results_table(table), **context)
 
 
 def _results_table(table: Comparison) -> Table:
@@ -132,12 +127,13 @@ def _results_table(table: Comparison) -> Table:
     ] or [Column("run", [row.label for row in table.rows], "text")]
     columns.append(Column("seeds", [len(row.runs) for row in table.rows], digits=0))
     for key in table.headline:
-        if any(key in row.figures for row in table.rows):
-            means = [row.figures[key].mean if key in row.figures else None for row in table.rows]
-            spread = [row.figures[key].std if key in row.figures else None for row in table.rows]
-            columns.append(Column(TITLES.get(key, key), means, digits=2, best=True, spread=spread))
+        if table.has(key):
+            scores = [row.figures.get(key) for row in table.rows]
+            means = [None if score is None else score.mean for score in scores]
+            spread = [None if score is None else score.std for score in scores]
+            columns.append(Column(title_of(key), means, digits=2, best=True, spread=spread))
     for key, title, scale, digits in (("seconds", "minutes", 60, 1), ("images_per_second", "images/s", 1, 0)):
-        if any(key in row.figures for row in table.rows):
+        if table.has(key):
             means = [row.figures[key].mean / scale if key in row.figures else None for row in table.rows]
             columns.append(Column(title, means, digits=digits))
     return Table(columns, search="search settings", page=50)
@@ -152,40 +148,35 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
         "groups": figures.group_figure(table, single_label=single),
     }
     names = {part: f"{name}-{part}" for part, figure in found.items() if figure is not None}
-    page.figures |= {names[part]: figure for part, figure in found.items() if figure is not None}
+    shown = {names[part]: figure for part, figure in found.items() if figure is not None}
     if "groups" not in names:
         page.leave_out(f"Groups{on}", "the results have no figures of head, medium and tail")
     ranked = min(len(table.rows), figures.RANKED)
     drawn = min(len(table.rows), figures.DRAWN)
-    of = lambda n: "" if n == len(table.rows) else f" the best {n} of"  # noqa: E731
     seeds = max(len(row.runs) for row in table.rows)
-    lead = f"{TITLES.get(key, key)} of{of(ranked)} {len(table.rows)} setting{'' if len(table.rows) == 1 else 's'}"
+    lead = f"{title_of(key)} of" + (f" the best {ranked} of" if ranked < len(table.rows) else "")
+    lead += f" {counted(len(table.rows), 'setting')}"
     lead += ", with the standard deviation over seeds and a mark for each run." if seeds > 1 else "."
     if drawn < len(table.rows) and "groups" in names:
         lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
     if "balance" in names:
-        lead += " Beside it tail against head: ringed is what no other setting beats at both."
-    height = figures.height_of(ranked)
-    template = "sweep_ranking.html"
-    page.add(f"{name}-compare", f"Comparison{on}", template, lead=lead, names=names, height=height)
+        lead += " Beside it tail against head: a ring marks settings that no other beats at both."
+    context: dict[str, Any] = {"names": names, "height": figures.height_of(ranked)}
+    page.add(f"{name}-compare", f"Comparison{on}", "sweep_ranking.html", lead=lead, figures=shown, **context)
 
 
 def _add_curves(page: Page, table: Comparison, name: str, on: str) -> None:
-    rows = []
-    for row in table.rows[: figures.DRAWN]:
-        runs = [run for run in (_read(record) for record in row.runs) if run is not None]
-        rows.append((figures.label_of(row), runs))
+    rows = table.rows[: figures.DRAWN]
     keys = [key for key in table.headline[:4] if not key.startswith("balanced")]
     figure = figures.curves_figure(rows, keys)
     if figure is None:
-        page.leave_out(f"Learning curves{on}", "the runs have no records in metrics.jsonl")
+        page.leave_out(f"Learning curves{on}", f"the runs have no records in {METRICS}")
         return
-    page.figures[f"{name}-curves"] = figure
-    lead = "Validation split, the weights that each run is reported by"
+    lead = "Validation split, the weights by which each run is reported"
     lead += f"; the best {len(rows)} of {len(table.rows)} settings." if len(rows) < len(table.rows) else "."
     lead += " Click a name to hide it, double-click to see it alone."
-    plots = {f"{name}-curves": "learning curves of the runs"}
-    page.add(f"{name}-learning", f"Learning curves{on}", "plots.html", lead=lead, short=f"Curves{on}", plots=plots)
+    plots = {f"{name}-curves": (figure, "learning curves of the runs")}
+    page.add_plots(f"{name}-learning", f"Learning curves{on}", plots, lead=lead, short=f"Curves{on}")
 
 
 def _add_differences(
@@ -195,35 +186,33 @@ def _add_differences(
         page.leave_out(f"Differences{on}", "there is one setting only")
         return
     best = table.rows[0]
-    # The row is named by its first run's folder: settings may hold signs that a filter would read.
+    # The folder of its first run chooses the best row: settings may hold signs that have a meaning in a filter.
     chosen = baseline or f"folder={glob.escape(str(best.runs[0].folder))}"
     add_differences(table, chosen, figure=figure, resamples=resamples)
     drawn = figures.difference_figure(table)
     if drawn is None:
         page.leave_out(f"Differences{on}", "no row has a baseline that agrees with it in everything else")
         return
-    page.figures[f"{name}-differences"] = drawn
     rows = [row for row in table.rows if row.difference is not None]
     bases = [figures.label_of(row) for row in table.rows if row.is_baseline]
     whys = sorted({row.difference.why for row in rows if row.difference is not None and row.difference.why})
     key = figure or table.headline[0]
-    lead = f"{TITLES.get(key, key)} less that of {' or '.join(bases)}"
+    lead = f"{title_of(key)} minus that of {' or '.join(bases)}"
     lead += f", the {'baseline' if baseline else 'best'}. " if len(bases) == 1 else ". "
     if any(row.difference is not None and row.difference.low is not None for row in rows):
         lead += (
-            f"Bars are 95 % intervals over the {SPLITS[table.split]} images (paired bootstrap): grey where they hold "
+            f"Bars are 95 % intervals over the {SPLITS[table.split]} images (paired bootstrap), grey if they contain "
             "zero. They do not tell how a result varies with the seed of training."
         )
-    page.tables[f"{name}-differences"] = _difference_table(rows)
     page.add(
         f"{name}-differences",
         f"Differences{on}",
         "sweep_differences.html",
         lead=lead,
-        table_name=f"{name}-differences",
+        figures={f"{name}-differences": drawn},
+        table=_difference_table(rows),
         height=figures.height_of(min(len(rows), figures.RANKED)),
         whys=whys[:3] + ([f"and {len(whys) - 3} more"] if len(whys) > 3 else []),
-        table=page.tables[f"{name}-differences"],
     )
 
 
@@ -252,18 +241,16 @@ def _add_runs(page: Page, table: Comparison, name: str, title: str, folder: Path
     for figure in table.headline[:4]:
         values = [run.scalars(table.split, table.weights).get(figure) for _, run in pairs]
         if any(value is not None for value in values):
-            columns.append(Column(TITLES.get(figure, figure), values, digits=2, best=figure == key))
+            columns.append(Column(title_of(figure), values, digits=2, best=figure == key))
     best = [run.result["best"] for _, run in pairs]
     columns.append(Column("best epoch", [b.get("epoch") for b in best], digits=0))
-    columns.append(Column("weights", [{"val": "raw", "ema": "EMA"}.get(b["weights"], "") for b in best], "text"))
+    columns.append(Column("weights", [WEIGHTS.get(b["weights"], "") for b in best], "text"))
     columns.append(Column("minutes", [(run.result.get("seconds") or 0) / 60 for _, run in pairs], digits=1))
-    page.tables[name] = Table(columns, search="search runs", page=25)
-    lead = "Each run by itself."
-    page.add(name, title, "sweep_runs.html", lead=lead, table=page.tables[name], table_name=name)
+    page.add(name, title, "sweep_runs.html", lead="Each run by itself.", table=Table(columns, search="search runs"))
 
 
 def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Mapping[str, Any]]) -> None:
-    finished = {str(run.folder) for table in tables for run in table.records}  # later, by another command
+    finished = {str(run.folder) for table in tables for run in table.records}  # perhaps later, by another command
     failed = [job for job in jobs if job.get("state") in FAILED and str(job.get("folder")) not in finished]
     known = {str(job.get("folder")) for job in failed if job.get("folder")}
     rows: list[tuple[str, str, str]] = [
@@ -276,7 +263,7 @@ def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Map
                 rows.append((f"{run.name}, seed {run.seed}, {run.folder}", run.status, run.note))
     if not rows:
         return
-    page.tables["unfinished"] = Table(
+    listed = Table(
         [
             Column("job", [row[0] for row in rows], "text"),
             Column("state", [row[1] for row in rows], "text"),
@@ -284,23 +271,12 @@ def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Map
         ],
         search="search jobs" if len(rows) > 10 else None,
     )
-    lead = "The same command runs them again: what has finished is skipped, what was stopped goes on."
-    title = f"Not finished ({len(rows)})"
-    page.add(
-        "unfinished", title, "sweep_runs.html", lead=lead, table=page.tables["unfinished"], table_name="unfinished"
-    )
-
-
-def _read(record: RunRecord) -> RunData | None:
-    try:
-        return read_run(record.folder)
-    except DataError as error:
-        logger.warning("%s", error)
-        return None
+    lead = "The same command runs them again: finished jobs are skipped, stopped ones go on."
+    page.add("unfinished", f"Not finished ({len(rows)})", "sweep_runs.html", lead=lead, table=listed)
 
 
 def _link(run: RunRecord, folder: Path) -> str:
-    """Relative address of the run's report; empty where it has none."""
+    """Return the relative address of the run's report; empty if it has none."""
     path = run.folder / FILE
     if not path.is_file():
         return ""
@@ -309,11 +285,5 @@ def _link(run: RunRecord, folder: Path) -> str:
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
 
 
-def _score(row: Row, key: str) -> str:
-    score = row.figures[key]
-    return figure_number(score.mean) + ("" if score.std is None else f" ± {score.std:.2f}")
-
-
 def _seeds(counts: Sequence[int]) -> str:
-    most = counts[-1]
-    return f"{most} seed{'' if most == 1 else 's'} each" if len(counts) == 1 else f"{counts[0]} to {most} seeds"
+    return f"{counted(counts[0], 'seed')} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"

@@ -1,12 +1,6 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const make = (tag, properties = {}, ...children) => {
-    const element = Object.assign(document.createElement(tag), properties);
-    element.append(...children);
-    return element;
-  };
   const number = (value) => value.toLocaleString("en-US");
   const colour = (c) => `var(--${data.groupNames[data.groups[c]]})`;
   const onPage = data.names.map(() => 0);
@@ -44,8 +38,8 @@
   const LISTED = 240;
   let rarest = false;
   const listClasses = () => {
-    const words = byId("search").value.trim().toLowerCase();
-    const order = data.names.map((_, c) => c).filter((c) => data.names[c].toLowerCase().includes(words));
+    const text = byId("search").value.trim().toLowerCase();
+    const order = data.names.map((_, c) => c).filter((c) => data.names[c].toLowerCase().includes(text));
     order.sort((a, b) => (rarest ? data.counts[a] - data.counts[b] : data.counts[b] - data.counts[a]) || a - b);
     byId("class-count").textContent = order.length > LISTED ? `${LISTED} of ${number(order.length)} shown` : `${number(order.length)} classes`;
     byId("class-list").replaceChildren(...order.slice(0, LISTED).map((c) => {
@@ -68,7 +62,7 @@
   };
 
   // ---- images ------------------------------------------------------------------------------------------------------
-  const words = (classes) => classes.map((c) => data.names[c]).join(", ");
+  const listed = (classes) => classes.map((c) => data.names[c]).join(", ");
   const card = (image) => {
     const item = make("article", { className: "item" });
     if (image.error) item.append(make("div", { className: "error", textContent: image.error }));
@@ -76,7 +70,7 @@
       const row = make("div", { className: "row" });
       image.pictures.forEach((picture, k) => {
         const what = k === 0 ? "file" : image.pictures.length > 2 ? `transformed ${k}` : "transformed";
-        row.append(make("figure", {}, make("img", { alt: `${what}: ${words(image.positive)}`, src: `data:image/jpeg;base64,${picture}` }),
+        row.append(make("figure", {}, make("img", { alt: `${what}: ${listed(image.positive)}`, src: `data:image/jpeg;base64,${picture}` }),
           make("figcaption", { textContent: k === 0 ? `file ${image.size[0]} × ${image.size[1]}` : what })));
       });
       item.append(row);
@@ -91,9 +85,9 @@
     }
     if (!image.positive.length) labels.append(make("span", { className: "muted", textContent: "no label" }));
     const text = make("div", { className: "text" }, labels);
-    if (image.negative.length) text.append(make("div", { className: "other", textContent: `known not to be there: ${words(image.negative)}` }));
+    if (image.negative.length) text.append(make("div", { className: "other", textContent: `known to be absent: ${listed(image.negative)}` }));
     if (image.unknowns) {
-      const named = image.unknown.length ? `: ${words(image.unknown)}` : "";
+      const named = image.unknown.length ? `: ${listed(image.unknown)}` : "";
       text.append(make("div", { className: "other unknown", textContent: `${number(image.unknowns)} unknown${named}` }));
     }
     text.append(make("div", { className: "file", textContent: image.file }));
@@ -123,12 +117,6 @@
   };
   const widest = Math.max(2, ...data.images.map((image) => image.pictures.length));
   byId("shelf").style.setProperty("--card-width", `${Math.min(760, 190 * widest)}px`);
-  byId("theme").onclick = () => {
-    const root = document.documentElement;
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("mltrain-theme", root.dataset.theme); } catch (error) { /* a file may have no storage */ }
-  };
   if (innerWidth < 640) byId("classes").open = false;
   update();
 })();

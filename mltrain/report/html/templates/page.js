@@ -1,13 +1,5 @@
-"use strict";
 (() => {
   const content = JSON.parse(document.getElementById("data").textContent);
-  const root = document.documentElement;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const make = (tag, properties = {}, ...children) => {
-    const element = Object.assign(document.createElement(tag), properties);
-    element.append(...children);
-    return element;
-  };
 
   // ---- plots -------------------------------------------------------------------------------------------------------
   const COLOURS = new Set(["color", "bgcolor", "bordercolor", "fillcolor", "gridcolor", "linecolor", "colorscale", "colors"]);
@@ -96,13 +88,8 @@
   };
 
   // ---- light and dark ----------------------------------------------------------------------------------------------
-  document.getElementById("theme").onclick = () => {
-    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
-    root.dataset.theme = isDark ? "light" : "dark";
-    try { localStorage.setItem("mltrain-theme", root.dataset.theme); } catch (error) { /* a file may have no storage */ }
-    redraw();
-  };
-  dark.addEventListener("change", redraw);
+  root.addEventListener("theme", redraw);
+  prefersDark.addEventListener("change", redraw);
 
   // ---- tables: sorted, searched, by pages; only the rows of a page are ever in the document --------------------------
   const format = (value, column, k) => {
@@ -144,7 +131,7 @@
       const order = new Intl.Collator("en", { numeric: true });
       return rows.sort((a, b) => {
         const [x, y] = [key(a), key(b)];
-        if (x === null || y === null) return (x === null) - (y === null) || a - b; // what is unknown comes last
+        if (x === null || y === null) return (x === null) - (y === null) || a - b; // unknown values come last
         return sign * (typeof x === "number" ? x - y : order.compare(x, y)) || a - b;
       });
     };
@@ -181,7 +168,7 @@
       })));
       const shown = rows.slice(from, from + page).map((k) => make("tr", {}, ...columns.map((column, c) => cell(column, k, c))));
       body.replaceChildren(...shown);
-      if (!rows.length) body.append(make("tr", {}, make("td", { className: "none", colSpan: columns.length, textContent: "nothing fits" })));
+      if (!rows.length) body.append(make("tr", {}, make("td", { className: "none", colSpan: columns.length, textContent: "no match" })));
       if (count) count.textContent = rows.length === total ? `${total.toLocaleString("en-US")} rows` : `${rows.length.toLocaleString("en-US")} of ${total.toLocaleString("en-US")}`;
       if (pages === 1) return pager.replaceChildren();
       const step = (text, by) => {

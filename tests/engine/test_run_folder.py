@@ -1,0 +1,124 @@
+"""One reader of run folders: what it gives of whole, of bare and of broken ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mltrain.engine import run_folder
+from mltrain.engine.run_folder import RunFolder, flatten, is_run_folder, read_jobs, weights_key
+from mltrain.errors import DataError
+from tests.promises.runs import environment
+from tests.report.made_runs import class_names, make_run
+
+
+def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
+    run = RunFolder(make_run(tmp_path / "small-gap-asl" / "00000000", seed=3))
+    result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+    assert run.finished and not run.single_label and (run.task, run.seed) == ("multi_label", 3)
+    assert (run.dataset, run.name, run.split, run.best_by) == ("made", "small-gap-asl", "val", "map")
+    assert run.best_weights == result["best"]["weights"] and run.evaluated == ["val", "ema"]
+    assert run.scalars() == result[run.best_weights] and run.scalars("val", "val") == result["val"]
+    assert run.scalars("test") == {} and run.scalars("val", "none") == {}
+    assert run.stats is not None and list(run.stats.class_names) == class_names(30)
+    assert run.machine == "a CPU, 2 cores"
+    table = run.classes["val"]
+    assert table.names == class_names(30) and len(table.columns["ema_ap"]) == 30
+    assert set(run.classes) == {"val"} and table.figure("val", "none") is None
+    assert run.predictions().logits.shape == (60, 30)
+
+
+def test_records_of_steps_and_epochs_are_apart_and_a_cut_line_is_left_out(tmp_path: Path) -> None:
+    run = RunFolder(make_run(tmp_path / "run"))
+    assert len(run.metrics) == len(run.steps) + len(run.epochs) == 78
+    assert [record["epoch"] for record in run.epochs] == [1, 2, 3] and run.steps_per_epoch == 25
+    assert run.epochs[-1]["ema"]["map"] == pytest.approx(run.scalars("val", "ema")["map"])
+    assert "train/loss" in run.steps[0] and "val/map" not in run.epochs[0]
+
+
+def test_a_bare_folder_has_nothing_and_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("task: single_label\nname: mine\n", encoding="utf-8")
+    run = RunFolder(tmp_path)
+    assert is_run_folder(tmp_path) and not run.finished
+    assert (run.result, run.environment, run.stats, run.metrics, run.classes) == ({}, {}, None, [], {})
+    assert (run.name, run.best_by, run.best_weights, run.split) == ("mine", "accuracy", "val", "val")
+    assert run.machine == "" and run.confusion("val") is None and run.steps_per_epoch is None
+    with pytest.raises(DataError, match=r"no finished run: it has no result\.json"):
+        run.predictions()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("config.yaml", "a: [", "config"),
+        ("config.yaml", "- 1", "config"),
+        ("result.json", "{", "result"),
+        ("result.json", "[1]", "result"),
+        ("result.json", '{"val": {}}', "result"),
+        ("environment.json", "3", "environment"),
+        ("stats.json", '{"class_names": []}', "stats"),
+        ("per_class.csv", "", "classes"),
+        ("per_class.csv", "class,group\na", "classes"),
+        ("per_class.csv", "class,group,train_positives,val_ap\na,head,many,1", "classes"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, part: str) -> None:
+    run = make_run(tmp_path / "run", predictions=False)
+    (run / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        getattr(RunFolder(run), part)
+
+
+def test_a_broken_confusion_matrix_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", single_label=True)
+    found = RunFolder(run).confusion("val")
+    assert found is not None and found[0].shape == (30, 30) and found[0].sum() == 60
+    assert found[1] == class_names(30) and found[0].dtype == np.int64
+    (run / "confusion.csv").write_text("true,a\na,x", encoding="utf-8")
+    with pytest.raises(DataError, match=r"confusion\.csv: cannot be read"):
+        RunFolder(run).confusion("val")
+
+
+def test_no_run_folder_is_refused(tmp_path: Path) -> None:
+    assert not is_run_folder(tmp_path)
+    with pytest.raises(DataError, match=r"no run folder: it has no config\.yaml"):
+        _ = RunFolder(tmp_path).config
+
+
+def test_raw_weights_are_val_in_files_and_raw_for_people() -> None:
+    assert run_folder.WEIGHTS == {"val": "raw", "ema": "EMA"}
+    assert [weights_key(name) for name in ("raw", "ema", "EMA", "best", "val")] == ["val", "ema", "ema", "best", "val"]
+
+
+def test_jobs_of_a_sweep_come_by_number_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    for number in (10, 2):
+        (tmp_path / f"job-{number:04d}.json").write_text(json.dumps({"number": number}), encoding="utf-8")
+    assert [job["number"] for job in read_jobs(tmp_path)] == [2, 10]
+    (tmp_path / "job-0003.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"job-0003\.json: cannot be read"):
+        list(read_jobs(tmp_path))
+
+
+def test_a_config_is_flattened_with_dots_and_lists_stay() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None}) == {
+        "a.b.c": 1,
+        "a.d": [1, {"e": 2}],
+        "f": None,
+    }
+
+
+def test_reading_a_run_needs_neither_torch_nor_omegaconf(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['omegaconf'] = None\n"
+        "from mltrain.engine.run_folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]); run.predictions(); run.classes; run.stats; run.epochs; print(run.best_weights)"
+    )
+    command = [sys.executable, "-c", code, str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
