@@ -23,8 +23,7 @@ from mltrain.config.finished import build_model, on_device
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rehearse import rehearse
 from mltrain.config.task import SINGLE_LABEL, best_figure
-from mltrain.datasets.class_order import in_class_order
-from mltrain.datasets.splits import Splits
+from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.lock import run_lock

@@ -22,7 +22,7 @@ from mltrain.config.compose import load
 from mltrain.config.finished import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
 from mltrain.config.schema import Convert
 from mltrain.config.zoo import SOURCE_FILE, read_source
-from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder

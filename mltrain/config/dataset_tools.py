@@ -236,7 +236,7 @@ def dataset_stats(cfg: DictConfig, options: DatasetStats) -> dict[str, Any]:
 
 def build_label_embeddings(cfg: DictConfig, options: LabelEmbeddings) -> Path:
     """Write a vector for each class name, made from a file of word vectors; returns the file written."""
-    from mltrain.datasets.csv import read_class_names
+    from mltrain.datasets.reading import read_class_names
     from mltrain.models.label_embeddings import label_embeddings, write_label_embeddings
 
     if options.vectors is None:
@@ -270,7 +270,7 @@ def _existing(file: str, key: str) -> Path:
 
 
 def _read_aliases(path: Path) -> dict[str, str]:
-    from mltrain.datasets.splits import read_lines
+    from mltrain.datasets.reading import read_lines
 
     aliases: dict[str, str] = {}
     for number, line in read_lines(path):

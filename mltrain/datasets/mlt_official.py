@@ -1,11 +1,11 @@
-"""The published training sets of VOC-MLT and COCO-MLT (Wu et al., ECCV 2020, arXiv:2007.09654), as they were released.
+"""The published training sets of VOC-MLT and COCO-MLT (Wu et al., ECCV 2020, arXiv:2007.09654).
 
-    class_freq.pkl     gt_labels (per image its 0/1 targets), class_freq, neg_class_freq, condition_prob
+    class_freq.pkl     gt_labels (0/1 targets of each image), class_freq, neg_class_freq, condition_prob
     class_split.pkl    head, middle, tail: class indices
-    img_id.txt         one image id a line, in the order of gt_labels; COCO's is called img_id.pkl, and is text too
+    img_id.txt         one image id per line, in the order of gt_labels; COCO's is called img_id.pkl, and is text too
 
-They hold ids and labels, but no names: class names and image files are added here. The pickles are read without
-unpickling (`safe_pickle`), and every number in them is checked against the labels.
+The files hold ids and labels; this module adds class names and image files. It reads the pickles without unpickling
+them (`safe_pickle`), and checks every number in them against the labels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mltrain.datasets import sources, voc
+from mltrain.datasets.reading import require_paths
 from mltrain.datasets.safe_pickle import read_pickle
-from mltrain.datasets.splits import log_labels, require_paths
+from mltrain.datasets.splits import log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
 
@@ -46,20 +47,21 @@ PUBLISHED = sources.MLT_PAGE
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the published files leave out: the names of the classes, and which image an id means."""
+    """Class names and image files of a benchmark, which the published files leave out."""
 
     title: str
     class_names: tuple[str, ...]
     source: str
-    """whose image ids these are"""
+    """data set that the images come from"""
     image_id: re.Pattern[str]
     example: str
     image: str
     """image file of an id, relative to the root of the source; a number is padded"""
     folder: str
-    """of the published files, in their repository"""
+    """folder of the published files in their repository"""
 
     def file(self, image_id: str) -> str:
+        """Return the image file of an id."""
         return self.image.format(int(image_id) if image_id.isdigit() else image_id)
 
 
@@ -91,22 +93,22 @@ class Official(NamedTuple):
     """as published, one per image"""
     labels: LabelSet
     files: tuple[Path, ...]
-    """what was read"""
+    """the files that were read"""
 
 
 def read_official(
     folder: str | os.PathLike[str], *, root: str | os.PathLike[str] = "", name: str | None = None
 ) -> Official:
-    """The published files of VOC-MLT or COCO-MLT, told apart by their number of classes; nothing is unpickled.
+    """Read the published files of VOC-MLT or COCO-MLT, which differ in their number of classes; nothing is unpickled.
 
     Args:
-        folder: with class_freq.pkl, class_split.pkl and img_id.txt or img_id.pkl.
-        root: folder that the image files will be relative to: of `VOC2012/`, or of `train2017/`.
-        name: of the LabelSet.
+        folder: folder with class_freq.pkl, class_split.pkl and img_id.txt or img_id.pkl.
+        root: folder that the image files are relative to: the one with `VOC2012/` or `train2017/`.
+        name: name of the LabelSet.
 
     Raises:
-        DataError: a file is missing, asks for more than plain data, or the files contradict each other; everything
-            that does is listed.
+        DataError: a file is missing or holds more than plain data, or the files contradict each other; the message
+            lists all contradictions.
     """
     place = Path(folder)
     id_file = next((place / file for file in ("img_id.txt", "img_id.pkl") if (place / file).is_file()), None)
@@ -144,7 +146,7 @@ def read_official(
 
 
 def check_ids(benchmark: Benchmark, ids: Sequence[str], path: Path) -> None:
-    """Raise DataError where ids are not those of the benchmark's source."""
+    """Raise DataError if an id cannot be one of the benchmark's source."""
     wrong = [image_id for image_id in ids if not benchmark.image_id.fullmatch(image_id)]
     if wrong:
         raise DataError(
@@ -154,11 +156,11 @@ def check_ids(benchmark: Benchmark, ids: Sequence[str], path: Path) -> None:
 
 
 def _read_ids(path: Path) -> list[str]:
-    """One id a line; also where the file is called img_id.pkl."""
+    """Read a text file with one id per line, even if it is called img_id.pkl."""
     try:
         ids = path.read_text(encoding="ascii").split()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: no text; the published file has one image id a line, whatever its name") from error
+        raise DataError(f"{path}: no text; the published file has one image id per line, whatever its name") from error
     twice = len(ids) - len(set(ids))
     if twice or not ids:
         raise DataError(f"{path}: {f'{twice} image ids are listed twice' if ids else 'is empty'}")
@@ -166,7 +168,7 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def _targets(path: Path, content: Any) -> np.ndarray:
-    """int8 (N, C)."""
+    """Return the targets in class_freq.pkl, int8 (N, C)."""
     missing = [key for key in OFFICIAL_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise DataError(f"{path}: has no {', '.join(missing)}; the published file has {', '.join(OFFICIAL_KEYS)}")
@@ -182,7 +184,7 @@ def _targets(path: Path, content: Any) -> np.ndarray:
 
 
 def _contradictions(stats: LabelStats, frequencies: dict[str, Any], groups: Any) -> list[str]:
-    """Where the numbers of the files are not those of the labels; one line each."""
+    """List the numbers in the files that differ from those of the labels, one line each."""
     names = stats.class_names
     problems = []
     together = stats.cooccurrence.toarray()

@@ -38,7 +38,7 @@ def test_every_image_has_the_class_of_its_folder(tmp_path: Path, caplog: pytest.
     assert [splits.train.file(i) for i in range(3)] == ["big dog/3.webp", "cat/2.JPG", "cat/deep/1.png"]
     assert splits.train.dense().tolist() == [[1, 0], [0, 1], [0, 1]] and splits.val.dense().tolist() == [[0, 1]]
     assert splits.test is None and splits.train.fully_labelled
-    assert "folder/train: 1 files that are no images by their suffix" in caplog.text
+    assert "folder/train: 1 files without the suffix of an image" in caplog.text
     check_files(splits.train)
     check_splits(splits)
 

@@ -151,7 +151,7 @@ def test_ids_in_a_real_pickle_are_refused(tmp_path: Path) -> None:
     write_official(tmp_path, targets(), ids(), id_file="img_id.pkl")
     assert read_official(tmp_path).ids == ids()
     (tmp_path / "img_id.pkl").write_bytes(pickle.dumps(ids(), protocol=2))
-    with pytest.raises(DataError, match="no text; the published file has one image id a line"):
+    with pytest.raises(DataError, match="no text; the published file has one image id per line"):
         read_official(tmp_path)
 
 
@@ -233,7 +233,7 @@ def test_val_fraction_holds_out_training_images_and_leaves_the_test_set_alone(tm
     check_splits(splits)
     again, other = (voc_mlt(root=root, split=str(split), val_fraction=0.25, split_seed=seed) for seed in (0, 1))
     assert again.val.fingerprint() == splits.val.fingerprint() != other.val.fingerprint()
-    with pytest.raises(DataError, match=r"val_fraction=0\.01 of 24 images leaves train or val empty"):
+    with pytest.raises(DataError, match=r"val_fraction=0\.01 of 24 training images leaves train or val empty"):
         voc_mlt(root=root, split=str(split), val_fraction=0.01)
 
 

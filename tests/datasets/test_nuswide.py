@@ -120,7 +120,7 @@ def test_the_known_defect_of_the_official_file_is_one_unknown_target(
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0 1"], "line 1: expected 0 or 1, found '0 1'"),
         ("ImageList/TrainImagelist.txt", ["a\\1.jpg", "a\\1.jpg", "b\\1.jpg"], "1 images are listed more than once"),
         ("ImageList/TrainImagelist.txt", [], "lists no image"),
-        ("Concepts81.txt", ["sky", "sky"], "names appear more than once: sky"),
+        ("Concepts81.txt", ["sky", "sky"], "line 2: class 'sky' appears more than once"),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t1"], "1 lines, but "),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t1", "1\t0\t1"], "line 2: expected 4 values of 0 or 1, found 3"),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t7"], "line 1: expected 4 values of 0 or 1"),
@@ -289,7 +289,7 @@ def test_seen_classes_may_be_named_and_the_others_are_left_out(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "not a JSON file"),
+        ("{", "broken json"),
         ([1], "expected {"),
         ({"train class": ["sky"]}, "expected {"),
         ({"test class": "dogs"}, "expected {"),

@@ -111,7 +111,7 @@ def test_repeated_rows_count_once_and_contradictions_become_unknown(
     )
     labels = read(tmp_path, text, absent=absent)
     assert labels.dense().tolist() == [[1, 0, -1, 0 if absent == "negative" else -1]]
-    assert "1 rows repeat another" in caplog.text and "1 classes of an image are verified both" in caplog.text
+    assert "1 rows repeat another" in caplog.text and "1 classes of an image are verified as both" in caplog.text
 
 
 def test_images_without_a_class_of_the_list_are_left_out_and_counted(
@@ -146,7 +146,7 @@ def test_every_class_of_a_large_list_is_found(tmp_path: Path) -> None:
     [
         (
             f"{A},verification,/m/01,0.7",
-            "Confidence '0.7', expected 1 (there) or 0 (not). Fractions are those of machine",
+            "Confidence '0.7', expected 1 (present) or 0 (absent). Fractions are those of machine",
         ),
         (f"{A},verification,/m/01,2", "Confidence '2'"),
         (f"{A},verification,/m/01,", "Confidence ''"),
@@ -187,9 +187,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, said: str)
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("oidv6-classes-trainable.txt", "/m/01\n/m/01\n", "class /m/01 appears more than once"),
+        ("oidv6-classes-trainable.txt", "/m/01\n/m/01\n", "line 2: class '/m/01' appears more than once"),
         ("oidv6-classes-trainable.txt", "/m/01,Cat\n", "line 1: '/m/01,Cat' is no class id"),
-        ("oidv6-classes-trainable.txt", "\n", "no class id"),
+        ("oidv6-classes-trainable.txt", "\n", "no class name; expected one per line"),
         ("oidv6-class-descriptions.csv", "/m/011k07,Tortoise\n", "no name for 3 of 4 classes, the first /m/0cyhj_"),
         ("oidv6-class-descriptions.csv", "/m/011k07\n", "line 1: 1 fields"),
     ],

@@ -173,7 +173,7 @@ def test_a_root_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lock", [True, False])
 def test_threads_at_once_get_one_whole_set(tmp_path: Path, lock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not lock:
-        monkeypatch.setattr("mltrain.datasets.once.fcntl", None)
+        monkeypatch.setattr("mltrain.files.fcntl", None)
     prints: list[str] = []
     threads = [
         threading.Thread(target=lambda: prints.append(shapes(root=str(tmp_path), **SMALL).train.fingerprint()))

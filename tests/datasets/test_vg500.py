@@ -68,7 +68,7 @@ def test_a_classes_file_gives_the_names(tmp_path: Path) -> None:
         ({"labels": {**LABELS, "2.jpg": "cat"}}, "'2.jpg' has cat"),
         ({"labels": {**LABELS, "2.jpg": [True]}}, "'2.jpg' has [True]"),
         ({"labels": "{"}, "vg_category_500_labels_index.json: broken json"),
-        ({"labels": [1]}, "found list"),
+        ({"labels": [1]}, "found a list"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, change: Any, said: str) -> None:
