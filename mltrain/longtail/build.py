@@ -1,4 +1,4 @@
-"""A long-tailed subset of a LabelSet: curve, targets, held-out validation part, choice of images."""
+"""Building a long-tailed subset of a LabelSet: curve, targets, held-out validation part, choice of images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet, LabelStats
+from mltrain.labels import LabelSet, LabelStats, compress
 from mltrain.longtail import curves
 from mltrain.longtail.fill import Chooser
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.published import published_selection
 from mltrain.longtail.split import write_split
+from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ class LongTail:
     train: LabelSet
     val: LabelSet | None
     stats: LabelStats
-    """of `train`"""
+    """label statistics of `train`"""
     source_counts: np.ndarray
     """int64 (C,): images of each class in the source"""
     targets: np.ndarray
-    """int64 (C,): training images wanted of each class"""
+    """int64 (C,): wanted training images of each class"""
     manifest: dict[str, Any]
 
     def write(
@@ -46,7 +47,7 @@ class LongTail:
         finish: Callable[[Path], None] | None = None,
         overwrite: bool = False,
     ) -> Path:
-        """Write the split folder (`mltrain.longtail.split`), in whole or not at all; see `write_split`."""
+        """Write the split folder atomically; see `write_split`."""
         return write_split(
             folder,
             train=self.train,
@@ -64,14 +65,14 @@ class LongTail:
 def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, name: str | None = None) -> LongTail:
     """Choose a long-tailed training set, and a validation part disjoint from it, from the images of `source`.
 
-    Every image brings all its labels, so not every curve can be met: `stats.positives` against `targets` says how near
-    it came. Images without a positive label are never trained on. The same source, options and seed give the same
-    images; ``balanced`` keeps them in the order of the source.
+    Every image brings all its labels, so not every curve can be met: compare `stats.positives` with `targets`. The
+    training set has no image without a positive label. The same source, options and seed give the same images;
+    ``balanced`` keeps them in the order of the source.
 
     Args:
         source: images to choose from.
         options: see `LongTailOptions`.
-        name: of the subset; default: from the options.
+        name: name of the subset; default: made from the options.
 
     Raises:
         DataError: a class has fewer images than wanted, `counts` does not fit the classes, or no image is wanted.
@@ -95,7 +96,6 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         made.free[taken] = False
         return made
 
-    nothing = np.empty(0, dtype=np.int64)
     if options.method == "published":
         parts = np.split(cols, np.searchsorted(rows, np.arange(1, len(source))))
         train = published_selection(
@@ -104,7 +104,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         left = stats.positives - np.bincount(cols[np.isin(rows, train)], minlength=source.num_classes)
         val = _hold_out(source, options, chooser(1, train), left)
     else:
-        val = _hold_out(source, options, chooser(1, nothing), stats.positives - targets)
+        val = _hold_out(source, options, chooser(1, np.empty(0, dtype=np.int64)), stats.positives - targets)
         train = _balanced(source, options, chooser(0, val), targets)
     if not len(train):
         zero = np.count_nonzero(targets == 0)
@@ -140,10 +140,10 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
 
 
 def joined(train: LabelSet, val: LabelSet, *, name: str) -> LabelSet:
-    """Both sets as one, in the order of their files, as VOC's trainval.txt is; paths are relative to a common folder.
+    """Join two sets, sorted by file as VOC's trainval.txt is; paths are relative to a common folder.
 
     Raises:
-        ValueError: they differ in classes or fill, or lie under no common folder.
+        ValueError: the sets differ in classes or fill, or have no common folder.
     """
     if (train.class_names, train.fill) != (val.class_names, val.fill):
         raise ValueError(f"{train.name} and {val.name} differ in classes or fill: they cannot be joined")
@@ -151,31 +151,17 @@ def joined(train: LabelSet, val: LabelSet, *, name: str) -> LabelSet:
     files = []
     for part in (train, val):
         inner = PurePosixPath(os.path.relpath(part.root, root) if part.root != root else "")
-        files += [str(inner / part.file(i)) for i in range(len(part))]
-    rows, cols, values = [], [], []
-    for offset, part in ((0, train), (len(train), val)):
-        for value in {1, 0, -1} - {part.fill}:
-            r, c = part.pairs(value)
-            rows.append(r + offset)
-            cols.append(c)
-            values.append(np.full(len(r), value, dtype=np.int8))
-    row = np.concatenate(rows)
-    by_row = np.argsort(row, kind="stable")
-    both = LabelSet(
-        name=name,
-        root=root,
-        files=files,
-        class_names=train.class_names,
-        indptr=np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(files)))]),
-        indices=np.concatenate(cols)[by_row],
-        values=np.concatenate(values)[by_row],
-        fill=train.fill,
-    )
+        files += [str(inner / file) for file in part.files]
+    (rows, columns, values), (more_rows, *more) = train.listed(), val.listed()
+    rows = np.concatenate([rows, more_rows + len(train)])
+    columns, values = np.concatenate([columns, more[0]]), np.concatenate([values, more[1]])
+    pairs = compress(rows, columns, values, len(files))
+    both = LabelSet(name=name, root=root, files=files, class_names=train.class_names, fill=train.fill, **pairs)
     return both.select(np.argsort(np.array(files), kind="stable"))
 
 
 def default_name(options: LongTailOptions) -> str:
-    """`pareto_max800_min1_b6_seed0`, `published_max800_min1_b6_seed0`, `exponential_all_min4_cap300_seed0` ..."""
+    """Name a subset by its options, e.g. `pareto_max800_min1_b6_seed0` or `exponential_all_min4_cap300_seed0`."""
     parts = [options.curve if options.method == "balanced" else f"published_{options.curve}".removesuffix("_pareto")]
     if options.curve != "explicit":
         parts += ["all" if options.max is None else f"max{options.max}", f"min{options.min}"]
@@ -209,7 +195,7 @@ def _curve(options: LongTailOptions, c: int, most: int) -> np.ndarray:
 
 
 def _reserved(options: LongTailOptions, positives: np.ndarray) -> np.ndarray:
-    """(C,) images of each class that training may not take: the validation share, 1 at least where a class has 2."""
+    """Return the number of images per class that are reserved for validation, (C,): at least 1 if the class has 2."""
     if options.method == "published" or (options.val_fraction == 0 and options.val_per_class is None):
         return np.zeros_like(positives)
     share = 0 if options.val_per_class is not None else options.val_fraction
@@ -224,13 +210,13 @@ def _clip(
     positives: np.ndarray,
     available: np.ndarray,
 ) -> np.ndarray:
-    """The targets, no higher than the images there are; DataError where that is not allowed."""
+    """Lower the targets to the available images, or raise DataError if the options do not allow that."""
     short = np.flatnonzero(targets > available)
     if not len(short):
         return targets
     if options.shortage == "clip":
         log.warning(
-            "%s: %d of %d classes have fewer images than wanted; their targets are lowered to what there is",
+            "%s: %d of %d classes have fewer images than wanted; their targets are lowered",
             source.name,
             len(short),
             source.num_classes,
@@ -242,19 +228,15 @@ def _clip(
         lines.append(f"  {source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
     if len(short) > SHOWN:
         lines.append(f"  ... and {len(short) - SHOWN} more")
+    shown = "\n".join(lines)
     raise DataError(
-        "\n".join(
-            [
-                f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted:",
-                *lines,
-                f"{_advice(options, order, available)}, or take what there is with shortage=clip",
-            ]
-        )
+        f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted:\n{shown}\n"
+        f"{_advice(options, order, available)}, or lower the targets of these classes with shortage=clip"
     )
 
 
 def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> str:
-    """How the curve could be met: the largest max that all classes have images for, where there is one."""
+    """Say how to meet the curve: with the largest max that all classes have images for, if there is one."""
     if options.curve == "explicit":
         return "Lower counts"
     if options.at_least > available.min():
@@ -267,12 +249,16 @@ def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) 
         else:
             high = middle - 1
     if low > options.min:
-        return f"All classes have images enough for max={low}"
+        return f"All classes have enough images for max={low}"
     return f"Lower min: the rarest class has {available.min()}"
 
 
 def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spare: np.ndarray) -> np.ndarray:
-    """Validation images: of every class its share, as far as training can spare it (C,); images without labels too."""
+    """Choose validation images: the share of every class, as far as training can spare it, and of unlabelled images.
+
+    Args:
+        spare: (C,): images of each class that training does not need.
+    """
     if options.val_fraction == 0 and options.val_per_class is None:
         return np.empty(0, dtype=np.int64)
     sizes = np.array([len(members) for members in chooser.members])
@@ -288,10 +274,10 @@ def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spar
     empty = [source.class_names[k] for k in np.flatnonzero((chooser.counts == 0) & (sizes > 0))]
     if empty:
         log.warning(
-            "%d of %d classes have no validation image, there is none that training leaves: %s",
+            "%d of %d classes have no validation image, because training needs them all: %s",
             len(empty),
             source.num_classes,
-            ", ".join(empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else ""),
+            first_few(empty, SHOWN),
         )
     return np.flatnonzero(chooser.chosen)
 
@@ -309,15 +295,10 @@ def _balanced(source: LabelSet, options: LongTailOptions, chooser: Chooser, targ
             "the source"
             for k in below[:SHOWN]
         ]
+        shown = "\n".join(lines)
         raise DataError(
-            "\n".join(
-                [
-                    f"{source.name}: at_least={options.at_least} cannot be met together with cap={options.cap}: images "
-                    "of these classes also show capped ones:",
-                    *lines,
-                    "Raise cap, or lower at_least",
-                ]
-            )
+            f"{source.name}: at_least={options.at_least} cannot be met together with cap={options.cap}, because images "
+            f"of these classes also show capped ones:\n{shown}\nRaise cap, or lower at_least"
         )
     return np.flatnonzero(chooser.chosen)
 
@@ -336,11 +317,11 @@ def _log(longtail: LongTail) -> None:
         groups,
     )
     if not miss.any():
-        log.info("all %d classes have exactly the images that were wanted", len(counts))
+        log.info("all %d classes have exactly the wanted number of images", len(counts))
     else:
         worst = int(miss.argmax())
         log.info(
-            "%d of %d classes have exactly the images that were wanted; %.1f %% off on average, most at %s: %d for %d",
+            "%d of %d classes have exactly the wanted number of images; %.1f %% off on average, most at %s: %d for %d",
             np.count_nonzero(miss == 0),
             len(counts),
             100 * miss.mean(),
