@@ -108,7 +108,7 @@ def read_source(folder: Path) -> dict[str, Any] | None:
 
 def _obtain(word: str, model: ZooModel, folder: Path) -> Path:
     """The file, downloaded where it is not there; its checksum is the table's, or that of the first download."""
-    from mltrain.datasets.sources import MB, Source
+    from mltrain.datasets.sources import MB, RemoteFile
     from mltrain.prepare.fetch import fetch
 
     file = folder / model.file
@@ -118,9 +118,9 @@ def _obtain(word: str, model: ZooModel, folder: Path) -> Path:
                 f"{word}: cannot be downloaded by a program. Get it from {model.page} and save it as {file.absolute()}"
             )
         # the name in the address is the file's, but for an address that ends in a query
-        source = Source((model.url,), model.megabytes * MB, ((model.file, 1),))
+        remote = RemoteFile((model.url,), model.megabytes * MB, ((model.file, 1),))
         try:
-            fetch(word, [source], folder)
+            fetch(word, [remote], folder)
         except DataError as error:
             raise DataError(str(error).replace("dataset.root=FOLDER", "paths.data=FOLDER")) from error
     if model.sha256 is not None:

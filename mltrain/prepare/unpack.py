@@ -1,7 +1,7 @@
-"""Unpacking archives from elsewhere: nothing lands outside the folder, and nothing but files and folders.
+"""Unpacking archives that are not trusted: only files and folders, and none outside the target folder.
 
-The names in an archive are data of whoever made it. An absolute name, one with `..`, a link, a device: the archive is
-refused as a whole, since none of the public data sets has any.
+Whoever made an archive chose the names in it. An archive with an absolute name, a name with `..`, a link or a device is
+refused, because none of the public data sets has any.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib
 
 
 class Damaged(Exception):
-    """The archive is not whole, is no archive, or asks for what none of the public data sets needs."""
+    """The archive is incomplete, is no archive, or holds something that no public data set needs."""
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack a zip, tar or tar.gz into `folder`, which exists and is empty; returns the number of files.
+    """Unpack a zip, tar or tar.gz into `folder`, which exists and is empty; return the number of files.
 
-    Modes and owners are not taken over.
+    Modes and owners are ignored.
 
     Raises:
-        Damaged: it is cut short, altered, of another kind, or asks for what no data set needs (see above). `folder`
-            then holds a part of it.
-        DataError: it needs more space than there is.
+        Damaged: the archive is cut short, altered, of another kind, or holds something that no data set needs (see
+            above). `folder` then holds a part of it.
+        DataError: the archive needs more space than there is.
         OSError: `folder` cannot be written.
     """
     with archive.open("rb") as raw:
@@ -101,7 +101,7 @@ def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Pat
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Where a member goes. Its parts are plain names, and `folder` holds no link, so it is inside."""
+    """Return the path of a member. It is inside `folder`: its parts are plain names, and `folder` holds no link."""
     parts = PurePosixPath(name).parts
     odd = name.startswith("/") or "\\" in name or "\0" in name or ":" in (parts[0] if parts else "")
     if odd or ".." in parts:
@@ -110,7 +110,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _refusal(name: str, what: str) -> Damaged:
-    return Damaged(f"it holds {what}, {name[:200]!r}; the public data sets have nothing of the kind")
+    return Damaged(f"it holds {what}, {name[:200]!r}; no public data set needs that")
 
 
 def _write(stream: IO[bytes], place: Path, meter: Meter | None) -> int:
@@ -135,10 +135,10 @@ def _require_space(archive: Path, folder: Path, needed: int) -> None:
 
 
 def merge(source: Path, target: Path) -> None:
-    """Move all that is in the folder `source` into the folder `target`; files there are replaced, folders joined.
+    """Move the content of the folder `source` into the folder `target`, replacing files and joining folders.
 
     Raises:
-        DataError: a folder is in the way of a file, or the other way round.
+        DataError: a folder has the name of a file, or a file that of a folder.
     """
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
@@ -148,7 +148,7 @@ def merge(source: Path, target: Path) -> None:
                 merge(entry, place)
                 continue
             if place.exists() or place.is_symlink():
-                raise DataError(f"{place}: a file is where the folder of that name goes; move it away and repeat")
+                raise DataError(f"{place}: this file has the name of a folder to unpack; move it away and repeat")
         elif place.is_dir():
-            raise DataError(f"{place}: a folder is where the file of that name goes; move it away and repeat")
+            raise DataError(f"{place}: this folder has the name of a file to unpack; move it away and repeat")
         entry.replace(place)

@@ -156,7 +156,7 @@ def test_a_disk_that_runs_full_is_said_and_the_download_continues_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_receive", full)
-        with pytest.raises(DataError, match=r"the disk is full.*What is done is kept"):
+        with pytest.raises(DataError, match=r"the disk is full.*Finished work stays"):
             get(site, tmp_path, waits)
     assert get(site, tmp_path, waits) == DATA
     assert site.ranges_asked() == [None, "bytes=100000-"] and waits == []

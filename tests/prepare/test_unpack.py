@@ -161,5 +161,5 @@ def test_merge_joins_folders_and_replaces_files(tmp_path: Path) -> None:
     assert tree(old) == {"a/x": b"new", "a/b/y": b"new", "z": b"new", "a/w": b"old"} and tree(new) == {}
     (new / "w").mkdir()
     (old / "w").write_text("in the way")
-    with pytest.raises(DataError, match="a file is where the folder"):
+    with pytest.raises(DataError, match="this file has the name of a folder"):
         merge(new, old)
