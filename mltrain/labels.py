@@ -198,7 +198,7 @@ class LabelSet:
         """Return the targets of several images, int8 (B, C)."""
         picked = np.asarray(indices, dtype=np.int64)
         out = np.full((len(picked), self.num_classes), self.fill, dtype=np.int8)
-        entries, counts = self._entries(picked)
+        entries, counts = row_entries(self._indptr, picked)
         out[np.repeat(np.arange(len(picked)), counts), self._indices[entries]] = self._values[entries]
         return out
 
@@ -223,7 +223,7 @@ class LabelSet:
     def select(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSet:
         """Return the images at `indices`, in that order; an index may repeat."""
         picked = np.asarray(indices, dtype=np.int64)
-        entries, counts = self._entries(picked)
+        entries, counts = row_entries(self._indptr, picked)
         rows = {"indptr": np.concatenate([[0], np.cumsum(counts)]), "indices": self._indices[entries]}
         return self._changed(name=name or self.name, files=self._files[picked], values=self._values[entries], **rows)
 
@@ -264,12 +264,13 @@ class LabelSet:
     def _rows(self) -> np.ndarray:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self._indptr))
 
-    def _entries(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the positions of all entries of the picked rows in the compressed arrays, and their number per row."""
-        counts = self._indptr[picked + 1] - self._indptr[picked]
-        ends = np.cumsum(counts)
-        total = int(ends[-1]) if len(ends) else 0
-        return np.arange(total) + np.repeat(self._indptr[picked] - (ends - counts), counts), counts
+
+def row_entries(indptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of all entries of some compressed rows, row by row, and the number of entries of each."""
+    counts = indptr[rows + 1] - indptr[rows]
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(indptr[rows] - (ends - counts), counts), counts
 
 
 def compress(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, n: int) -> dict[str, np.ndarray]:

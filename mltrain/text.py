@@ -29,6 +29,12 @@ def first_few(names: Sequence[str], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
+def first_lines(lines: Sequence[str], shown: int = 5) -> str:
+    """Return the first lines, each indented on a new line, with "... and N more" at the end if there are more."""
+    more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+    return "".join(f"\n  {line}" for line in [*lines[:shown], *more])
+
+
 def spell(value: Any) -> str:
     """Return a value as YAML and the command line write it."""
     if value is None:

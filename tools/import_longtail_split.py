@@ -31,7 +31,7 @@ ALLOWED = ("out", "root", "overwrite")
 
 
 def main(words: list[str]) -> None:
-    from mltrain.datasets.mlt_official import PUBLISHED, read_official
+    from mltrain.datasets.mlt import PUBLISHED, read_official
     from mltrain.longtail.split import check_free, write_split
 
     options = dict(word.split("=", 1) for word in words if "=" in word)

@@ -11,16 +11,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from mltrain.curriculum import select
 from mltrain.curriculum.complexity import ClassComplexity, CostBy, check_costs
-from mltrain.curriculum.select import (
-    check_size_options,
-    home_classes,
-    image_losses,
-    lowest_of_each,
-    random_words,
-    resample,
-    size_changes,
-)
 from mltrain.curriculum.svm import svm_losses
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -137,7 +129,7 @@ class SelfPacedBalance:
         if not 0 < svm_c < float("inf"):
             raise ValueError(f"svm_c={svm_c} must be above 0")
         check_costs(costs, largest_cost, cost_power)
-        check_size_options(most_copies, excess)
+        select.check_size_options(most_copies, excess)
         self._starts = _starts(epochs, len(ratios), stage_epochs)
         if not len(labels):
             raise DataError(f"{labels.name}: has no image to train on")
@@ -147,10 +139,10 @@ class SelfPacedBalance:
         self._costs: dict[str, Any] = {"by": costs, "largest": largest_cost, "power": cost_power}
         self._changes: dict[str, Any] | None = {"most_copies": most_copies, "excess": excess} if reconstruct else None
         self._svm_c = svm_c
-        self._homes = home_classes(labels)
+        self._homes = select.home_classes(labels)
         self._rows, self._columns = labels.positive_pairs()
-        self._ties = random_words(len(labels), _SEED_SET, seed)
-        self._seed_set = lowest_of_each(np.zeros(len(labels)), self._ties, self._homes, train_ratio)
+        self._ties = select.random_words(len(labels), _SEED_SET, seed)
+        self._seed_set = select.lowest_of_each(np.zeros(len(labels)), self._ties, self._homes, train_ratio)
 
     @property
     def num_stages(self) -> int:
@@ -176,15 +168,15 @@ class SelfPacedBalance:
         if losses.shape != self._rows.shape:
             raise ValueError(f"{len(losses)} losses for {len(self._rows)} positive targets")
         rest = np.flatnonzero(~self._seed_set)
-        scores = image_losses(losses, self._rows, len(self.labels))[rest]
+        scores = select.image_losses(losses, self._rows, len(self.labels))[rest]
         chosen = self._seed_set.copy()
-        chosen[rest] = lowest_of_each(scores, self._ties[rest], self._homes[rest], self._ratios[number])
+        chosen[rest] = select.lowest_of_each(scores, self._ties[rest], self._homes[rest], self._ratios[number])
         inside = chosen[self._rows]
         classes = self.labels.num_classes
         complexity = ClassComplexity.from_losses(losses[inside], self._columns[inside], classes)
         delta = np.zeros(classes, dtype=np.int64)
         if self._changes is not None:
-            delta = size_changes(self._sizes(chosen), complexity.log_values, **self._changes)
+            delta = select.size_changes(self._sizes(chosen), complexity.log_values, **self._changes)
         return self._stage(number, chosen, complexity, delta, stage.weights)
 
     def svm_losses(self, stage: Stage, features: np.ndarray) -> np.ndarray:
@@ -195,8 +187,8 @@ class SelfPacedBalance:
         self, number: int, chosen: np.ndarray, complexity: ClassComplexity, delta: np.ndarray, before: np.ndarray
     ) -> Stage:
         images = np.flatnonzero(chosen)
-        words = random_words(len(images), _COPIES, self._seed, number)
-        indices = resample(images, self._homes[images], delta, words)
+        words = select.random_words(len(images), _COPIES, self._seed, number)
+        indices = select.resample(images, self._homes[images], delta, words)
         costs = complexity.costs(seed=(_COSTS, self._seed, number), **self._costs)
         weights = np.empty(0)
         if self.scorer == "svm":

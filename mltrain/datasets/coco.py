@@ -119,14 +119,8 @@ def read_coco(
     )
     rows, columns = np.divmod(found.present, len(found.class_names))
     n = len(found.images)
-    labels = LabelSet(
-        name=name,
-        root=folder,
-        files=found.images,
-        class_names=found.class_names,
-        fill=0,
-        **compress(rows, columns, np.ones(len(rows), dtype=np.int8), n),
-    )
+    pairs = compress(rows, columns, np.ones(len(rows), dtype=np.int8), n)
+    labels = LabelSet(name=name, root=folder, files=found.images, class_names=found.class_names, fill=0, **pairs)
     labelled = np.unique(rows)
     if not keep_unlabelled and len(labelled) < n:
         log.info("%s: %d images without any annotation left out (keep_unlabelled=false)", name, n - len(labelled))

@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mltrain.datasets.reading import read_class_names, read_csv_rows, require_paths
 from mltrain.datasets.splits import Splits, check_fraction, log_labels, make_splits
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet
+from mltrain.labels import LabelSet, compress
 from mltrain.text import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -68,20 +70,16 @@ class _Content(NamedTuple):
     def labels(self, images: Sequence[str], name: str) -> LabelSet:
         """Return some of the images as a LabelSet."""
         index = {label: k for k, label in enumerate(self.class_names)}
-        listed: dict[int, list[list[int]]] = {1: [], 0: [], -1: []}
-        for image in images:
-            for value, lists in listed.items():
-                lists.append([index[label] for label, given in self.rows[image].labels.items() if given == value])
-        return LabelSet.from_lists(
-            name=name,
-            root=self.root,
-            files=images,
-            class_names=self.class_names,
-            positives=listed[1],
-            negatives=listed[0],
-            unknowns=listed[-1],
-            fill=-1 if self.partial else 0,
-        )
+        fill = -1 if self.partial else 0
+        listed = [
+            (row, index[label], value)
+            for row, image in enumerate(images)
+            for label, value in self.rows[image].labels.items()
+            if value != fill
+        ]
+        rows, columns, values = np.array(listed, dtype=np.int64).reshape(-1, 3).T
+        pairs = compress(rows, columns, values, len(images))
+        return LabelSet(name=name, root=self.root, files=images, class_names=self.class_names, fill=fill, **pairs)
 
 
 def csv_file(

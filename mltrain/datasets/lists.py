@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mltrain.datasets.reading import read_class_names, read_lines, require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
@@ -22,12 +23,6 @@ HOW = (
     "Expected text files with one line per image, 'path index index ...', or the path alone with "
     "dataset.labels=folder; their names: dataset.train, dataset.val. To use another place: dataset.root=FOLDER"
 )
-
-
-class _Listed(NamedTuple):
-    line: int
-    labels: list[int] | str
-    """class indices, or the name of the class"""
 
 
 def list_files(
@@ -83,40 +78,39 @@ def read_lists(
 ) -> dict[str, LabelSet]:
     """Return one LabelSet per list file; they share their classes. Arguments as for `list_files`."""
     lists = {part: _read(path, labels) for part, path in parts.items()}
-    rows = [row for listed in lists.values() for row in listed.values()]
+    given = [classes_of for listed in lists.values() for _, classes_of in listed.values()]
     if classes is not None:
         names = list(read_class_names(classes))
     elif labels == "folder":
-        names = sorted({str(row.labels) for row in rows})
+        names = sorted({str(label) for (label,) in given})
     else:
-        names = [f"class_{k}" for k in range(1 + max(k for row in rows for k in row.labels if isinstance(k, int)))]
-    index = {label: k for k, label in enumerate(names)}
+        names = [f"class_{k}" for k in range(1 + max(int(k) for classes_of in given for k in classes_of))]
+    index = {label if labels == "folder" else k: k for k, label in enumerate(names)}
     made = {}
     for part, listed in lists.items():
-        positives = []
-        for row in listed.values():
-            given = [index.get(row.labels, -1)] if isinstance(row.labels, str) else row.labels
-            if not all(0 <= k < len(names) for k in given):
+        for line, classes_of in listed.values():
+            unknown = [label for label in classes_of if label not in index]
+            if unknown:
                 raise DataError(
-                    f"{parts[part]}, line {row.line}: class {row.labels} is not one of the {len(names)} of {classes}"
+                    f"{parts[part]}, line {line}: class {unknown[0]} is not one of the {len(names)} of {classes}"
                 )
-            positives.append(given)
+        positives = [[index[label] for label in classes_of] for _, classes_of in listed.values()]
         made[part] = LabelSet.from_lists(
             name=f"{name}/{part}", root=images, files=list(listed), class_names=names, positives=positives
         )
     return made
 
 
-def _read(path: Path, labels: str) -> dict[str, _Listed]:
-    """Return image -> content of its line, in the order of the file."""
-    listed: dict[str, _Listed] = {}
+def _read(path: Path, labels: str) -> dict[str, tuple[int, Sequence[int | str]]]:
+    """Return image -> (line, classes by index or name), in the order of the file."""
+    listed: dict[str, tuple[int, Sequence[int | str]]] = {}
     for line, text in read_lines(path):
         where = f"{path}, line {line}"
         text = text.replace("\\", "/")
         if labels == "folder":
             image = os.path.normpath(text)
-            given: list[int] | str = PurePosixPath(image).parent.name
-            if not given:
+            given: list[int | str] = [PurePosixPath(image).parent.name]
+            if not given[0]:
                 raise DataError(f"{where}: {text!r} lies in no folder that could name its class")
         else:
             match = LINE.fullmatch(text)
@@ -131,11 +125,11 @@ def _read(path: Path, labels: str) -> dict[str, _Listed]:
         if image == ".":
             raise DataError(f"{where}: no path in {text[:60]!r}")
         if image in listed:
-            raise DataError(f"{where}: {image} is listed a second time (line {listed[image].line})")
-        listed[image] = _Listed(line, given)
+            raise DataError(f"{where}: {image} is listed a second time (line {listed[image][0]})")
+        listed[image] = (line, given)
     if not listed:
         raise DataError(f"{path}: lists no image")
-    if not any(row.labels for row in listed.values()):
+    if not any(given for _, given in listed.values()):
         raise DataError(
             f"{path}: no line has a class index; with dataset.labels=folder the folder of an image is its class"
         )

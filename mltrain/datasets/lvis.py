@@ -96,15 +96,9 @@ def read_lvis(
     fill = 0 if absent == "negative" else -1
     listed = found.present if fill == 0 else np.concatenate([found.present, missing])
     targets = (np.arange(len(listed)) < len(found.present)).astype(np.int8)
+    pairs = compress(listed // c, listed % c, targets, n)
     return log_labels(
-        LabelSet(
-            name=name or path.stem,
-            root=root,
-            files=files,
-            class_names=found.class_names,
-            fill=fill,
-            **compress(listed // c, listed % c, targets, n),
-        )
+        LabelSet(name=name or path.stem, root=root, files=files, class_names=found.class_names, fill=fill, **pairs)
     )
 
 

@@ -33,7 +33,7 @@ def nuswide(
     labels: Literal["concepts", "tags", "zero_shot"] = "concepts",
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
 ) -> Splits:
-    """The official train (161,789 images) and test (107,859, as commonly quoted), which stands in for val.
+    """Return the official train (161,789 images) and test (107,859, as commonly quoted), which stands in for val.
 
     Args:
         name: name of the LabelSets and the run folder.

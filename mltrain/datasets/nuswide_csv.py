@@ -34,7 +34,7 @@ def nuswide_csv(
     unseen: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
 ) -> Splits:
-    """The splits of the file: in ASL's about 119 k train and 50 k val images with 81 concepts, as quoted.
+    """Return the splits of the file; ASL's has about 119 k train and 50 k val images with 81 concepts, as quoted.
 
     Args:
         name: name of the LabelSets and the run folder.
@@ -70,12 +70,10 @@ def nuswide_csv(
         if not images and part != "test":
             raise DataError(f"{path}: no row of split {part!r} in its third column")
         if images:
+            files = [where.get(image, image) for image in images]
+            positives = [[index[label] for label in rows[image][1]] for image in images]
             labels = LabelSet.from_lists(
-                name=f"{name}/{part}",
-                root=folder,
-                files=[where.get(image, image) for image in images],
-                class_names=names,
-                positives=[[index[label] for label in rows[image][1]] for image in images],
+                name=f"{name}/{part}", root=folder, files=files, class_names=names, positives=positives
             )
             if classes_of is not None:
                 labels = zero_shot(labels, classes_of, training=part == "train")

@@ -71,13 +71,9 @@ def keep_per_class(*, labels: LabelSet, count: int = 1000, dropped: Dropped = "u
         return log_labels(_keep_positives(labels, kept))
     picked = [(rows[kept], columns[kept], 1)]
     if labels.fill == 0:
-        other_rows, other_columns = (
-            np.concatenate(pair) for pair in zip((rows, columns), labels.pairs(-1), strict=True)
-        )
-        by_class = np.split(
-            other_rows[np.argsort(other_columns, kind="stable")],
-            np.cumsum(np.bincount(other_columns, minlength=labels.num_classes))[:-1],
-        )
+        rows, columns, _ = labels.listed()  # positive or unknown: all others are negative
+        ends = np.cumsum(np.bincount(columns, minlength=labels.num_classes))
+        by_class = np.split(rows[np.argsort(columns, kind="stable")], ends[:-1])
         for c, no_negative in enumerate(by_class):
             negative = np.ones(len(labels), dtype=bool)
             negative[no_negative] = False
@@ -128,13 +124,10 @@ def _choose(group: np.ndarray, count: int, groups: int, rng: np.random.Generator
 
 def _keep_positives(labels: LabelSet, kept: np.ndarray) -> LabelSet:
     """Make the positives that are not kept (bool, one per positive pair) negative; keep all other targets."""
-    rows, columns = labels.positive_pairs()
-    parts = [(rows[kept], columns[kept], 1)]
-    if labels.fill == 0:
-        parts.append((*labels.pairs(-1), -1))
-    else:
-        parts += [(rows[~kept], columns[~kept], 0), (*labels.pairs(0), 0)]
-    return _with_parts(labels, parts, fill=labels.fill)
+    rows, columns, values = labels.listed()
+    values[np.flatnonzero(values == 1)[~kept]] = 0
+    listed = values != labels.fill
+    return labels.with_targets(rows[listed], columns[listed], values[listed], fill=labels.fill)
 
 
 def _with_parts(labels: LabelSet, parts: list[tuple[np.ndarray, np.ndarray, int]], fill: int) -> LabelSet:

@@ -90,15 +90,13 @@ def _coco(year: int) -> tuple[RemoteFile, ...]:
     return (_coco_annotations(year), _coco_images(f"val{year}"), _coco_images(f"train{year}"))
 
 
+LVIS_SITE = "https://dl.fbaipublicfiles.com/LVIS"
 LVIS = tuple(
-    RemoteFile(
-        (f"https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip",),
-        size,
-        ((f"lvis_v1_{split}.json", 1),),
-        into="annotations",
-        unpacked=unpacked,
+    RemoteFile((f"{LVIS_SITE}/{file}.zip",), size, ((file, 1),), into="annotations", unpacked=unpacked)
+    for file, size, unpacked in (
+        ("lvis_v1_train.json", 350 * MB, 1_130 * MB),
+        ("lvis_v1_val.json", 65 * MB, 195 * MB),
     )
-    for split, size, unpacked in (("train", 350 * MB, 1_130 * MB), ("val", 65 * MB, 195 * MB))
 )
 
 COCO_HOW = (
@@ -222,17 +220,9 @@ OPENIMAGES_HOW = (
 
 # -- MNIST and CIFAR -------------------------------------------------------------------------------------------------
 
+MNIST_HOSTS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
 MNIST = tuple(
-    RemoteFile(
-        tuple(
-            f"{host}/{file}"
-            for host in ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
-        ),
-        size,
-        ((file, 1),),
-        into="MNIST/raw",
-        md5=md5,
-    )
+    RemoteFile(tuple(f"{host}/{file}" for host in MNIST_HOSTS), size, ((file, 1),), into="MNIST/raw", md5=md5)
     for file, size, md5 in (
         ("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
         ("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
@@ -240,25 +230,16 @@ MNIST = tuple(
         ("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
     )
 )
-CIFAR_SITE = "https://www.cs.toronto.edu/~kriz"
-CIFAR10 = (
-    RemoteFile(
-        (f"{CIFAR_SITE}/cifar-10-python.tar.gz",),
-        170_498_071,
-        (("cifar-10-batches-py", 7),),
-        unpacked=187 * MB,
-        md5="c58f30108f718f92721af3b95e74349a",
-    ),
-)
-CIFAR100 = (
-    RemoteFile(
-        (f"{CIFAR_SITE}/cifar-100-python.tar.gz",),
-        169_001_437,
-        (("cifar-100-python", 3),),
-        unpacked=187 * MB,
-        md5="eb9058c3a382ffc7106e4002c42a8d85",
-    ),
-)
+
+
+def _cifar(name: str, folder: str, files: int, size: int, md5: str) -> RemoteFile:
+    return RemoteFile(
+        (f"https://www.cs.toronto.edu/~kriz/{name}.tar.gz",), size, ((folder, files),), unpacked=187 * MB, md5=md5
+    )
+
+
+CIFAR10 = (_cifar("cifar-10-python", "cifar-10-batches-py", 7, 170_498_071, "c58f30108f718f92721af3b95e74349a"),)
+CIFAR100 = (_cifar("cifar-100-python", "cifar-100-python", 3, 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85"),)
 
 
 def torchvision_how(title: str) -> str:

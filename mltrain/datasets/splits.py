@@ -14,11 +14,9 @@ from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
 from mltrain.seeding import hashed_order
-from mltrain.text import first_few
+from mltrain.text import first_few, first_lines
 
 log = logging.getLogger(__name__)
-
-SHOWN = 5
 
 
 class Splits(NamedTuple):
@@ -118,7 +116,7 @@ def log_labels(labels: LabelSet) -> LabelSet:
     if not labels.fully_labelled:
         message += ", partially labelled (unknown targets are -1)"
     if empty:
-        message += f", {len(empty)} classes without positives ({first_few(empty, SHOWN)})"
+        message += f", {len(empty)} classes without positives ({first_few(empty)})"
     log.info(message)
     return labels
 
@@ -140,23 +138,14 @@ def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unkn
     bare = np.flatnonzero(counts == 0)
     if policy == "negative" or not len(bare):
         return labels
-    log.info(
-        "%s: %d images without a label: %s (dataset.unlabelled=%s)",
-        labels.name,
-        len(bare),
-        "left out" if policy == "drop" else "all their targets are unknown",
-        policy,
-    )
+    effect = "left out" if policy == "drop" else "all their targets are unknown"
+    log.info("%s: %d images without a label: %s (dataset.unlabelled=%s)", labels.name, len(bare), effect, policy)
     if policy == "drop":
         return labels.select(np.flatnonzero(counts))
     targets = labels.dense()
     targets[bare] = -1
     return LabelSet.from_dense(
-        name=labels.name,
-        root=labels.root,
-        files=labels.files,
-        class_names=labels.class_names,
-        targets=targets,
+        name=labels.name, root=labels.root, files=labels.files, class_names=labels.class_names, targets=targets
     )
 
 
@@ -174,11 +163,9 @@ def check_files(labels: LabelSet) -> None:
         return
     root = Path(labels.root).absolute()
     advice = "check dataset.root" if root.is_dir() else "the folder does not exist: check dataset.root"
-    shown = "".join(f"\n  {file}" for file in missing[:SHOWN])
-    more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     raise DataError(
         f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
-        f"{shown}{more}"
+        f"{first_lines(missing)}"
     )
 
 
@@ -198,13 +185,12 @@ def check_one_label(labels: LabelSet) -> None:
     if not len(wrong):
         return
     lines = []
-    for i in wrong[:SHOWN].tolist():
+    for i in wrong.tolist():
         names = [labels.class_names[c] for c in np.flatnonzero(labels.targets(i) == 1)]
-        lines.append(f"\n  {labels.file(i)}: {first_few(names, SHOWN) if names else 'no label'}")
-    more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        lines.append(f"{labels.file(i)}: {first_few(names) if names else 'no label'}")
     raise DataError(
         f"{labels.name}: {len(wrong)} of {n} images have not exactly one label, as task=single_label needs; set "
-        f"task=multi_label and a loss such as loss=asl, or fix the labels:{''.join(lines)}{more}"
+        f"task=multi_label and a loss such as loss=asl, or fix the labels:{first_lines(lines)}"
     )
 
 
@@ -222,7 +208,7 @@ def check_splits(splits: Splits) -> None:
     for other in held_out:
         if other.class_names != train.class_names:
             only = sorted(set(other.class_names) ^ set(train.class_names))
-            reason = f"in one only: {first_few(only, SHOWN)}" if only else "same names in another order"
+            reason = f"in one only: {first_few(only)}" if only else "same names in another order"
             raise DataError(f"{other.name} and {train.name} have different classes ({reason})")
     # Only the held-out images are kept in memory: a training set can have millions.
     paths: set[str] = set()
@@ -242,10 +228,9 @@ def check_splits(splits: Splits) -> None:
     for other in held_out:
         shared = [image.file for image in _located(other) if image.path in trained_on]
         if shared:
-            listed = "".join(f"\n  {file}" for file in shared[:SHOWN])
             raise DataError(
                 f"{other.name} shares {len(shared)} of its {len(other)} images with {train.name}, so its figures would "
-                f"be those of the training set. Give each image to one split. Shared, for example:{listed}"
+                f"be those of the training set. Give each image to one split. Shared, for example:{first_lines(shared)}"
             )
 
 

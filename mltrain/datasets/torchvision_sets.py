@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +25,13 @@ from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.sources import torchvision_how
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
+from mltrain.progress import track
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 """version of the unpacked files; raise it when they change"""
 DONE = "unpacked.json"
-EVERY = 10_000
-"""number of images between two lines of the log"""
 
 Pixels = tuple[np.ndarray, np.ndarray]
 """uint8 (N, H, W) or (N, H, W, 3), and class indices (N,)"""
@@ -142,32 +140,28 @@ def _splits(name: str, data: _BinarySet, folder: Path, val_fraction: float, spli
 
 def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> None:
     """Write the images, lists and class names of a set into `out`, which will be moved to `place`."""
-    start = time.perf_counter()
     names = data.class_names()
-    done = 0
+    log.info("%s: unpacking once to %s", name, place)
+    count = 0
     for part in ("train", "test"):
         pixels, labels = data.read(part == "train")
         if len(pixels) != len(labels):
             raise DataError(f"{name}: {part} has {len(pixels)} images and {len(labels)} labels; get the files again")
         if not len(labels) or labels.min() < 0 or labels.max() >= len(names):
             raise DataError(f"{name}: the {len(labels)} labels of {part} are not all from 0 to {len(names) - 1}")
-        if done == 0:
-            log.info("%s: unpacking once to %s", name, place)
         lines = []
-        for i, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+        for i, label in enumerate(track(labels.tolist(), f"{name}: unpacking {part}", len(labels), unit="images")):
             # At most 1,000 files per folder: some file systems are slow with more.
             file = f"{part}/{i // 1000:02d}/{i:05d}.png"
             if i % 1000 == 0:
                 (out / file).parent.mkdir(parents=True)
-            Image.fromarray(image).save(out / file, compress_level=1)
+            Image.fromarray(pixels[i]).save(out / file, compress_level=1)
             lines.append(f"{file} {label}\n")
-            done += 1
-            if done % EVERY == 0:
-                log.info("%s: %d images unpacked, %.0f s", name, done, time.perf_counter() - start)
+        count += len(labels)
         (out / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
     (out / "classes.txt").write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
-    (out / DONE).write_text(json.dumps({"version": VERSION, "images": done}), encoding="utf-8")
-    log.info("%s: %d images unpacked in %.1f s", name, done, time.perf_counter() - start)
+    (out / DONE).write_text(json.dumps({"version": VERSION, "images": count}), encoding="utf-8")
+    log.info("%s: %d images unpacked", name, count)
 
 
 # -- MNIST -----------------------------------------------------------------------------------------------------------

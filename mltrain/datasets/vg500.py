@@ -64,12 +64,10 @@ def vg500(
             listed[image] = number
         if not listed:
             raise DataError(f"{path}: lists no image")
+        files = [f"{images[1 if image in second else 0].name}/{image}" for image in listed]
+        positives = [indices[image] for image in listed]
         given = LabelSet.from_lists(
-            name=f"{name}/{part}",
-            root=folder,
-            files=[f"{images[1 if image in second else 0].name}/{image}" for image in listed],
-            class_names=names,
-            positives=[indices[image] for image in listed],
+            name=f"{name}/{part}", root=folder, files=files, class_names=names, positives=positives
         )
         made[part] = treat_unlabelled(given, unlabelled)
     return make_splits(name, made)

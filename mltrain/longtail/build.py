@@ -18,11 +18,9 @@ from mltrain.longtail.fill import Chooser
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.published import published_selection
 from mltrain.longtail.split import write_split
-from mltrain.text import first_few
+from mltrain.text import first_few, first_lines
 
 log = logging.getLogger(__name__)
-
-SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +82,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     if not len(rows):
         raise DataError(f"{source.name}: no image has a positive label, there is nothing to choose")
     order = curves.class_order(stats.cooccurrence, options.order)
-    reserved = _reserved(options, stats.positives)
-    available = stats.positives - reserved
-    wanted = _targets(source, options, order, available)
-    targets = _clip(source, options, order, wanted, stats.positives, available)
-
+    targets = _targets(source, options, stats.positives, order)
     log.info("choosing among %s images of %d classes", f"{len(source):,}", source.num_classes)
 
     def chooser(purpose: int, taken: np.ndarray) -> Chooser:
@@ -108,12 +102,8 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         train = _balanced(source, options, chooser(0, val), targets)
     if not len(train):
         zero = np.count_nonzero(targets == 0)
-        raise DataError(
-            f"{source.name}: no image fits the targets, of which {zero} of {len(targets)} are 0: there would be no "
-            "training image"
-        )
+        raise DataError(f"{source.name}: no image fits the targets, of which {zero} of {len(targets)} are 0")
     train_labels = source.select(train, name=f"{name}/train")
-    val_labels = source.select(val, name=f"{name}/val") if len(val) else None
     manifest = {
         "name": name,
         "source": {
@@ -129,7 +119,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     longtail = LongTail(
         name=name,
         train=train_labels,
-        val=val_labels,
+        val=source.select(val, name=f"{name}/val") if len(val) else None,
         stats=LabelStats.from_labels(train_labels, options.head_min, options.medium_min),
         source_counts=stats.positives,
         targets=targets,
@@ -176,7 +166,9 @@ def default_name(options: LongTailOptions) -> str:
     return "_".join([*parts, f"seed{options.seed}"])
 
 
-def _targets(source: LabelSet, options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> np.ndarray:
+def _targets(source: LabelSet, options: LongTailOptions, positives: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return the wanted training images of each class, (C,), which are available, or raise DataError."""
+    available = positives - _reserved(options, positives)
     if options.counts is not None:
         targets = curves.explicit(source.class_names, options.counts)
     else:
@@ -184,7 +176,22 @@ def _targets(source: LabelSet, options: LongTailOptions, order: np.ndarray, avai
         targets = np.empty(source.num_classes, dtype=np.int64)
         targets[order] = _curve(options, source.num_classes, most)
     targets = np.maximum(targets, options.at_least)
-    return targets if options.cap is None else np.minimum(targets, options.cap)
+    targets = targets if options.cap is None else np.minimum(targets, options.cap)
+    short = np.flatnonzero(targets > available)
+    if not len(short):
+        return targets
+    problem = f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted"
+    if options.shortage == "clip":
+        log.warning("%s; their targets are lowered", problem)
+        return np.minimum(targets, available)
+    lines = []
+    for k in short[np.argsort(available[short] - targets[short], kind="stable")]:
+        held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
+        lines.append(f"{source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
+    raise DataError(
+        f"{problem}:{first_lines(lines)}\n"
+        f"{_advice(options, order, available)}, or lower the targets of these classes with shortage=clip"
+    )
 
 
 def _curve(options: LongTailOptions, c: int, most: int) -> np.ndarray:
@@ -200,39 +207,6 @@ def _reserved(options: LongTailOptions, positives: np.ndarray) -> np.ndarray:
         return np.zeros_like(positives)
     share = 0 if options.val_per_class is not None else options.val_fraction
     return np.where(positives >= 2, np.maximum(np.rint(positives * share).astype(np.int64), 1), 0)
-
-
-def _clip(
-    source: LabelSet,
-    options: LongTailOptions,
-    order: np.ndarray,
-    targets: np.ndarray,
-    positives: np.ndarray,
-    available: np.ndarray,
-) -> np.ndarray:
-    """Lower the targets to the available images, or raise DataError if the options do not allow that."""
-    short = np.flatnonzero(targets > available)
-    if not len(short):
-        return targets
-    if options.shortage == "clip":
-        log.warning(
-            "%s: %d of %d classes have fewer images than wanted; their targets are lowered",
-            source.name,
-            len(short),
-            source.num_classes,
-        )
-        return np.minimum(targets, available)
-    lines = []
-    for k in short[np.argsort(available[short] - targets[short], kind="stable")][:SHOWN]:
-        held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
-        lines.append(f"  {source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
-    if len(short) > SHOWN:
-        lines.append(f"  ... and {len(short) - SHOWN} more")
-    shown = "\n".join(lines)
-    raise DataError(
-        f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted:\n{shown}\n"
-        f"{_advice(options, order, available)}, or lower the targets of these classes with shortage=clip"
-    )
 
 
 def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> str:
@@ -274,10 +248,8 @@ def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spar
     empty = [source.class_names[k] for k in np.flatnonzero((chooser.counts == 0) & (sizes > 0))]
     if empty:
         log.warning(
-            "%d of %d classes have no validation image, because training needs them all: %s",
-            len(empty),
-            source.num_classes,
-            first_few(empty, SHOWN),
+            f"{len(empty)} of {source.num_classes} classes have no validation image, because training needs them all: "
+            f"{first_few(empty)}"
         )
     return np.flatnonzero(chooser.chosen)
 
@@ -291,14 +263,13 @@ def _balanced(source: LabelSet, options: LongTailOptions, chooser: Chooser, targ
     below = np.flatnonzero(chooser.counts < floors)
     if len(below):
         lines = [
-            f"  {source.class_names[k]}: {chooser.counts[k]} reached, {floors[k]} wanted, {len(chooser.members[k])} in "
+            f"{source.class_names[k]}: {chooser.counts[k]} reached, {floors[k]} wanted, {len(chooser.members[k])} in "
             "the source"
-            for k in below[:SHOWN]
+            for k in below
         ]
-        shown = "\n".join(lines)
         raise DataError(
             f"{source.name}: at_least={options.at_least} cannot be met together with cap={options.cap}, because images "
-            f"of these classes also show capped ones:\n{shown}\nRaise cap, or lower at_least"
+            f"of these classes also show capped ones:{first_lines(lines)}\nRaise cap, or lower at_least"
         )
     return np.flatnonzero(chooser.chosen)
 
@@ -308,26 +279,16 @@ def _log(longtail: LongTail) -> None:
     miss = np.abs(counts - targets) / np.maximum(targets, 1)
     groups = ", ".join(f"{name} {len(index)}" for name, index in longtail.stats.group_indices().items())
     log.info(
-        "%s: %d training images, %d labels, classes from %d to %d images; %s",
-        longtail.name,
-        len(longtail.train),
-        counts.sum(),
-        counts.max(),
-        counts.min(),
-        groups,
+        f"{longtail.name}: {len(longtail.train)} training images, {counts.sum()} labels, classes from {counts.max()} "
+        f"to {counts.min()} images; {groups}"
     )
-    if not miss.any():
-        log.info("all %d classes have exactly the wanted number of images", len(counts))
+    exact, worst = np.count_nonzero(miss == 0), int(miss.argmax())
+    if exact == len(counts):
+        log.info("all %d classes have exactly the wanted number of images", exact)
     else:
-        worst = int(miss.argmax())
         log.info(
-            "%d of %d classes have exactly the wanted number of images; %.1f %% off on average, most at %s: %d for %d",
-            np.count_nonzero(miss == 0),
-            len(counts),
-            100 * miss.mean(),
-            longtail.train.class_names[worst],
-            counts[worst],
-            targets[worst],
+            f"{exact} of {len(counts)} classes have exactly the wanted number of images; {100 * miss.mean():.1f} % off "
+            f"on average, most at {longtail.train.class_names[worst]}: {counts[worst]} for {targets[worst]}"
         )
     if longtail.val is not None:
         log.info("validation part: %d images, none of them trained on", len(longtail.val))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mltrain.labels import row_entries
+
 ROUNDS = 50
 WORTH = 0.99  # `improve` stops when a round leaves more than this part of the distance
 
@@ -146,10 +148,8 @@ class Chooser:
 
     def _labels(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the labels of the images, one after the other, and the number of labels of each."""
-        sizes = self.indptr[images + 1] - self.indptr[images]
-        ends = np.cumsum(sizes)
-        total = int(ends[-1]) if len(ends) else 0
-        return self.cols[np.arange(total) + np.repeat(self.indptr[images] - (ends - sizes), sizes)], sizes
+        entries, sizes = row_entries(self.indptr, images)
+        return self.cols[entries], sizes
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -89,7 +89,13 @@ def write_split(
     """
     place = Path(os.path.realpath(folder))
     check_free(place, overwrite=overwrite)
-    _check_arguments(train, val, ids, val_ids, source_counts, targets)
+    if val is not None and (val.class_names != train.class_names or val.fill != train.fill):
+        raise ValueError(f"{val.name} and {train.name} must have the same classes and the same fill")
+    val_size = 0 if val is None else len(val)
+    sizes = {"ids": len(train), "val_ids": val_size, "source_counts": train.num_classes, "targets": train.num_classes}
+    for (key, size), given in zip(sizes.items(), (ids, val_ids, source_counts, targets), strict=True):
+        if given is not None and len(given) != size:
+            raise ValueError(f"{key}: {len(given)} given, expected {size}")
     if ids is None or (val is not None and val_ids is None):
         made = image_ids([*train.files, *(val.files if val is not None else ())])
         ids, val_ids = ids or made[: len(train)], val_ids or made[len(train) :]
@@ -119,7 +125,9 @@ def write_split(
                 _write_lines(temporary / "val_image_ids.txt", val_ids or ())
             _write_lines(temporary / "classes.txt", train.class_names)
             _write_labels(temporary / "labels.csv", train, val, separator)
-            _write_counts(temporary / "class_counts.csv", stats, val, source_counts, targets)
+            val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=val.num_classes)
+            columns = (source_counts, targets, stats.positives, val_counts)
+            _write_counts(temporary / "class_counts.csv", stats, columns)
             write_json(temporary / "class_split.json", groups)
             sparse.save_npz(temporary / "cooccurrence.npz", stats.cooccurrence)
             if finish is not None:
@@ -188,26 +196,6 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> No
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _check_arguments(
-    train: LabelSet,
-    val: LabelSet | None,
-    ids: Sequence[str] | None,
-    val_ids: Sequence[str] | None,
-    source_counts: Sequence[int] | np.ndarray | None,
-    targets: Sequence[int] | np.ndarray | None,
-) -> None:
-    if val is not None and (val.class_names != train.class_names or val.fill != train.fill):
-        raise ValueError(f"{val.name} and {train.name} must have the same classes and the same fill")
-    for name, given, size in (
-        ("ids", ids, len(train)),
-        ("val_ids", val_ids, 0 if val is None else len(val)),
-        ("source_counts", source_counts, train.num_classes),
-        ("targets", targets, train.num_classes),
-    ):
-        if given is not None and len(given) != size:
-            raise ValueError(f"{name}: {len(given)} given, expected {size}")
-
-
 def separator_of(class_names: Sequence[str]) -> str:
     """Return a separator of labels that no class name contains.
 
@@ -263,19 +251,10 @@ def _write_labels(path: Path, train: LabelSet, val: LabelSet | None, separator: 
             writer.writerows((labels.file(i), separator.join(cell), part) for i, cell in enumerate(cells))
 
 
-def _write_counts(
-    path: Path,
-    stats: LabelStats,
-    val: LabelSet | None,
-    source_counts: Sequence[int] | np.ndarray | None,
-    targets: Sequence[int] | np.ndarray | None,
-) -> None:
-    c = len(stats.class_names)
-    val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=c)
+def _write_counts(path: Path, stats: LabelStats, columns: Sequence[Sequence[int] | np.ndarray | None]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("class", "source", "target", "train", "val", "group"))
-        columns = (source_counts, targets, stats.positives, val_counts)
         for k, name in enumerate(stats.class_names):
             cells = ["" if column is None else int(column[k]) for column in columns]
             writer.writerow([name, *cells, GROUP_NAMES[stats.groups[k]]])

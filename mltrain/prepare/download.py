@@ -183,7 +183,7 @@ def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
             etag = response.headers.get("ETag", "")
             mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
             note.write_text(json.dumps(_Version(url, size, mark)._asdict()), encoding="utf-8")
-        _require_space(place, (size or 0) - have_now)
+        require_space(str(place), place.parent, (size or 0) - have_now)
         meter.restart(have_now, size)
         with part.open("ab") as stream:
             _receive(response, stream, meter)
@@ -210,12 +210,13 @@ def _finish(part: Path, note: Path, place: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-def _require_space(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place.parent).free
+def require_space(what: str, folder: Path, needed: int) -> None:
+    """Raise DataError unless `folder` has room for `needed` more bytes of `what`."""
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{place}: another {amount(needed)} are to come, and {amount(free)} are free; free some space and repeat "
-            "the command, or choose another disk with dataset.root=FOLDER"
+            f"{what} needs {amount(needed)} in {folder}, and {amount(free)} are free; free some space and "
+            "repeat the command, or choose another disk with dataset.root=FOLDER"
         )
 
 

@@ -22,6 +22,7 @@ from mltrain.pipeline.cache import available_cores
 from mltrain.pipeline.decode import read_image
 from mltrain.prepare.download import disk_error
 from mltrain.progress import Meter
+from mltrain.text import first_lines
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".j
 NOTE = "shrunk.json"
 BROKEN = "broken_images.txt"
 CLOCK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system
-SHOWN = 5
 
 
 def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, quality: int = 90, workers: int = 0) -> None:
@@ -71,17 +71,14 @@ def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, qualit
                             meter.add(1)
     except OSError as error:
         raise disk_error(error, out, "out=DIR") from error
-    log.info(
-        "%s: %d images shrunk, %d copied as they are, %d done before",
-        out, done["shrunk"], done["copied"], done["before"],
-    )  # fmt: skip
+    counts = [done[what] for what in ("shrunk", "copied", "before")]
+    log.info("%s: %d images shrunk, %d copied as they are, %d done before", out, *counts)
     note = out / BROKEN
     note.unlink(missing_ok=True)
     if broken:
         note.write_text("".join(f"{line}\n" for line in broken), encoding="utf-8")
-        shown = "".join(f"\n  {line}" for line in broken[:SHOWN])
         raise DataError(
-            f"{len(broken)} of {sum(done.values())} images cannot be decoded (all in {note}):{shown}\n"
+            f"{len(broken)} of {sum(done.values())} images cannot be decoded (all in {note}):{first_lines(broken)}\n"
             "Get these files again, or remove them from the labels, then repeat the command"
         )
 

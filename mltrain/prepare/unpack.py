@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mltrain.errors import DataError
-from mltrain.progress import Meter, amount
+from mltrain.prepare.download import require_space
+from mltrain.progress import Meter
 
 BLOCK = 1 << 20
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)
@@ -61,7 +62,7 @@ def _unpack_zip(archive: Path, raw: IO[bytes], folder: Path) -> int:
             if member.flag_bits & 1:
                 raise _refusal(member.filename, "encrypted")
         total = sum(member.file_size for member in members)
-        _require_space(archive, folder, total)
+        require_space(f"{archive}: unpacking it", folder.parent, total)
         files = 0
         with Meter(f"unpacking {archive.name}", total) as meter:
             for member in members:
@@ -88,7 +89,7 @@ def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Pat
                 raise _refusal(member.name, "a link or a device")
             total += member.size
             if total > free:
-                _require_space(archive, folder, total)
+                require_space(f"{archive}: unpacking it", folder.parent, total)
             stream = tar.extractfile(member)
             assert stream is not None
             before = raw.tell()
@@ -123,15 +124,6 @@ def _write(stream: IO[bytes], place: Path, meter: Meter | None) -> int:
             if meter is not None:
                 meter.add(len(block))
     return size
-
-
-def _require_space(archive: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{archive}: unpacking it needs {amount(needed)}, and {folder.parent} has {amount(free)} free; free some "
-            "space and repeat the command"
-        )
 
 
 def merge(source: Path, target: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_share_of_the_list_becomes_val(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "options", "said"),
     [
-        ("a.jpg 1\n\nb.jpg 7\n", {"classes": "names.txt"}, "train.txt, line 3: class [7] is not one of the 2 of"),
+        ("a.jpg 1\n\nb.jpg 7\n", {"classes": "names.txt"}, "train.txt, line 3: class 7 is not one of the 2 of"),
         ("a.jpg 1\na.jpg 0\n", {}, "train.txt, line 2: a.jpg is listed a second time (line 1)"),
         ("a.jpg 0 1 0\n", {}, "train.txt, line 1: an index is listed twice"),
         ("a.jpg\nb.jpg\n", {}, "no line has a class index; with dataset.labels=folder"),

@@ -142,7 +142,7 @@ def test_too_little_space_is_found_before_the_first_byte(
     site: Site, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(DataError, match=r"a.zip: another 300.0 kB are to come, and 1.0 kB are free.*dataset.root"):
+    with pytest.raises(DataError, match=r"a.zip needs 300.0 kB in .*, and 1.0 kB are free.*dataset.root"):
         get(site, tmp_path, waits)
     assert not (tmp_path / "a.zip.part").exists()
 
