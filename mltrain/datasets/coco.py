@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mltrain.datasets.reading import read_json_object, require_paths
+from mltrain.datasets.reading import check_choice, read_json_object, require_paths
 from mltrain.datasets.sources import COCO_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
@@ -58,8 +58,7 @@ def coco(
     Raises:
         DataError: files are missing or broken.
     """
-    if year not in (2014, 2017):
-        raise ValueError(f"year must be 2014 or 2017, got {year!r}")
+    check_choice("year", year, (2014, 2017))
     files, folders = (
         {split: pattern.replace("{split}", split).replace("{year}", str(year)) for split in ("train", "val")}
         for pattern in (annotations, images)

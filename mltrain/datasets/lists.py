@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from mltrain.datasets.reading import read_class_names, read_lines, require_paths
+from mltrain.datasets.reading import check_choice, read_class_names, read_lines, require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -58,8 +58,7 @@ def list_files(
     Raises:
         DataError: a file is missing or broken; the message names the line.
     """
-    if labels not in ("indices", "folder"):
-        raise ValueError(f"labels must be indices or folder, got {labels!r}")
+    check_choice("labels", labels, ("indices", "folder"))
     parts = split_paths(root, train, val, test, val_fraction)
     place = Path(root, images or ".")
     names = Path(root, classes) if classes else None

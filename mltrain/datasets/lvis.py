@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mltrain.datasets.coco import positions, read_instances
-from mltrain.datasets.reading import require_paths
+from mltrain.datasets.reading import check_choice, require_paths
 from mltrain.datasets.sources import LVIS_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
@@ -71,8 +71,7 @@ def read_lvis(
     Raises:
         DataError: the file is missing or broken, or calls a category of an image both present and absent.
     """
-    if absent not in ("unknown", "negative"):
-        raise ValueError(f"absent must be unknown or negative, got {absent!r}")
+    check_choice("absent", absent, ("unknown", "negative"))
     path = Path(path)
     require_paths(name or path.stem, [path], HOW)
     found = read_instances(

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from mltrain.datasets.reading import read_class_names, read_lines, require_paths
+from mltrain.datasets.reading import check_choice, read_class_names, read_image_list, read_lines, require_paths
 from mltrain.datasets.sources import NUSWIDE_HOW as HOW
 from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.errors import DataError
@@ -49,8 +49,7 @@ def nuswide(
     Raises:
         DataError: files are missing or broken; the message names the line.
     """
-    if labels not in ("concepts", "tags", "zero_shot"):
-        raise ValueError(f"labels must be concepts, tags or zero_shot, got {labels!r}")
+    check_choice("labels", labels, ("concepts", "tags", "zero_shot"))
     folder = Path(root)
     concepts_file = folder / "Concepts81.txt"
     if not concepts_file.is_file() and (folder / "ConceptsList").is_dir():
@@ -69,7 +68,7 @@ def nuswide(
     made = {}
     for part, official in PARTS.items():
         list_file = folder / "ImageList" / f"{official}Imagelist.txt"
-        files = _image_list(list_file)
+        files = list(read_image_list(list_file, lambda line: line.replace("\\", "/")))
         kept = np.ones(len(files), dtype=bool)
         columns: list[np.ndarray] = []
         if tags:
@@ -97,15 +96,6 @@ def nuswide(
 
 def _concept_file(folder: Path, concept: str, part: str) -> Path:
     return folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{part}.txt"
-
-
-def _image_list(path: Path) -> list[str]:
-    files = [text.replace("\\", "/") for _, text in read_lines(path)]
-    if not files:
-        raise DataError(f"{path}: lists no image")
-    if len(set(files)) != len(files):
-        raise DataError(f"{path}: {len(files) - len(set(files))} images are listed more than once")
-    return files
 
 
 def _check_count(path: Path, found: int, images: int, list_file: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mltrain.datasets.openimages_csv import HEX, ID_LENGTH, ClassIndex, read_blocks
-from mltrain.datasets.reading import read_class_names, read_csv_rows, read_lines, require_paths
+from mltrain.datasets.reading import check_choice, read_class_names, read_csv_rows, read_lines, require_paths
 from mltrain.datasets.sources import OPENIMAGES_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
@@ -65,8 +65,7 @@ def openimages(
     Raises:
         DataError: files are missing or broken; the message names the line.
     """
-    if train_absent not in ("unknown", "negative"):
-        raise ValueError(f"train_absent must be unknown or negative, got {train_absent!r}")
+    check_choice("train_absent", train_absent, ("unknown", "negative"))
     parts = {"train": (train_labels, train_images), "val": (val_labels, val_images)}
     if test_labels is not None:
         parts["test"] = (test_labels, test_images)
@@ -105,8 +104,7 @@ def read_openimages(
     Raises:
         DataError: a file is missing or broken.
     """
-    if absent not in ("unknown", "negative"):
-        raise ValueError(f"absent must be unknown or negative, got {absent!r}")
+    check_choice("absent", absent, ("unknown", "negative"))
     path = Path(labels)
     require_paths(name or path.stem, [path, classes, *([descriptions] if descriptions else [])], HOW)
     return _read(

@@ -1,4 +1,4 @@
-"""Reading annotation files: missing paths, lines, csv rows, JSON and class names, each with its error message."""
+"""Reading options and annotation files: paths, lines, csv rows, JSON, images and classes, with their error messages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mltrain.errors import DataError
 from mltrain.progress import track
+
+
+def check_choice(key: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise ValueError if an option is none of the allowed values."""
+    if value not in allowed:
+        *first, last = map(str, allowed)
+        raise ValueError(f"{key} must be {', '.join(first)} or {last}, got {value!r}")
 
 
 def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) -> None:
@@ -48,6 +55,27 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         raise DataError(f"{place}: not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error.strerror})") from error
+
+
+def read_image_list(path: Path, parse: Callable[[str], str] = str) -> dict[str, int]:
+    """Return image -> line number of a file with one image per line, in the order of the file.
+
+    Args:
+        path: the file.
+        parse: returns the image of a stripped line.
+
+    Raises:
+        DataError: the file cannot be read, lists no image, or lists an image twice.
+    """
+    images: dict[str, int] = {}
+    for number, text in read_lines(path):
+        image = parse(text)
+        if image in images:
+            raise DataError(f"{path}, line {number}: {image} is listed a second time (line {images[image]})")
+        images[image] = number
+    if not images:
+        raise DataError(f"{path}: lists no image")
+    return images
 
 
 def read_class_names(path: str | os.PathLike[str]) -> dict[str, None]:

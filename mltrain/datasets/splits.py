@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mltrain.datasets.reading import check_choice
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
@@ -131,8 +132,7 @@ def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unkn
     Raises:
         ValueError: `policy` is none of the three.
     """
-    if policy not in ("drop", "negative", "unknown"):
-        raise ValueError(f"unlabelled must be drop, negative or unknown, got {policy!r}")
+    check_choice("unlabelled", policy, ("drop", "negative", "unknown"))
     n = len(labels)
     counts = np.bincount(labels.positive_pairs()[0], minlength=n)
     bare = np.flatnonzero(counts == 0)

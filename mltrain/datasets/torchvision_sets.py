@@ -20,7 +20,7 @@ from PIL import Image
 
 from mltrain.datasets.lists import read_lists
 from mltrain.datasets.once import has_version, make_folder
-from mltrain.datasets.reading import require_paths
+from mltrain.datasets.reading import check_choice, require_paths
 from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.sources import torchvision_how
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
@@ -102,8 +102,7 @@ def cifar100(
     Raises:
         DataError: files are missing or broken.
     """
-    if labels not in ("fine", "coarse"):
-        raise ValueError(f"labels must be fine or coarse, got {labels!r}")
+    check_choice("labels", labels, ("fine", "coarse"))
     folder = Path(root, "cifar-100-python")
     data = _cifar("CIFAR100", [folder / "train"], folder / "test", folder / "meta", f"{labels}_label")
     return _splits(name, data, Path(root, f"cifar-100-{labels}-png"), val_fraction, split_seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from mltrain.datasets.reading import read_class_names, read_json_object, read_lines, require_paths
+from mltrain.datasets.reading import read_class_names, read_image_list, read_json_object, require_paths
 from mltrain.datasets.sources import VG500_HOW as HOW
 from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.errors import DataError
@@ -55,15 +55,10 @@ def vg500(
     second = {path.name for path in images[1].iterdir()} if len(images) > 1 else set()
     made = {}
     for part, path in lists.items():
-        listed: dict[str, int] = {}
-        for number, image in read_lines(path):
-            if image in listed:
-                raise DataError(f"{path}, line {number}: {image} is listed a second time (line {listed[image]})")
+        listed = read_image_list(path)
+        for image, number in listed.items():
             if image not in indices:
                 raise DataError(f"{path}, line {number}: {folder / labels} has no labels of {image!r}")
-            listed[image] = number
-        if not listed:
-            raise DataError(f"{path}: lists no image")
         files = [f"{images[1 if image in second else 0].name}/{image}" for image in listed]
         positives = [indices[image] for image in listed]
         given = LabelSet.from_lists(

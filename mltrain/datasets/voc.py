@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from mltrain.datasets.reading import read_lines, require_paths
+from mltrain.datasets.reading import check_choice, read_image_list, require_paths
 from mltrain.datasets.sources import VOC_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
@@ -52,8 +52,7 @@ def voc(
     Raises:
         DataError: files are missing or broken.
     """
-    if year not in TRAIN:
-        raise ValueError(f"year must be 2007, 2012 or '07+12', got {year!r}")
+    check_choice("year", year, tuple(TRAIN))
     parts = [*TRAIN[year], VAL[year]]
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     train = read_voc(root=root, parts=parts[:-1], difficult=difficult, name=f"{name}/train")
@@ -78,8 +77,7 @@ def read_voc(
     Raises:
         DataError: files are missing or broken.
     """
-    if difficult not in ("positive", "negative", "ignore"):
-        raise ValueError(f"difficult must be positive, negative or ignore, got {difficult!r}")
+    check_choice("difficult", difficult, ("positive", "negative", "ignore"))
     name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     files: list[str] = []
@@ -87,7 +85,8 @@ def read_voc(
     unknowns: list[set[int]] = []
     devkit = find_devkit(root)
     for year, split in parts:
-        ids = _image_ids(devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt")
+        list_file = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt"
+        ids = read_image_list(list_file, lambda line: line.split()[0])
         annotations = f"{devkit}/VOC{year}/Annotations"
         for image_id in track(ids, f"reading voc{year}/{split}", len(ids), unit="images"):
             clear, hard = _objects(f"{annotations}/{image_id}.xml")
@@ -111,15 +110,6 @@ def part_paths(root: str | os.PathLike[str], year: int, split: str) -> list[Path
     """Return the paths that reading one image list needs."""
     folder = find_devkit(root) / f"VOC{year}"
     return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations", folder / "JPEGImages"]
-
-
-def _image_ids(path: Path) -> list[str]:
-    ids = [line.split()[0] for _, line in read_lines(path)]
-    if not ids:
-        raise DataError(f"{path}: lists no image")
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{path}: {len(ids) - len(set(ids))} images are listed more than once")
-    return ids
 
 
 def _objects(path: str) -> tuple[set[int], set[int]]:

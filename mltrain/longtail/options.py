@@ -22,33 +22,33 @@ class LongTailOptions:
     """
 
     method: Literal["balanced", "published"] = "balanced"
-    """balanced: rarest class first, no class above its target where that can be; published: the algorithm and the
-    random stream of Wu et al. (ECCV 2020), which made VOC-MLT"""
+    """balanced: rarest class first, and classes above their target only if unavoidable; published: the algorithm and
+    the random stream of Wu et al. (ECCV 2020), which made VOC-MLT"""
     curve: Literal["pareto", "exponential", "explicit"] = "pareto"
     max: int | None = _number(None, least=1)
-    """images of the first class; None: all that it has, less its validation share"""
+    """images of the first class; None: all its images except its validation share"""
     min: int = _number(1, least=0)
-    """what the curve falls to; exponential reaches it, pareto stays above it"""
+    """lower end of the curve; exponential reaches it, pareto stays above it"""
     b: float = _number(6.0, least=0.01)
-    """of the pareto curve; larger: more classes with many images"""
+    """shape of the pareto curve; larger: more classes with many images"""
     counts: str | dict[str, int] | None = None
     """explicit curve: images per class, as a mapping or a file (csv with the columns class,count; or json)"""
     order: Literal["cooccurrence", "frequency"] = "cooccurrence"
-    """of the classes along the curve: by how often a class comes along with others (the paper's), or by its images"""
+    """order of the classes along the curve: by how often a class occurs with others (the paper's), or by its images"""
     cap: int | None = _number(None, least=1)
-    """no class gets more images, whatever its target"""
+    """greatest number of images per class, whatever its target"""
     at_least: int = _number(0, least=0)
-    """every class gets so many images, even where that lifts other classes above their targets"""
+    """least number of images per class, even if that lifts other classes above their targets"""
     shortage: Literal["error", "clip"] = "error"
-    """a class with fewer images than wanted: refuse, or lower its target to what there is"""
+    """if a class has fewer images than wanted: stop with an error, or lower its target to the available images"""
     val_fraction: float = _number(0.1, least=0, most=0.9)
-    """share of the source held out for validation, stratified; 0: none"""
+    """share of the source that is held out for validation, stratified; 0: none"""
     val_per_class: int | None = _number(None, least=1)
-    """instead: so many validation images of each class, or as many as training can spare"""
+    """instead: number of validation images per class, or as many as training can spare"""
     head_min: int = _number(100, least=1)
-    """head: classes with at least so many training images"""
+    """least number of training images of a head class"""
     medium_min: int = _number(20, least=1)
-    """medium: at least so many; tail: fewer"""
+    """least number of training images of a medium class; classes with fewer are tail"""
     seed: int = _number(0, least=0, most=2**31 - 1)
 
     def __post_init__(self) -> None:
@@ -71,6 +71,8 @@ class LongTailOptions:
         if self.method == "published":
             for name, off in (("cap", None), ("at_least", 0)):
                 if getattr(self, name) != off:
-                    raise ValueError(f"{name}={getattr(self, name)} needs method=balanced: the published has no such")
+                    raise ValueError(
+                        f"{name}={getattr(self, name)} needs method=balanced: method=published has no {name}"
+                    )
             if self.order != "cooccurrence":
                 raise ValueError("order=frequency needs method=balanced: the published order is cooccurrence")

@@ -155,7 +155,7 @@ def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and known is not None and have:
-            if _total(error.headers.get("Content-Range", "")) == have == known.size:
+            if _range(error)[1] == have == known.size:
                 _finish(part, note, place)
                 return
             part.unlink()
@@ -170,8 +170,7 @@ def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
         length = response.headers.get("Content-Length")
         size = int(length) if length and length.isdigit() else None
         if response.status == 206:
-            span = response.headers.get("Content-Range", "")
-            first, size = _start(span), _total(span)
+            first, size = _range(response)
             if first != have or known is None or size != known.size:
                 part.unlink(missing_ok=True)
                 raise _Cut(OTHER_VERSION)
@@ -228,14 +227,11 @@ def _noted(note: Path) -> _Version | None:
         return None
 
 
-def _start(content_range: str) -> int | None:
-    found = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", content_range)
-    return int(found[1]) if found else None
-
-
-def _total(content_range: str) -> int | None:
-    found = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d+)", content_range)
-    return int(found[1]) if found else None
+def _range(response: Any) -> tuple[int | None, int | None]:
+    """Return the first byte of a response and the size of the whole file, as far as its Content-Range has them."""
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", ""))
+    first, total = found.groups() if found else (None, None)
+    return None if first is None else int(first), None if total is None else int(total)
 
 
 def _failure(error: Exception) -> _Cut | _Refused:

@@ -118,7 +118,11 @@ def test_the_known_defect_of_the_official_file_is_one_unknown_target(
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0", "2"], "line 2: expected 0 or 1, found '2'"),
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0"], "1 lines, but "),
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0 1"], "line 1: expected 0 or 1, found '0 1'"),
-        ("ImageList/TrainImagelist.txt", ["a\\1.jpg", "a\\1.jpg", "b\\1.jpg"], "1 images are listed more than once"),
+        (
+            "ImageList/TrainImagelist.txt",
+            ["a\\1.jpg", "a\\1.jpg", "b\\1.jpg"],
+            "line 2: a/1.jpg is listed a second time (line 1)",
+        ),
         ("ImageList/TrainImagelist.txt", [], "lists no image"),
         ("Concepts81.txt", ["sky", "sky"], "line 2: class 'sky' appears more than once"),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t1"], "1 lines, but "),

@@ -113,7 +113,7 @@ def test_a_broken_annotation_is_named(tmp_path: Path, text: str | None, said: st
 def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
     path = tree(tmp_path) / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
     path.write_text("000001\n000001\n")
-    with pytest.raises(DataError, match="1 images are listed more than once"):
+    with pytest.raises(DataError, match=r"test\.txt, line 2: 000001 is listed a second time \(line 1\)"):
         read_voc(root=tmp_path, parts=[(2007, "test")])
 
 
