@@ -108,14 +108,8 @@ def read_coco(
     folder = Path(root, image_dir or f"{split}{year}")
     name = name or f"coco{year}/{split}"
     require_paths(name, [path], HOW)
-    found = read_instances(
-        path,
-        "COCO's detection format",
-        "id, file_name",
-        lambda image: image["file_name"],
-        keep=(lambda annotation: not _degenerate(annotation)) if drop_degenerate else None,
-        zeroed=OUTLINE if drop_degenerate else GEOMETRY,
-    )
+    keys, title = "id, file_name", "COCO's detection format"
+    found = read_instances(path, title, keys, lambda image: image["file_name"], drop_degenerate=drop_degenerate)
     rows, columns = np.divmod(found.present, len(found.class_names))
     n = len(found.images)
     pairs = compress(rows, columns, np.ones(len(rows), dtype=np.int8), n)
@@ -152,25 +146,24 @@ def read_instances(
     image_keys: str,
     describe: Callable[[dict[str, Any]], Any],
     *,
-    keep: Callable[[dict[str, Any]], bool] | None = None,
-    zeroed: re.Pattern[bytes] = GEOMETRY,
+    drop_degenerate: bool = False,
 ) -> Instances:
     """Read an annotation file in COCO's format or one derived from it.
 
     Args:
         path: the file.
         title: name of the format, for messages.
-        image_keys: what `describe` and this function read of an image, for messages.
-        describe: returns what is kept of an image.
-        keep: returns whether an annotation counts; None: all do.
-        zeroed: values that are not parsed.
+        image_keys: keys of an image that are read, for messages.
+        describe: returns the description of an image to keep.
+        drop_degenerate: as for `read_coco`.
 
     Raises:
         DataError: the file cannot be read or is not in this format.
     """
+    zeroed = OUTLINE if drop_degenerate else GEOMETRY
     data = read_json_object(path, "a json object with images, categories and annotations", zeroed=zeroed)
     try:
-        annotations = data["annotations"] if keep is None else [entry for entry in data["annotations"] if keep(entry)]
+        annotations = [entry for entry in data["annotations"] if not (drop_degenerate and _degenerate(entry))]
         categories = sorted((int(entry["id"]), str(entry["name"])) for entry in data["categories"])
         ids = np.array([entry["id"] for entry in data["images"]], dtype=np.int64)
         images = [describe(entry) for entry in data["images"]]
@@ -181,6 +174,7 @@ def read_instances(
             f"{path}: not in {title} ({type(error).__name__}: {error}); expected the lists images ({image_keys}), "
             "categories (id, name) and annotations (image_id, category_id)"
         ) from error
+    del data, annotations  # gigabytes for a large set
     if not len(ids) or not categories:
         raise DataError(f"{path}: lists {len(ids)} images and {len(categories)} categories; both are needed")
     names = [label for _, label in categories]

@@ -74,12 +74,7 @@ def read_lvis(
     check_choice("absent", absent, ("unknown", "negative"))
     path = Path(path)
     require_paths(name or path.stem, [path], HOW)
-    found = read_instances(
-        path,
-        "the format of LVIS v1",
-        "id, coco_url, neg_category_ids",
-        lambda image: (_file(image), [int(key) for key in image["neg_category_ids"]]),
-    )
+    found = read_instances(path, "the format of LVIS v1", "id, coco_url, neg_category_ids", _describe)
     files, absent_ids = zip(*found.images, strict=True)
     n, c = len(files), len(found.class_names)
     rows = np.repeat(np.arange(n), [len(ids) for ids in absent_ids])
@@ -101,9 +96,12 @@ def read_lvis(
     )
 
 
-def _file(image: dict[str, Any]) -> str:
-    """Return the path in COCO's folder, from a URL such as http://images.cocodataset.org/train2017/000000391895.jpg."""
+def _describe(image: dict[str, Any]) -> tuple[str, list[int]]:
+    """Return the path in COCO's folder and the negative category ids.
+
+    The path is part of the address, such as http://images.cocodataset.org/train2017/000000391895.jpg.
+    """
     file = "/".join(image["coco_url"].split("/")[-2:])
     if IMAGE.fullmatch(file) is None:
         raise ValueError(f"coco_url {image['coco_url']!r} of image {image['id']} names no image of COCO 2017")
-    return file
+    return file, [int(key) for key in image["neg_category_ids"]]

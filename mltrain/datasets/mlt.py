@@ -157,15 +157,9 @@ def coco_mlt(
 def _splits(train: LabelSet, val: LabelSet | None, test: LabelSet) -> Splits:
     if val is not None:
         return Splits(train, val, test)
-    log.info(
-        "%s: no validation set (as published), so %s stands in for it; dataset.val_fraction=0.1 holds one out",
-        train.name,
-        test.name,
-    )
+    stand_in = f"no validation set (as published), so {test.name} stands in for it"
+    log.info("%s: %s; dataset.val_fraction=0.1 holds one out", train.name, stand_in)
     return Splits(train, test)
-
-
-# -- the training set ------------------------------------------------------------------------------------------------
 
 
 def _read_training(
@@ -215,9 +209,6 @@ def _place(benchmark: Benchmark, labels: LabelSet, path: Path, root: str | os.Pa
     files = [benchmark.file(image_id) for image_id in ids]
     names, targets = labels.class_names, labels.dense()
     return LabelSet.from_dense(name=labels.name, root=root, files=files, class_names=names, targets=targets)
-
-
-# -- the published files ---------------------------------------------------------------------------------------------
 
 
 class Official(NamedTuple):

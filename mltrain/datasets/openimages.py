@@ -117,9 +117,6 @@ def read_openimages(
     )
 
 
-# -- classes ---------------------------------------------------------------------------------------------------------
-
-
 class _Classes(NamedTuple):
     names: list[str]
     ids: ClassIndex
@@ -155,9 +152,6 @@ def _names(ids: list[str], path: Path | None) -> list[str]:
     given = [names[key] for key in ids]
     repeated = {label for label, count in zip(*np.unique(given, return_counts=True), strict=True) if count > 1}
     return [f"{label} ({key})" if label in repeated else label for key, label in zip(ids, given, strict=True)]
-
-
-# -- labels ----------------------------------------------------------------------------------------------------------
 
 
 def _read(

@@ -112,43 +112,26 @@ LVIS_HOW = (
 # -- Pascal VOC ------------------------------------------------------------------------------------------------------
 
 
-def _voc(file: str, year: int, size: int, images: int, md5: str, lists: tuple[str, ...]) -> RemoteFile:
-    hosts = ("https://thor.robots.ox.ac.uk", "http://host.robots.ox.ac.uk")
+VOC_HOSTS = ("https://thor.robots.ox.ac.uk", "http://host.robots.ox.ac.uk")
+
+
+def _voc(year: int, file: str, size: int, images: int, md5: str, *lists: str) -> RemoteFile:
     below = f"VOCdevkit/VOC{year}"
-    return RemoteFile(
-        tuple(f"{host}/pascal/VOC/voc{year}/{file}" for host in hosts),
-        size,
-        (
-            *((f"{below}/ImageSets/Main/{name}.txt", 1) for name in lists),
-            (f"{below}/Annotations", images),
-            (f"{below}/JPEGImages", images),
-        ),
-        unpacked=size,
-        md5=md5,
-    )
+    gives = [(f"{below}/ImageSets/Main/{name}.txt", 1) for name in lists]
+    gives += [(f"{below}/Annotations", images), (f"{below}/JPEGImages", images)]
+    urls = tuple(f"{host}/pascal/VOC/voc{year}/{file}" for host in VOC_HOSTS)
+    return RemoteFile(urls, size, tuple(gives), unpacked=size, md5=md5)
 
 
-VOC = {
-    (2007, "trainval"): _voc(
-        "VOCtrainval_06-Nov-2007.tar", 2007, 460_032_000, 5_011, "c52e279531787c972589f7e41ab4ae64", ("trainval",)
-    ),
-    (2007, "test"): _voc(
-        "VOCtest_06-Nov-2007.tar", 2007, 451_020_800, 4_952, "b6e924de25625d8de591ea690078ad9f", ("test",)
-    ),
-    (2012, "trainval"): _voc(
-        "VOCtrainval_11-May-2012.tar",
-        2012,
-        1_999_639_040,
-        11_540,
-        "6cd6e144f989b92b3379bac3b3de84fd",
-        ("train", "val", "trainval"),
-    ),
-}
-VOC_PARTS = {
-    2007: [(2007, "trainval"), (2007, "test")],
-    2012: [(2012, "trainval")],
-    "07+12": [(2007, "trainval"), (2007, "test"), (2012, "trainval")],
-}
+VOC_2007 = (
+    _voc(2007, "VOCtrainval_06-Nov-2007.tar", 460_032_000, 5_011, "c52e279531787c972589f7e41ab4ae64", "trainval"),
+    _voc(2007, "VOCtest_06-Nov-2007.tar", 451_020_800, 4_952, "b6e924de25625d8de591ea690078ad9f", "test"),
+)
+VOC_2012 = _voc(
+    2012, "VOCtrainval_11-May-2012.tar", 1_999_639_040, 11_540, "6cd6e144f989b92b3379bac3b3de84fd",
+    "train", "val", "trainval",
+)  # fmt: skip
+VOC = {2007: VOC_2007, 2012: (VOC_2012,), "07+12": (*VOC_2007, VOC_2012)}
 VOC_COUNTS = {
     2007: PublishedCounts(20, 5_011, 4_952),
     2012: PublishedCounts(20, 5_717, 5_823),
@@ -157,7 +140,7 @@ VOC_COUNTS = {
 
 VOC_HOW = (
     f"Pascal VOC comes from http://host.robots.ox.ac.uk/pascal/VOC/: {TOOL} downloads it. By hand: unpack "
-    f"{', '.join(file.name for file in VOC.values())} into one folder. {ELSEWHERE}, the folder that "
+    f"{', '.join(file.name for file in VOC['07+12'])} into one folder. {ELSEWHERE}, the folder that "
     "holds VOCdevkit/ (or VOC2007/, VOC2012/)"
 )
 
@@ -266,10 +249,9 @@ def retrieval(target: str, options: Mapping[str, Any]) -> Retrieval:
         return _retrieval_coco(options)
     if reader == "voc":
         year = options["year"]
-        return Retrieval(tuple(VOC[part] for part in VOC_PARTS[year]), counts=VOC_COUNTS[year])
+        return Retrieval(VOC[year], counts=VOC_COUNTS[year])
     if reader == "voc_mlt":
-        parts = (VOC[2007, "test"], VOC[2012, "trainval"])
-        return Retrieval(parts, mlt_how(VOC_MLT_FOLDER), PublishedCounts(20, None, None, 4_952))
+        return Retrieval((VOC_2007[1], VOC_2012), mlt_how(VOC_MLT_FOLDER), PublishedCounts(20, None, None, 4_952))
     if reader == "coco_mlt":
         return Retrieval(_coco(2017), mlt_how(COCO_MLT_FOLDER), PublishedCounts(80, None, None, 5_000))
     if reader == "lvis":

@@ -108,9 +108,6 @@ def cifar100(
     return _splits(name, data, Path(root, f"cifar-100-{labels}-png"), val_fraction, split_seed)
 
 
-# -- from files to PNGs ----------------------------------------------------------------------------------------------
-
-
 class _BinarySet(NamedTuple):
     """The binary files of a data set."""
 
@@ -163,9 +160,6 @@ def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> None:
     log.info("%s: %d images unpacked", name, count)
 
 
-# -- MNIST -----------------------------------------------------------------------------------------------------------
-
-
 def _either(path: Path) -> Path:
     """Return the file, or its gzip if only that exists."""
     packed = path.with_name(path.name + ".gz")
@@ -186,9 +180,6 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             "again"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)
-
-
-# -- CIFAR -----------------------------------------------------------------------------------------------------------
 
 
 def _cifar(title: str, train: list[Path], test: Path, meta: Path, key: str) -> _BinarySet:

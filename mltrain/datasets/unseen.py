@@ -57,12 +57,8 @@ def unseen_classes(*, labels: LabelSet, classes: tuple[str, ...]) -> LabelSet:
     if not after.any():
         raise DataError(f"partial.classes: no image of {labels.name} has a label of a class that is not unseen")
     kept = np.flatnonzero((after > 0) | (before == 0))
-    log.info(
-        "%s: %d unseen classes; %d images that have no other labels are left out",
-        labels.name,
-        hidden.sum(),
-        len(labels) - len(kept),
-    )
+    left_out = f"{len(labels) - len(kept)} images that have no other labels are left out"
+    log.info("%s: %d unseen classes; %s", labels.name, hidden.sum(), left_out)
     return changed.select(kept)
 
 

@@ -97,8 +97,6 @@ class Chooser:
         images = self.members[c]
         return self.rng.permutation(images[self.free[images] & ~self.chosen[images]])
 
-    # -- rounds ------------------------------------------------------------------------------------------------------
-
     def _take(self, candidates: np.ndarray, limits: np.ndarray, need: int | None = None) -> None:
         """Choose candidates in their order while all their classes stay within the limits."""
         need = len(candidates) if need is None else need

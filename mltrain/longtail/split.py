@@ -193,9 +193,6 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> No
         raise DataError(f"{place}: holds a split already; overwrite=true replaces it, out=DIR writes elsewhere")
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
 def separator_of(class_names: Sequence[str]) -> str:
     """Return a separator of labels that no class name contains.
 
@@ -258,9 +255,6 @@ def _write_counts(path: Path, stats: LabelStats, columns: Sequence[Sequence[int]
         for k, name in enumerate(stats.class_names):
             cells = ["" if column is None else int(column[k]) for column in columns]
             writer.writerow([name, *cells, GROUP_NAMES[stats.groups[k]]])
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _read_rows(path: Path, part: str, class_names: Sequence[str], separator: str) -> dict[str, Any]:

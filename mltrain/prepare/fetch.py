@@ -126,9 +126,6 @@ def _set_aside(file: Path, what: str) -> str:
     )
 
 
-# -- checksums -------------------------------------------------------------------------------------------------------
-
-
 def _check_sums(remote: RemoteFile, file: Path) -> None:
     """Compare with the published MD5, if any, and with the SHA-256 noted at the first download."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
@@ -160,9 +157,6 @@ def _noted(notes: Path) -> dict[str, str]:
     return {words[1].lstrip("*"): words[0] for words in lines if len(words) == 2}
 
 
-# -- space -----------------------------------------------------------------------------------------------------------
-
-
 def _require_space(name: str, files: Sequence[RemoteFile], root: Path, keep_archives: bool) -> None:
     free = shutil.disk_usage(root).free
     needed = _space(files, root, keep_archives)
@@ -189,9 +183,6 @@ def _space(files: Sequence[RemoteFile], root: Path, keep_archives: bool) -> int:
         if remote.unpacked is not None and not keep_archives:
             used -= remote.size
     return most
-
-
-# -- verification ----------------------------------------------------------------------------------------------------
 
 
 def verify(splits: Splits, counts: PublishedCounts | None) -> None:

@@ -364,9 +364,9 @@ def test_published_checksums_are_those_of_torchvision() -> None:
     assert {(s.name, s.md5) for s in sources.MNIST} == set(MNIST.resources)
     assert (sources.CIFAR10[0].urls[0], sources.CIFAR10[0].md5) == (CIFAR10.url, CIFAR10.tgz_md5)
     assert (sources.CIFAR100[0].urls[0], sources.CIFAR100[0].md5) == (CIFAR100.url, CIFAR100.tgz_md5)
-    for key, name in (((2007, "trainval"), "2007"), ((2007, "test"), "2007-test"), ((2012, "trainval"), "2012")):
+    for file, name in zip(sources.VOC["07+12"], ("2007", "2007-test", "2012"), strict=True):
         official = DATASET_YEAR_DICT[name]
-        assert (sources.VOC[key].urls[0], sources.VOC[key].md5) == (official["url"], official["md5"])
+        assert (file.urls[0], file.md5) == (official["url"], official["md5"])
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
