@@ -124,8 +124,8 @@ class LabelSet:
                 raise ValueError(f"{name}: {len(lists)} label lists for {len(files)} files")
             if lists is None or value == fill:
                 continue
-            distinct = [set(given) for given in lists]
-            rows.append(np.repeat(np.arange(len(files)), [len(given) for given in distinct]))
+            distinct = [sorted(set(given)) for given in lists]
+            rows.append(np.repeat(np.arange(len(files)), np.fromiter(map(len, distinct), dtype=np.int64)))
             columns.append(np.fromiter(chain.from_iterable(distinct), dtype=np.int64))
             values.append(np.full(len(columns[-1]), value, dtype=np.int8))
         pairs = compress(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), len(files))

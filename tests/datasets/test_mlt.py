@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from mltrain.datasets import check_files, check_splits, read_csv, read_official
-from mltrain.datasets.mlt import coco_mlt, voc_mlt
-from mltrain.datasets.mlt import COCO_CLASSES
+from mltrain.datasets.mlt import COCO_CLASSES, coco_mlt, voc_mlt
 from mltrain.datasets.voc import CLASSES
 from mltrain.errors import DataError, MltrainError
 from mltrain.labels import LabelSet, LabelStats
