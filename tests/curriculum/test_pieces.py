@@ -127,7 +127,7 @@ def test_legacy_costs_tie_only_the_extremes_to_complexity() -> None:
     ("options", "message"),
     [({"by": "best"}, "rank, power, legacy"), ({"largest": 0.5}, "largest_cost"), ({"power": 0.0}, "cost_power")],
 )
-def test_costs_refuse_what_means_nothing(options: dict[str, float], message: str) -> None:
+def test_costs_refuse_meaningless_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         random_complexity(0).costs(**options)  # type: ignore[arg-type]
 

@@ -195,7 +195,7 @@ def test_an_imported_split_trains_as_the_published_files_do(tmp_path: Path, caps
 
 
 def test_a_split_by_image_ids_alone_finds_the_images(tmp_path: Path) -> None:
-    """As a generated split of a csv file of ids has them."""
+    """A generated split of a csv file of ids has such ids."""
     labels = LabelSet.from_dense(name="x", root="", files=ids(), class_names=CLASSES, targets=targets())
     write_split(tmp_path / "split", train=labels.select(range(20)), val=labels.select(range(20, 24)), manifest={})
     splits = voc_mlt(root=str(write_voc(tmp_path, ids())), split=str(tmp_path / "split"))

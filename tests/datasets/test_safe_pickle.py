@@ -99,7 +99,7 @@ def malicious(mark: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", malicious(Path("x")))
-def test_what_asks_for_more_than_data_is_refused_and_not_executed(tmp_path: Path, kind: str) -> None:
+def test_a_pickle_of_more_than_data_is_refused_and_not_executed(tmp_path: Path, kind: str) -> None:
     mark = tmp_path / "executed"
     file = tmp_path / "class_freq.pkl"
     file.write_bytes(malicious(mark)[kind])
@@ -143,7 +143,7 @@ def test_a_broken_pickle_is_told(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"2008_000023\n", pickle.dumps([1], protocol=0)])
-def test_what_is_no_pickle_is_told(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_pickle_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.pkl").write_bytes(data)
     with pytest.raises(DataError, match="does not begin like a pickle of protocol 2 or later"):
         read_pickle(tmp_path / "x.pkl")

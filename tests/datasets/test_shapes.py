@@ -95,7 +95,7 @@ def test_same_seed_gives_same_pixels_and_labels_another_seed_others() -> None:
     ).all()
 
 
-def test_what_is_drawn_has_not_changed_since_this_version() -> None:
+def test_the_drawings_have_not_changed_since_this_version() -> None:
     """When this fails because the drawing was changed on purpose: raise VERSION and write the new figures here.
 
     Mean colour and height of a few images, loose enough for another platform's rounding.

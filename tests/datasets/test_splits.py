@@ -40,7 +40,7 @@ def test_missing_files_are_counted_and_the_first_five_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["folder", "broken link", "no folder"])
-def test_what_is_not_a_file_is_missing(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_file_counts_as_missing(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "images"
     if kind == "folder":
         (root / "0.jpg").mkdir(parents=True)
@@ -118,10 +118,10 @@ def test_made_up_inode_numbers_do_not_look_like_an_overlap(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"), [(("b", "a"), "another order"), (("a", "c"), "b, c"), (("a",), "in one only: b")]
+    ("classes", "message"), [(("b", "a"), "another order"), (("a", "c"), "b, c"), (("a",), "in one only: b")]
 )
-def test_splits_with_different_classes_are_refused(tmp_path: Path, classes: tuple[str, ...], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_splits_with_different_classes_are_refused(tmp_path: Path, classes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         check_splits(Splits(labelled(tmp_path, ["0"]), labelled(tmp_path, ["1"], name="set/val", classes=classes)))
 
 

@@ -1,4 +1,4 @@
-"""Promises of the split folder: whole or not there, and equal to what was written when read again."""
+"""Promises of the split folder: it is written atomically, and reads back equal."""
 
 from __future__ import annotations
 

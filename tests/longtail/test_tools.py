@@ -139,7 +139,7 @@ def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["mx=3"], "mx: there is no mx; did you mean max?"),
         (["method=publishd"], "method=publishd: must be balanced | published; did you mean method=published?"),
@@ -152,10 +152,10 @@ def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: P
         (["dataset.need_val=true"], "cannot be set"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_before_data_are_read(words: list[str], said: str) -> None:
+def test_a_mistake_is_named_before_data_are_read(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         read(CreateLongtail, ["dataset=csv", *words] if words[0].startswith("dataset.need") else words)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_name_is_no_path(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_too_little_space_is_found_before_the_first_byte(
     assert not (tmp_path / "a.zip.part").exists()
 
 
-def test_a_disk_that_runs_full_is_said_and_the_download_continues_later(
+def test_a_full_disk_is_reported_and_the_download_continues_later(
     site: Site, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(response: Any, stream: Any, meter: Any) -> None:

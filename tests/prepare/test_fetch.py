@@ -62,7 +62,7 @@ def annotations(images: list[int]) -> bytes:
 
 
 def config(name: str, data: Path) -> DictConfig:
-    """As the tool composes it, without the time that takes."""
+    """Return the config that the tool composes, without the time that takes."""
     file = OmegaConf.load(ROOT / "configs" / "dataset" / f"{name}.yaml")
     return OmegaConf.create({"paths": {"data": str(data)}, "dataset": file.get("dataset", file)})
 
@@ -174,7 +174,7 @@ def test_a_file_that_is_not_the_one_first_downloaded_is_refused(site: Site, coco
         ({"images/1.jpg": b"x"}, "there is no val2017"),
     ],
 )
-def test_an_archive_that_is_not_what_it_should_be_leaves_nothing(
+def test_a_wrong_archive_leaves_nothing(
     site: Site, coco: Callable[..., Path], tmp_path: Path, files: dict[str, bytes], reason: str
 ) -> None:
     site.files["val.zip"] = packed(files)
@@ -224,7 +224,7 @@ def test_a_full_disk_while_unpacking_leaves_the_archive_and_no_half_of_it(
     assert whole(coco()) and len(site.asked) == 4
 
 
-def test_too_little_space_is_said_with_numbers_before_anything_is_asked(
+def test_too_little_space_is_reported_with_numbers_before_any_request(
     site: Site, coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**6, 10**6 - 9000, 9000))
@@ -323,7 +323,7 @@ def test_a_web_page_in_place_of_a_file_is_refused(site: Site, tmp_path: Path) ->
     assert not module.is_there(source, tmp_path)
 
 
-def test_what_must_be_fetched_by_hand_is_said_and_the_rest_downloaded(
+def test_files_to_fetch_by_hand_are_reported_and_the_rest_downloaded(
     site: Site, coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = sources.retrieval("", {})._replace(by_hand="Ask the authors for the images.", counts=None)
@@ -413,9 +413,9 @@ def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -
     while time.monotonic() < end and not (part.exists() and part.stat().st_size):
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
-    said = child.communicate()[1]
-    assert child.returncode == 130 and "Traceback" not in said, said
-    assert said.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
+    stderr = child.communicate()[1]
+    assert child.returncode == 130 and "Traceback" not in stderr, stderr
+    assert stderr.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
     assert 0 < part.stat().st_size < 300_000
 
 

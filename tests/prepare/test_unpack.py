@@ -134,7 +134,7 @@ def test_an_archive_with_a_changed_byte_is_damaged(tmp_path: Path, out: Path, ki
         unpack(archive, out)
 
 
-def test_a_web_page_in_place_of_an_archive_is_said(tmp_path: Path, out: Path) -> None:
+def test_a_web_page_instead_of_an_archive_is_reported(tmp_path: Path, out: Path) -> None:
     (tmp_path / "a.zip").write_text("\n<!doctype html><title>Please log in</title>")
     with pytest.raises(Damaged, match="it is a web page"):
         unpack(tmp_path / "a.zip", out)
