@@ -7,7 +7,6 @@ Digits" (Alpaydin and Kaynak, 1998, CC BY 4.0). On first use each image is writt
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from mltrain.datasets.csv import read_csv
 from mltrain.datasets.folder import read_folder
-from mltrain.datasets.once import has_version, make_folder
+from mltrain.datasets.once import make_versioned
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
@@ -68,12 +67,7 @@ def digits(
     if split is not None:
         require_paths(name, [Path(split, "labels.csv"), Path(split, "classes.txt")], LONG_TAIL)
     folder = Path(root, f"v{VERSION}_{test_per_class}")
-    make_folder(
-        folder,
-        complete=lambda: has_version(folder / DONE, VERSION),
-        write=lambda place: _write(place, test_per_class),
-        what=name,
-    )
+    make_versioned(folder, DONE, VERSION, lambda place: _write(place, test_per_class), name)
     parts = {"test": read_folder(folder / "test", classes=list(CLASSES), name=f"{name}/test")}
     if split is None:
         parts["train"] = read_folder(folder / "train", classes=list(CLASSES), name=f"{name}/train")
@@ -91,7 +85,7 @@ def _read_split(split: Path, part: str, folder: Path, name: str) -> LabelSet:
     return labels
 
 
-def _write(out: Path, test_per_class: int) -> None:
+def _write(out: Path, test_per_class: int) -> int:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -103,5 +97,5 @@ def _write(out: Path, test_per_class: int) -> None:
             file = out / part / label / f"{i:04d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(file)
-    (out / DONE).write_text(json.dumps({"version": VERSION, "images": len(pixels)}), encoding="utf-8")
     log.info("digits: wrote %d images", len(pixels))
+    return len(pixels)

@@ -39,8 +39,18 @@ def make_folder(folder: Path, *, complete: Callable[[], bool], write: Callable[[
         ) from error
 
 
+def make_versioned(folder: Path, note: str, version: int, write: Callable[[Path], int], what: str) -> None:
+    """Generate a folder unless its file `note` has this version; `write` fills it and returns the number of images."""
+
+    def write_all(place: Path) -> None:
+        content = {"version": version, "images": write(place)}
+        (place / note).write_text(json.dumps(content), encoding="utf-8")  # last: it marks the folder as complete
+
+    make_folder(folder, complete=lambda: has_version(folder / note, version), write=write_all, what=what)
+
+
 def has_version(note: Path, version: int) -> bool:
-    """Return whether a note, which is the last file that `write` makes, exists and has this version."""
+    """Return whether the note of `make_versioned` exists and has this version."""
     try:
         return bool(json.loads(note.read_text(encoding="utf-8"))["version"] == version)
     except (OSError, ValueError, KeyError, TypeError):

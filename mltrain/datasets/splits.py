@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mltrain.datasets.reading import check_choice
+from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track

@@ -8,7 +8,6 @@ pickles; they are read as data, and nothing in them is executed (`safe_pickle`).
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import zlib
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mltrain.datasets.lists import read_lists
-from mltrain.datasets.once import has_version, make_folder
+from mltrain.datasets.once import has_version, make_versioned
 from mltrain.datasets.reading import check_choice, require_paths
 from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.sources import torchvision_how
@@ -122,19 +121,15 @@ class _BinarySet(NamedTuple):
 def _splits(name: str, data: _BinarySet, folder: Path, val_fraction: float, split_seed: int) -> Splits:
     """Unpack the files to `folder` unless that is done, and read it."""
     check_fraction(val_fraction)
-
-    def complete() -> bool:
-        return has_version(folder / DONE, VERSION)
-
-    if not complete():
+    if not has_version(folder / DONE, VERSION):
         require_paths(name, data.files, torchvision_how(data.title))
-    make_folder(folder, complete=complete, write=lambda place: _unpack(place, folder, name, data), what=name)
+    make_versioned(folder, DONE, VERSION, lambda place: _unpack(place, folder, name, data), name)
     lists = {part: folder / f"{part}.txt" for part in ("train", "test")}
     made = read_lists(lists, images=folder, classes=folder / "classes.txt", name=name)
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 
 
-def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> None:
+def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> int:
     """Write the images, lists and class names of a set into `out`, which will be moved to `place`."""
     names = data.class_names()
     log.info("%s: unpacking once to %s", name, place)
@@ -156,8 +151,8 @@ def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> None:
         count += len(labels)
         (out / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
     (out / "classes.txt").write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
-    (out / DONE).write_text(json.dumps({"version": VERSION, "images": count}), encoding="utf-8")
     log.info("%s: %d images unpacked", name, count)
+    return count
 
 
 def _either(path: Path) -> Path:
