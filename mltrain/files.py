@@ -79,10 +79,14 @@ def _without_nan(value: Any) -> Any:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield an empty temporary folder, which takes the place of `folder` when the block succeeds.
 
     A folder that is already there moves aside first and is deleted last. When the block fails, nothing changes.
+
+    Args:
+        folder: the folder to write; its parents are made where they are missing.
+        sync: flush all files to the disk before returning; switch it off for thousands of files that can be made again.
 
     Raises:
         OSError: the folder cannot be written.
@@ -92,14 +96,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~umask())  # mkdtemp lets nobody else in
-        for path in [*temporary.rglob("*"), temporary]:
+        for path in [*temporary.rglob("*"), temporary] if sync else ():
             sync_to_disk(path)
         old = temporary.with_suffix(".old")
         if folder.exists():
             folder.replace(old)
         temporary.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
-        sync_to_disk(folder.parent)
+        if sync:
+            sync_to_disk(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,8 +1,8 @@
-"""LabelSet and LabelStats: the two nouns that everything passes around.
+"""LabelSet and LabelStats: the labels of a data set, and their frequencies.
 
-A target is 1 (positive), 0 (negative) or -1 (unknown). Targets are held sparse: per image the classes that are listed,
-each with its value, and one `fill` value for all classes that are not. So memory grows with the number of labels, not
-with images x classes (OpenImages has 9 M images x 9,605 classes).
+A target is 1 (positive), 0 (negative) or -1 (unknown). Targets are stored sparsely: each image lists some classes with
+their targets, and one `fill` value stands for all classes that an image does not list. Memory therefore grows with the
+number of labels, not with images x classes (Open Images has 9 M images x 9,605 classes).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,17 @@ class LabelSet:
     """Images and their sparse targets; immutable.
 
     Args:
-        name: shown in messages, e.g. ``"coco2017/train"``.
+        name: name for messages, e.g. ``"coco2017/train"``.
         root: folder that `files` are relative to.
-        files: image files, N of them, as listed in the annotation files.
-        class_names: C names; their order is the order of the targets.
-        indptr, indices, values: compressed rows; image i lists the classes ``indices[indptr[i]:indptr[i + 1]]`` with
-            the targets ``values[...]``.
+        files: N image files, as the annotation files list them.
+        class_names: C names, in the order of the targets.
+        indptr, indices, values: compressed sparse rows; image i lists the classes ``indices[indptr[i]:indptr[i + 1]]``
+            with the targets ``values[indptr[i]:indptr[i + 1]]``.
         fill: target of every class that an image does not list: 0 (fully annotated) or -1 (partially annotated).
 
     Raises:
-        ValueError: sizes do not fit, a class is out of range or listed twice for one image, or a value is not 1, 0, -1.
+        ValueError: sizes do not fit, a class index is out of range, an image lists a class twice, or a target is not 1,
+            0 or -1.
     """
 
     __slots__ = ("_files", "_indices", "_indptr", "_values", "class_names", "fill", "name", "root")
@@ -66,26 +68,23 @@ class LabelSet:
         if len(set(self.class_names)) != c:
             repeated = sorted({x for x in self.class_names if self.class_names.count(x) > 1})
             raise ValueError(f"{self.name}: class names appear more than once: {repeated[:5]}")
-        if (
-            len(self._indptr) != n + 1
-            or self._indptr[0] != 0
-            or self._indptr[-1] != listed
-            or len(self._values) != listed
-        ):
+        starts_and_ends = len(self._indptr) == n + 1 and self._indptr[0] == 0 and self._indptr[-1] == listed
+        if not starts_and_ends or len(self._values) != listed:
             raise ValueError(f"{self.name}: rows do not fit: {n} files, indptr {len(self._indptr)}, {listed} entries")
-        if listed and np.any(np.diff(self._indptr) < 0):
-            raise ValueError(f"{self.name}: indptr decreases")
-        if listed and (self._indices.min() < 0 or self._indices.max() >= c):
-            raise ValueError(
-                f"{self.name}: class index outside 0..{c - 1}: {self._indices.min()}..{self._indices.max()}"
-            )
-        if listed and not np.isin(self._values, (1, 0, -1)).all():
-            raise ValueError(f"{self.name}: targets must be 1, 0 or -1, found {np.unique(self._values).tolist()}")
         if self.fill not in (0, -1):
             raise ValueError(f"{self.name}: fill must be 0 or -1, found {self.fill}")
+        if not listed:
+            return
+        if np.any(np.diff(self._indptr) < 0):
+            raise ValueError(f"{self.name}: indptr decreases")
+        low, high = self._indices.min(), self._indices.max()
+        if low < 0 or high >= c:
+            raise ValueError(f"{self.name}: class index outside 0..{c - 1}: {low}..{high}")
+        if not np.isin(self._values, (1, 0, -1)).all():
+            raise ValueError(f"{self.name}: targets must be 1, 0 or -1, found {np.unique(self._values).tolist()}")
 
     def _sort(self) -> None:
-        """Bring the classes of every row into ascending order, where they are not, and refuse one listed twice."""
+        """Sort the classes of every row unless they are sorted, and refuse a class that a row lists twice."""
         if self._rising().all():
             return
         order = np.lexsort((self._indices, self._rows()))
@@ -97,7 +96,7 @@ class LabelSet:
             raise ValueError(f"{self.name}: {self.file(row)} lists class {label!r} twice")
 
     def _rising(self) -> np.ndarray:
-        """Whether the entry after each is of a higher class, or of another row; bool (entries - 1,)."""
+        """Return bool (entries - 1,): true where the next entry has a higher class or belongs to another row."""
         rising: np.ndarray = self._indices[1:] > self._indices[:-1]
         starts = self._indptr[1:-1]
         rising[starts[(starts > 0) & (starts < len(self._indices))] - 1] = True
@@ -118,32 +117,19 @@ class LabelSet:
         unknowns: Sequence[Iterable[int]] | None = None,
         fill: int = 0,
     ) -> LabelSet:
-        """From per-image lists of class indices; a class listed twice in one list counts once."""
-        parts = [
-            (value, lists) for value, lists in ((1, positives), (0, negatives), (-1, unknowns)) if lists is not None
-        ]
-        indptr, indices, values = [0], [], []
-        for _, given in parts:
-            if len(given) != len(files):
-                raise ValueError(f"{name}: {len(given)} label lists for {len(files)} files")
-        for i in range(len(files)):
-            for value, lists in parts:
-                if value == fill:
-                    continue
-                row = sorted(set(lists[i]))
-                indices.extend(row)
-                values.extend([value] * len(row))
-            indptr.append(len(indices))
-        return cls(
-            name=name,
-            root=root,
-            files=files,
-            class_names=class_names,
-            indptr=np.asarray(indptr, dtype=np.int64),
-            indices=np.asarray(indices, dtype=np.int32),
-            values=np.asarray(values, dtype=np.int8),
-            fill=fill,
-        )
+        """Build from per-image lists of class indices; a class that is listed twice in one list counts once."""
+        rows, columns, values = [], [], []
+        for value, lists in ((1, positives), (0, negatives), (-1, unknowns)):
+            if lists is not None and len(lists) != len(files):
+                raise ValueError(f"{name}: {len(lists)} label lists for {len(files)} files")
+            if lists is None or value == fill:
+                continue
+            distinct = [sorted(set(given)) for given in lists]
+            rows.append(np.repeat(np.arange(len(files)), np.fromiter(map(len, distinct), dtype=np.int64)))
+            columns.append(np.fromiter(chain.from_iterable(distinct), dtype=np.int64))
+            values.append(np.full(len(columns[-1]), value, dtype=np.int8))
+        pairs = compress(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), len(files))
+        return cls(name=name, root=root, files=files, class_names=class_names, fill=fill, **pairs)
 
     @classmethod
     def from_dense(
@@ -155,22 +141,14 @@ class LabelSet:
         class_names: Sequence[str],
         targets: np.ndarray,
     ) -> LabelSet:
-        """From a dense (N, C) array of 1, 0, -1; the more frequent of 0 and -1 becomes the fill."""
+        """Build from a dense (N, C) array of 1, 0, -1; the more frequent of 0 and -1 becomes the fill."""
         targets = np.asarray(targets)
         if targets.shape != (len(files), len(class_names)):
             raise ValueError(f"{name}: targets {targets.shape}, expected {(len(files), len(class_names))}")
         fill = -1 if np.count_nonzero(targets == -1) > np.count_nonzero(targets == 0) else 0
-        rows, cols = np.nonzero(targets != fill)
-        return cls(
-            name=name,
-            root=root,
-            files=files,
-            class_names=class_names,
-            indptr=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(files)))]),
-            indices=cols,
-            values=targets[rows, cols],
-            fill=fill,
-        )
+        rows, columns = np.nonzero(targets != fill)
+        pairs = compress(rows, columns, targets[rows, columns], len(files))
+        return cls(name=name, root=root, files=files, class_names=class_names, fill=fill, **pairs)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -183,129 +161,140 @@ class LabelSet:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return len(self.class_names)
 
     @property
     def fully_labelled(self) -> bool:
-        """Whether no target is unknown."""
+        """True if no target is unknown."""
         return self.fill == 0 and not bool((self._values == -1).any())
 
     def file(self, i: int) -> str:
-        """Image file as listed, relative to `root`."""
+        """Return image file i as listed, relative to `root`."""
         return bytes(self._files[i]).decode()
 
     def path(self, i: int) -> str:
-        """Full path of image i."""
+        """Return the full path of image i."""
         return os.path.join(self.root, self.file(i))  # noqa: PTH118  (a hot path: no Path objects)
 
     @property
+    def files(self) -> list[str]:
+        """Image files as listed, relative to `root`; made on demand."""
+        return [self.file(i) for i in range(len(self))]
+
+    @property
     def image_paths(self) -> list[str]:
-        """Full paths of all images, made on demand."""
+        """Full paths of all images; made on demand."""
         return [self.path(i) for i in range(len(self))]
 
     def targets(self, i: int) -> np.ndarray:
-        """Targets of image i, int8 (C,)."""
+        """Return the targets of image i, int8 (C,)."""
         row = np.full(self.num_classes, self.fill, dtype=np.int8)
         span = slice(self._indptr[i], self._indptr[i + 1])
         row[self._indices[span]] = self._values[span]
         return row
 
     def targets_batch(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Targets of several images, int8 (B, C)."""
+        """Return the targets of several images, int8 (B, C)."""
         picked = np.asarray(indices, dtype=np.int64)
         out = np.full((len(picked), self.num_classes), self.fill, dtype=np.int8)
-        entries, counts = self._entries(picked)
+        entries, counts = row_entries(self._indptr, picked)
         out[np.repeat(np.arange(len(picked)), counts), self._indices[entries]] = self._values[entries]
         return out
 
     def dense(self) -> np.ndarray:
-        """Targets of all images, int8 (N, C)."""
+        """Return the targets of all images, int8 (N, C)."""
         return self.targets_batch(np.arange(len(self)))
 
     def positive_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, columns) of all positive targets, int64, sorted by row, then column."""
+        """Return (rows, columns) of all positive targets, int64, sorted by row, then column."""
         return self.pairs(1)
 
     def pairs(self, value: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, columns) of all targets that are listed with `value`, int64, sorted by row, then column."""
+        """Return (rows, columns) of the targets that are listed with `value`, int64, sorted by row, then column."""
         mask = self._values == value
         return self._rows()[mask], self._indices[mask].astype(np.int64)
 
-    def select(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSet:
-        """The images at `indices`, in that order (repeats allowed)."""
-        picked = np.asarray(indices, dtype=np.int64)
-        entries, counts = self._entries(picked)
-        return LabelSet(
-            name=name or self.name,
-            root=self.root,
-            files=self._files[picked],
-            class_names=self.class_names,
-            indptr=np.concatenate([[0], np.cumsum(counts)]),
-            indices=self._indices[entries],
-            values=self._values[entries],
-            fill=self.fill,
-        )
+    def listed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (rows, columns, values) of all targets other than `fill`, sorted by row, then column."""
+        mask = self._values != self.fill
+        return self._rows()[mask], self._indices[mask].astype(np.int64), self._values[mask]
 
-    def with_targets(
-        self,
-        rows: np.ndarray,
-        columns: np.ndarray,
-        values: np.ndarray,
-        *,
-        fill: int,
-        class_names: Sequence[str] | None = None,
-    ) -> LabelSet:
-        """The same images with other targets: those listed, in any order, and `fill` everywhere else.
+    def select(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSet:
+        """Return the images at `indices`, in that order; an index may repeat."""
+        picked = np.asarray(indices, dtype=np.int64)
+        entries, counts = row_entries(self._indptr, picked)
+        rows = {"indptr": np.concatenate([[0], np.cumsum(counts)]), "indices": self._indices[entries]}
+        return self._changed(name=name or self.name, files=self._files[picked], values=self._values[entries], **rows)
+
+    def with_targets(self, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, *, fill: int) -> LabelSet:
+        """Return the same images with other targets: those listed, in any order, and `fill` everywhere else.
 
         Args:
             rows, columns, values: (k,) each; image, class and target (1, 0 or -1), no pair twice.
             fill: 0 or -1.
-            class_names: of the columns; None: the same classes.
         """
-        order = np.argsort(rows, kind="stable")
-        return LabelSet(
-            name=self.name,
-            root=self.root,
-            files=self._files,
-            class_names=self.class_names if class_names is None else class_names,
-            indptr=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self)))]),
-            indices=columns[order],
-            values=values[order],
-            fill=fill,
-        )
+        return self._changed(fill=fill, **compress(rows, columns, values, len(self)))
+
+    def with_classes(self, class_names: Sequence[str]) -> LabelSet:
+        """Return the same images with some of the classes, in the order of `class_names`."""
+        place = {name: k for k, name in enumerate(class_names)}
+        rows, columns, values = self.listed()
+        columns = np.array([place.get(name, -1) for name in self.class_names], dtype=np.int64)[columns]
+        kept = columns >= 0
+        pairs = compress(rows[kept], columns[kept], values[kept], len(self))
+        return self._changed(class_names=class_names, **pairs)
 
     def fingerprint(self) -> str:
-        """SHA-256 of files, class names and targets; not of `name`, `root` and how sparsely targets are listed."""
+        """Return the SHA-256 of files, class names, targets and fill; `name` and `root` do not count."""
         digest = hashlib.sha256()
-        rows, entries = self._rows(), np.flatnonzero(self._values != self.fill)
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[entries], minlength=len(self)))])
+        listed = self._values != self.fill
         for part in ("\0".join(self.class_names).encode(), b"\0".join(self._files.tolist()), bytes([self.fill & 255])):
             digest.update(hashlib.sha256(part).digest())
-        for array in (indptr, self._indices[entries], self._values[entries]):
-            digest.update(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
+        for array in (_row_starts(self._rows()[listed], len(self)), self._indices[listed], self._values[listed]):
+            digest.update(hashlib.sha256(array.tobytes()).digest())
         return digest.hexdigest()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _changed(self, **changes: Any) -> LabelSet:
+        kept = {key: getattr(self, key) for key in ("name", "root", "class_names", "fill")}
+        return LabelSet(**{"files": self._files, **kept, **changes})
+
     def _rows(self) -> np.ndarray:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self._indptr))
 
-    def _entries(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the compressed arrays of all entries of the picked rows, and how many each row has."""
-        counts = self._indptr[picked + 1] - self._indptr[picked]
-        ends = np.cumsum(counts)
-        total = int(ends[-1]) if len(ends) else 0
-        return np.arange(total) + np.repeat(self._indptr[picked] - (ends - counts), counts), counts
+
+def row_entries(indptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of all entries of some compressed rows, row by row, and the number of entries of each."""
+    counts = indptr[rows + 1] - indptr[rows]
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(indptr[rows] - (ends - counts), counts), counts
+
+
+def compress(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """Return the arguments `indptr`, `indices` and `values` of a LabelSet of n images.
+
+    Args:
+        rows, columns, values: (k,) each; image, class and target (1, 0 or -1), in any order, no pair twice.
+    """
+    order = np.argsort(rows, kind="stable")
+    return {"indptr": _row_starts(rows, n), "indices": columns[order], "values": values[order]}
+
+
+def _row_starts(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return where each of n compressed rows starts, and where the last one ends; int64 (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
 
 
 @dataclass(frozen=True, eq=False)
 class LabelStats:
-    """Frequencies of a *training* LabelSet: what losses, samplers, heads and group metrics need to know of it.
+    """Label frequencies of a *training* LabelSet, for losses, samplers, heads and group metrics.
 
     Groups follow the Distribution-Balanced benchmark (Wu et al., ECCV 2020): head n >= 100, medium 20 <= n < 100,
-    tail n < 20 training positives (class 'backpack' with exactly 100 is head in the published split). A class of which
-    every training target is unknown is in none of them: it is unseen (zero-shot).
+    tail n < 20 training positives (class 'backpack' with exactly 100 is head in the published split). A class whose
+    training targets are all unknown is in none of the three: it is unseen (zero-shot).
     """
 
     class_names: tuple[str, ...]
@@ -332,18 +321,12 @@ class LabelStats:
             raise ValueError(f"groups need head_min >= medium_min >= 1, got {head_min}, {medium_min}")
         n, c = len(labels), labels.num_classes
         rows, cols = labels.positive_pairs()
-        positives = np.bincount(cols, minlength=c).astype(np.int64)
-        if labels.fill == 0:
-            unknowns = np.bincount(labels.pairs(-1)[1], minlength=c).astype(np.int64)
-            negatives = n - positives - unknowns
-        else:
-            negatives = np.bincount(labels.pairs(0)[1], minlength=c).astype(np.int64)
-            unknowns = n - positives - negatives
+        counts = {value: np.bincount(labels.pairs(value)[1], minlength=c) for value in {1, 0, -1} - {labels.fill}}
+        counts[labels.fill] = n - np.sum(list(counts.values()), axis=0)  # all that the images do not list
+        positives, negatives, unknowns = (_frozen(counts[value].astype(np.int64)) for value in (1, 0, -1))
         incidence = sparse.csr_matrix((np.ones(len(rows), dtype=np.int64), (rows, cols)), shape=(n, c))
         cooccurrence = sparse.csr_matrix(incidence.T @ incidence)
         cooccurrence.sort_indices()
-        for array in (positives, negatives, unknowns):
-            _frozen(array)
         return cls(labels.class_names, n, positives, negatives, unknowns, cooccurrence, head_min, medium_min)
 
     @property
@@ -354,7 +337,7 @@ class LabelStats:
         return groups.astype(np.int8)
 
     def group_indices(self) -> dict[str, np.ndarray]:
-        """Class indices, int64, of head, medium, tail and, where there is such a class, unseen."""
+        """Return the class indices, int64, of head, medium and tail, and of unseen if there is such a class."""
         groups = self.groups
         indices = {name: np.flatnonzero(groups == k) for k, name in enumerate(GROUP_NAMES)}
         if not len(indices["unseen"]):
@@ -362,11 +345,11 @@ class LabelStats:
         return indices
 
     def log_prior_odds(self) -> np.ndarray:
-        """log(positives / negatives) of the known targets, float64 (C,); a count of 0 stands as 1, so it is finite."""
+        """Return log(positives / negatives), float64 (C,); a count of 0 is taken as 1, so that all are finite."""
         return np.log(np.maximum(self.positives, 1)) - np.log(np.maximum(self.negatives, 1))
 
     def to_arrays(self) -> dict[str, Any]:
-        """Plain values and NumPy arrays; what `from_arrays` takes."""
+        """Return plain values and NumPy arrays, which `from_arrays` reads."""
         return {
             "class_names": list(self.class_names),
             "num_images": self.num_images,
@@ -382,23 +365,18 @@ class LabelStats:
 
     @classmethod
     def from_arrays(cls, state: Mapping[str, Any]) -> LabelStats:
-        """The inverse of `to_arrays` and of `to_json`; arrays may be lists or CPU tensors."""
+        """Build from the result of `to_arrays` or `to_json`; arrays may be lists or CPU tensors."""
         c = len(state["class_names"])
         rows = tuple(np.asarray(state[f"cooccurrence_{part}"]) for part in ("data", "indices", "indptr"))
-        counts = {
-            key: _frozen(np.asarray(state[key]).astype(np.int64)) for key in ("positives", "negatives", "unknowns")
-        }
-        return cls(
-            class_names=tuple(state["class_names"]),
-            num_images=int(state["num_images"]),
-            cooccurrence=sparse.csr_matrix(rows, shape=(c, c), dtype=np.int64),
-            head_min=int(state["head_min"]),
-            medium_min=int(state["medium_min"]),
-            **counts,
+        cooccurrence = sparse.csr_matrix(rows, shape=(c, c), dtype=np.int64)
+        positives, negatives, unknowns = (
+            _frozen(np.asarray(state[key]).astype(np.int64)) for key in ("positives", "negatives", "unknowns")
         )
+        names, n, *bounds = (state[key] for key in ("class_names", "num_images", "head_min", "medium_min"))
+        return cls(tuple(names), int(n), positives, negatives, unknowns, cooccurrence, *map(int, bounds))
 
     def to_json(self) -> dict[str, Any]:
-        """`to_arrays` with lists in place of arrays."""
+        """Return `to_arrays` with lists instead of arrays."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.to_arrays().items()}
 
 
@@ -408,6 +386,7 @@ def _encode(files: Sequence[str]) -> np.ndarray:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
+    """Return the array, read-only; a caller's array that it is a view of stays writable."""
     array = array.view() if array.flags.writeable and array.base is not None else array
     array.flags.writeable = False
     return array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -22,6 +22,17 @@ def did_you_mean(name: str, names: Iterable[str], form: str = "{}") -> str:
     """Return "; did you mean NEAREST?", with the nearest name put into `form`, or nothing where no name is near."""
     near = nearest(name, names)
     return f"; did you mean {form.format(near)}?" if near is not None else ""
+
+
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """Return the first names, separated by commas, with "..." at the end if there are more."""
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+
+
+def first_lines(lines: Sequence[str], shown: int = 5) -> str:
+    """Return the first lines, each indented on a new line, with "... and N more" at the end if there are more."""
+    more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+    return "".join(f"\n  {line}" for line in [*lines[:shown], *more])
 
 
 def spell(value: Any) -> str:

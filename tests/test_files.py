@@ -47,6 +47,9 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     with atomic_folder(place) as temporary:
         (temporary / "three").write_text("3")
     assert names(place) == ["three"] and names(place.parent) == ["folder"]
+    with atomic_folder(place, sync=False) as temporary:
+        (temporary / "four").write_text("4")
+    assert names(place) == ["four"] and names(place.parent) == ["folder"]
     assert place.stat().st_mode & 0o777 == 0o777 & ~files.umask()
 
 

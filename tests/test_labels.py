@@ -112,6 +112,18 @@ def test_the_order_in_which_a_row_lists_its_classes_does_not_matter() -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("values", [(1, 0), (1, 0, -1), (1, -1, -1, -1, 0)])
+def test_classes_can_be_reordered_and_left_out(values: tuple[int, ...]) -> None:
+    targets = random_targets(values=values)
+    labels = make(targets)
+    chosen = labels.with_classes(("d", "a", "b"))
+    assert chosen.class_names == ("d", "a", "b") and chosen.files == labels.files and chosen.fill == labels.fill
+    assert np.array_equal(chosen.dense(), targets[:, [3, 0, 1]])
+    rows, columns, listed = labels.listed()
+    assert np.array_equal(listed, targets[rows, columns]) and (listed != labels.fill).all()
+    assert len(rows) == (targets != labels.fill).sum()
+
+
 def test_labels_cannot_be_changed() -> None:
     labels = make(random_targets())
     for key in ("_files", "_indptr", "_indices", "_values"):

@@ -50,7 +50,7 @@ def build_label_embeddings(cfg: DictConfig, options: Options) -> Path:
         ConfigError: `vectors` is missing, a file does not exist, or `out` cannot be written.
         DataError: a file cannot be read, or has no vector for a class.
     """
-    from mltrain.datasets.csv import read_class_names
+    from mltrain.datasets.reading import read_class_names
     from mltrain.models.label_embeddings import label_embeddings, write_label_embeddings
 
     if options.vectors is None:
@@ -79,7 +79,7 @@ def _existing(file: str, key: str) -> Path:
 
 
 def _read_aliases(path: Path) -> dict[str, str]:
-    from mltrain.datasets.splits import read_lines
+    from mltrain.datasets.reading import read_lines
 
     aliases: dict[str, str] = {}
     for number, line in read_lines(path):

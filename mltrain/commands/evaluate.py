@@ -28,6 +28,9 @@ from mltrain.cli import Command
 from mltrain.config.schema import number
 from mltrain.engine.run_folder import (
     EVALUATION,
+    EVALUATION_CONFUSION,
+    EVALUATION_PER_CLASS,
+    PREDICTIONS,
     THRESHOLDS,
     TUNING,
 )

@@ -41,7 +41,7 @@ def import_longtail_split(arguments: Sequence[str], options: Options) -> None:
         ConfigError: the arguments do not name exactly one folder, or `out` is missing.
         DataError: the files cannot be read or do not agree, or the split cannot be written.
     """
-    from mltrain.datasets.mlt_official import PUBLISHED, read_official
+    from mltrain.datasets.mlt import PUBLISHED, read_official
     from mltrain.longtail.split import check_free, write_split
 
     if len(arguments) != 1 or options.out is None:

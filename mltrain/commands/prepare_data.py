@@ -63,16 +63,16 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
         ConfigError: an option does not fit the data set.
         DataError: data cannot be downloaded, are incomplete, or are damaged.
     """
-    from mltrain.datasets.sources import plan
+    from mltrain.datasets.sources import retrieval
     from mltrain.prepare.fetch import STORE, fetch, is_there, verify
 
     section: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
     name = component_name(cfg.dataset)
-    wanted = plan(section["_target_"], section)
+    wanted = retrieval(section["_target_"], section)
     splits = None
-    missing = list(wanted.sources)
+    missing = list(wanted.files)
     if not options.again:
-        missing = [source for source in wanted.sources if not is_there(source, Path(section["root"]))]
+        missing = [remote for remote in wanted.files if not is_there(remote, Path(section["root"]))]
     if missing and not options.again:
         with contextlib.suppress(DataError):  # the reader may know another layout of the same files
             splits = instantiate(cfg.dataset, "dataset", need_val=False)

@@ -1,4 +1,4 @@
-"""Which training images come when: curricula, in NumPy alone. The runner's side is `mltrain.engine.curriculum`."""
+"""Curricula: the order in which training images are used, in NumPy alone. `mltrain.engine.curriculum` runs them."""
 
 from mltrain.curriculum.complexity import ClassComplexity
 from mltrain.curriculum.spbl import SelfPacedBalance, Stage

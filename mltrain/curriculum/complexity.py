@@ -1,4 +1,4 @@
-"""How hard a class is: the class complexity of self-paced balance learning, and the costs that follow from it."""
+"""The class complexity of self-paced balance learning, and the class costs that follow from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CostBy = Literal["rank", "power", "legacy"]
 
 @dataclass(frozen=True, eq=False)
 class ClassComplexity:
-    """Complexity ``H_c = exp(l_c) / n_c`` of each class: high where its images are hard, or few.
+    """Complexity ``H_c = exp(l_c) / n_c`` of each class: high if its images are hard or few.
 
     l_c is the mean loss of the positive targets of class c among the images chosen for training, n_c their number.
     Yang et al., "Self-Paced Balance Learning for Clinical Skin Disease Recognition", IEEE TNNLS 2020.
@@ -27,38 +27,38 @@ class ClassComplexity:
 
     @classmethod
     def from_losses(cls, losses: np.ndarray, classes: np.ndarray, num_classes: int) -> ClassComplexity:
-        """From the loss of each positive target (P,) and its class (P,)."""
+        """Compute from the loss of each positive target (P,) and its class (P,)."""
         counts = np.bincount(classes, minlength=num_classes)
         total = np.bincount(classes, weights=losses, minlength=num_classes)
         return cls(total / np.maximum(counts, 1), counts.astype(np.int64))
 
     @property
     def log_values(self) -> np.ndarray:
-        """log H_c, float64 (C,); -infinity for a class without a positive."""
+        """Logarithm of H_c, float64 (C,); -infinity for a class without a positive."""
         known = self.counts > 0
         return np.where(known, self.mean_loss - np.log(np.maximum(self.counts, 1)), -np.inf)
 
     @property
     def values(self) -> np.ndarray:
-        """H_c, float64 (C,); 0 for a class without a positive, infinity where it exceeds fp64."""
+        """H_c, float64 (C,); 0 for a class without a positive, infinity if it exceeds fp64."""
         with np.errstate(over="ignore"):
             return np.exp(self.log_values)
 
     def costs(
         self, *, by: CostBy = "rank", largest: float = 10.0, power: float = 1.0, seed: tuple[int, ...] = (0,)
     ) -> np.ndarray:
-        """Cost of each class, float64 (C,), 1 for the simplest to `largest` for the most complex.
+        """Return the cost of each class, float64 (C,), from 1 for the simplest to `largest` for the most complex.
 
-        - ``rank``: in even steps of the rank of H_c; equal complexities have equal costs.
-        - ``power``: linear in H_c^power, so that ``1 + (largest - 1) (H_c^p - min) / (max - min)``.
-        - ``legacy``: as published, where a routine that makes random consistent cost matrices (Liu and Zhou, 2006) is
-          used for its cost vector alone: numbers drawn from U(1, largest), divided by the smallest; only the simplest
-          and the most complex class are sure of the ends, all others get theirs at random. A function of `seed`.
+        - ``rank``: even steps of the rank of H_c; equal complexities have equal costs.
+        - ``power``: linear in H_c^power: ``1 + (largest - 1) (H_c^p - min) / (max - min)``.
+        - ``legacy``: as published, with the cost vector of a routine for random consistent cost matrices (Liu and Zhou,
+          2006): numbers drawn from U(1, largest), divided by the smallest. The simplest and the most complex class get
+          the smallest and the largest number, all others get theirs at random. A function of `seed`.
 
         A class without a positive costs 1.
 
         Raises:
-            ValueError: an unknown `by`, `largest` below 1, `power` not above 0.
+            ValueError: `by` is unknown, `largest` is below 1, or `power` is not above 0.
         """
         check_costs(by, largest, power)
         known = np.flatnonzero(self.counts > 0)
@@ -82,7 +82,7 @@ class ClassComplexity:
 
 
 def check_costs(by: str, largest: float, power: float) -> None:
-    """ValueError where `ClassComplexity.costs` would refuse its options."""
+    """Raise ValueError if `ClassComplexity.costs` would refuse these options."""
     if by not in get_args(CostBy):
         raise ValueError(f"costs={by!r} is unknown; allowed: {', '.join(get_args(CostBy))}")
     if not 1 <= largest < float("inf"):

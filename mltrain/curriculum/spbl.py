@@ -11,9 +11,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from mltrain.curriculum import select
 from mltrain.curriculum.complexity import ClassComplexity, CostBy, check_costs
-from mltrain.curriculum.resample import apply_plan, check_plan, plan
-from mltrain.curriculum.select import home_classes, image_losses, lowest_of_each, random_words
 from mltrain.curriculum.svm import svm_losses
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -22,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 Scorer = Literal["model", "svm"]
 
-# What random words are for: the first part of their key.
+# Purposes of random words: the first part of their key.
 _SEED_SET, _COPIES, _COSTS = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """What is trained on between two choices."""
+    """The training images between two choices."""
 
     number: int
     """0: the seed set alone"""
     ratio: float
-    """share of the rest that is in it"""
+    """share of the images outside the seed set that the stage includes"""
     indices: np.ndarray
-    """int64, sorted: training images, as often as an even pass over the stage shows them"""
+    """int64, sorted: training images, each as often as one pass over the stage shows it"""
     sizes: np.ndarray
     """int64 (C,): images chosen, by home class, before copies and omissions"""
     delta: np.ndarray
@@ -44,16 +43,16 @@ class Stage:
     costs: np.ndarray
     """float64 (C,)"""
     weights: np.ndarray
-    """float64 (N,): what each image weighs for the SVM; empty without one"""
+    """float64 (N,): weight of each image for the SVM; empty without one"""
 
     def to_arrays(self) -> dict[str, Any]:
-        """Plain numbers and NumPy arrays; what `from_arrays` takes."""
+        """Return plain numbers and NumPy arrays, which `from_arrays` reads."""
         kept = {key: value for key, value in vars(self).items() if key != "complexity"}
         return kept | {"mean_loss": self.complexity.mean_loss, "counts": self.complexity.counts}
 
     @classmethod
     def from_arrays(cls, state: dict[str, Any]) -> Stage:
-        """The inverse of `to_arrays`; arrays may be CPU tensors."""
+        """Build from the result of `to_arrays`; arrays may be CPU tensors."""
         plain: dict[str, Any] = {}
         for key, value in state.items():
             plain[key] = value if isinstance(value, (int, float)) else np.asarray(value)
@@ -62,43 +61,43 @@ class Stage:
 
 
 class SelfPacedBalance:
-    """From a seed set to the whole training set in stages, of each class the easiest images first.
+    """Grow from a seed set to the whole training set in stages; the easiest images of each class come first.
 
-    Stage 0 is the seed set: a random share `train_ratio` of each class. At the start of each later stage k every
-    training image is scored by the model as it stands, and of what is not in the seed set the share ``add_ratios[k-1]``
-    of each class with the lowest loss joins it (hard self-paced weights with a quantile of each class as threshold).
-    The loss of an image is -log p of its label; with several labels, the mean of it over its positives. Then
+    Stage 0 is the seed set: a random share `train_ratio` of each class. At the start of each later stage k the current
+    model scores every training image. The share ``add_ratios[k-1]`` of each class outside the seed set that has the
+    lowest losses then joins it (hard self-paced weights with a quantile of each class as threshold). The loss of an
+    image is -log p of its label, or the mean over its positives if it has several. From the chosen images follow
 
-    - the complexity of each class over the images chosen, H_c = exp(mean loss) / n_c (`ClassComplexity`);
+    - the complexity of each class, H_c = exp(mean loss) / n_c (`ClassComplexity`);
     - its cost, 1 to `largest_cost`, for ``loss.class_weight=curriculum``, ``sampler=class_cost`` and the SVM;
-    - with `reconstruct`, complex classes get copies and over-large simple ones lose images (`resample.plan`).
+    - with `reconstruct`, copies for complex classes and omissions from large simple ones (`select.size_changes`).
 
-    An image of several labels is counted under its rarest one, and chosen and copied as one of its images; complexities
-    count it under all its labels. Images without a positive are a group of their own, in random order, never copied.
+    An image with several labels is chosen and copied under its rarest one; complexities count it under all its labels.
+    Images without a positive are a group of their own, in random order, and never copied.
 
-    Differences from the authors' code: the number of epochs is the run's, in equal parts, with one schedule
-    over all of it, where the code restarts; complexities are over all images chosen, the seed set included, so that a
-    class whose images are all in the seed set has one; reconstruction changes what the network is trained on, not
-    only what the SVM is; the SVM is fitted to the present features of the images of earlier stages, not to old ones.
+    Differences from the authors' code: one schedule covers all epochs of the run, in equal parts, where the code
+    restarts it; complexities include the seed set, so that a class whose images are all in the seed set has one;
+    reconstruction changes the training images of the network, not only those of the SVM; the SVM is fitted to the
+    current features of the images of earlier stages, not to old ones.
 
     Args:
         labels: the training set.
-        seed: of the run.
-        epochs: of the run.
+        seed: seed of the run.
+        epochs: epochs of the run.
         train_ratio: share of each class in the seed set, rounded up, above 0.
-        add_ratios: pace: one stage for each, of rising shares of the rest.
+        add_ratios: pace: one stage each, with rising shares of the images outside the seed set.
         stage_epochs: epochs of each stage but the last; None: the run's epochs in equal parts.
         scorer: model: the network's own probabilities. svm: those of an SVM on its features, single label only.
-        costs: how costs follow from complexities, see `ClassComplexity.costs`: rank, power, legacy.
-        largest_cost: of the most complex class; the simplest has 1.
+        costs: method to derive costs from complexities, see `ClassComplexity.costs`: rank, power, legacy.
+        largest_cost: cost of the most complex class; the simplest has 1.
         cost_power: exponent of ``costs=power``.
         reconstruct: copy and leave out images, see above.
-        most_copies: of a class.
-        excess: a class loses images only above so many times the mean size of the classes.
+        most_copies: greatest number of copies per class.
+        excess: a class loses images only if it is larger than so many times the mean size of the classes.
         svm_c: C of the SVM.
 
     Raises:
-        ValueError: an argument out of range, or fewer epochs than stages.
+        ValueError: an argument is out of range, or there are fewer epochs than stages.
         DataError: there is no image.
     """
 
@@ -130,7 +129,7 @@ class SelfPacedBalance:
         if not 0 < svm_c < float("inf"):
             raise ValueError(f"svm_c={svm_c} must be above 0")
         check_costs(costs, largest_cost, cost_power)
-        check_plan(most_copies, excess)
+        select.check_size_options(most_copies, excess)
         self._starts = _starts(epochs, len(ratios), stage_epochs)
         if not len(labels):
             raise DataError(f"{labels.name}: has no image to train on")
@@ -138,30 +137,29 @@ class SelfPacedBalance:
         self.scorer: Scorer = scorer
         self._seed, self._ratios, self._train_ratio = seed, ratios, train_ratio
         self._costs: dict[str, Any] = {"by": costs, "largest": largest_cost, "power": cost_power}
-        self._plan: dict[str, Any] | None = {"most_copies": most_copies, "excess": excess} if reconstruct else None
+        self._changes: dict[str, Any] | None = {"most_copies": most_copies, "excess": excess} if reconstruct else None
         self._svm_c = svm_c
-        self._homes = home_classes(labels)
+        self._homes = select.home_classes(labels)
         self._rows, self._columns = labels.positive_pairs()
-        self._ties = random_words(len(labels), _SEED_SET, seed)
-        everything = np.zeros(len(labels))
-        self._seed_set = lowest_of_each(everything, self._ties, self._homes, train_ratio)
+        self._ties = select.random_words(len(labels), _SEED_SET, seed)
+        self._seed_set = select.lowest_of_each(np.zeros(len(labels)), self._ties, self._homes, train_ratio)
 
     @property
     def num_stages(self) -> int:
-        """The seed set and one for each of `add_ratios`."""
+        """Number of stages: the seed set and one per ratio in `add_ratios`."""
         return len(self._ratios)
 
     def stage_at(self, epoch: int) -> int:
-        """Number of the stage that an epoch (from 0) belongs to."""
+        """Return the number of the stage that an epoch (from 0) belongs to."""
         return int(np.searchsorted(self._starts, epoch, side="right")) - 1
 
     def first(self) -> Stage:
-        """Stage 0: nothing has been scored yet, so all costs are 1 and there are no copies."""
+        """Return stage 0: nothing has been scored yet, so all costs are 1 and there are no copies."""
         none = ClassComplexity.from_losses(np.empty(0), np.empty(0, np.int64), self.labels.num_classes)
         return self._stage(0, self._seed_set, none, np.zeros(self.labels.num_classes, np.int64), np.empty(0))
 
     def next(self, stage: Stage, losses: np.ndarray) -> Stage:
-        """The stage after `stage`, from the loss of each positive target.
+        """Return the stage after `stage`, from the loss of each positive target.
 
         Args:
             losses: float64 (P,), in the order of `labels.positive_pairs()`.
@@ -170,54 +168,54 @@ class SelfPacedBalance:
         if losses.shape != self._rows.shape:
             raise ValueError(f"{len(losses)} losses for {len(self._rows)} positive targets")
         rest = np.flatnonzero(~self._seed_set)
-        scores = image_losses(losses, self._rows, len(self.labels))[rest]
+        scores = select.image_losses(losses, self._rows, len(self.labels))[rest]
         chosen = self._seed_set.copy()
-        chosen[rest] = lowest_of_each(scores, self._ties[rest], self._homes[rest], self._ratios[number])
+        chosen[rest] = select.lowest_of_each(scores, self._ties[rest], self._homes[rest], self._ratios[number])
         inside = chosen[self._rows]
         classes = self.labels.num_classes
         complexity = ClassComplexity.from_losses(losses[inside], self._columns[inside], classes)
         delta = np.zeros(classes, dtype=np.int64)
-        if self._plan is not None:
-            delta = plan(self._sizes(chosen), complexity.log_values, **self._plan)
+        if self._changes is not None:
+            delta = select.size_changes(self._sizes(chosen), complexity.log_values, **self._changes)
         return self._stage(number, chosen, complexity, delta, stage.weights)
 
     def svm_losses(self, stage: Stage, features: np.ndarray) -> np.ndarray:
-        """Losses for `next`, from features (N, D) in place of the model's logits, by an SVM on what `stage` trained."""
+        """Return losses for `next` from features (N, D), by an SVM fitted to the images of `stage` and before."""
         return svm_losses(features[self._rows], self._columns, stage.weights[self._rows], c=self._svm_c)
 
     def _stage(
         self, number: int, chosen: np.ndarray, complexity: ClassComplexity, delta: np.ndarray, before: np.ndarray
     ) -> Stage:
         images = np.flatnonzero(chosen)
-        words = random_words(len(images), _COPIES, self._seed, number)
-        indices = apply_plan(images, self._homes[images], delta, words)
+        words = select.random_words(len(images), _COPIES, self._seed, number)
+        indices = select.resample(images, self._homes[images], delta, words)
         costs = complexity.costs(seed=(_COSTS, self._seed, number), **self._costs)
         weights = np.empty(0)
         if self.scorer == "svm":
             of_image = np.append(costs, 0.0)[self._homes]
             weights = np.bincount(indices, minlength=len(chosen)) * of_image
             if number:
-                # Published: what was learnt from before counts by the share of the set that it was learnt from.
+                # As published: earlier weights count by the share of the training set that the last stage had.
                 ratio = self._ratios[number - 1]
                 weights += before * (ratio * (1 - self._train_ratio) + self._train_ratio)
         sizes = self._sizes(chosen)
         return Stage(number, self._ratios[number], indices, sizes, delta, complexity, costs, weights)
 
     def _sizes(self, chosen: np.ndarray) -> np.ndarray:
-        """int64 (C,): images chosen, by home class."""
+        """Return the number of chosen images per home class, int64 (C,)."""
         classes = self.labels.num_classes
         return np.bincount(self._homes[chosen], minlength=classes + 1)[:classes].astype(np.int64)
 
 
 def _starts(epochs: int, stages: int, stage_epochs: int | None) -> np.ndarray:
-    """First epoch of each stage."""
+    """Return the first epoch of each stage."""
     if stage_epochs is not None and stage_epochs < 1:
         raise ValueError(f"stage_epochs={stage_epochs} must be positive, or None for equal parts")
     needed = stages if stage_epochs is None else stage_epochs * (stages - 1) + 1
     if epochs < needed:
         raise ValueError(
-            f"runner.epochs={epochs} are fewer than the {needed} that {stages} stages need (the seed set and one for "
-            "each of add_ratios); raise runner.epochs, or shorten add_ratios or stage_epochs"
+            f"runner.epochs={epochs} are fewer than the {needed} that {stages} stages need (the seed set and one per "
+            "ratio in add_ratios); raise runner.epochs, or shorten add_ratios or stage_epochs"
         )
     each = epochs / stages if stage_epochs is None else stage_epochs
     return np.floor(np.arange(stages) * each).astype(np.int64)

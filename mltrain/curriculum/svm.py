@@ -1,4 +1,4 @@
-"""A support vector machine on the model's features, which scores images in place of the model's own head."""
+"""A support vector machine on the model's features, which scores images instead of the model's own head."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mltrain.errors import DataError
 
 
 def svm_losses(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, *, c: float = 1.0) -> np.ndarray:
-    """``-log p`` of each image's label, float64 (N,), p the softmax of an SVM's decision values.
+    """Return ``-log p`` of each image's label, float64 (N,), where p is the softmax of an SVM's decision values.
 
-    scikit-learn's SVC, RBF kernel, one decision value for each class, as in self-paced balance learning. Fitted to the
-    images that weigh something: time and memory grow with the square of their number.
+    The SVM is scikit-learn's SVC with an RBF kernel and one decision value per class, as in self-paced balance
+    learning. It is fitted to the images with a weight above 0; time and memory grow with the square of their number.
 
     Args:
         features: float (N, D).
@@ -20,7 +20,7 @@ def svm_losses(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, *,
         c: the SVM's C.
 
     Raises:
-        DataError: the images that weigh something are all of one class.
+        DataError: all images with a weight above 0 have one class.
     """
     from sklearn.svm import SVC
 
@@ -31,7 +31,7 @@ def svm_losses(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, *,
     svm = SVC(C=c, kernel="rbf", decision_function_shape="ovr")
     svm.fit(features[used], labels[used], sample_weight=weights[used])
     values = svm.decision_function(features)
-    if values.ndim == 1:  # of two classes only that of the second is given
+    if values.ndim == 1:  # with two classes SVC returns the value of the second only
         values = np.stack([-values, values], axis=1)
     top = values.max(axis=1, keepdims=True)
     log_total = top[:, 0] + np.log(np.exp(values - top).sum(axis=1))

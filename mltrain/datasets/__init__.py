@@ -7,7 +7,7 @@ from mltrain.datasets.coco import read_coco
 from mltrain.datasets.csv import read_csv
 from mltrain.datasets.folder import read_folder
 from mltrain.datasets.lvis import read_lvis
-from mltrain.datasets.mlt_official import read_official
+from mltrain.datasets.mlt import read_official
 from mltrain.datasets.openimages import read_openimages
 from mltrain.datasets.shapes import read_shapes
 from mltrain.datasets.splits import Splits, check_files, check_splits

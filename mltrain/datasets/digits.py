@@ -1,14 +1,12 @@
 """The handwritten digits that come with scikit-learn: a small real single-label set that needs no download.
 
 1,797 grey images of 8 x 8 pixels, 174 to 183 of each digit: the test part of UCI's "Optical Recognition of Handwritten
-Digits" (Alpaydin and Kaynak, 1998, CC BY 4.0). They are written once to one PNG for each image, below a folder for each
-class: ``train/3/0042.png``, which `dataset=folder` reads too.
+Digits" (Alpaydin and Kaynak, 1998, CC BY 4.0). On first use each image is written to a PNG in the folder of its class,
+``train/3/0042.png``; `dataset=folder` reads these folders too.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 from pathlib import Path
 
@@ -17,15 +15,16 @@ from PIL import Image
 
 from mltrain.datasets.csv import read_csv
 from mltrain.datasets.folder import read_folder
-from mltrain.datasets.once import make_folder
-from mltrain.datasets.splits import Splits, hold_out, log_labels, require_paths
+from mltrain.datasets.once import make_versioned
+from mltrain.datasets.reading import require_paths
+from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Raise it when what is written changes."""
+"""version of the written files; raise it when they change"""
 DONE = "written.json"
 CLASSES = tuple(str(k) for k in range(10))
 LONG_TAIL = (
@@ -46,61 +45,47 @@ def digits(
     """Train, val and a balanced test set of scikit-learn's digits.
 
     The test set is the last `test_per_class` images of each class in the order of scikit-learn's file. That order seems
-    to go by the 13 people who wrote them (not documented), so test is not a random part: it is harder than one.
+    to follow the 13 people who wrote them (not documented), so the test set is harder than a random part.
 
     Args:
-        name: of the LabelSets and the run folder.
-        root: the PNGs are written below it, once.
-        test_per_class: test images of each class, of 174 and more.
-        split: folder of a split that `tools/create_longtail_dataset.py dataset=digits` has written, with the same
-            `test_per_class`: train and val are its, test stays. None: train is everything but the test set.
-        val_fraction: without `split`: above 0, this share of train is val; at 0 the test set takes its place.
-        split_seed: of that choice; independent of the run's seed, so that runs of several seeds share their val set.
+        name: name of the LabelSets and the run folder.
+        root: folder for the PNGs.
+        test_per_class: test images of each class, which has at least 174.
+        split: folder of a split that `tools/create_longtail_dataset.py dataset=digits` has written with the same
+            `test_per_class`; train and val come from it. None: train is everything but the test set.
+        val_fraction: without `split`: above 0, val is this share of train; at 0 the test set stands in for val.
+        split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
 
     Raises:
         DataError: `root` cannot be written, or the split is missing or of another set.
     """
     if not 1 <= test_per_class <= 150:
         raise ValueError(f"test_per_class={test_per_class}: must be from 1 to 150, a class has 174 images and more")
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
+    check_fraction(val_fraction)
     if split is not None and val_fraction:
         raise ValueError("val_fraction is for split=null: a split has its own validation part")
     if split is not None:
         require_paths(name, [Path(split, "labels.csv"), Path(split, "classes.txt")], LONG_TAIL)
     folder = Path(root, f"v{VERSION}_{test_per_class}")
-    whole = functools.partial(_is_whole, folder)
-    if not whole():
-        make_folder(folder, whole=whole, write=functools.partial(_write, test_per_class), what=name)
-    test = read_folder(folder / "test", classes=list(CLASSES), name=f"{name}/test")
-    if split is not None:
-        train, val = (_read_split(Path(split), part, folder, f"{name}/{part}") for part in ("train", "val"))
-        return Splits(log_labels(train), log_labels(val), log_labels(test))
-    train = read_folder(folder / "train", classes=list(CLASSES), name=f"{name}/train")
-    if val_fraction > 0:
-        kept, held = hold_out(train, val_fraction, split_seed, f"{name}/val")
-        return Splits(log_labels(kept), log_labels(held), log_labels(test))
-    log.info("%s: the test set stands in for validation; dataset.val_fraction=0.1 holds some of train out", name)
-    return Splits(log_labels(train), log_labels(test))
+    make_versioned(folder, DONE, VERSION, lambda place: _write(place, test_per_class), name)
+    parts = {"test": read_folder(folder / "test", classes=list(CLASSES), name=f"{name}/test")}
+    if split is None:
+        parts["train"] = read_folder(folder / "train", classes=list(CLASSES), name=f"{name}/train")
+    else:
+        for part in ("train", "val"):
+            parts[part] = _read_split(Path(split), part, folder, f"{name}/{part}")
+    return make_splits(name, parts, val_fraction=val_fraction, split_seed=split_seed)
 
 
 def _read_split(split: Path, part: str, folder: Path, name: str) -> LabelSet:
-    """A part of a long-tailed split, with the files of `folder`."""
+    """Return a part of a long-tailed split, with the files of `folder`."""
     labels = read_csv(split / "labels.csv", classes=split / "classes.txt", split=part, root=folder / "train", name=name)
     if labels.class_names != CLASSES or not all(Path(labels.path(i)).is_file() for i in range(len(labels))):
         raise DataError(f"{split / 'labels.csv'}: is no split of {folder / 'train'}; {LONG_TAIL}")
     return labels
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the folder was written to its end: the file that says so is written last."""
-    try:
-        return bool(json.loads((folder / DONE).read_text())["version"] == VERSION)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write(test_per_class: int, out: Path) -> None:
+def _write(out: Path, test_per_class: int) -> int:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -112,5 +97,5 @@ def _write(test_per_class: int, out: Path) -> None:
             file = out / part / label / f"{i:04d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(file)
-    (out / DONE).write_text(json.dumps({"version": VERSION, "images": len(pixels)}))
     log.info("digits: wrote %d images", len(pixels))
+    return len(pixels)

@@ -1,7 +1,7 @@
 """Your own single-label images in one folder per class: `root/train/<class>/*.jpg`, `root/val/<class>/*.jpg`.
 
-Class names are those of the folders of train, sorted, as torchvision's ImageFolder has them. Each image has one
-positive, all other classes are negative.
+Classes are the folders of train, sorted, as in torchvision's ImageFolder. Each image has one positive class; all others
+are negative.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mltrain.datasets.splits import Splits, hold_out, log_labels, require_paths
+from mltrain.datasets.reading import require_paths
+from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 HOW = (
-    "Expected a folder for each class: ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg (names: dataset.train, "
+    "Expected one folder per class: ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg (names: dataset.train, "
     "dataset.val). For classes directly in ROOT: dataset.train=. dataset.val_fraction=0.1; for list files: dataset=list"
     ". To use another place: dataset.root=FOLDER"
 )
@@ -39,25 +41,19 @@ def folder(
     """Train, val and optionally test from folders of classes.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder that the three below are relative to.
-        train: folder with a folder of images for each class; "." is `root` itself.
-        val: the same for val; it may lack classes of train, and have no others.
+        train: folder with one folder of images per class; "." is `root` itself.
+        val: the same for val; it may lack classes of train, but has no others.
         test: the same for test; None: no test set.
-        val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path, and `val` is
+        val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
-        split_seed: of that choice; independent of the run's seed, so that runs of several seeds share their val set.
+        split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
 
     Raises:
-        DataError: a folder is missing, or has no image, or has a class that train has not.
+        DataError: a folder is missing or has no image, or val or test has a class that train lacks.
     """
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
-    parts = {"train": Path(root, train)}
-    if val_fraction == 0:
-        parts["val"] = Path(root, val)
-    if test is not None:
-        parts["test"] = Path(root, test)
+    parts = split_paths(root, train, val, test, val_fraction)
     require_paths(name, list(parts.values()), HOW)
     for part, place in parts.items():
         if part != "train" and parts["train"].resolve() in [place.resolve(), *place.resolve().parents]:
@@ -65,27 +61,23 @@ def folder(
     classes = _folders(parts["train"])
     if not classes:
         raise DataError(f"{parts['train']}: has no folder, so there is no class. {HOW}")
-    made = {}
-    for part, place in parts.items():
-        made[part] = read_folder(place, classes=classes, name=f"{name}/{part}")
-    if val_fraction > 0:
-        made["train"], made["val"] = hold_out(made["train"], val_fraction, split_seed, f"{name}/val")
-    return Splits(*(log_labels(made[part]) for part in ("train", "val", "test") if part in made))
+    made = {part: read_folder(place, classes=classes, name=f"{name}/{part}") for part, place in parts.items()}
+    return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 
 
 def read_folder(
     place: str | os.PathLike[str], *, classes: list[str] | None = None, name: str | None = None
 ) -> LabelSet:
-    """One folder of classes as a single-label LabelSet; images by class, then by path.
+    """Return the images in a folder of classes, single label; images are sorted by class, then by path.
 
     Args:
-        place: folder with a folder of images for each class, at any depth within it. Files that are no images by their
-            suffix, and what begins with a dot, are left out.
+        place: folder with one folder per class, with images at any depth. Files without the suffix of an image, and
+            hidden files and folders, are left out.
         classes: names and order of the classes; default: the folders, sorted.
-        name: of the LabelSet; default: the name of the folder.
+        name: name of the LabelSet; default: the name of the folder.
 
     Raises:
-        DataError: there is no image, or a folder that is no class.
+        DataError: there is no image, or a folder is no class.
     """
     place = Path(place)
     require_paths(name or place.name, [place], HOW)
@@ -94,8 +86,8 @@ def read_folder(
     foreign = sorted(set(found) - set(names))
     if foreign:
         raise DataError(
-            f"{place}: {len(foreign)} folders are no classes of train: {', '.join(foreign[:5])}; the classes are "
-            "those of the folders of train"
+            f"{place}: {len(foreign)} folders are no classes of train: {first_few(foreign)}; the classes are the "
+            "folders of train"
         )
     files: list[str] = []
     counts: list[int] = []
@@ -108,7 +100,7 @@ def read_folder(
     if not files:
         raise DataError(f"{place}: no image in its {len(found)} folders; suffixes of images: {' '.join(SUFFIXES)}")
     if others:
-        log.info("%s: %d files that are no images by their suffix left out", name or place.name, others)
+        log.info("%s: %d files without the suffix of an image left out", name or place.name, others)
     return LabelSet(
         name=name or place.name,
         root=place,
@@ -126,7 +118,7 @@ def _folders(place: Path) -> list[str]:
 
 
 def _images(place: Path, label: str) -> tuple[list[str], int]:
-    """Images of a class, relative to `place` and sorted, and how many other files there are."""
+    """Return the images of a class, relative to `place` and sorted, and the number of other files."""
     images: list[str] = []
     others = 0
     for folder_, below, files in os.walk(place / label, followlinks=True):

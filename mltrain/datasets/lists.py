@@ -1,4 +1,4 @@
-"""List files: a line for each image with the path and its class indices, or the path alone.
+"""List files: one line per image with its path and class indices, or with its path alone.
 
 bus/0001.jpg 3                the line of a single-label set (SD-198, long-tailed ImageNet)
 0002.jpg 0 17 42              several classes; commas work too, and a path may contain spaces
@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from mltrain.datasets.csv import read_class_names
-from mltrain.datasets.splits import Splits, hold_out, log_labels, read_lines, require_paths
+from mltrain.datasets.reading import check_choice, read_class_names, read_lines, require_paths
+from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
 LINE = re.compile(r"(.*?)((?:[\s,]+\d+)*)[\s,]*")
 HOW = (
-    "Expected text files with a line for each image, 'path index index ...', or the path alone with "
+    "Expected text files with one line per image, 'path index index ...', or the path alone with "
     "dataset.labels=folder; their names: dataset.train, dataset.val. To use another place: dataset.root=FOLDER"
 )
-
-
-class _Listed(NamedTuple):
-    line: int
-    labels: list[int] | str
-    """class indices, or the name of the class"""
 
 
 def list_files(
@@ -43,42 +38,33 @@ def list_files(
     val_fraction: float = 0.0,
     split_seed: int = 0,
 ) -> Splits:
-    """Train, val and optionally test from list files. What a line does not list is negative.
+    """Train, val and optionally test from list files. Classes that a line does not list are negative.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder that the paths below are relative to.
-        train: list file.
+        train: list file of train.
         val: list file of val.
         test: list file of test; None: no test set.
         images: folder that the paths in the lists are relative to; default: `root`.
-        labels: indices: class indices, from 0, follow the path. folder: the whole line is the path, and its last folder
-            the class.
+        labels: indices: class indices, from 0, follow the path. folder: the whole line is the path, and the folder of
+            the image is its class.
         classes: file with one class name per line, in the order of the indices. Default: class_0, class_1, ... up to
             the largest index of any list; with folder, the folders, sorted.
-        val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path, and `val` is
+        val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
-        split_seed: of that choice; independent of the run's seed, so that runs of several seeds share their val set.
+        split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
 
     Raises:
         DataError: a file is missing or broken; the message names the line.
     """
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
-    if labels not in ("indices", "folder"):
-        raise ValueError(f"labels must be indices or folder, got {labels!r}")
-    parts = {"train": Path(root, train)}
-    if val_fraction == 0:
-        parts["val"] = Path(root, val)
-    if test is not None:
-        parts["test"] = Path(root, test)
+    check_choice("labels", labels, ("indices", "folder"))
+    parts = split_paths(root, train, val, test, val_fraction)
     place = Path(root, images or ".")
-    named = Path(root, classes) if classes else None
-    require_paths(name, [*parts.values(), *([place] if images else []), *([named] if named else [])], HOW)
-    made = read_lists(parts, images=place, labels=labels, classes=named, name=name)
-    if val_fraction > 0:
-        made["train"], made["val"] = hold_out(made["train"], val_fraction, split_seed, f"{name}/val")
-    return Splits(*(log_labels(made[part]) for part in ("train", "val", "test") if part in made))
+    names = Path(root, classes) if classes else None
+    require_paths(name, [*parts.values(), *([place] if images else []), *([names] if names else [])], HOW)
+    made = read_lists(parts, images=place, labels=labels, classes=names, name=name)
+    return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 
 
 def read_lists(
@@ -89,43 +75,42 @@ def read_lists(
     classes: str | os.PathLike[str] | None = None,
     name: str = "list",
 ) -> dict[str, LabelSet]:
-    """List files of several splits, which share their classes, as LabelSets; arguments as for `list_files`."""
+    """Return one LabelSet per list file; they share their classes. Arguments as for `list_files`."""
     lists = {part: _read(path, labels) for part, path in parts.items()}
-    rows = [row for listed in lists.values() for row in listed.values()]
+    given = [classes_of for listed in lists.values() for _, classes_of in listed.values()]
     if classes is not None:
-        names = list(read_class_names(Path(classes)))
+        names = list(read_class_names(classes))
     elif labels == "folder":
-        names = sorted({str(row.labels) for row in rows})
+        names = sorted({str(label) for (label,) in given})
     else:
-        names = [f"class_{k}" for k in range(1 + max(k for row in rows for k in row.labels if isinstance(k, int)))]
-    index = {label: k for k, label in enumerate(names)}
+        names = [f"class_{k}" for k in range(1 + max(int(k) for classes_of in given for k in classes_of))]
+    index = {label if labels == "folder" else k: k for k, label in enumerate(names)}
     made = {}
     for part, listed in lists.items():
-        positives = []
-        for row in listed.values():
-            given = [index.get(row.labels, -1)] if isinstance(row.labels, str) else row.labels
-            if not all(0 <= k < len(names) for k in given):
+        for line, classes_of in listed.values():
+            unknown = [label for label in classes_of if label not in index]
+            if unknown:
                 raise DataError(
-                    f"{parts[part]}, line {row.line}: class {row.labels} is not one of the {len(names)} of {classes}"
+                    f"{parts[part]}, line {line}: class {unknown[0]} is not one of the {len(names)} of {classes}"
                 )
-            positives.append(given)
+        positives = [[index[label] for label in classes_of] for _, classes_of in listed.values()]
         made[part] = LabelSet.from_lists(
             name=f"{name}/{part}", root=images, files=list(listed), class_names=names, positives=positives
         )
     return made
 
 
-def _read(path: Path, labels: str) -> dict[str, _Listed]:
-    """image -> what its line says, in the order of the file."""
-    listed: dict[str, _Listed] = {}
+def _read(path: Path, labels: str) -> dict[str, tuple[int, Sequence[int | str]]]:
+    """Return image -> (line, classes by index or name), in the order of the file."""
+    listed: dict[str, tuple[int, Sequence[int | str]]] = {}
     for line, text in read_lines(path):
         where = f"{path}, line {line}"
         text = text.replace("\\", "/")
         if labels == "folder":
             image = os.path.normpath(text)
-            given: list[int] | str = PurePosixPath(image).parent.name
-            if not given:
-                raise DataError(f"{where}: {text!r} lies in no folder, which would name its class")
+            given: list[int | str] = [PurePosixPath(image).parent.name]
+            if not given[0]:
+                raise DataError(f"{where}: {text!r} lies in no folder that could name its class")
         else:
             match = LINE.fullmatch(text)
             assert match is not None  # it matches any line
@@ -134,16 +119,16 @@ def _read(path: Path, labels: str) -> dict[str, _Listed]:
             if len(set(given)) != len(given):
                 raise DataError(
                     f"{where}: an index is listed twice in {text[:60]!r}; expected the indices of the classes that the "
-                    "image has, not a 0 or 1 for each class"
+                    "image has, not a 0 or 1 per class"
                 )
         if image == ".":
             raise DataError(f"{where}: no path in {text[:60]!r}")
         if image in listed:
-            raise DataError(f"{where}: {image} is listed a second time (line {listed[image].line})")
-        listed[image] = _Listed(line, given)
+            raise DataError(f"{where}: {image} is listed a second time (line {listed[image][0]})")
+        listed[image] = (line, given)
     if not listed:
         raise DataError(f"{path}: lists no image")
-    if not any(row.labels for row in listed.values()):
+    if not any(given for _, given in listed.values()):
         raise DataError(
             f"{path}: no line has a class index; with dataset.labels=folder the folder of an image is its class"
         )

@@ -1,53 +1,122 @@
-"""VOC-MLT and COCO-MLT, the long-tailed benchmarks of Distribution-Balanced Loss (Wu et al., ECCV 2020).
+"""VOC-MLT and COCO-MLT, the long-tailed benchmarks of Distribution-Balanced Loss (Wu et al., ECCV 2020,
+arXiv:2007.09654).
 
 VOC-MLT trains on 1,142 images of VOC 2012 and is tested on VOC 2007 test; COCO-MLT trains on 1,909 images of COCO 2017
-train and is tested on its val. The training set is a folder: one that our tools wrote (labels.csv, classes.txt), or the
-published files as they are (`mlt_official`). Ids and labels come from it: no annotation file is needed to train.
+train and is tested on its val. The training set comes from a folder, which holds either a split that our tools wrote
+(labels.csv, classes.txt) or the published files:
+
+    class_freq.pkl     gt_labels (0/1 targets of each image), class_freq, neg_class_freq, condition_prob
+    class_split.pkl    head, middle, tail: class indices
+    img_id.txt         one image id per line, in the order of gt_labels; COCO's is called img_id.pkl, and is text too
+
+Either has ids and labels, so training needs no annotation file; this module adds class names and image files. The
+pickles are read without unpickling (`safe_pickle`), and every number in them is checked against the labels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mltrain.datasets import coco, voc
+from mltrain.datasets import coco, sources, voc
 from mltrain.datasets.csv import read_csv
-from mltrain.datasets.mlt_official import COCO_MLT, VOC_MLT, Benchmark, check_ids, read_official
-from mltrain.datasets.sources import mlt_how
-from mltrain.datasets.splits import Splits, log_labels, require_paths
+from mltrain.datasets.reading import require_paths
+from mltrain.datasets.safe_pickle import read_pickle
+from mltrain.datasets.splits import Splits, check_fraction, hold_out, log_labels
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet
+from mltrain.labels import LabelSet, LabelStats
 
 log = logging.getLogger(__name__)
+
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
+
+OFFICIAL_KEYS = ("gt_labels", "class_freq", "neg_class_freq", "condition_prob")
+OFFICIAL_GROUPS = {"head": "head", "medium": "middle", "tail": "tail"}  # our name -> that of class_split.pkl
+OFFICIAL_BOUNDS = (100, 20)  # head: at least 100 training positives, medium: at least 20
+PUBLISHED = sources.MLT_PAGE
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Class names and image files of a benchmark, which the published files leave out."""
+
+    title: str
+    class_names: tuple[str, ...]
+    source: str
+    """data set that the images come from"""
+    image_id: re.Pattern[str]
+    example: str
+    image: str
+    """image file of an id, relative to the root of the source; a number is padded"""
+    folder: str
+    """folder of the published files in their repository"""
+
+    def file(self, image_id: str) -> str:
+        """Return the image file of an id."""
+        return self.image.format(int(image_id) if image_id.isdigit() else image_id)
+
+
+VOC_MLT = Benchmark(
+    title="VOC-MLT",
+    class_names=voc.CLASSES,
+    source="VOC 2012",
+    image_id=re.compile(r"[0-9]{4}_[0-9]{6}"),
+    example="2008_000023",
+    image="VOC2012/JPEGImages/{}.jpg",
+    folder=sources.VOC_MLT_FOLDER,
+)
+COCO_MLT = Benchmark(
+    title="COCO-MLT",
+    class_names=COCO_CLASSES,
+    source="COCO 2017",
+    image_id=re.compile(r"[0-9]{1,12}"),
+    example="554625",
+    image="train2017/{:012d}.jpg",
+    folder=sources.COCO_MLT_FOLDER,
+)
 
 
 def voc_mlt(*, name: str = "voc_mlt", root: str, split: str, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
     """VOC-MLT: a long-tailed part of VOC 2012 for training, VOC 2007 test (4,952 images) for testing.
 
-    An object marked difficult counts as positive, as published. The published protocol has no validation set and its
-    followers choose epochs on the test set; here validation is the val part of the split where it has one, else
-    `val_fraction` of it, and only where there is neither the test set.
+    An object marked difficult counts as positive, as published. The published protocol has no validation set; papers
+    that follow it choose epochs on the test set. Here val is the val part of the split if it has one, or else
+    `val_fraction` of its training images, or else the test set.
 
     Args:
-        name: of the LabelSets and the run folder.
-        root: folder that holds `VOCdevkit/` (or directly `VOC2007/`, `VOC2012/`); of VOC 2012 only the images are used.
+        name: name of the LabelSets and the run folder.
+        root: folder that holds `VOCdevkit/` (or directly `VOC2007/`, `VOC2012/`); VOC 2012 needs its images only.
         split: folder with the training set (see above).
-        val_fraction: above 0, this share of the split's training images becomes the validation set, chosen by a hash
-            of `split_seed` and the image id.
-        split_seed: of that choice; independent of the run's seed, so that runs of several seeds share their val set.
+        val_fraction: above 0, val is this share of the split's training images, chosen by a hash of `split_seed` and
+            the image id.
+        split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
 
     Raises:
-        DataError: files are missing, broken, or of another data set.
+        DataError: files are missing, broken, or belong to another data set.
     """
     devkit = voc.find_devkit(root)
     require_paths(
         name,
         [split, devkit / "VOC2012" / "JPEGImages", *voc.part_paths(root, 2007, "test")],
-        f"{mlt_how(VOC_MLT.folder)}\nThe images: {voc.HOW}",
+        f"{sources.mlt_how(VOC_MLT.folder)}\nThe images: {voc.HOW}",
     )
     train, val = _read_training(VOC_MLT, split, devkit, name, val_fraction, split_seed)
     test = voc.read_voc(root=root, parts=[(2007, "test")], difficult="positive", name=f"{name}/test")
@@ -59,24 +128,24 @@ def coco_mlt(
 ) -> Splits:
     """COCO-MLT: a long-tailed part of COCO 2017 train for training, COCO 2017 val (5,000 images) for testing.
 
-    Crowds count as positive, annotations without area or narrower than a pixel do not, and test images without a label
-    are kept, as published. Validation as for `voc_mlt`.
+    As published, crowds count as positive, annotations without area or narrower than a pixel do not count, and test
+    images without a label are kept. Validation as for `voc_mlt`.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder that holds `train2017/`, `val2017/` and `annotations/instances_val2017.json`.
         split: folder with the training set (see above).
         val_fraction: as for `voc_mlt`.
         split_seed: as for `voc_mlt`.
 
     Raises:
-        DataError: files are missing, broken, or of another data set.
+        DataError: files are missing, broken, or belong to another data set.
     """
     annotations = "annotations/instances_val2017.json"
     require_paths(
         name,
         [split, *(Path(root, place) for place in ("train2017", "val2017", annotations))],
-        f"{mlt_how(COCO_MLT.folder)}\nThe images: {coco.HOW}",
+        f"{sources.mlt_how(COCO_MLT.folder)}\nThe images: {coco.HOW}",
     )
     train, val = _read_training(COCO_MLT, split, root, name, val_fraction, split_seed)
     test = coco.read_coco(
@@ -88,86 +157,189 @@ def coco_mlt(
 def _splits(train: LabelSet, val: LabelSet | None, test: LabelSet) -> Splits:
     if val is not None:
         return Splits(train, val, test)
-    log.info(
-        "%s: no validation set (as published), so %s stands in for it; dataset.val_fraction=0.1 holds one out",
-        train.name,
-        test.name,
-    )
+    stand_in = f"no validation set (as published), so {test.name} stands in for it"
+    log.info("%s: %s; dataset.val_fraction=0.1 holds one out", train.name, stand_in)
     return Splits(train, test)
 
 
-# -- the training set ------------------------------------------------------------------------------------------------
-
-
 def _read_training(
-    benchmark: Benchmark,
-    split: str,
-    root: str | os.PathLike[str],
-    name: str,
-    val_fraction: float,
-    split_seed: int,
+    benchmark: Benchmark, split: str, root: str | os.PathLike[str], name: str, val_fraction: float, split_seed: int
 ) -> tuple[LabelSet, LabelSet | None]:
-    """Train and, where there is one, val."""
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
+    """Return train and, if there is one, val."""
+    check_fraction(val_fraction)
     folder, val = Path(split), None
-    whole = f"{name}/{'split' if val_fraction > 0 else 'train'}"
+    train_name = f"{name}/{'split' if val_fraction > 0 else 'train'}"
     if (folder / "labels.csv").is_file():
-        train, val = _read_ours(benchmark, folder, root, whole, f"{name}/val")
+        # The class names of the benchmarks have no semicolon, so a folder of `longtail.write_split` is plain csv.
+        file, classes = folder / "labels.csv", folder / "classes.txt"
+        train = _place(benchmark, read_csv(file, classes=classes, split="train", name=train_name), file, root)
+        if (folder / "val_image_ids.txt").is_file():
+            val = _place(benchmark, read_csv(file, classes=classes, split="val", name=f"{name}/val"), file, root)
     elif (folder / "class_freq.pkl").is_file():
-        official = read_official(folder, root=root, name=whole)
+        official = read_official(folder, root=root, name=train_name)
         if official.benchmark is not benchmark:
             raise DataError(f"{folder}: holds {official.benchmark.title}, not {benchmark.title}")
         train = official.labels
     else:
-        raise DataError(f"{folder}: holds no split: neither labels.csv nor class_freq.pkl. {mlt_how(benchmark.folder)}")
-    if val is None and val_fraction > 0:
-        train, val = _hold_out(train, val_fraction, split_seed, name)
-    elif val_fraction > 0:
         raise DataError(
-            f"{folder}: has a validation part of {len(val or ())} images already; dataset.val_fraction=0 uses it"
+            f"{folder}: holds no split: neither labels.csv nor class_freq.pkl. {sources.mlt_how(benchmark.folder)}"
         )
-    return train, val
+    if val_fraction == 0:
+        return train, val
+    if val is not None:
+        raise DataError(f"{folder}: has a validation part of {len(val)} images already; dataset.val_fraction=0 uses it")
+    train, val = hold_out(train, val_fraction, split_seed, name, keys=_ids(train))
+    return log_labels(train), log_labels(val)
 
 
-def _read_ours(
-    benchmark: Benchmark, folder: Path, root: str | os.PathLike[str], train_name: str, val_name: str
-) -> tuple[LabelSet, LabelSet | None]:
-    """A folder of `mltrain.longtail.write_split`; its class names have no semicolon, so it is plain csv."""
-    file, classes = folder / "labels.csv", folder / "classes.txt"
-    train = read_csv(file, classes=classes, split="train", name=train_name)
-    if not (folder / "val_image_ids.txt").is_file():
-        return _place(benchmark, train, file, root), None
-    val = read_csv(file, classes=classes, split="val", name=val_name)
-    return _place(benchmark, train, file, root), _place(benchmark, val, file, root)
+def _ids(labels: LabelSet) -> list[str]:
+    return [PurePosixPath(file).stem for file in labels.files]
 
 
 def _place(benchmark: Benchmark, labels: LabelSet, path: Path, root: str | os.PathLike[str]) -> LabelSet:
-    """The same images and targets, with the files where the benchmark's images are: only the ids are kept."""
+    """Return the same images and targets with the image files of the benchmark, which follow from the ids."""
     if labels.class_names != benchmark.class_names:
         raise DataError(
             f"{path}: has {labels.num_classes} classes ({', '.join(labels.class_names[:3])}, ...), {benchmark.title} "
             f"has the {len(benchmark.class_names)} of {benchmark.source}; for a split of other data: dataset=csv "
             f"dataset.file={path} dataset.root=FOLDER"
         )
-    ids = [PurePosixPath(labels.file(i)).stem for i in range(len(labels))]
+    ids = _ids(labels)
     check_ids(benchmark, ids, path)
-    return LabelSet.from_dense(
-        name=labels.name,
-        root=root,
-        files=[benchmark.file(image_id) for image_id in ids],
-        class_names=labels.class_names,
-        targets=labels.dense(),
+    files = [benchmark.file(image_id) for image_id in ids]
+    names, targets = labels.class_names, labels.dense()
+    return LabelSet.from_dense(name=labels.name, root=root, files=files, class_names=names, targets=targets)
+
+
+class Official(NamedTuple):
+    """The published training set of a benchmark."""
+
+    benchmark: Benchmark
+    ids: list[str]
+    """as published, one per image"""
+    labels: LabelSet
+    files: tuple[Path, ...]
+    """the files that were read"""
+
+
+def read_official(
+    folder: str | os.PathLike[str], *, root: str | os.PathLike[str] = "", name: str | None = None
+) -> Official:
+    """Read the published files of VOC-MLT or COCO-MLT, which differ in their number of classes; nothing is unpickled.
+
+    Args:
+        folder: folder with class_freq.pkl, class_split.pkl and img_id.txt or img_id.pkl.
+        root: folder that the image files are relative to: the one with `VOC2012/` or `train2017/`.
+        name: name of the LabelSet.
+
+    Raises:
+        DataError: a file is missing or holds more than plain data, or the files contradict each other; the message
+            lists all contradictions.
+    """
+    place = Path(folder)
+    id_file = next((place / file for file in ("img_id.txt", "img_id.pkl") if (place / file).is_file()), None)
+    require_paths(
+        "a published split",
+        [place / "class_freq.pkl", place / "class_split.pkl", id_file or place / "img_id.txt (or img_id.pkl)"],
+        f"They are in {VOC_MLT.folder} and {COCO_MLT.folder} of {PUBLISHED}",
     )
+    assert id_file is not None
+    frequencies, groups = read_pickle(place / "class_freq.pkl"), read_pickle(place / "class_split.pkl")
+    targets = _targets(place / "class_freq.pkl", frequencies)
+    n, c = targets.shape
+    benchmark = next((known for known in (VOC_MLT, COCO_MLT) if len(known.class_names) == c), None)
+    if benchmark is None:
+        raise DataError(f"{place}/class_freq.pkl: {c} classes; VOC-MLT has 20 and COCO-MLT 80")
+    ids = _read_ids(id_file)
+    check_ids(benchmark, ids, id_file)
+    if len(ids) != n:
+        raise DataError(f"{id_file}: {len(ids)} image ids, but class_freq.pkl has the labels of {n} images")
+    files = [benchmark.file(image_id) for image_id in ids]
+    labels = LabelSet.from_dense(
+        name=name or benchmark.title, root=root, files=files, class_names=benchmark.class_names, targets=targets
+    )
+    problems = _contradictions(LabelStats.from_labels(labels, *OFFICIAL_BOUNDS), frequencies, groups)
+    if problems:
+        raise DataError(
+            f"{place}: the files contradict each other, so they are not one split:\n  "
+            + "\n  ".join(problems)
+            + f"\nGet all of them again from one version of {PUBLISHED}"
+        )
+    return Official(benchmark, ids, log_labels(labels), (place / "class_freq.pkl", place / "class_split.pkl", id_file))
 
 
-def _hold_out(labels: LabelSet, fraction: float, seed: int, name: str) -> tuple[LabelSet, LabelSet]:
-    count = round(len(labels) * fraction)
-    if not 0 < count < len(labels):
-        raise DataError(f"{name}: dataset.val_fraction={fraction} of {len(labels)} images leaves train or val empty")
-    ids = [PurePosixPath(labels.file(i)).stem for i in range(len(labels))]
-    ranked = sorted(range(len(ids)), key=lambda i: hashlib.sha256(f"{seed}\0{ids[i]}".encode()).digest())
-    held = np.zeros(len(labels), dtype=bool)
-    held[ranked[:count]] = True
-    train = log_labels(labels.select(np.flatnonzero(~held), f"{name}/train"))
-    return train, log_labels(labels.select(np.flatnonzero(held), f"{name}/val"))
+def check_ids(benchmark: Benchmark, ids: Sequence[str], path: Path) -> None:
+    """Raise DataError if an id cannot be one of the benchmark's source."""
+    wrong = [image_id for image_id in ids if not benchmark.image_id.fullmatch(image_id)]
+    if wrong:
+        raise DataError(
+            f"{path}: {len(wrong)} of {len(ids)} image ids are none of {benchmark.source}'s, the first "
+            f"{wrong[0][:40]!r}; expected such as {benchmark.example}"
+        )
+
+
+def _read_ids(path: Path) -> list[str]:
+    """Read a text file with one id per line, even if it is called img_id.pkl."""
+    try:
+        ids = path.read_text(encoding="ascii").split()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: no text; the published file has one image id per line, whatever its name") from error
+    twice = len(ids) - len(set(ids))
+    if twice or not ids:
+        raise DataError(f"{path}: {f'{twice} image ids are listed twice' if ids else 'is empty'}")
+    return ids
+
+
+def _targets(path: Path, content: Any) -> np.ndarray:
+    """Return the targets in class_freq.pkl, int8 (N, C)."""
+    missing = [key for key in OFFICIAL_KEYS if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise DataError(f"{path}: has no {', '.join(missing)}; the published file has {', '.join(OFFICIAL_KEYS)}")
+    rows = content["gt_labels"]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, np.ndarray) and row.ndim == 1 for row in rows):
+        raise DataError(f"{path}: gt_labels is not a list of one array per image")
+    if len({len(row) for row in rows}) > 1:
+        raise DataError(f"{path}: the arrays of gt_labels differ in length")
+    targets = np.stack(rows)
+    if not np.isin(targets, (0, 1)).all():
+        raise DataError(f"{path}: gt_labels has other values than 0 and 1")
+    return targets.astype(np.int8)
+
+
+def _contradictions(stats: LabelStats, frequencies: dict[str, Any], groups: Any) -> list[str]:
+    """List the numbers in the files that differ from those of the labels, one line each."""
+    names = stats.class_names
+    problems = []
+    together = stats.cooccurrence.toarray()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        conditional = together / stats.positives[:, None]
+    for key, expected in (
+        ("class_freq", stats.positives),
+        ("neg_class_freq", stats.negatives),
+        ("condition_prob", conditional),
+    ):
+        found = frequencies[key]
+        if not isinstance(found, np.ndarray) or found.shape != expected.shape:
+            problems.append(f"class_freq.pkl: {key} is no array of the shape {expected.shape}")
+            continue
+        wrong = np.argwhere(~np.isclose(found, expected, rtol=0, atol=1e-6, equal_nan=True))
+        if len(wrong):
+            at = tuple(int(k) for k in wrong[0])
+            where = " and ".join(names[k] for k in at)
+            problems.append(
+                f"class_freq.pkl: {key} differs from gt_labels in {len(wrong)} of {expected.size} entries, first "
+                f"{where}: {found[at]:g}, by the labels {expected[at]:g}"
+            )
+    for ours, theirs in OFFICIAL_GROUPS.items():
+        expected_classes = set(stats.group_indices()[ours].tolist())
+        found_classes = groups.get(theirs) if isinstance(groups, dict) else None
+        if not isinstance(found_classes, set):
+            problems.append(f"class_split.pkl: has no set {theirs!r}")
+        elif found_classes != expected_classes:
+            differing = sorted(found_classes ^ expected_classes, key=str)
+            shown = ", ".join(names[k] if isinstance(k, int) and 0 <= k < len(names) else str(k) for k in differing[:5])
+            problems.append(
+                f"class_split.pkl: {theirs!r} differs from the rule (head: at least {stats.head_min} images, medium: "
+                f"at least {stats.medium_min}) in {len(differing)} classes: {shown}"
+            )
+    return problems

@@ -1,7 +1,7 @@
 """NUS-WIDE (Chua et al., CIVR 2009): 269,648 Flickr images, 81 concepts labelled by people, 1,000 tags by users.
 
-Read from the official text files: lists of images, one file of 0 and 1 per concept and split, and a table of 0 and 1
-for the tags. Results in papers differ in what becomes of the images without any concept, a fifth of all: `unlabelled`.
+The official files are text: lists of images, one file of 0 and 1 per concept and split, and a table of 0 and 1 for the
+tags. Papers differ in how they treat the images without any concept, a fifth of all: see the option `unlabelled`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from mltrain.datasets.reading import check_choice, read_class_names, read_image_list, read_lines, require_paths
 from mltrain.datasets.sources import NUSWIDE_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths, treat_unlabelled
+from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 PARTS = {"train": "Train", "val": "Test"}
 DEFECT = ("Labels_lake_Train.txt", 78372, "-1130179")
-"""file, line, text: the one entry of the official labels that is neither 0 nor 1; what it should be is not known"""
+"""file, line and text of the one official entry that is neither 0 nor 1; the right value is not known"""
 
 
 def nuswide(
@@ -32,24 +33,23 @@ def nuswide(
     labels: Literal["concepts", "tags", "zero_shot"] = "concepts",
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
 ) -> Splits:
-    """The official train (161,789) and test (107,859 images, as commonly quoted), test standing for val.
+    """Return the official train (161,789 images) and test (107,859, as commonly quoted), which stands in for val.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder with `ImageList/`, `Groundtruth/TrainTestLabels/`, `Concepts81.txt` (or `ConceptsList/` with it)
             and, for the tags, `NUS_WID_Tags/`.
         images: folder of the images below `root`; the lists name them as ``actor\\0001_2124494179.jpg``.
-        labels: concepts: the 81, in the order of Concepts81.txt. tags: the 1,000 of TagList1k.txt; what users did not
-            tag is taken as absent, as published. zero_shot: the 925 tags that are no concept, then the 81 concepts,
-            which are unknown (-1) in train; their targets in test are those of the concepts, not of the tags.
+        labels: concepts: the 81, in the order of Concepts81.txt. tags: the 1,000 of TagList1k.txt; tags that users did
+            not give are negative, as published. zero_shot: the 925 tags that are no concept, then the 81 concepts,
+            which are unknown (-1) in train; in test their targets are those of the concepts, not of the tags.
         unlabelled: images without any positive: drop leaves them out (with zero_shot, all test images without a
-            concept), negative keeps them as they are, unknown keeps them with all targets -1.
+            concept), negative keeps their targets, unknown keeps them with all targets -1.
 
     Raises:
         DataError: files are missing or broken; the message names the line.
     """
-    if labels not in ("concepts", "tags", "zero_shot"):
-        raise ValueError(f"labels must be concepts, tags or zero_shot, got {labels!r}")
+    check_choice("labels", labels, ("concepts", "tags", "zero_shot"))
     folder = Path(root)
     concepts_file = folder / "Concepts81.txt"
     if not concepts_file.is_file() and (folder / "ConceptsList").is_dir():
@@ -61,24 +61,19 @@ def nuswide(
     if labels != "concepts":
         needed += [tags_folder / "TagList1k.txt", *(tags_folder / f"{part}_Tags1k.dat" for part in PARTS.values())]
     require_paths(name, needed, HOW)
-    concepts = [] if labels == "tags" else _names(concepts_file)
-    tags = [] if labels == "concepts" else _names(tags_folder / "TagList1k.txt")
-    if labels != "tags":
-        label_files = [_concept_file(folder, concept, part) for part in PARTS.values() for concept in concepts]
-        require_paths(name, label_files, HOW)
-    made = []
+    concepts = [] if labels == "tags" else list(read_class_names(concepts_file))
+    tags = [] if labels == "concepts" else list(read_class_names(tags_folder / "TagList1k.txt"))
+    require_paths(name, [_concept_file(folder, concept, part) for part in PARTS.values() for concept in concepts], HOW)
+    own_tags = [k for k, tag in enumerate(tags) if tag not in concepts]
+    made = {}
     for part, official in PARTS.items():
         list_file = folder / "ImageList" / f"{official}Imagelist.txt"
-        files = _image_list(list_file)
-        columns: list[np.ndarray] = []
-        names: list[str] = []
+        files = list(read_image_list(list_file, lambda line: line.replace("\\", "/")))
         kept = np.ones(len(files), dtype=bool)
-        if labels != "concepts":
-            seen = [k for k, tag in enumerate(tags) if tag not in concepts]
-            table = _tags(tags_folder / f"{official}_Tags1k.dat", len(tags), len(files), list_file)
-            columns.append(table[:, seen])
-            names += [tags[k] for k in seen]
-        if labels != "tags":
+        columns: list[np.ndarray] = []
+        if tags:
+            columns.append(_tags(tags_folder / f"{official}_Tags1k.dat", len(tags), len(files), list_file)[:, own_tags])
+        if concepts:
             paths = [_concept_file(folder, concept, official) for concept in concepts]
             truth = np.stack([_column(path, len(files), list_file) for path in paths], axis=1)
             if labels == "zero_shot" and part == "train":
@@ -86,43 +81,21 @@ def nuswide(
             elif labels == "zero_shot" and unlabelled == "drop":
                 kept = (truth == 1).any(axis=1)
             columns.append(truth)
-            names += concepts
-        made.append(
-            LabelSet.from_dense(
-                name=f"{name}/{part}",
-                root=folder / images,
-                files=[file for file, keep in zip(files, kept, strict=True) if keep],
-                class_names=names,
-                targets=np.concatenate(columns, axis=1)[kept],
-            )
+        labelled = LabelSet.from_dense(
+            name=f"{name}/{part}",
+            root=folder / images,
+            files=[file for file, keep in zip(files, kept, strict=True) if keep],
+            class_names=[*(tags[k] for k in own_tags), *concepts],
+            targets=np.concatenate(columns, axis=1)[kept],
         )
         if not kept.all():
-            log.info("%s: %d images without a concept left out", made[-1].name, len(files) - int(kept.sum()))
-    train, val = (log_labels(treat_unlabelled(each, unlabelled)) for each in made)
-    return Splits(train, val)
+            log.info("%s: %d images without a concept left out", labelled.name, len(files) - int(kept.sum()))
+        made[part] = treat_unlabelled(labelled, unlabelled)
+    return make_splits(name, made)
 
 
 def _concept_file(folder: Path, concept: str, part: str) -> Path:
     return folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{part}.txt"
-
-
-def _names(path: Path) -> list[str]:
-    names = [text for _, text in read_lines(path)]
-    if not names:
-        raise DataError(f"{path}: no name; expected one per line")
-    twice = sorted({label for label in names if names.count(label) > 1})
-    if twice:
-        raise DataError(f"{path}: names appear more than once: {', '.join(twice[:5])}")
-    return names
-
-
-def _image_list(path: Path) -> list[str]:
-    files = [text.replace("\\", "/") for _, text in read_lines(path)]
-    if not files:
-        raise DataError(f"{path}: lists no image")
-    if len(set(files)) != len(files):
-        raise DataError(f"{path}: {len(files) - len(set(files))} images are listed more than once")
-    return files
 
 
 def _check_count(path: Path, found: int, images: int, list_file: Path) -> None:
@@ -134,7 +107,8 @@ def _check_count(path: Path, found: int, images: int, list_file: Path) -> None:
 
 
 def _column(path: Path, images: int, list_file: Path) -> np.ndarray:
-    """Targets of one concept, int8 (images,)."""
+    """Return the targets of one concept, int8 (images,)."""
+    # The usual case at once: one character, 0 or 1, per line.
     data = path.read_bytes().strip()
     tokens = data.split()
     joined = b"".join(tokens)
@@ -155,7 +129,7 @@ def _column(path: Path, images: int, list_file: Path) -> np.ndarray:
 
 
 def _tags(path: Path, tags: int, images: int, list_file: Path) -> np.ndarray:
-    """Targets of the tags, int8 (images, tags), from a line of 0 and 1 per image."""
+    """Return the targets of the tags, int8 (images, tags), from one line of 0 and 1 per image."""
     table = np.zeros((images, tags), dtype=np.int8)
     number = 0
     with path.open("rb") as stream:

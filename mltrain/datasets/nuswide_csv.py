@@ -3,26 +3,23 @@
     filepath,label,split_name
     images/0001_2124494179.jpg,"['clouds', 'sky']",train
 
-Three columns, by position: the image, its labels in brackets with or without quotes, and train, val or test.
+There are three columns, found by position: the image, its labels in brackets with or without quotes, and train, val or
+test.
 """
 
 from __future__ import annotations
 
-import csv
-import logging
 import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from mltrain.datasets.class_split import read_class_split, with_unseen, zero_shot
-from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.reading import read_class_names, read_csv_rows, require_paths
 from mltrain.datasets.sources import NUSWIDE_CSV_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels, require_paths, treat_unlabelled
+from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
+from mltrain.datasets.unseen import read_class_split, with_unseen, zero_shot
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-
-log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
 
@@ -37,18 +34,18 @@ def nuswide_csv(
     unseen: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
 ) -> Splits:
-    """The splits that the file gives: about 119 k train and 50 k val images of 81 concepts in ASL's, as quoted.
+    """Return the splits of the file; ASL's has about 119 k train and 50 k val images with 81 concepts, as quoted.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         file: the csv file, UTF-8, with a header line.
         root: folder that the image paths are relative to; default: the folder of `file`.
         classes: file with one class name per line, such as Concepts81.txt; a label that it does not list is an error.
-            Default: the labels of all rows, sorted, as ASL has it: another file may then have other classes.
+            Default: the labels of all rows, sorted, as in ASL: another file may then have other classes.
         match_names: find each image by its file name alone anywhere below `root`, for a copy with other folders (the
-            official images lie in a folder for each query).
-        unseen: JSON file that names the unseen classes of a zero-shot benchmark (ML-Decoder's benchmark_81_v0.json, see
-            `class_split`). They are unknown (-1) in train; val and test have all classes.
+            official images lie in one folder per query).
+        unseen: JSON file with the unseen classes of a zero-shot benchmark (ML-Decoder's benchmark_81_v0.json, see
+            `mltrain.datasets.unseen`). They are unknown (-1) in train; val and test have all classes.
         unlabelled: images with an empty list, with `unseen` also training images without a seen label: drop leaves them
             out (and, with `unseen`, val and test images without an unseen label), negative keeps them as all negative,
             unknown keeps them with all targets -1.
@@ -58,7 +55,7 @@ def nuswide_csv(
     """
     path = Path(file)
     require_paths(name, [path, *(extra for extra in (classes, root, unseen) if extra)], HOW)
-    known = read_class_names(Path(classes)) if classes else None
+    known = read_class_names(classes) if classes else None
     rows = _rows(path, known)
     names = list(known) if known else sorted({label for _, labels in rows.values() for label in labels})
     if not names:
@@ -73,54 +70,43 @@ def nuswide_csv(
         if not images and part != "test":
             raise DataError(f"{path}: no row of split {part!r} in its third column")
         if images:
+            files = [where.get(image, image) for image in images]
+            positives = [[index[label] for label in rows[image][1]] for image in images]
             labels = LabelSet.from_lists(
-                name=f"{name}/{part}",
-                root=folder,
-                files=[where.get(image, image) for image in images],
-                class_names=names,
-                positives=[[index[label] for label in rows[image][1]] for image in images],
+                name=f"{name}/{part}", root=folder, files=files, class_names=names, positives=positives
             )
             if classes_of is not None:
                 labels = zero_shot(labels, classes_of, training=part == "train")
                 if part != "train" and unlabelled == "drop":
                     labels = with_unseen(labels, classes_of)
-            made[part] = log_labels(treat_unlabelled(labels, unlabelled))
-    return Splits(made["train"], made["val"], made.get("test"))
+            made[part] = treat_unlabelled(labels, unlabelled)
+    return make_splits(name, made)
 
 
 def _rows(path: Path, known: dict[str, None] | None) -> dict[str, tuple[str, list[str]]]:
-    """image -> (split, labels), in the order of the file."""
+    """Return image -> (split, labels), in the order of the file."""
     rows: dict[str, tuple[str, list[str]]] = {}
-    reader = None
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True, skipinitialspace=True)
-            next(reader, None)
-            for cells in reader:
-                if not any(cells):
-                    continue
-                where = f"{path}, line {reader.line_num}"
-                if len(cells) != 3:
-                    raise DataError(
-                        f"{where}: {len(cells)} fields, expected 3: image, labels in brackets, split; a list with "
-                        'commas needs double quotes: a.jpg,"[sky, sea]",train'
-                    )
-                image, split = os.path.normpath(cells[0].strip().replace("\\", "/")), cells[2].strip()
-                if split not in PARTS:
-                    raise DataError(f"{where}: split {split!r}, expected one of {', '.join(PARTS)}")
-                if not cells[0].strip():
-                    raise DataError(f"{where}: no image")
-                if image in rows:
-                    raise DataError(f"{where}: {image} is listed a second time")
-                labels = _labels(cells[1], where)
-                wrong = [label for label in labels if known is not None and label not in known]
-                if wrong:
-                    raise DataError(f"{where}: label {wrong[0]!r} is not in the classes file")
-                rows[image] = (split, labels)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num if reader else 0}: not a csv file ({error})") from error
+    content = read_csv_rows(path)
+    next(content, None)
+    for line, cells in content:
+        where = f"{path}, line {line}"
+        if len(cells) != 3:
+            raise DataError(
+                f"{where}: {len(cells)} fields, expected 3: image, labels in brackets, split; a list with commas needs "
+                'double quotes: a.jpg,"[sky, sea]",train'
+            )
+        image, split = os.path.normpath(cells[0].strip().replace("\\", "/")), cells[2].strip()
+        if split not in PARTS:
+            raise DataError(f"{where}: split {split!r}, expected one of {', '.join(PARTS)}")
+        if not cells[0].strip():
+            raise DataError(f"{where}: no image")
+        if image in rows:
+            raise DataError(f"{where}: {image} is listed a second time")
+        labels = _labels(cells[1], where)
+        wrong = [label for label in labels if known is not None and label not in known]
+        if wrong:
+            raise DataError(f"{where}: label {wrong[0]!r} is not in the classes file")
+        rows[image] = (split, labels)
     return rows
 
 
@@ -137,7 +123,7 @@ def _labels(cell: str, where: str) -> list[str]:
 
 
 def _by_name(folder: Path, images: list[str]) -> dict[str, str]:
-    """Place below `folder` of each image, found by its file name."""
+    """Find each image below `folder` by its file name; return image -> path."""
     found: dict[str, str] = {}
     repeated: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):

@@ -1,45 +1,37 @@
-"""A folder that is generated once: written beside its place, then renamed, by one process while others wait."""
+"""A folder of images that is generated once, atomically, by one process while others wait."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from mltrain.errors import DataError
+from mltrain.files import atomic_folder, locked
 
-try:
-    import fcntl
-except ImportError:  # Windows: without the lock two processes at once both generate, and one result is kept
-    fcntl = None  # type: ignore[assignment]
+_THREADS = threading.Lock()  # `locked` excludes other processes, not other threads of this one
 
 
-def make_folder(folder: Path, *, whole: Callable[[], bool], write: Callable[[Path], None], what: str) -> None:
-    """Generate `folder` unless it is whole, so that it is never seen half written.
+def make_folder(folder: Path, *, complete: Callable[[], bool], write: Callable[[Path], None], what: str) -> None:
+    """Generate a folder unless it is complete.
 
     Args:
-        folder: the place.
-        whole: whether the folder is there and complete.
-        write: fills the folder it is given, which exists and is empty.
-        what: the dataset, for the message.
+        folder: the folder.
+        complete: returns whether the folder exists and is complete.
+        write: fills the temporary folder that it is given.
+        what: the data set, for the message.
 
     Raises:
-        DataError: the place cannot be written.
+        DataError: the folder cannot be written.
     """
+    if complete():
+        return
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.parent / f".{folder.name}.lock"):
-            if whole():  # made by another process meanwhile
-                return
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
-                write(temporary)
-                temporary.chmod(0o755)  # mkdtemp gives 0o700
-                _put(temporary, folder, whole)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        with _THREADS, locked(folder.parent / f".{folder.name}.lock"):
+            if not complete():  # else another process or thread has made it meanwhile
+                with atomic_folder(folder, sync=False) as temporary:
+                    write(temporary)
     except OSError as error:
         raise DataError(
             f"{what}: cannot write below {folder.parent} ({error.strerror or error}); point paths.data or dataset.root "
@@ -47,23 +39,19 @@ def make_folder(folder: Path, *, whole: Callable[[], bool], write: Callable[[Pat
         ) from error
 
 
-def _put(temporary: Path, folder: Path, whole: Callable[[], bool]) -> None:
-    """Rename into place. What is there but not whole makes room; what is whole, another process made it, stays."""
+def make_versioned(folder: Path, note: str, version: int, write: Callable[[Path], int], what: str) -> None:
+    """Generate a folder unless its file `note` has this version; `write` fills it and returns the number of images."""
+
+    def write_all(place: Path) -> None:
+        content = {"version": version, "images": write(place)}
+        (place / note).write_text(json.dumps(content), encoding="utf-8")  # last: it marks the folder as complete
+
+    make_folder(folder, complete=lambda: has_version(folder / note, version), write=write_all, what=what)
+
+
+def has_version(note: Path, version: int) -> bool:
+    """Return whether the note of `make_versioned` exists and has this version."""
     try:
-        temporary.replace(folder)
-    except OSError:
-        if whole():
-            return
-        broken = temporary.with_name(temporary.name + ".old")
-        with contextlib.suppress(FileNotFoundError):
-            folder.replace(broken)
-        shutil.rmtree(broken, ignore_errors=True)
-        temporary.replace(folder)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
-        if fcntl is not None:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        return bool(json.loads(note.read_text(encoding="utf-8"))["version"] == version)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

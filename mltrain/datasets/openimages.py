@@ -1,16 +1,15 @@
 """Open Images V6, image-level labels (Kuznetsova et al., IJCV 2020, arXiv:1811.00982).
 
-People verified some classes of each image: Confidence 1 says that the class is there (target 1), 0 that it is not
-(target 0). All other classes were not looked at and are unknown (-1). Counting them as negative gives a mAP near 30 in
-place of 86.
+People verified some classes of each image: Confidence 1 means that the image shows the class (target 1), 0 that it does
+not (target 0). Nobody checked the other classes: they are unknown (-1). Counting them as negative gives a mAP near 30
+instead of 86.
 
-The training labels are about 60 M rows. They are read in blocks, each cut into columns by NumPy, and a row is kept as
-two or four bytes; no Python object is made for a row or an image.
+The training labels are about 60 M rows. NumPy parses them in blocks and keeps two or four bytes per row, without any
+Python object per row or image.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import re
@@ -19,9 +18,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mltrain.datasets.openimages_csv import HEX, ID_LENGTH, ClassTable, read_blocks
+from mltrain.datasets.openimages_csv import HEX, ID_LENGTH, ClassIndex, read_blocks
+from mltrain.datasets.reading import check_choice, read_class_names, read_csv_rows, read_lines, require_paths
 from mltrain.datasets.sources import OPENIMAGES_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths
+from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
@@ -45,19 +45,19 @@ def openimages(
     """Train, validation and test of Open Images V6.
 
     As commonly quoted: 9.0 M, 41,620 and 125,436 images, 9,605 trainable classes. Images are in the order of their ids;
-    those without a verified class among `classes` are left out, and counted in the log.
+    those without a verified class among `classes` are left out, and the log counts them.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder that the paths below are relative to.
         train_labels: human-verified image labels of train.
-        val_labels: of validation.
-        test_labels: of test; None: no test set.
+        val_labels: the same for validation.
+        test_labels: the same for test; None: no test set.
         train_images: image file of train; ``{id}`` becomes the id, ``{first}`` its first digit, as in
             ``train_{first}/{id}.jpg``, the folders that the archives unpack to.
-        val_images: of validation.
-        test_images: of test.
-        classes: file with one class id (such as /m/0cyhj_) per line; fixes the classes and their order.
+        val_images: the same for validation.
+        test_images: the same for test.
+        classes: file with one class id (such as /m/0cyhj_) per line, which fixes the classes and their order.
         descriptions: csv file with a name for each class id; None: the ids are the names.
         train_absent: target, in train only, of a class that nobody verified: unknown (-1) or negative (0). In
             validation and test it is always unknown.
@@ -65,26 +65,18 @@ def openimages(
     Raises:
         DataError: files are missing or broken; the message names the line.
     """
-    if train_absent not in ("unknown", "negative"):
-        raise ValueError(f"train_absent must be unknown or negative, got {train_absent!r}")
+    check_choice("train_absent", train_absent, ("unknown", "negative"))
     parts = {"train": (train_labels, train_images), "val": (val_labels, val_images)}
     if test_labels is not None:
         parts["test"] = (test_labels, test_images)
     folder = Path(root)
     listed = [labels for labels, _ in parts.values()] + [classes] + ([descriptions] if descriptions else [])
     require_paths(name, [folder / file for file in listed], HOW)
-    table = _read_classes(folder / classes, folder / descriptions if descriptions else None)
-    made = {
-        part: _read(
-            folder / labels,
-            table,
-            root=folder,
-            images=images,
-            fill=0 if part == "train" and train_absent == "negative" else -1,
-            name=f"{name}/{part}",
-        )
-        for part, (labels, images) in parts.items()
-    }
+    known = _read_classes(folder / classes, folder / descriptions if descriptions else None)
+    made = {}
+    for part, (labels, images) in parts.items():
+        fill = 0 if part == "train" and train_absent == "negative" else -1
+        made[part] = _read(folder / labels, known, root=folder, images=images, fill=fill, name=f"{name}/{part}")
     return Splits(made["train"], made["val"], made.get("test"))
 
 
@@ -98,22 +90,21 @@ def read_openimages(
     absent: Literal["unknown", "negative"] = "unknown",
     name: str | None = None,
 ) -> LabelSet:
-    """One file of human-verified image labels as a LabelSet; arguments as for `openimages`.
+    """Return the labels of one file of human-verified image labels.
 
     Args:
         labels: the csv file.
         classes: file with one class id per line.
         descriptions: csv file with the names of the classes.
         root: folder of `images`; default: the folder of `labels`.
-        images: image file below `root`.
+        images: image file below `root`; ``{id}`` becomes the id, ``{first}`` its first digit.
         absent: target of a class that nobody verified.
-        name: of the LabelSet; default: the name of the file.
+        name: name of the LabelSet; default: the name of the file.
 
     Raises:
         DataError: a file is missing or broken.
     """
-    if absent not in ("unknown", "negative"):
-        raise ValueError(f"absent must be unknown or negative, got {absent!r}")
+    check_choice("absent", absent, ("unknown", "negative"))
     path = Path(labels)
     require_paths(name or path.stem, [path, classes, *([descriptions] if descriptions else [])], HOW)
     return _read(
@@ -126,46 +117,32 @@ def read_openimages(
     )
 
 
-# -- classes ---------------------------------------------------------------------------------------------------------
-
-
 class _Classes(NamedTuple):
     names: list[str]
-    table: ClassTable
+    ids: ClassIndex
 
 
 def _read_classes(path: Path, descriptions: Path | None) -> _Classes:
-    ids: list[str] = []
     for number, text in read_lines(path):
-        if text == "LabelName":
-            continue
         if len(text.encode()) > ID_LENGTH or "," in text:
             raise DataError(
                 f"{path}, line {number}: {text[:40]!r} is no class id; expected one per line, such as /m/0cyhj_"
             )
-        ids.append(text)
+    ids = [text for text in read_class_names(path) if text != "LabelName"]
     if not ids:
         raise DataError(f"{path}: no class id; expected one per line")
-    if len(set(ids)) != len(ids):
-        twice = next(text for text in ids if ids.count(text) > 1)
-        raise DataError(f"{path}: class {twice} appears more than once")
-    return _Classes(_names(ids, descriptions), ClassTable(ids))
+    return _Classes(_names(ids, descriptions), ClassIndex(ids))
 
 
 def _names(ids: list[str], path: Path | None) -> list[str]:
-    """Names of the classes; a name that several of them have is followed by the id."""
+    """Return the names of the classes; a name that several classes share is followed by the id."""
     if path is None:
         return ids
     names: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            for cells in reader:
-                if len(cells) != 2:
-                    raise DataError(f"{path}, line {reader.line_num}: {len(cells)} fields, expected class id,name")
-                names[cells[0].strip()] = cells[1].strip()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); incomplete download? Get the file again") from error
+    for line, cells in read_csv_rows(path, strict=False):
+        if len(cells) != 2:
+            raise DataError(f"{path}, line {line}: {len(cells)} fields, expected class id,name")
+        names[cells[0].strip()] = cells[1].strip()
     missing = [key for key in ids if not names.get(key)]
     if missing:
         raise DataError(
@@ -177,15 +154,12 @@ def _names(ids: list[str], path: Path | None) -> list[str]:
     return [f"{label} ({key})" if label in repeated else label for key, label in zip(ids, given, strict=True)]
 
 
-# -- labels ----------------------------------------------------------------------------------------------------------
-
-
 def _read(
     path: Path, classes: _Classes, *, root: str | os.PathLike[str], images: str, fill: int, name: str
 ) -> LabelSet:
     if "{id}" not in images:
         raise ValueError(f"the image file must contain {{id}}, got {images!r}")
-    blocks = list(read_blocks(path, classes.table))
+    blocks = list(read_blocks(path, classes.ids))
     rows = sum(block.rows for block in blocks)
     heads = np.concatenate([block.heads for block in blocks])
     counts = np.concatenate([block.counts for block in blocks])
@@ -203,7 +177,7 @@ def _read(
         ids, row = np.unique(heads[known], return_inverse=True)
         counts = counts[known]
     del heads
-    # One number for row, class and Confidence: sorting it groups the rows of an image and orders its classes.
+    # One number holds image, class and Confidence: sorting it groups the rows of an image and sorts its classes.
     bits = (2 * len(classes.names) - 1).bit_length()
     keys = np.repeat(row << bits, counts)
     keys |= codes
@@ -216,7 +190,7 @@ def _read(
     both[:-1] = ~first[1:]
     if both.any():
         log.warning(
-            "%s: %d classes of an image are verified both as there and as not; they become unknown", name, both.sum()
+            "%s: %d classes of an image are verified as both present and absent; they become unknown", name, both.sum()
         )
     values = keys.astype(np.int8)
     values &= 1
@@ -246,30 +220,25 @@ def _read(
 
 
 def _starts(ordered: np.ndarray) -> np.ndarray:
-    """Where a value differs from the one before it."""
+    """Return bool (n,): true where a value differs from the one before it."""
     starts = np.ones(len(ordered), dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
     return starts
 
 
 def _select(array: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """The chosen entries; not a copy where they are all."""
+    """Return the chosen entries, without a copy if all are chosen."""
     return array if which.all() else array[which]
 
 
 def _files(ids: np.ndarray, images: str) -> np.ndarray:
-    """Image files as UTF-8 bytes."""
+    """Return the image files as UTF-8 bytes."""
     digits = HEX[(ids[:, None] >> np.arange(60, -4, -4, dtype=np.uint64)) & np.uint64(15)]
     columns = {"{id}": digits, "{first}": digits[:, :1]}
     parts = [
         columns[part] if part in columns else np.frombuffer(part.encode(), dtype=np.uint8)[None]
         for part in re.split(r"(\{id\}|\{first\})", images)
     ]
-    width = sum(part.shape[1] for part in parts)
-    out = np.empty((len(ids), width), dtype=np.uint8)
-    at = 0
-    for part in parts:
-        out[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
-    files: np.ndarray = out.view(f"S{width}").ravel()
+    out = np.concatenate([np.broadcast_to(part, (len(ids), part.shape[1])) for part in parts], axis=1)
+    files: np.ndarray = out.view(f"S{out.shape[1]}").ravel()
     return files

@@ -1,4 +1,4 @@
-"""The csv files of Open Images, cut into columns by NumPy, a block of lines at a time; no Python object for a row."""
+"""The csv files of Open Images, parsed by NumPy in blocks of lines, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mltrain.errors import DataError
 from mltrain.progress import Meter
 
 BLOCK = 2**24
-"""bytes read at once"""
+"""number of bytes read at once"""
 ID_LENGTH = 16
-"""characters of an image id, and the most that a class id may have"""
+"""length of an image id, and the greatest length of a class id"""
 HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
 NIBBLES = np.full(256, 255, dtype=np.uint8)
 NIBBLES[HEX] = np.arange(16)
-# Keeps the first 0 to 8 of the bytes of a little-endian word.
+# Masks that keep the first 0 to 8 bytes of a little-endian word.
 KEEP = np.array([(1 << 8 * k) - 1 for k in range(9)], dtype="<u8")
 COLUMNS = ("ImageID", "LabelName", "Confidence")
 
 
-class ClassTable:
-    """Class ids as two words of eight bytes, found by a hash that is free of collisions among them.
+class ClassIndex:
+    """Index of class ids, stored as two words of eight bytes and found by a hash that has no collisions among them.
 
     Args:
         ids: distinct class ids of at most 16 bytes.
@@ -50,28 +50,30 @@ class ClassTable:
         return hashes
 
     def find(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Index of each class id, -1 where it is none of the classes."""
+        """Return the index of each class id, or -1 if it is none of the classes."""
         at = np.minimum(np.searchsorted(self._hashes, self._hash(low, high)), len(self._hashes) - 1)
         known = (self._words[at, 0] == low) & (self._words[at, 1] == high)
         return np.where(known, self._order[at], -1)
 
 
 class Block(NamedTuple):
+    """Parsed lines; a run is a sequence of rows of one image."""
+
     heads: np.ndarray
-    """uint64: image ids, one for each run of rows of one image"""
+    """uint64: the image id of each run"""
     counts: np.ndarray
-    """int64: kept rows of each run"""
+    """int64: number of kept rows in each run"""
     codes: np.ndarray
-    """2 * class + Confidence, of each kept row; uint16 or uint32"""
+    """uint16 or uint32: 2 * class + Confidence of each kept row"""
     rows: int
-    """lines of the file, kept or not"""
+    """number of lines, kept or not"""
 
 
-def read_blocks(path: Path, classes: ClassTable) -> Iterator[Block]:
-    """The rows of a file of human-verified image labels.
+def read_blocks(path: Path, classes: ClassIndex) -> Iterator[Block]:
+    """Yield the rows of a file of human-verified image labels, block by block.
 
     Raises:
-        DataError: the file is not that; the message names the line.
+        DataError: the file is of another kind or broken; the message names the line.
     """
     line = 2
     try:
@@ -91,7 +93,7 @@ def read_blocks(path: Path, classes: ClassTable) -> Iterator[Block]:
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, about BLOCK bytes of them at a time."""
+    """Yield complete lines, about BLOCK bytes at a time."""
     rest = b""
     while data := stream.read(BLOCK):
         cut = data.rfind(b"\n") + 1
@@ -118,8 +120,8 @@ class _Layout:
             )
         self._id, self._label, self._confidence = (self._columns.index(column) for column in COLUMNS)
 
-    def parse(self, text: bytes, classes: ClassTable) -> Block | None:
-        """Whole lines; None: one of them is wrong."""
+    def parse(self, text: bytes, classes: ClassIndex) -> Block | None:
+        """Parse complete lines; return None if one of them is wrong."""
         width = len(self._columns)
         data = np.frombuffer(text, dtype=np.uint8)
         ends: np.ndarray = np.flatnonzero((data == ord(",")) | (data == ord("\n")))
@@ -134,7 +136,7 @@ class _Layout:
         starts[1:, 0] = ends[:-1, -1] + 1
         if text.count(b"\r"):
             ends[:, -1] -= data[ends[:, -1] - 1] == ord("\r")
-        # 16 bytes from anywhere: the windows overlap, and those near the end of the text reach into padding.
+        # A window of 16 bytes starts at every byte; the windows near the end of the text reach into padding.
         padded = text + bytes(ID_LENGTH)
         windows = np.ndarray((len(text),), dtype=f"S{ID_LENGTH}", buffer=padded, strides=(1,))
 
@@ -176,7 +178,7 @@ class _Layout:
         return Block(heads, counts, codes.astype(np.uint16 if small else np.uint32), len(ends))
 
     def complaint(self, text: bytes, line: int) -> str:
-        """What is wrong with the first wrong line of `text`, whose first line is number `line`."""
+        """Describe the first wrong line of `text`, whose first line has the number `line`."""
         for number, row in enumerate(text.split(b"\n")[:-1], line):
             where = f"{self._path}, line {number}"
             cells = row.decode("utf-8", "replace").removesuffix("\r").split(",")
@@ -189,7 +191,7 @@ class _Layout:
                 return f"{where}: no class id"
             if confidence not in ("0", "1", "0.0", "1.0"):
                 return (
-                    f"{where}: Confidence {confidence[:20]!r}, expected 1 (there) or 0 (not). Fractions are those of "
-                    "machine-generated labels; take the file of human-verified ones"
+                    f"{where}: Confidence {confidence[:20]!r}, expected 1 (present) or 0 (absent). Fractions are those "
+                    "of machine-generated labels; take the file of human-verified ones"
                 )
         raise AssertionError("a block was refused, but none of its lines is wrong")

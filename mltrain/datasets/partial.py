@@ -1,8 +1,8 @@
-"""Partial labels made from a set that has more of them, for experiments with unknown and missing labels.
+"""Partial labels, made by dropping labels of a data set, for experiments with unknown and missing labels.
 
-Each function takes a LabelSet and gives one of the same images with fewer labels, by its seed alone. A dropped label
-is ``unknown`` (-1), as in Ben-Baruch et al., arXiv:2110.10955, or ``negative`` (0): missing, as in Zhang et al.,
-arXiv:2112.07368, where then only positives can be dropped. Images keep their place, also those left without a label.
+Each function returns a LabelSet of the same images with fewer labels, which depend on the labels and the seed alone. A
+dropped label becomes ``unknown`` (-1), as in Ben-Baruch et al., arXiv:2110.10955, or ``negative`` (0), that is missing,
+as in Zhang et al., arXiv:2112.07368; then only positives are dropped. Images that lose all labels stay in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mltrain.labels import LabelSet
 Dropped = Literal["unknown", "negative"]
 
 _CHUNK = 1 << 24
-"""Targets written out at a time."""
+"""number of targets that are dense at a time"""
 
 
 def drop_labels(*, labels: LabelSet, probability: float = 0.5, dropped: Dropped = "unknown", seed: int = 0) -> LabelSet:
@@ -26,7 +26,7 @@ def drop_labels(*, labels: LabelSet, probability: float = 0.5, dropped: Dropped 
     With ``dropped="negative"`` this is the usual "share of the labels": 0.25 leaves 75 % of the positives.
 
     Raises:
-        ValueError: probability outside [0, 1], an unknown `dropped`.
+        ValueError: `probability` is outside [0, 1], or `dropped` is unknown.
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability={probability} must be in [0, 1]")
@@ -40,7 +40,8 @@ def drop_labels(*, labels: LabelSet, probability: float = 0.5, dropped: Dropped 
             rows, columns = labels.pairs(value)
             kept = rng.random(len(rows)) >= probability
             listed.append((rows[kept], columns[kept], value))
-        return log_labels(_with(labels, listed, fill=-1))
+        return log_labels(_with_parts(labels, listed, fill=-1))
+    # Nearly all targets are known: draw for all of them, some images at a time.
     fill = 0 if probability < 0.5 else -1
     parts = []
     step = max(1, _CHUNK // max(1, labels.num_classes))
@@ -59,7 +60,7 @@ def keep_per_class(*, labels: LabelSet, count: int = 1000, dropped: Dropped = "u
     """Keep `count` positives and `count` negatives of each class, or as many as there are (fixed per class, "FPC").
 
     Raises:
-        ValueError: count below 1, an unknown `dropped`.
+        ValueError: `count` is below 1, or `dropped` is unknown.
     """
     if count < 1:
         raise ValueError(f"count={count} must be 1 or above")
@@ -70,13 +71,9 @@ def keep_per_class(*, labels: LabelSet, count: int = 1000, dropped: Dropped = "u
         return log_labels(_keep_positives(labels, kept))
     picked = [(rows[kept], columns[kept], 1)]
     if labels.fill == 0:
-        other_rows, other_columns = (
-            np.concatenate(pair) for pair in zip((rows, columns), labels.pairs(-1), strict=True)
-        )
-        by_class = np.split(
-            other_rows[np.argsort(other_columns, kind="stable")],
-            np.cumsum(np.bincount(other_columns, minlength=labels.num_classes))[:-1],
-        )
+        rows, columns, _ = labels.listed()  # positive or unknown: all others are negative
+        ends = np.cumsum(np.bincount(columns, minlength=labels.num_classes))
+        by_class = np.split(rows[np.argsort(columns, kind="stable")], ends[:-1])
         for c, no_negative in enumerate(by_class):
             negative = np.ones(len(labels), dtype=bool)
             negative[no_negative] = False
@@ -87,7 +84,7 @@ def keep_per_class(*, labels: LabelSet, count: int = 1000, dropped: Dropped = "u
         rows, columns = labels.pairs(0)
         kept = _choose(columns, count, labels.num_classes, rng)
         picked.append((rows[kept], columns[kept], 0))
-    return log_labels(_with(labels, picked, fill=-1))
+    return log_labels(_with_parts(labels, picked, fill=-1))
 
 
 def single_positive(*, labels: LabelSet, dropped: Dropped = "unknown", seed: int = 0) -> LabelSet:
@@ -96,14 +93,14 @@ def single_positive(*, labels: LabelSet, dropped: Dropped = "unknown", seed: int
     Cole et al., "Multi-Label Learning from Single Positive Labels", CVPR 2021, arXiv:2106.09708.
 
     Raises:
-        ValueError: an unknown `dropped`.
+        ValueError: `dropped` is unknown.
     """
     rng = _generator(seed, dropped)
     rows, columns = labels.positive_pairs()
     kept = _choose(rows, 1, len(labels), rng)
     if dropped == "negative":
         return log_labels(_keep_positives(labels, kept))
-    return log_labels(_with(labels, [(rows[kept], columns[kept], 1)], fill=-1))
+    return log_labels(_with_parts(labels, [(rows[kept], columns[kept], 1)], fill=-1))
 
 
 def _generator(seed: int, dropped: str) -> np.random.Generator:
@@ -115,7 +112,7 @@ def _generator(seed: int, dropped: str) -> np.random.Generator:
 
 
 def _choose(group: np.ndarray, count: int, groups: int, rng: np.random.Generator) -> np.ndarray:
-    """bool (k,): at most `count` of the k items of each group, at random; `group` (k,) in 0..groups - 1."""
+    """Choose at most `count` items of each group at random; `group` (k,) in 0..groups - 1, result bool (k,)."""
     order = rng.permutation(len(group))
     order = order[np.argsort(group[order], kind="stable")]
     starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))])
@@ -126,17 +123,14 @@ def _choose(group: np.ndarray, count: int, groups: int, rng: np.random.Generator
 
 
 def _keep_positives(labels: LabelSet, kept: np.ndarray) -> LabelSet:
-    """All targets as they are, but for the positives that are not kept (bool, one of each pair): negatives."""
-    rows, columns = labels.positive_pairs()
-    parts = [(rows[kept], columns[kept], 1)]
-    if labels.fill == 0:
-        parts.append((*labels.pairs(-1), -1))
-    else:
-        parts += [(rows[~kept], columns[~kept], 0), (*labels.pairs(0), 0)]
-    return _with(labels, parts, fill=labels.fill)
+    """Make the positives that are not kept (bool, one per positive pair) negative; keep all other targets."""
+    rows, columns, values = labels.listed()
+    values[np.flatnonzero(values == 1)[~kept]] = 0
+    listed = values != labels.fill
+    return labels.with_targets(rows[listed], columns[listed], values[listed], fill=labels.fill)
 
 
-def _with(labels: LabelSet, parts: list[tuple[np.ndarray, np.ndarray, int]], fill: int) -> LabelSet:
+def _with_parts(labels: LabelSet, parts: list[tuple[np.ndarray, np.ndarray, int]], fill: int) -> LabelSet:
     rows, columns = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
     values = np.concatenate([np.full(len(part[0]), part[2], dtype=np.int8) for part in parts])
     return labels.with_targets(rows, columns, values, fill=fill)

@@ -1,9 +1,9 @@
-"""Plain data from a pickle that somebody else wrote, without unpickling it.
+"""Reading plain data from an untrusted pickle, without unpickling it.
 
 A pickle is a program: `pickle.load` imports whatever names it mentions and calls them. `read_pickle` reads its
-instructions one by one and carries out those that build plain data: numbers, text, bytes, lists, tuples, dicts, sets,
-and NumPy arrays and scalars of numbers. Six names are understood, because NumPy's own pickles mention them; nothing is
-imported or called by name. Every other name or instruction ends in a message. What a file can allocate is bounded.
+instructions one by one and executes those that build plain data: numbers, text, bytes, lists, tuples, dicts, sets, and
+NumPy arrays and scalars of numbers. Six names are understood, because NumPy's own pickles mention them; nothing is
+imported or called by name. Every other name or instruction is refused. The memory that a file can allocate is bounded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mltrain.errors import DataError
 MAX_BYTES = 128 * 2**20
 MAX_INSTRUCTIONS = 2_000_000
 
-# Name in the pickle -> what it stands for. NumPy 2 says `numpy._core` where NumPy 1 said `numpy.core`.
+# Name in the pickle -> its meaning here. NumPy 2 writes `numpy._core`, NumPy 1 `numpy.core`.
 NAMES = {
     **{f"numpy.{core}.multiarray._reconstruct": "array" for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": "scalar" for core in ("core", "_core")},
@@ -35,15 +35,15 @@ NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 
 
 def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
-    """The plain data of a pickle of protocol 2, 3 or 4; text of Python 2 comes as latin-1.
+    """Return the plain data of a pickle of protocol 2, 3 or 4; strings of Python 2 are decoded as latin-1.
 
     Args:
         path: the pickle.
-        max_bytes: size of the largest file that is read, and of what it may unfold to; default: MAX_BYTES.
+        max_bytes: greatest size of the file and of the data that it builds; default: MAX_BYTES.
 
     Raises:
-        DataError: the file cannot be read, is no pickle, is too large, or asks for more than plain data; nothing of it
-            was executed.
+        DataError: the file cannot be read, is no pickle, is too large, or holds more than plain data. Nothing in it was
+            executed.
     """
     place = Path(path)
     max_bytes = MAX_BYTES if max_bytes is None else max_bytes
@@ -58,8 +58,8 @@ def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None) -> A
         return _Interpreter(max_bytes).run(data)
     except _RefusedError as refused:
         raise DataError(
-            f"{place}: refused, and nothing of it was executed: {refused}. Pickles are programs; of theirs, only plain "
-            "data and NumPy arrays of numbers are read here. Get the file from its authors again"
+            f"{place}: refused, and nothing of it was executed: {refused}. Pickles are programs; only plain data and "
+            "NumPy arrays of numbers are read here. Get the file from its authors again"
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         detail = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
@@ -67,11 +67,11 @@ def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None) -> A
 
 
 class _RefusedError(Exception):
-    """The pickle asks for something that is not done."""
+    """The pickle asks for something that is not supported."""
 
 
 class _Name:
-    """A name that the pickle mentions; stands for a meaning of ours."""
+    """A name in the pickle, with its meaning here."""
 
     def __init__(self, spelled: str) -> None:
         if spelled not in NAMES:
@@ -80,7 +80,7 @@ class _Name:
 
 
 class _Type:
-    """A NumPy type: its code, and its byte order once the pickle has given it."""
+    """A NumPy type: its code, and its byte order once the pickle has set it."""
 
     def __init__(self, code: Any) -> None:
         if not NUMBER.fullmatch(_is(code, str)):
@@ -96,7 +96,7 @@ class _Type:
 
 
 class _Array:
-    """An array whose shape, type and bytes the pickle gives later; `memo` are the places where it is remembered."""
+    """An array whose shape, type and bytes follow later in the pickle; `memo` lists its places in the memo."""
 
     def __init__(self) -> None:
         self.memo: list[int] = []
@@ -112,17 +112,17 @@ class _Array:
 
 
 class _Interpreter:
-    """The instructions of a pickle that build plain data."""
+    """Interpreter of the pickle instructions that build plain data."""
 
     def __init__(self, max_bytes: int) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.max_bytes = self.left = max_bytes  # copies that the instructions may make
+        self.max_bytes = self.left = max_bytes  # budget for copies that instructions make
 
     def run(self, data: bytes) -> Any:
         if not data.startswith(b"\x80"):
-            raise _RefusedError("it does not begin as a pickle of protocol 2 or later does")
+            raise _RefusedError("it does not begin like a pickle of protocol 2 or later")
         for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
             if count >= MAX_INSTRUCTIONS:
                 raise _RefusedError(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
@@ -242,7 +242,7 @@ class _Interpreter:
             self._spend(100 * len(_is(items, list)))
             result = {_key(item) for item in items}
         else:
-            raise _RefusedError("it calls what is no function of those allowed")
+            raise _RefusedError("it calls something that is not an allowed function")
         self.stack.append(result)
 
     def _build(self, _: Any) -> None:
@@ -260,10 +260,10 @@ class _Interpreter:
     def _spend(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
-            raise _RefusedError(f"it unfolds to more than {self.max_bytes:,} bytes")
+            raise _RefusedError(f"it builds more than {self.max_bytes:,} bytes")
 
 
-# The instructions that are understood, besides PROTO, FRAME and STOP.
+# Supported instructions besides PROTO, FRAME and STOP.
 _CARRIED_OUT = frozenset(
     {"MARK", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS"}
     | {"SETITEM", "SETITEMS", "ADDITEMS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"}
@@ -283,7 +283,7 @@ def _is(value: Any, kind: Any) -> Any:
 
 
 def _key(value: Any) -> Any:
-    """Of a dict or set: plain, so that hashing it takes no time."""
+    """Check a key of a dict or an item of a set: an int or str, which hash fast."""
     if type(value) not in (int, str):
         raise ValueError(f"a {type(value).__name__.strip('_').lower()} as a key")
     return value

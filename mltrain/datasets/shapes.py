@@ -1,14 +1,13 @@
 """The embedded default: a long-tailed multi-label set of 20 drawn shapes, generated on first use.
 
-Real JPEG files and COCO-format annotation files are written below `root`, then read like any COCO set. Classes are
-outlines (disc, square, ... drop); an object mostly has the colour and texture of its class, on the background of one of
-four scenes, and classes of one scene tend to occur together. Training positives fall geometrically over the classes, so
-that head, medium and tail all exist; validation is flatter, so that the AP of every class means something.
+Real JPEG files and annotation files in COCO's format are written below `root`, then read like any COCO set. Classes are
+outlines (disc, square, ... drop). An object usually has the colour and texture of its class; the background shows one
+of four scenes, and classes of one scene tend to occur together. Training positives fall geometrically over the classes,
+so that head, medium and tail all exist; validation is flatter, so that every class has enough positives for its AP.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -29,7 +28,7 @@ from mltrain.labels import LabelSet
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Raise it when what is drawn changes: sets of other versions are left alone and a new folder is made."""
+"""version of the drawings; raise it when they change: sets of other versions stay, and a new folder is made"""
 
 VAL_LARGEST, VAL_IMBALANCE = 0.3, 6.0
 MANIFEST = "manifest.json"
@@ -46,19 +45,19 @@ def shapes(
     imbalance: float = 70.0,
     seed: int = 0,
 ) -> Splits:
-    """Train and val, generated below `root` unless a whole set with the same options is there.
+    """Train and val, generated below `root` unless a complete set with the same options exists.
 
     The same options and seed give the same labels and the same pixels before JPEG encoding.
 
     Args:
-        name: of the LabelSets and the run folder.
-        root: each combination of options has its own folder in it.
+        name: name of the LabelSets and the run folder.
+        root: parent folder; each combination of options has its own folder in it.
         num_train: training images.
         num_val: validation images.
         image_size: width in pixels; heights are 0.75 to 1 of it.
-        largest: share of the training images in which the most frequent class is.
-        imbalance: training positives of the most frequent class by those of the rarest.
-        seed: of the data, independent of the run's seed.
+        largest: share of the training images that show the most frequent class.
+        imbalance: training positives of the most frequent class divided by those of the rarest.
+        seed: seed of the data, independent of the run's seed.
 
     Raises:
         DataError: `root` cannot be written.
@@ -77,9 +76,12 @@ def shapes(
             + ", ".join(f"{key}={value}" for key, value in options.items())
         )
     folder = _folder(Path(root), options)
-    if not _is_whole(folder, options):
-        whole, write = functools.partial(_is_whole, folder, options), functools.partial(_draw, folder, options)
-        make_folder(folder, whole=whole, write=write, what="shapes")
+    make_folder(
+        folder,
+        complete=lambda: _is_complete(folder, options),
+        write=lambda place: _write(place, options, folder),
+        what="shapes",
+    )
     return Splits(
         read_shapes(folder=folder, split="train", name=name), read_shapes(folder=folder, split="val", name=name)
     )
@@ -88,7 +90,7 @@ def shapes(
 def read_shapes(
     *, folder: str | os.PathLike[str], split: Literal["train", "val"] = "val", name: str = "shapes"
 ) -> LabelSet:
-    """One split of a generated folder as a LabelSet."""
+    """Return one split of a generated folder."""
     return read_coco(
         root=folder,
         annotation_file=f"annotations/{split}.json",
@@ -103,10 +105,10 @@ def _folder(root: Path, options: dict[str, Any]) -> Path:
     return root / f"v{VERSION}_{options['num_train']}_{options['num_val']}_{key}"
 
 
-def _is_whole(folder: Path, options: dict[str, Any]) -> bool:
-    """Whether the folder holds exactly what its manifest, written last, says, with these options."""
+def _is_complete(folder: Path, options: dict[str, Any]) -> bool:
+    """Return whether the folder has these options and exactly the files of its manifest, which is written last."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["version"] != VERSION or manifest["options"] != options:
             return False
         for file, digest in manifest["annotations"].items():
@@ -122,13 +124,9 @@ def _is_whole(folder: Path, options: dict[str, Any]) -> bool:
     return True
 
 
-def _draw(place: Path, options: dict[str, Any], folder: Path) -> None:
+def _write(folder: Path, options: dict[str, Any], place: Path) -> None:
+    """Draw all images into `folder`, which will be moved to `place`, and write their annotations."""
     start = time.perf_counter()
-    _write(folder, options)
-    log.info("shapes: drew %s in %.1f s", place, time.perf_counter() - start)
-
-
-def _write(folder: Path, options: dict[str, Any]) -> None:
     size, seed = options["image_size"], options["seed"]
     (folder / "annotations").mkdir()
     manifest: dict[str, Any] = {"version": VERSION, "options": options, "annotations": {}, "bytes": {}}
@@ -149,21 +147,14 @@ def _write(folder: Path, options: dict[str, Any]) -> None:
             Image.fromarray(pixels).save(path, quality=90)
             total += path.stat().st_size
             images.append({"id": i, "file_name": path.name, "width": pixels.shape[1], "height": pixels.shape[0]})
-            annotations += [
-                {
-                    "id": len(annotations) + j,
-                    "image_id": i,
-                    "category_id": k + 1,
-                    "bbox": list(box),
-                    "area": area,
-                    "iscrowd": 0,
-                }
-                for j, (k, box, area) in enumerate(objects)
-            ]
+            for k, box, area in objects:
+                key = {"id": len(annotations), "image_id": i, "category_id": k + 1}
+                annotations.append({**key, "bbox": list(box), "area": area, "iscrowd": 0})
         categories = [{"id": k + 1, "name": label} for k, label in enumerate(shapes_draw.CLASS_NAMES)]
         text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
         file = f"annotations/{split}.json"
-        (folder / file).write_text(text)
+        (folder / file).write_text(text, encoding="utf-8")
         manifest["annotations"][file] = hashlib.sha256(text.encode()).hexdigest()
         manifest["bytes"][split] = total
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    log.info("shapes: drew %s in %.1f s", place, time.perf_counter() - start)

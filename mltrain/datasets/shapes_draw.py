@@ -1,6 +1,6 @@
-"""What the images of the `shapes` set show: 20 outlines, scenes, and which image has which objects.
+"""Drawing the images of the `shapes` set: 20 outlines, four scenes, and the choice of objects for each image.
 
-All choices come from numpy generators keyed by (seed, split, what); an image depends on no other image.
+All choices come from NumPy generators keyed by (seed, split, purpose); an image depends on no other image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUPERSAMPLE = 3
 
 
 class Object(NamedTuple):
-    """One drawn object; pixels."""
+    """A drawn object, in pixels."""
 
     class_index: int
     box: tuple[float, float, float, float]
@@ -41,49 +41,28 @@ def _points(*pairs: float) -> np.ndarray:
     return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
+def _mirrored(half: np.ndarray) -> np.ndarray:
+    """Complete an outline by its reflection in the origin."""
+    return np.concatenate([half, -half])
+
+
 def _outlines() -> dict[str, np.ndarray]:
-    """Outline of each class in the unit disc, y down; most frequent class first."""
+    """Return the outline of each class in the unit disc, y down; the most frequent class comes first."""
     t = np.arange(48) * TAU / 48
     arc = np.linspace(-TAU / 4, TAU / 4, 24)
     half = np.stack([np.sin(arc), -np.cos(arc)], axis=1)
     right = np.stack([np.cos(arc), np.sin(arc)], axis=1)
+    heart = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
     return {
         "disc": _regular(48),
         "square": _regular(4, TAU / 8),
         "triangle": _regular(3),
         "star": _polar(np.tile([1.0, 0.4], 5)),
-        "cross": _points(
-            -0.3,
-            -1,
-            0.3,
-            -1,
-            0.3,
-            -0.3,
-            1,
-            -0.3,
-            1,
-            0.3,
-            0.3,
-            0.3,
-            0.3,
-            1,
-            -0.3,
-            1,
-            -0.3,
-            0.3,
-            -1,
-            0.3,
-            -1,
-            -0.3,
-            -0.3,
-            -0.3,
-        ),
+        "cross": _mirrored(_points(-0.3, -1, 0.3, -1, 0.3, -0.3, 1, -0.3, 1, 0.3, 0.3, 0.3)),
         "bar": _points(-1, -0.25, 1, -0.25, 1, 0.25, -1, 0.25),
         "crescent": np.concatenate([right * [0.9, 1.0] - [0.3, 0], (right * [0.35, 1.0] - [0.3, 0])[::-1]]),
         "hexagon": _regular(6),
-        "heart": np.stack(
-            [np.sin(t) ** 3, -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17], 1
-        ),
+        "heart": np.stack([np.sin(t) ** 3, heart / 17], axis=1),
         "arrow": _points(-1, -0.2, 0.1, -0.2, 0.1, -0.7, 1, 0, 0.1, 0.7, 0.1, 0.2, -1, 0.2),
         "flower": _polar(0.7 + 0.3 * np.cos(5 * t)),
         "bolt": _points(0.2, -1, -0.6, 0.15, -0.05, 0.15, -0.25, 1, 0.6, -0.25, 0.05, -0.25, 0.55, -1),
@@ -107,22 +86,22 @@ CLASS_NAMES = tuple(OUTLINES)
 
 
 def class_counts(num_images: int, largest: float, imbalance: float) -> np.ndarray:
-    """Positives of each class, int64 (C,): geometric from `largest` x num_images down to that / `imbalance`."""
+    """Return the positives of each class, int64 (C,): they fall geometrically from largest * num_images."""
     ranks = np.arange(len(CLASS_NAMES)) / (len(CLASS_NAMES) - 1)
     counts = np.rint(largest * num_images * imbalance**-ranks).astype(np.int64)
     return np.clip(counts, 1, num_images)
 
 
 def place_classes(seed: int, split: str, num_images: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which image has which classes, bool (N, C), and the scene of each image, int64 (N,).
+    """Choose the classes of each image, bool (N, C), and its scene, int64 (N,).
 
-    A class is 3 times as likely in its own scene, so classes co-occur; no image has more than 5 of them.
+    A class is 3 times as likely in its own scene, so classes co-occur; no image has more than 5 classes.
     """
     rng = np.random.default_rng([seed, SPLIT_KEYS[split], 0])
     scenes = rng.integers(0, NUM_SCENES, num_images)
     present = np.zeros((num_images, len(counts)), dtype=bool)
     for k in range(len(counts)):
-        # The images with the largest log weight + Gumbel noise: a weighted draw without replacement.
+        # Taking the images with the largest log weight + Gumbel noise is a weighted draw without replacement.
         score = (
             np.log(3.0) * (scenes == k % NUM_SCENES) - 0.5 * present.sum(1) - np.log(-np.log(rng.random(num_images)))
         )
@@ -134,7 +113,7 @@ def place_classes(seed: int, split: str, num_images: int, counts: np.ndarray) ->
 def draw(
     seed: int, split: str, index: int, classes: np.ndarray, scene: int, image_size: int
 ) -> tuple[np.ndarray, list[Object]]:
-    """Image `index` with one object of each class in `classes`: uint8 (H, W, 3), and its objects back to front."""
+    """Draw image `index`, uint8 (H, W, 3), with one object of each class; return it and its objects back to front."""
     rng = np.random.default_rng([seed, SPLIT_KEYS[split], 1 + index])
     width = image_size
     height = round(image_size * (0.75 + 0.25 * rng.random()))
@@ -166,7 +145,7 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, scene: int, height: int, width: int) -> np.ndarray:
-    """A gradient in the scene's tint with soft waves, float32 (H, W, 3)."""
+    """Draw a gradient in the scene's tint with soft waves, float32 (H, W, 3)."""
     hue = scene / NUM_SCENES + 0.1 * (rng.random() - 0.5)
     top, bottom = (
         _colour(hue + 0.1 * rng.random(), 0.1 + 0.4 * rng.random(), 0.25 + 0.7 * rng.random()) for _ in range(2)
@@ -182,7 +161,7 @@ def _background(rng: np.random.Generator, scene: int, height: int, width: int) -
 def _free_place(
     rng: np.random.Generator, taken: list[tuple[float, float, float]], width: int, height: int
 ) -> tuple[float, float, float]:
-    """(radius, x, y) of an object that hides little of the others: the best of 12 draws."""
+    """Return (radius, x, y) of an object that hides little of the others: the best of 12 draws."""
     best, least = (0.0, 0.0, 0.0), np.inf
     radius = min(width, height) * (0.18 + 0.1 * rng.random())
     for across, down in rng.random((12, 2)).tolist():
@@ -194,14 +173,14 @@ def _free_place(
 
 
 def _fill(polygon: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Coverage of each pixel, float (H, W) in 0..1."""
+    """Return the coverage of each pixel, float (H, W) in 0..1."""
     canvas = Image.new("L", (width * SUPERSAMPLE, height * SUPERSAMPLE))
     ImageDraw.Draw(canvas).polygon([tuple(point) for point in (polygon * SUPERSAMPLE).tolist()], fill=255)
     return np.asarray(canvas.reduce(SUPERSAMPLE), dtype=np.float64) / 255
 
 
 def _paint(rng: np.random.Generator, k: int, width: int, height: int, radius: float) -> np.ndarray:
-    """Surface of an object of class k, float (H, W, 3): mostly, not always, in the colour and texture of its class."""
+    """Return the surface of an object of class k, float (H, W, 3), usually in the colour and texture of its class."""
     typical_hue, typical_texture = (k * 0.618034 + 0.05) % 1.0, k % 3
     hue = typical_hue + 0.05 * (rng.random() - 0.5) if rng.random() < 0.96 else rng.random()
     texture = typical_texture if rng.random() < 0.92 else int(rng.integers(0, 3))

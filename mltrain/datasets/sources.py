@@ -1,7 +1,7 @@
-"""Where the public data sets come from: one table for the readers' messages and for tools/prepare_data.py.
+"""Sources of the public data sets: one table for the readers' messages and for tools/prepare_data.py.
 
-Sizes were quoted by people who downloaded the files; a server that says another one is believed. Checksums are those
-that torchvision publishes; for files without one, `prepare_data` notes the SHA-256 of the first download.
+Sizes were quoted by people who downloaded the files; a server's own number takes precedence. Checksums are those that
+torchvision publishes; for files without one, `prepare_data` notes the SHA-256 of the first download.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MB, GB = 10**6, 10**9
-TOOL = "python tools/prepare_data.py, with the same dataset=... words,"
+TOOL = "python tools/prepare_data.py, with the same dataset=... arguments,"
 ELSEWHERE = "To use a copy elsewhere: dataset.root=FOLDER"
 
 
 @dataclass(frozen=True)
-class Source:
-    """One file to download."""
+class RemoteFile:
+    """A file to download."""
 
     urls: tuple[str, ...]
-    """the same file at several addresses, tried in turn"""
+    """addresses of the file, tried in turn"""
     size: int
     """bytes, for the check of free space"""
     gives: tuple[tuple[str, int], ...]
-    """(path below `into`, number of files there at least; 1 for a file)"""
+    """(path below `into`, least number of files there; 1 for a file)"""
     into: str = "."
-    """folder below dataset.root that it is unpacked into or, if it is no archive, put into"""
+    """folder below dataset.root that the file is unpacked into or, if it is no archive, moved into"""
     unpacked: int | None = None
-    """bytes once unpacked, about; None: it is no archive, and kept as it is"""
+    """approximate bytes once unpacked; None: it is no archive, and stays as it is"""
     md5: str | None = None
 
     @property
-    def file(self) -> str:
+    def name(self) -> str:
+        """File name in the first address."""
         return self.urls[0].rpartition("/")[2]
 
 
-class Counts(NamedTuple):
-    """Images of each split and classes, as published."""
+class PublishedCounts(NamedTuple):
+    """Published numbers of classes and of images in each split."""
 
     classes: int
     train: int | None
@@ -45,13 +46,13 @@ class Counts(NamedTuple):
     test: int | None = None
 
 
-class Plan(NamedTuple):
-    """How to come by one data set."""
+class Retrieval(NamedTuple):
+    """How to get a data set."""
 
-    sources: tuple[Source, ...] = ()
+    files: tuple[RemoteFile, ...] = ()
     by_hand: str = ""
-    """what cannot be downloaded by a program, and where it is"""
-    counts: Counts | None = None
+    """what a program cannot download, and where it is"""
+    counts: PublishedCounts | None = None
 
 
 # -- COCO and LVIS ---------------------------------------------------------------------------------------------------
@@ -64,20 +65,20 @@ COCO_IMAGES = {
     "val2017": (815_585_330, 5_000),
 }
 COCO_ANNOTATIONS = {2014: 252_872_794, 2017: 252_907_541}
-# (train, val) with all images, and with those that have an annotation
+# (train, val): True counts all images, False those that have an annotation.
 COCO_COUNTS = {
     2014: {True: (82_783, 40_504), False: (82_081, 40_137)},
     2017: {True: (118_287, 5_000), False: (117_266, 4_952)},
 }
 
 
-def _coco_images(folder: str) -> Source:
+def _coco_images(folder: str) -> RemoteFile:
     size, images = COCO_IMAGES[folder]
-    return Source((f"{COCO_SITE}/zips/{folder}.zip",), size, ((folder, images),), unpacked=size)
+    return RemoteFile((f"{COCO_SITE}/zips/{folder}.zip",), size, ((folder, images),), unpacked=size)
 
 
-def _coco_annotations(year: int) -> Source:
-    return Source(
+def _coco_annotations(year: int) -> RemoteFile:
+    return RemoteFile(
         (f"{COCO_SITE}/annotations/annotations_trainval{year}.zip",),
         COCO_ANNOTATIONS[year],
         tuple((f"annotations/instances_{split}{year}.json", 1) for split in ("train", "val")),
@@ -85,19 +86,17 @@ def _coco_annotations(year: int) -> Source:
     )
 
 
-def _coco(year: int) -> tuple[Source, ...]:
+def _coco(year: int) -> tuple[RemoteFile, ...]:
     return (_coco_annotations(year), _coco_images(f"val{year}"), _coco_images(f"train{year}"))
 
 
+LVIS_SITE = "https://dl.fbaipublicfiles.com/LVIS"
 LVIS = tuple(
-    Source(
-        (f"https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip",),
-        size,
-        ((f"lvis_v1_{split}.json", 1),),
-        into="annotations",
-        unpacked=unpacked,
+    RemoteFile((f"{LVIS_SITE}/{file}.zip",), size, ((file, 1),), into="annotations", unpacked=unpacked)
+    for file, size, unpacked in (
+        ("lvis_v1_train.json", 350 * MB, 1_130 * MB),
+        ("lvis_v1_val.json", 65 * MB, 195 * MB),
     )
-    for split, size, unpacked in (("train", 350 * MB, 1_130 * MB), ("val", 65 * MB, 195 * MB))
 )
 
 COCO_HOW = (
@@ -113,48 +112,35 @@ LVIS_HOW = (
 # -- Pascal VOC ------------------------------------------------------------------------------------------------------
 
 
-def _voc(file: str, year: int, size: int, images: int, md5: str, lists: tuple[str, ...]) -> Source:
-    hosts = ("https://thor.robots.ox.ac.uk", "http://host.robots.ox.ac.uk")
+VOC_HOSTS = ("https://thor.robots.ox.ac.uk", "http://host.robots.ox.ac.uk")
+
+
+def _voc(year: int, file: str, size: int, images: int, md5: str, *lists: str) -> RemoteFile:
     below = f"VOCdevkit/VOC{year}"
-    return Source(
-        tuple(f"{host}/pascal/VOC/voc{year}/{file}" for host in hosts),
-        size,
-        (
-            *((f"{below}/ImageSets/Main/{name}.txt", 1) for name in lists),
-            (f"{below}/Annotations", images),
-            (f"{below}/JPEGImages", images),
-        ),
-        unpacked=size,
-        md5=md5,
-    )
+    gives = [(f"{below}/ImageSets/Main/{name}.txt", 1) for name in lists]
+    gives += [(f"{below}/Annotations", images), (f"{below}/JPEGImages", images)]
+    urls = tuple(f"{host}/pascal/VOC/voc{year}/{file}" for host in VOC_HOSTS)
+    return RemoteFile(urls, size, tuple(gives), unpacked=size, md5=md5)
 
 
-VOC = {
-    (2007, "trainval"): _voc(
-        "VOCtrainval_06-Nov-2007.tar", 2007, 460_032_000, 5_011, "c52e279531787c972589f7e41ab4ae64", ("trainval",)
-    ),
-    (2007, "test"): _voc(
-        "VOCtest_06-Nov-2007.tar", 2007, 451_020_800, 4_952, "b6e924de25625d8de591ea690078ad9f", ("test",)
-    ),
-    (2012, "trainval"): _voc(
-        "VOCtrainval_11-May-2012.tar",
-        2012,
-        1_999_639_040,
-        11_540,
-        "6cd6e144f989b92b3379bac3b3de84fd",
-        ("train", "val", "trainval"),
-    ),
+VOC_2007 = (
+    _voc(2007, "VOCtrainval_06-Nov-2007.tar", 460_032_000, 5_011, "c52e279531787c972589f7e41ab4ae64", "trainval"),
+    _voc(2007, "VOCtest_06-Nov-2007.tar", 451_020_800, 4_952, "b6e924de25625d8de591ea690078ad9f", "test"),
+)
+VOC_2012 = _voc(
+    2012, "VOCtrainval_11-May-2012.tar", 1_999_639_040, 11_540, "6cd6e144f989b92b3379bac3b3de84fd",
+    "train", "val", "trainval",
+)  # fmt: skip
+VOC = {2007: VOC_2007, 2012: (VOC_2012,), "07+12": (*VOC_2007, VOC_2012)}
+VOC_COUNTS = {
+    2007: PublishedCounts(20, 5_011, 4_952),
+    2012: PublishedCounts(20, 5_717, 5_823),
+    "07+12": PublishedCounts(20, 16_551, 4_952),
 }
-VOC_PARTS = {
-    2007: [(2007, "trainval"), (2007, "test")],
-    2012: [(2012, "trainval")],
-    "07+12": [(2007, "trainval"), (2007, "test"), (2012, "trainval")],
-}
-VOC_COUNTS = {2007: Counts(20, 5_011, 4_952), 2012: Counts(20, 5_717, 5_823), "07+12": Counts(20, 16_551, 4_952)}
 
 VOC_HOW = (
     f"Pascal VOC comes from http://host.robots.ox.ac.uk/pascal/VOC/: {TOOL} downloads it. By hand: unpack "
-    f"{', '.join(source.file for source in VOC.values())} into one folder. {ELSEWHERE}, the folder that "
+    f"{', '.join(file.name for file in VOC['07+12'])} into one folder. {ELSEWHERE}, the folder that "
     "holds VOCdevkit/ (or VOC2007/, VOC2012/)"
 )
 
@@ -164,7 +150,7 @@ MLT_PAGE = "https://github.com/wutong16/DistributionBalancedLoss"
 
 
 def mlt_how(folder: str) -> str:
-    """Where the training set of a long-tailed benchmark is; `folder`: in the repository of the published files."""
+    """Say where the training set of a long-tailed benchmark is; `folder` is that of the published repository."""
     return (
         f"The split: dataset.split=FOLDER, the published class_freq.pkl, class_split.pkl and image ids ({MLT_PAGE}, "
         f"folder {folder}), or a split that tools/import_longtail_split.py or tools/create_longtail_dataset.py wrote"
@@ -196,7 +182,7 @@ VG500_HOW = (
 
 OPENIMAGES_SITE = "https://storage.googleapis.com/openimages"
 OPENIMAGES = tuple(
-    Source((f"{OPENIMAGES_SITE}/{file}",), size, ((file.rpartition("/")[2], 1),))
+    RemoteFile((f"{OPENIMAGES_SITE}/{file}",), size, ((file.rpartition("/")[2], 1),))
     for file, size in (
         ("v6/oidv6-classes-trainable.txt", MB),
         ("v6/oidv6-class-descriptions.csv", MB),
@@ -207,8 +193,8 @@ OPENIMAGES = tuple(
 )
 OPENIMAGES_IMAGES = (
     "The images of Open Images (train alone is about 500 GB): https://github.com/cvdfoundation/open-images-dataset has "
-    "their archives. Unpack them below dataset.root; where "
-    "they lie in folders by first digit: dataset.train_images='train_{first}/{id}.jpg'"
+    "their archives. Unpack them below dataset.root; if they "
+    "are in folders by first digit: dataset.train_images='train_{first}/{id}.jpg'"
 )
 OPENIMAGES_HOW = (
     f"Open Images V6 comes from {OPENIMAGES_SITE}/web/download.html: {TOOL} downloads the labels and classes. By hand: "
@@ -217,17 +203,9 @@ OPENIMAGES_HOW = (
 
 # -- MNIST and CIFAR -------------------------------------------------------------------------------------------------
 
+MNIST_HOSTS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
 MNIST = tuple(
-    Source(
-        tuple(
-            f"{host}/{file}"
-            for host in ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
-        ),
-        size,
-        ((file, 1),),
-        into="MNIST/raw",
-        md5=md5,
-    )
+    RemoteFile(tuple(f"{host}/{file}" for host in MNIST_HOSTS), size, ((file, 1),), into="MNIST/raw", md5=md5)
     for file, size, md5 in (
         ("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
         ("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
@@ -235,29 +213,20 @@ MNIST = tuple(
         ("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
     )
 )
-CIFAR_SITE = "https://www.cs.toronto.edu/~kriz"
-CIFAR10 = (
-    Source(
-        (f"{CIFAR_SITE}/cifar-10-python.tar.gz",),
-        170_498_071,
-        (("cifar-10-batches-py", 7),),
-        unpacked=187 * MB,
-        md5="c58f30108f718f92721af3b95e74349a",
-    ),
-)
-CIFAR100 = (
-    Source(
-        (f"{CIFAR_SITE}/cifar-100-python.tar.gz",),
-        169_001_437,
-        (("cifar-100-python", 3),),
-        unpacked=187 * MB,
-        md5="eb9058c3a382ffc7106e4002c42a8d85",
-    ),
-)
+
+
+def _cifar(name: str, folder: str, files: int, size: int, md5: str) -> RemoteFile:
+    return RemoteFile(
+        (f"https://www.cs.toronto.edu/~kriz/{name}.tar.gz",), size, ((folder, files),), unpacked=187 * MB, md5=md5
+    )
+
+
+CIFAR10 = (_cifar("cifar-10-python", "cifar-10-batches-py", 7, 170_498_071, "c58f30108f718f92721af3b95e74349a"),)
+CIFAR100 = (_cifar("cifar-100-python", "cifar-100-python", 3, 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85"),)
 
 
 def torchvision_how(title: str) -> str:
-    """Where MNIST, CIFAR10 or CIFAR100 comes from."""
+    """Say where MNIST, CIFAR10 or CIFAR100 comes from."""
     return (
         f"{TOOL} downloads it, and so does torchvision: "
         f'python -c "from torchvision.datasets import {title}; {title}(ROOT, download=True)". '
@@ -265,63 +234,64 @@ def torchvision_how(title: str) -> str:
     )
 
 
-# -- from a dataset section to its plan ------------------------------------------------------------------------------
+# -- from a dataset section to its retrieval -------------------------------------------------------------------------
 
 
-def plan(target: str, options: Mapping[str, Any]) -> Plan:
-    """What a dataset section needs; an empty Plan for one's own data and for what is generated.
+def retrieval(target: str, options: Mapping[str, Any]) -> Retrieval:
+    """Return how to get the data of a dataset section; empty for the user's own data and for generated data.
 
     Args:
         target: the function that the config targets, e.g. ``mltrain.datasets.coco.coco``.
-        options: of that function, complete.
+        options: all options of that function.
     """
     reader = target.rpartition(".")[2] if target.startswith("mltrain.datasets.") else ""
     if reader == "coco":
-        return _plan_coco(options)
+        return _retrieval_coco(options)
     if reader == "voc":
         year = options["year"]
-        return Plan(tuple(VOC[part] for part in VOC_PARTS[year]), counts=VOC_COUNTS[year])
+        return Retrieval(VOC[year], counts=VOC_COUNTS[year])
     if reader == "voc_mlt":
-        parts = (VOC[2007, "test"], VOC[2012, "trainval"])
-        return Plan(parts, mlt_how(VOC_MLT_FOLDER), Counts(20, None, None, 4_952))
+        return Retrieval((VOC_2007[1], VOC_2012), mlt_how(VOC_MLT_FOLDER), PublishedCounts(20, None, None, 4_952))
     if reader == "coco_mlt":
-        return Plan(_coco(2017), mlt_how(COCO_MLT_FOLDER), Counts(80, None, None, 5_000))
+        return Retrieval(_coco(2017), mlt_how(COCO_MLT_FOLDER), PublishedCounts(80, None, None, 5_000))
     if reader == "lvis":
         images = (_coco_images("val2017"), _coco_images("train2017"))
         own = options["annotations"] != "annotations/lvis_v1_{split}.json"
-        return Plan() if own else Plan((*LVIS, *images), counts=Counts(1_203, 100_170, 19_809))
+        return Retrieval() if own else Retrieval((*LVIS, *images), counts=PublishedCounts(1_203, 100_170, 19_809))
     if reader == "openimages":
         named = {options[key] for key in ("train_labels", "val_labels", "test_labels", "classes", "descriptions")}
-        return Plan(tuple(source for source in OPENIMAGES if source.file in named), OPENIMAGES_IMAGES)
+        return Retrieval(tuple(file for file in OPENIMAGES if file.name in named), OPENIMAGES_IMAGES)
     if reader in ("mnist", "cifar10", "cifar100"):
-        return _plan_torchvision(reader, options)
-    return _plan_by_hand(reader, options)
+        return _retrieval_torchvision(reader, options)
+    return _retrieval_by_hand(reader, options)
 
 
-def _plan_coco(options: Mapping[str, Any]) -> Plan:
+def _retrieval_coco(options: Mapping[str, Any]) -> Retrieval:
     if (options["annotations"], options["images"]) != ("annotations/instances_{split}{year}.json", "{split}{year}"):
-        return Plan()  # one's own data in COCO's format
+        return Retrieval()  # the user's own data in COCO's format
     year = options["year"]
-    return Plan(_coco(year), counts=Counts(80, *COCO_COUNTS[year][options["keep_unlabelled"]]))
+    return Retrieval(_coco(year), counts=PublishedCounts(80, *COCO_COUNTS[year][options["keep_unlabelled"]]))
 
 
-def _plan_torchvision(reader: str, options: Mapping[str, Any]) -> Plan:
-    sources = {"mnist": MNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}[reader]
+def _retrieval_torchvision(reader: str, options: Mapping[str, Any]) -> Retrieval:
+    files = {"mnist": MNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}[reader]
     classes = {"fine": 100, "coarse": 20}[options["labels"]] if reader == "cifar100" else 10
     images = 60_000 if reader == "mnist" else 50_000
     held_out = options["val_fraction"] > 0
-    counts = Counts(classes, None, None, 10_000) if held_out else Counts(classes, images, 10_000)
-    return Plan(sources, counts=counts)
+    counts = PublishedCounts(classes, None, None, 10_000) if held_out else PublishedCounts(classes, images, 10_000)
+    return Retrieval(files, counts=counts)
 
 
-def _plan_by_hand(reader: str, options: Mapping[str, Any]) -> Plan:
+def _retrieval_by_hand(reader: str, options: Mapping[str, Any]) -> Retrieval:
     if reader == "nuswide":
         classes = {"concepts": 81, "tags": 1_000, "zero_shot": 1_006}[options["labels"]]
         kept = options["unlabelled"] != "drop"
-        return Plan((), NUSWIDE_HOW, Counts(classes, 161_789 if kept else None, 107_859 if kept else None))
+        return Retrieval(
+            (), NUSWIDE_HOW, PublishedCounts(classes, 161_789 if kept else None, 107_859 if kept else None)
+        )
     if reader == "nuswide_csv":
-        return Plan((), NUSWIDE_CSV_HOW)
+        return Retrieval((), NUSWIDE_CSV_HOW)
     if reader == "vg500":
         kept = options["unlabelled"] != "drop"
-        return Plan((), VG500_HOW, Counts(500, 98_249, 10_000) if kept else None)
-    return Plan()
+        return Retrieval((), VG500_HOW, PublishedCounts(500, 98_249, 10_000) if kept else None)
+    return Retrieval()

@@ -1,35 +1,112 @@
-"""What every reader shares: the splits of a dataset, the checks on them, one log line and one kind of error."""
+"""The splits of a data set: assembling them, holding out a validation set, and checks before training."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mltrain.datasets.reading import check_choice
+from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
+from mltrain.seeding import hashed_order
+from mltrain.text import first_few, first_lines
 
 log = logging.getLogger(__name__)
 
-SHOWN = 5
-
 
 class Splits(NamedTuple):
-    """The LabelSets of one dataset; all have the same classes in the same order."""
+    """The LabelSets of one data set; all have the same classes in the same order."""
 
     train: LabelSet
     val: LabelSet
     test: LabelSet | None = None
 
 
+def make_splits(name: str, parts: Mapping[str, LabelSet], *, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
+    """Assemble the splits of a data set and log what each holds.
+
+    Args:
+        name: name of the data set.
+        parts: LabelSets by split: "train", and "val", "test" or both. Without val, the test set stands in for it.
+        val_fraction: above 0, val is this share of train (see `hold_out`).
+        split_seed: seed of that choice.
+    """
+    train, val, test = parts["train"], parts.get("val"), parts.get("test")
+    if val_fraction > 0:
+        train, val = hold_out(train, val_fraction, split_seed, name)
+    elif val is None:
+        log.info("%s: no validation set, so test stands in for it; dataset.val_fraction=0.1 holds one out", name)
+        val, test = parts["test"], None
+    for labels in (train, val, test):
+        if labels is not None and len(labels):
+            log_labels(labels)
+    return Splits(train, val, test)
+
+
+def split_paths(root: str, train: str, val: str, test: str | None, val_fraction: float) -> dict[str, Path]:
+    """Return the path of each split below `root`; val has none if it is a share of train."""
+    check_fraction(val_fraction)
+    names = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
+    return {part: Path(root, name) for part, name in names.items() if name is not None}
+
+
+def check_fraction(val_fraction: float) -> None:
+    """Raise ValueError unless the share of train that becomes val is possible; 0 means none."""
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
+
+
+def hold_out(
+    labels: LabelSet, fraction: float, seed: int, name: str, keys: Sequence[str] | None = None
+) -> tuple[LabelSet, LabelSet]:
+    """Return (train, val): `fraction` of the images as val, all others as train, both in the order of `labels`.
+
+    A hash of `seed` and the image chooses, so the order of the images does not matter, and adding images moves few of
+    the others.
+
+    Args:
+        labels: images to divide.
+        fraction: share of val, above 0 and below 1.
+        seed: seed of the choice.
+        name: name of the data set; the parts are called NAME/train and NAME/val.
+        keys: one per image, to be hashed; default: the image files.
+
+    Raises:
+        ValueError: not 0 < fraction < 1.
+        DataError: one part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    count = round(len(labels) * fraction)
+    if not 0 < count < len(labels):
+        raise DataError(
+            f"{name}: dataset.val_fraction={fraction:g} of {len(labels)} training images leaves train or val empty"
+        )
+    held = np.zeros(len(labels), dtype=bool)
+    held[hashed_order(seed, labels.files if keys is None else keys)[:count]] = True
+    return labels.select(np.flatnonzero(~held), f"{name}/train"), labels.select(np.flatnonzero(held), f"{name}/val")
+
+
+def in_class_order(splits: Splits, class_names: Sequence[str]) -> Splits:
+    """Return the splits with their classes in the order of `class_names`, or unchanged if the classes differ."""
+    own = splits.train.class_names
+    if own == tuple(class_names) or sorted(own) != sorted(class_names):
+        return splits
+    log.info("%s: classes put in the order of the model's %d", splits.train.name, len(own))
+    train, val, test = (None if labels is None else labels.with_classes(class_names) for labels in splits)
+    assert train is not None and val is not None
+    return Splits(train, val, test)
+
+
 def log_labels(labels: LabelSet) -> LabelSet:
-    """Log what a reader found, in one line; returns its argument."""
+    """Log the contents of a LabelSet in one line; return it."""
     rows, cols = labels.positive_pairs()
     n, c = len(labels), labels.num_classes
     counts = np.bincount(cols, minlength=c)
@@ -41,144 +118,67 @@ def log_labels(labels: LabelSet) -> LabelSet:
     if not labels.fully_labelled:
         message += ", partially labelled (unknown targets are -1)"
     if empty:
-        message += f", {len(empty)} classes without positives ({_some(empty)})"
+        message += f", {len(empty)} classes without positives ({first_few(empty)})"
     log.info(message)
     return labels
 
 
-def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) -> None:
-    """Raise one DataError that lists every expected path, found or missing, and how to get what is missing.
-
-    Args:
-        what: the dataset, starts the message.
-        paths: files or folders that must exist.
-        how: where to get them, and which key points elsewhere.
-    """
-    places = list(dict.fromkeys(Path(path).absolute() for path in paths))
-    found = [place.exists() for place in places]
-    if all(found):
-        return
-    lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
-    lines += [f"  {'found  ' if ok else 'missing'}  {place}" for ok, place in zip(found, places, strict=True)]
-    raise DataError("\n".join([*lines, how]))
-
-
-def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """(number, text without white space at its ends) of every line that is not blank.
-
-    Raises:
-        DataError: the file is not UTF-8, or cannot be read.
-    """
-    place = Path(path)
-    try:
-        with place.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                text = line.strip()
-                if text:
-                    yield number, text
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 ({error}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error.strerror})") from error
-
-
-def hold_out(labels: LabelSet, fraction: float, seed: int, name: str) -> tuple[LabelSet, LabelSet]:
-    """Part a share of the images, called `name`, from the others: (the others, the share), in the order of `labels`.
-
-    Which ones is decided by a hash of `seed` and the file, so the order of the images does not matter, and adding
-    some moves few of the others.
-
-    Raises:
-        ValueError: not 0 < fraction < 1.
-        DataError: one part would be empty.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    n = len(labels)
-    count = round(n * fraction)
-    if not 0 < count < n:
-        raise DataError(f"{labels.name}: a share of {fraction:g} of its {n} images leaves train or val empty")
-    keys = [hashlib.sha256(f"{seed}\0{labels.file(i)}".encode()).digest() for i in range(n)]
-    held = np.zeros(n, dtype=bool)
-    held[sorted(range(n), key=keys.__getitem__)[:count]] = True
-    return labels.select(np.flatnonzero(~held)), labels.select(np.flatnonzero(held), name)
-
-
 def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unknown"]) -> LabelSet:
-    """What becomes of the images of a fully labelled set that have no positive.
+    """Return a LabelSet with a policy applied to its images without a positive.
 
     Args:
-        labels: any LabelSet; an image is meant when it has no positive.
-        policy: drop leaves such images out, negative keeps their targets as they are, unknown makes all of them -1.
+        labels: any LabelSet.
+        policy: drop leaves such images out, negative keeps their targets, unknown makes all their targets -1.
 
     Raises:
-        ValueError: another policy.
+        ValueError: `policy` is none of the three.
     """
-    if policy not in ("drop", "negative", "unknown"):
-        raise ValueError(f"unlabelled must be drop, negative or unknown, got {policy!r}")
+    check_choice("unlabelled", policy, ("drop", "negative", "unknown"))
     n = len(labels)
     counts = np.bincount(labels.positive_pairs()[0], minlength=n)
     bare = np.flatnonzero(counts == 0)
     if policy == "negative" or not len(bare):
         return labels
-    log.info(
-        "%s: %d images without a label: %s (dataset.unlabelled=%s)",
-        labels.name,
-        len(bare),
-        "left out" if policy == "drop" else "all their targets are unknown",
-        policy,
-    )
+    effect = "left out" if policy == "drop" else "all their targets are unknown"
+    log.info("%s: %d images without a label: %s (dataset.unlabelled=%s)", labels.name, len(bare), effect, policy)
     if policy == "drop":
         return labels.select(np.flatnonzero(counts))
     targets = labels.dense()
     targets[bare] = -1
     return LabelSet.from_dense(
-        name=labels.name,
-        root=labels.root,
-        files=[labels.file(i) for i in range(n)],
-        class_names=labels.class_names,
-        targets=targets,
+        name=labels.name, root=labels.root, files=labels.files, class_names=labels.class_names, targets=targets
     )
 
 
 def check_files(labels: LabelSet) -> None:
-    """Check that the file of every image exists, before hours of training stand on it.
+    """Check that the file of every image exists, before hours of training depend on it.
 
-    Each folder is listed once in place of one `stat` per image.
+    Lists each folder once instead of calling `stat` for each image.
 
     Raises:
-        DataError: files are missing: the first 5, how many, and the folder they were expected in.
+        DataError: files are missing; the message has the first 5, their number, and the folder they should be in.
     """
-    folders: dict[str, _Folder] = {}
-    missing: list[str] = []
-    for i in track(range(len(labels)), f"{labels.name}: looking for files", len(labels), unit="images"):
-        file = labels.file(i)
-        parent, _, name = file.rpartition("/")
-        folder = folders.get(parent)
-        if folder is None:
-            folder = folders[parent] = _Folder(Path(labels.root, parent))
-        if name not in folder.inodes:
-            missing.append(file)
+    title = f"{labels.name}: looking for files"
+    missing = [file for file, name, folder in _with_folders(labels, title) if name not in folder.inodes]
     if not missing:
         return
     root = Path(labels.root).absolute()
     advice = "check dataset.root" if root.is_dir() else "the folder does not exist: check dataset.root"
-    shown = "".join(f"\n  {file}" for file in missing[:SHOWN])
-    more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     raise DataError(
         f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
-        f"{shown}{more}"
+        f"{first_lines(missing)}"
     )
 
 
 def check_one_label(labels: LabelSet) -> None:
-    """Check that every image has exactly one label, or an unknown one: no positive, and not all others negative.
+    """Check that every image has exactly one label; an image without a positive passes if some target is unknown.
 
     Raises:
-        DataError: how many images have not, the first 5 with their labels; or there is but one class.
+        DataError: images have another number of labels (the message has their number and the first 5), or there are
+            fewer than two classes.
     """
     if labels.num_classes < 2:
-        raise DataError(f"{labels.name}: {labels.num_classes} class; task=single_label needs at least 2 to tell apart")
+        raise DataError(f"{labels.name}: {labels.num_classes} class; task=single_label needs at least 2")
     n = len(labels)
     counts = np.bincount(labels.positive_pairs()[0], minlength=n)
     bare = [i for i in np.flatnonzero(counts == 0).tolist() if not (labels.targets(i) < 0).any()]
@@ -186,13 +186,12 @@ def check_one_label(labels: LabelSet) -> None:
     if not len(wrong):
         return
     lines = []
-    for i in wrong[:SHOWN].tolist():
+    for i in wrong.tolist():
         names = [labels.class_names[c] for c in np.flatnonzero(labels.targets(i) == 1)]
-        lines.append(f"\n  {labels.file(i)}: {_some(names) if names else 'no label'}")
-    more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        lines.append(f"{labels.file(i)}: {first_few(names) if names else 'no label'}")
     raise DataError(
         f"{labels.name}: {len(wrong)} of {n} images have not exactly one label, as task=single_label needs; set "
-        f"task=multi_label and a loss such as loss=asl, or mend the labels:{''.join(lines)}{more}"
+        f"task=multi_label and a loss such as loss=asl, or fix the labels:{first_lines(lines)}"
     )
 
 
@@ -203,14 +202,14 @@ def check_splits(splits: Splits) -> None:
     Missing files are compared by path. The validation and the test set may share images.
 
     Raises:
-        DataError: how many images are shared, and a few of them; or the classes differ.
+        DataError: sets share images (the message has their number and the first 5), or their classes differ.
     """
     train = splits.train
     held_out = [labels for labels in (splits.val, splits.test) if labels is not None]
     for other in held_out:
         if other.class_names != train.class_names:
             only = sorted(set(other.class_names) ^ set(train.class_names))
-            reason = f"in one only: {_some(only)}" if only else "same names in another order"
+            reason = f"in one only: {first_few(only)}" if only else "same names in another order"
             raise DataError(f"{other.name} and {train.name} have different classes ({reason})")
     # Only the held-out images are kept in memory: a training set can have millions.
     paths: set[str] = set()
@@ -225,15 +224,14 @@ def check_splits(splits: Splits) -> None:
         if image.path in paths:
             trained_on.add(image.path)
         if image.inode in by_inode:
-            # Asked again: some file systems list made-up inode numbers.
+            # Compare again by `stat`: some file systems list made-up inode numbers.
             trained_on.update(path for path in by_inode[image.inode] if Path(path).samefile(image.path))
     for other in held_out:
         shared = [image.file for image in _located(other) if image.path in trained_on]
         if shared:
-            listed = "".join(f"\n  {file}" for file in shared[:SHOWN])
             raise DataError(
                 f"{other.name} shares {len(shared)} of its {len(other)} images with {train.name}, so its figures would "
-                f"be those of the training set. Give each image to one split. Shared, for example:{listed}"
+                f"be those of the training set. Give each image to one split. Shared, for example:{first_lines(shared)}"
             )
 
 
@@ -243,26 +241,32 @@ class _Image(NamedTuple):
     path: str
     """symbolic links resolved"""
     inode: tuple[int, int] | None
-    """(device, inode) as the folder lists it; None: there is no such file"""
+    """(device, inode) as the folder lists it; None if there is no such file"""
 
 
 def _located(labels: LabelSet) -> Iterator[_Image]:
-    """Every image with its place on disk, in order; reads each folder once and opens no image."""
-    folders: dict[str, _Folder] = {}
-    for i in track(range(len(labels)), f"{labels.name}: images in other splits", len(labels), unit="images"):
-        file = labels.file(i)
-        parent, _, name = file.rpartition("/")
-        folder = folders.get(parent)
-        if folder is None:
-            folder = folders[parent] = _Folder(Path(labels.root, parent))
+    """Yield every image with its place on disk, in order; no image is opened."""
+    for file, name, folder in _with_folders(labels, f"{labels.name}: images in other splits"):
         path = folder.links.get(name) or f"{folder.path}{os.sep}{name}"
         inode = folder.inodes.get(name)
         device = folder.devices.get(name, folder.device)
         yield _Image(file, path, None if inode is None else (device, inode))
 
 
+def _with_folders(labels: LabelSet, title: str) -> Iterator[tuple[str, str, _Folder]]:
+    """Yield (file as listed, its name, its folder) of every image; each folder is listed once."""
+    folders: dict[str, _Folder] = {}
+    for i in track(range(len(labels)), title, len(labels), unit="images"):
+        file = labels.file(i)
+        parent, _, name = file.rpartition("/")
+        folder = folders.get(parent)
+        if folder is None:
+            folder = folders[parent] = _Folder(Path(labels.root, parent))
+        yield file, name, folder
+
+
 class _Folder:
-    """Files in a folder: their inodes by name, and where the symbolic links among them lead."""
+    """Files in a folder: their inodes by name, and the targets of the symbolic links among them."""
 
     def __init__(self, folder: Path) -> None:
         self.path = os.path.realpath(folder)
@@ -270,7 +274,7 @@ class _Folder:
         self.inodes: dict[str, int] = {}
         self.links: dict[str, str] = {}
         self.devices: dict[str, int] = {}
-        """of what the links lead to"""
+        """devices of the targets of links"""
         try:
             self.device = folder.stat().st_dev
             with os.scandir(folder) as entries:
@@ -286,7 +290,3 @@ class _Folder:
             pass
         except OSError as error:
             raise DataError(f"{folder.absolute()}: cannot be listed ({error.strerror})") from error
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,39 +1,36 @@
 """MNIST, CIFAR-10 and CIFAR-100 from the files that torchvision downloads; single label.
 
-They keep all images in a few binary files. On first use these are unpacked to one PNG for each image, with list files
-beside them (`lists`), so that they are read like every other set. Nothing is downloaded here. CIFAR's files are
+These sets store all images in a few binary files. On first use the files are unpacked to one PNG per image, with list
+files beside them (`lists`), so that they are read like every other set. Nothing is downloaded here. CIFAR's files are
 pickles; they are read as data, and nothing in them is executed (`safe_pickle`).
 """
 
 from __future__ import annotations
 
-import functools
 import gzip
-import json
 import logging
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from mltrain.datasets.lists import read_lists
-from mltrain.datasets.once import make_folder
+from mltrain.datasets.once import has_version, make_versioned
+from mltrain.datasets.reading import check_choice, require_paths
 from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.sources import torchvision_how
-from mltrain.datasets.splits import Splits, hold_out, log_labels, require_paths
+from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
+from mltrain.progress import track
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Raise it when what is unpacked changes."""
+"""version of the unpacked files; raise it when they change"""
 DONE = "unpacked.json"
-EVERY = 10_000
-"""images between two lines of the log"""
 
 Pixels = tuple[np.ndarray, np.ndarray]
 """uint8 (N, H, W) or (N, H, W, 3), and class indices (N,)"""
@@ -42,13 +39,13 @@ Pixels = tuple[np.ndarray, np.ndarray]
 def mnist(*, name: str = "mnist", root: str, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
     """MNIST (LeCun et al., 1998): 60,000 and 10,000 images of digits, 28 x 28, grey.
 
-    There is no official validation set: the test set takes its place, unless `val_fraction` holds one out of train.
+    There is no official validation set: the test set stands in for it, unless `val_fraction` holds one out of train.
 
     Args:
-        name: of the LabelSets and the run folder.
-        root: what torchvision calls root: the files are in ``MNIST/raw/``; the PNGs go to ``MNIST/png/``.
-        val_fraction: above 0, this share of train is val, and the test set is test.
-        split_seed: of that choice; independent of the run's seed, so that runs of several seeds share their val set.
+        name: name of the LabelSets and the run folder.
+        root: torchvision's root: the files are in ``MNIST/raw/``; the PNGs go to ``MNIST/png/``.
+        val_fraction: above 0, val is this share of train.
+        split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
 
     Raises:
         DataError: files are missing or broken.
@@ -60,26 +57,18 @@ def mnist(*, name: str = "mnist", root: str, val_fraction: float = 0.0, split_se
 
     def read(train: bool) -> Pixels:
         images, labels = files[:2] if train else files[2:]
-        return _idx(images, 3), _idx(labels, 1)
+        return _read_idx(images, 3), _read_idx(labels, 1)
 
-    return _splits(
-        name,
-        folder=Path(root, "MNIST", "png"),
-        files=files,
-        read=read,
-        classes=lambda: [str(k) for k in range(10)],
-        how=torchvision_how("MNIST"),
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-    )
+    data = _BinarySet("MNIST", files, read, class_names=lambda: [str(k) for k in range(10)])
+    return _splits(name, data, Path(root, "MNIST", "png"), val_fraction, split_seed)
 
 
 def cifar10(*, name: str = "cifar10", root: str, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 photographs, 32 x 32, of 10 classes.
 
     Args:
-        name: of the LabelSets and the run folder.
-        root: what torchvision calls root: the files are in ``cifar-10-batches-py/``; the PNGs go to ``cifar-10-png/``.
+        name: name of the LabelSets and the run folder.
+        root: torchvision's root: the files are in ``cifar-10-batches-py/``; the PNGs go to ``cifar-10-png/``.
         val_fraction: as for `mnist`.
         split_seed: as for `mnist`.
 
@@ -88,10 +77,8 @@ def cifar10(*, name: str = "cifar10", root: str, val_fraction: float = 0.0, spli
     """
     folder = Path(root, "cifar-10-batches-py")
     train = [folder / f"data_batch_{k}" for k in range(1, 6)]
-    return _cifar(
-        name, Path(root, "cifar-10-png"), train, folder / "test_batch", folder / "batches.meta", "labels",
-        "label_names", "CIFAR10", val_fraction, split_seed,
-    )  # fmt: skip
+    data = _cifar("CIFAR10", train, folder / "test_batch", folder / "batches.meta", "label")
+    return _splits(name, data, Path(root, "cifar-10-png"), val_fraction, split_seed)
 
 
 def cifar100(
@@ -105,8 +92,8 @@ def cifar100(
     """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 photographs, 32 x 32.
 
     Args:
-        name: of the LabelSets and the run folder.
-        root: what torchvision calls root: the files are in ``cifar-100-python/``; the PNGs go to ``cifar-100-png/``.
+        name: name of the LabelSets and the run folder.
+        root: torchvision's root: the files are in ``cifar-100-python/``; the PNGs go to ``cifar-100-png/``.
         labels: fine: the 100 classes. coarse: their 20 groups.
         val_fraction: as for `mnist`.
         split_seed: as for `mnist`.
@@ -114,103 +101,68 @@ def cifar100(
     Raises:
         DataError: files are missing or broken.
     """
-    if labels not in ("fine", "coarse"):
-        raise ValueError(f"labels must be fine or coarse, got {labels!r}")
+    check_choice("labels", labels, ("fine", "coarse"))
     folder = Path(root, "cifar-100-python")
-    return _cifar(
-        name, Path(root, f"cifar-100-{labels}-png"), [folder / "train"], folder / "test", folder / "meta",
-        f"{labels}_labels", f"{labels}_label_names", "CIFAR100", val_fraction, split_seed,
-    )  # fmt: skip
+    data = _cifar("CIFAR100", [folder / "train"], folder / "test", folder / "meta", f"{labels}_label")
+    return _splits(name, data, Path(root, f"cifar-100-{labels}-png"), val_fraction, split_seed)
 
 
-# -- from files to PNGs ----------------------------------------------------------------------------------------------
+class _BinarySet(NamedTuple):
+    """The binary files of a data set."""
+
+    title: str
+    """class name in torchvision"""
+    files: list[Path]
+    read: Callable[[bool], Pixels]
+    """train set (True) or test set (False)"""
+    class_names: Callable[[], list[str]]
 
 
-def _splits(
-    name: str,
-    *,
-    folder: Path,
-    files: list[Path],
-    read: Callable[[bool], Pixels],
-    classes: Callable[[], list[str]],
-    how: str,
-    val_fraction: float,
-    split_seed: int,
-) -> Splits:
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
-    whole = functools.partial(_is_whole, folder)
-    if not whole():
-        require_paths(name, files, how)
-        make_folder(
-            folder,
-            whole=whole,
-            write=functools.partial(_unpack, place=folder, name=name, read=read, classes=classes),
-            what=name,
-        )
-    made = read_lists(
-        {part: folder / f"{part}.txt" for part in ("train", "test")},
-        images=folder,
-        classes=folder / "classes.txt",
-        name=name,
-    )
-    if val_fraction > 0:
-        kept, held = hold_out(made["train"], val_fraction, split_seed, f"{name}/val")
-        return Splits(log_labels(kept), log_labels(held), log_labels(made["test"]))
-    log.info("%s: no official validation set, so test stands in for it; dataset.val_fraction=0.1 holds one out", name)
-    return Splits(log_labels(made["train"]), log_labels(made["test"]))
+def _splits(name: str, data: _BinarySet, folder: Path, val_fraction: float, split_seed: int) -> Splits:
+    """Unpack the files to `folder` unless that is done, and read it."""
+    check_fraction(val_fraction)
+    if not has_version(folder / DONE, VERSION):
+        require_paths(name, data.files, torchvision_how(data.title))
+    make_versioned(folder, DONE, VERSION, lambda place: _unpack(place, folder, name, data), name)
+    lists = {part: folder / f"{part}.txt" for part in ("train", "test")}
+    made = read_lists(lists, images=folder, classes=folder / "classes.txt", name=name)
+    return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the folder was unpacked to its end: the file that says so is written last."""
-    try:
-        return bool(json.loads((folder / DONE).read_text())["version"] == VERSION)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _unpack(
-    out: Path, *, place: Path, name: str, read: Callable[[bool], Pixels], classes: Callable[[], list[str]]
-) -> None:
-    start = time.perf_counter()
-    names = classes()
-    done = 0
+def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> int:
+    """Write the images, lists and class names of a set into `out`, which will be moved to `place`."""
+    names = data.class_names()
+    log.info("%s: unpacking once to %s", name, place)
+    count = 0
     for part in ("train", "test"):
-        pixels, labels = read(part == "train")
+        pixels, labels = data.read(part == "train")
         if len(pixels) != len(labels):
             raise DataError(f"{name}: {part} has {len(pixels)} images and {len(labels)} labels; get the files again")
         if not len(labels) or labels.min() < 0 or labels.max() >= len(names):
             raise DataError(f"{name}: the {len(labels)} labels of {part} are not all from 0 to {len(names) - 1}")
-        if done == 0:
-            log.info("%s: unpacking once to %s", name, place)
         lines = []
-        for i, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
-            # At most 1,000 files in a folder: some file systems are slow with more.
+        for i, label in enumerate(track(labels.tolist(), f"{name}: unpacking {part}", len(labels), unit="images")):
+            # At most 1,000 files per folder: some file systems are slow with more.
             file = f"{part}/{i // 1000:02d}/{i:05d}.png"
             if i % 1000 == 0:
                 (out / file).parent.mkdir(parents=True)
-            Image.fromarray(image).save(out / file, compress_level=1)
+            Image.fromarray(pixels[i]).save(out / file, compress_level=1)
             lines.append(f"{file} {label}\n")
-            done += 1
-            if done % EVERY == 0:
-                log.info("%s: %d images unpacked, %.0f s", name, done, time.perf_counter() - start)
-        (out / f"{part}.txt").write_text("".join(lines))
-    (out / "classes.txt").write_text("".join(f"{label}\n" for label in names))
-    (out / DONE).write_text(json.dumps({"version": VERSION, "images": done}))
-    log.info("%s: %d images unpacked in %.1f s", name, done, time.perf_counter() - start)
-
-
-# -- MNIST -----------------------------------------------------------------------------------------------------------
+        count += len(labels)
+        (out / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
+    (out / "classes.txt").write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
+    log.info("%s: %d images unpacked", name, count)
+    return count
 
 
 def _either(path: Path) -> Path:
-    """The file, or its gzip where only that is there."""
+    """Return the file, or its gzip if only that exists."""
     packed = path.with_name(path.name + ".gz")
     return packed if packed.exists() and not path.exists() else path
 
 
-def _idx(path: Path, dimensions: int) -> np.ndarray:
-    """A file in the IDX format: 0, 0, 8 (unsigned bytes), the number of dimensions, their sizes, the bytes."""
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read a file in the IDX format: 0, 0, 8 (unsigned bytes), the number of dimensions, their sizes, the bytes."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -225,44 +177,23 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)
 
 
-# -- CIFAR -----------------------------------------------------------------------------------------------------------
+def _cifar(title: str, train: list[Path], test: Path, meta: Path, key: str) -> _BinarySet:
+    """Describe CIFAR's files; the labels are under KEYs, the class names under KEY_names."""
 
-
-def _cifar(
-    name: str,
-    folder: Path,
-    train: list[Path],
-    test: Path,
-    meta: Path,
-    labels_key: str,
-    names_key: str,
-    title: str,
-    val_fraction: float,
-    split_seed: int,
-) -> Splits:
     def read(is_train: bool) -> Pixels:
-        parts = [_batch(path, labels_key) for path in (train if is_train else [test])]
+        parts = [_read_batch(path, f"{key}s") for path in (train if is_train else [test])]
         return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([labels for _, labels in parts])
 
-    def classes() -> list[str]:
-        names = _mapping(meta, names_key)[names_key]
+    def class_names() -> list[str]:
+        names = _read_dict(meta, f"{key}_names")[f"{key}_names"]
         if not isinstance(names, list) or not names or not all(isinstance(label, str) for label in names):
-            raise DataError(f"{meta}: {names_key} is no list of names; get the file again")
+            raise DataError(f"{meta}: {key}_names is no list of names; get the file again")
         return names
 
-    return _splits(
-        name,
-        folder=folder,
-        files=[*train, test, meta],
-        read=read,
-        classes=classes,
-        how=torchvision_how(title),
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-    )
+    return _BinarySet(title, [*train, test, meta], read, class_names)
 
 
-def _mapping(path: Path, *keys: str) -> dict[str, Any]:
+def _read_dict(path: Path, *keys: str) -> dict[str, Any]:
     data = read_pickle(path, max_bytes=2**28)
     if not isinstance(data, dict) or any(key not in data for key in keys):
         found = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
@@ -270,9 +201,9 @@ def _mapping(path: Path, *keys: str) -> dict[str, Any]:
     return data
 
 
-def _batch(path: Path, labels_key: str) -> Pixels:
-    """Pixels (N, 32, 32, 3) and labels of one file, which keeps the three colours one after the other."""
-    data = _mapping(path, "data", labels_key)
+def _read_batch(path: Path, labels_key: str) -> Pixels:
+    """Return pixels (N, 32, 32, 3) and labels of one file, which stores the three colours one after the other."""
+    data = _read_dict(path, "data", labels_key)
     pixels, labels = data["data"], data[labels_key]
     if (
         not isinstance(pixels, np.ndarray)

@@ -1,19 +1,17 @@
 """VG500: Visual Genome (Krishna et al., IJCV 2017) with its 500 most frequent objects, as split by SSGRL (Chen et al.,
 ICCV 2019, arXiv:1908.07325) and used by Query2Label.
 
-The files name no class: a class is an index from 0 to 499. With `classes`, a file of 500 names, they have names.
+The files name no class: a class is an index from 0 to 499. The option `classes`, a file of 500 names, gives them names.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Literal
 
-from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.reading import read_class_names, read_image_list, read_json_object, require_paths
 from mltrain.datasets.sources import VG500_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels, read_lines, require_paths, treat_unlabelled
+from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
@@ -31,10 +29,10 @@ def vg500(
     classes: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "negative",
 ) -> Splits:
-    """Train (98,249) and test (10,000 images, as commonly quoted), test standing for val.
+    """Train (98,249 images) and test (10,000, as commonly quoted), which stands in for val.
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder with the files below, and with the images in `VG_100K/`, `VG_100K_2/` or both.
         train_list: file with one image name per line.
         val_list: the same for val.
@@ -50,45 +48,28 @@ def vg500(
     lists = {"train": folder / train_list, "val": folder / val_list}
     images = [folder / place for place in FOLDERS if (folder / place).is_dir()] or [folder / FOLDERS[0]]
     require_paths(name, [*lists.values(), folder / labels, *images, *([classes] if classes else [])], HOW)
-    names = list(read_class_names(Path(classes))) if classes else [f"object_{k:03d}" for k in range(NUM_CLASSES)]
+    names = list(read_class_names(classes)) if classes else [f"object_{k:03d}" for k in range(NUM_CLASSES)]
     if len(names) != NUM_CLASSES:
         raise DataError(f"{classes}: {len(names)} names, expected {NUM_CLASSES}")
     indices = _indices(folder / labels)
-    second = _listed(images[1]) if len(images) > 1 else set()
-    made = []
+    second = {path.name for path in images[1].iterdir()} if len(images) > 1 else set()
+    made = {}
     for part, path in lists.items():
-        listed: dict[str, int] = {}
-        for number, image in read_lines(path):
-            if image in listed:
-                raise DataError(f"{path}, line {number}: {image} is listed a second time (line {listed[image]})")
+        listed = read_image_list(path)
+        for image, number in listed.items():
             if image not in indices:
                 raise DataError(f"{path}, line {number}: {folder / labels} has no labels of {image!r}")
-            listed[image] = number
-        if not listed:
-            raise DataError(f"{path}: lists no image")
+        files = [f"{images[1 if image in second else 0].name}/{image}" for image in listed]
+        positives = [indices[image] for image in listed]
         given = LabelSet.from_lists(
-            name=f"{name}/{part}",
-            root=folder,
-            files=[f"{images[1 if image in second else 0].name}/{image}" for image in listed],
-            class_names=names,
-            positives=[indices[image] for image in listed],
+            name=f"{name}/{part}", root=folder, files=files, class_names=names, positives=positives
         )
-        made.append(log_labels(treat_unlabelled(given, unlabelled)))
-    return Splits(made[0], made[1])
-
-
-def _listed(folder: Path) -> set[str]:
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries}
+        made[part] = treat_unlabelled(given, unlabelled)
+    return make_splits(name, made)
 
 
 def _indices(path: Path) -> dict[str, list[int]]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{path}: expected a json object of image name -> list of indices, found {type(data).__name__}")
+    data = read_json_object(path, "a json object of image name -> list of indices")
     for image, given in data.items():
         if not isinstance(given, list) or any(type(k) is not int or not 0 <= k < NUM_CLASSES for k in given):
             raise DataError(

@@ -1,7 +1,7 @@
 """Pascal VOC 2007, 2012 and 07+12 (Everingham et al., IJCV 2010): image-level labels from the object annotations.
 
-Classes are the 20 in alphabetical order. An image's target for a class is 1 when it has an object of the class that is
-not marked `difficult`, 0 when it has none; what an image with difficult objects only gets is the option `difficult`.
+Classes are the 20 in alphabetical order. A target is 1 if the image has an object of the class that is not marked
+`difficult`, and 0 if it has none; the option `difficult` decides for an image with difficult objects only.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+from mltrain.datasets.reading import check_choice, read_image_list, require_paths
 from mltrain.datasets.sources import VOC_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels, require_paths
+from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
@@ -25,8 +26,6 @@ CLASSES = (
 )
 # fmt: on
 INDEX = {label: k for k, label in enumerate(CLASSES)}
-
-
 TRAIN = {2007: [(2007, "trainval")], 2012: [(2012, "train")], "07+12": [(2007, "trainval"), (2012, "trainval")]}
 VAL = {2007: (2007, "test"), 2012: (2012, "val"), "07+12": (2007, "test")}
 
@@ -40,21 +39,20 @@ def voc(
 ) -> Splits:
     """VOC train and val as papers use them.
 
-    2007: trainval (5,011 images) and test (4,952). 2012: train (5,717) and val (5,823), for the labels of its test set
-    are not public. 07+12: both trainval sets together (16,551) and VOC2007 test. (Counts as commonly quoted.)
+    2007: trainval (5,011 images) and test (4,952). 2012: train (5,717) and val (5,823), because the labels of its test
+    set are not public. 07+12: both trainval sets together (16,551) and VOC2007 test. (Counts as commonly quoted.)
 
     Args:
-        name: of the LabelSets and the run folder.
+        name: name of the LabelSets and the run folder.
         root: folder that holds `VOCdevkit/` (or directly `VOC2007/`, `VOC2012/`).
         year: 2007, 2012 or "07+12".
-        difficult: target of a class of which an image has difficult objects only: positive (1; Distribution-Balanced
-            loss does so), negative (0), or ignore (-1; the official evaluation does so).
+        difficult: target of a class if the image has difficult objects of it only: positive (1, as in
+            Distribution-Balanced loss), negative (0), or ignore (-1, as in the official evaluation).
 
     Raises:
         DataError: files are missing or broken.
     """
-    if year not in TRAIN:
-        raise ValueError(f"year must be 2007, 2012 or '07+12', got {year!r}")
+    check_choice("year", year, tuple(TRAIN))
     parts = [*TRAIN[year], VAL[year]]
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     train = read_voc(root=root, parts=parts[:-1], difficult=difficult, name=f"{name}/train")
@@ -68,19 +66,18 @@ def read_voc(
     difficult: str = "ignore",
     name: str | None = None,
 ) -> LabelSet:
-    """One or more image lists, joined, as a LabelSet.
+    """Return the images of one or more image lists, joined.
 
     Args:
         root: as for `voc`.
         parts: (year, list) pairs, such as ``[(2007, "trainval")]``; the list is ``ImageSets/Main/<list>.txt``.
         difficult: as for `voc`.
-        name: of the LabelSet; default such as ``voc2007/trainval``.
+        name: name of the LabelSet; default such as ``voc2007/trainval``.
 
     Raises:
         DataError: files are missing or broken.
     """
-    if difficult not in ("positive", "negative", "ignore"):
-        raise ValueError(f"difficult must be positive, negative or ignore, got {difficult!r}")
+    check_choice("difficult", difficult, ("positive", "negative", "ignore"))
     name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     files: list[str] = []
@@ -88,7 +85,8 @@ def read_voc(
     unknowns: list[set[int]] = []
     devkit = find_devkit(root)
     for year, split in parts:
-        ids = _image_ids(devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt")
+        list_file = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt"
+        ids = read_image_list(list_file, lambda line: line.split()[0])
         annotations = f"{devkit}/VOC{year}/Annotations"
         for image_id in track(ids, f"reading voc{year}/{split}", len(ids), unit="images"):
             clear, hard = _objects(f"{annotations}/{image_id}.xml")
@@ -103,28 +101,19 @@ def read_voc(
 
 
 def find_devkit(root: str | os.PathLike[str]) -> Path:
-    """The folder that holds `VOC2007/`, `VOC2012/`: `root` or its `VOCdevkit/`."""
+    """Return the folder that holds `VOC2007/` and `VOC2012/`: `root` or its `VOCdevkit/`."""
     inner = Path(root, "VOCdevkit")
     return inner if inner.is_dir() or not any(Path(root).glob("VOC20*")) else Path(root)
 
 
 def part_paths(root: str | os.PathLike[str], year: int, split: str) -> list[Path]:
-    """What one image list needs."""
+    """Return the paths that reading one image list needs."""
     folder = find_devkit(root) / f"VOC{year}"
     return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations", folder / "JPEGImages"]
 
 
-def _image_ids(path: Path) -> list[str]:
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    if not ids:
-        raise DataError(f"{path}: lists no image")
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{path}: {len(ids) - len(set(ids))} images are listed more than once")
-    return ids
-
-
 def _objects(path: str) -> tuple[set[int], set[int]]:
-    """Classes with an object not marked difficult, and classes with a difficult object."""
+    """Return the classes with an object not marked difficult, and the classes with a difficult object."""
     clear: set[int] = set()
     hard: set[int] = set()
     try:
@@ -132,7 +121,7 @@ def _objects(path: str) -> tuple[set[int], set[int]]:
             label = (entry.findtext("name") or "").strip()
             (hard if (entry.findtext("difficult") or "0").strip() == "1" else clear).add(INDEX[label])
     except FileNotFoundError as error:
-        raise DataError(f"{path}: annotation missing; the archive was not unpacked whole. {HOW}") from error
+        raise DataError(f"{path}: annotation missing; the archive was not unpacked completely. {HOW}") from error
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: broken xml ({error}); unpack the archive again") from error
     except KeyError as error:

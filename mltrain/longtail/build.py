@@ -1,4 +1,4 @@
-"""A long-tailed subset of a LabelSet: curve, targets, held-out validation part, choice of images."""
+"""Building a long-tailed subset of a LabelSet: curve, targets, held-out validation part, choice of images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet, LabelStats
+from mltrain.labels import LabelSet, LabelStats, compress
 from mltrain.longtail import curves
 from mltrain.longtail.fill import Chooser
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.published import published_selection
 from mltrain.longtail.split import write_split
+from mltrain.text import first_few, first_lines
 
 log = logging.getLogger(__name__)
-
-SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +31,11 @@ class LongTail:
     train: LabelSet
     val: LabelSet | None
     stats: LabelStats
-    """of `train`"""
+    """label statistics of `train`"""
     source_counts: np.ndarray
     """int64 (C,): images of each class in the source"""
     targets: np.ndarray
-    """int64 (C,): training images wanted of each class"""
+    """int64 (C,): wanted training images of each class"""
     manifest: dict[str, Any]
 
     def write(
@@ -46,7 +45,7 @@ class LongTail:
         finish: Callable[[Path], None] | None = None,
         overwrite: bool = False,
     ) -> Path:
-        """Write the split folder (`mltrain.longtail.split`), in whole or not at all; see `write_split`."""
+        """Write the split folder atomically; see `write_split`."""
         return write_split(
             folder,
             train=self.train,
@@ -64,14 +63,14 @@ class LongTail:
 def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, name: str | None = None) -> LongTail:
     """Choose a long-tailed training set, and a validation part disjoint from it, from the images of `source`.
 
-    Every image brings all its labels, so not every curve can be met: `stats.positives` against `targets` says how near
-    it came. Images without a positive label are never trained on. The same source, options and seed give the same
-    images; ``balanced`` keeps them in the order of the source.
+    Every image brings all its labels, so not every curve can be met: compare `stats.positives` with `targets`. The
+    training set has no image without a positive label. The same source, options and seed give the same images;
+    ``balanced`` keeps them in the order of the source.
 
     Args:
         source: images to choose from.
         options: see `LongTailOptions`.
-        name: of the subset; default: from the options.
+        name: name of the subset; default: made from the options.
 
     Raises:
         DataError: a class has fewer images than wanted, `counts` does not fit the classes, or no image is wanted.
@@ -83,11 +82,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     if not len(rows):
         raise DataError(f"{source.name}: no image has a positive label, there is nothing to choose")
     order = curves.class_order(stats.cooccurrence, options.order)
-    reserved = _reserved(options, stats.positives)
-    available = stats.positives - reserved
-    wanted = _targets(source, options, order, available)
-    targets = _clip(source, options, order, wanted, stats.positives, available)
-
+    targets = _targets(source, options, stats.positives, order)
     log.info("choosing among %s images of %d classes", f"{len(source):,}", source.num_classes)
 
     def chooser(purpose: int, taken: np.ndarray) -> Chooser:
@@ -95,7 +90,6 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         made.free[taken] = False
         return made
 
-    nothing = np.empty(0, dtype=np.int64)
     if options.method == "published":
         parts = np.split(cols, np.searchsorted(rows, np.arange(1, len(source))))
         train = published_selection(
@@ -104,16 +98,12 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         left = stats.positives - np.bincount(cols[np.isin(rows, train)], minlength=source.num_classes)
         val = _hold_out(source, options, chooser(1, train), left)
     else:
-        val = _hold_out(source, options, chooser(1, nothing), stats.positives - targets)
+        val = _hold_out(source, options, chooser(1, np.empty(0, dtype=np.int64)), stats.positives - targets)
         train = _balanced(source, options, chooser(0, val), targets)
     if not len(train):
         zero = np.count_nonzero(targets == 0)
-        raise DataError(
-            f"{source.name}: no image fits the targets, of which {zero} of {len(targets)} are 0: there would be no "
-            "training image"
-        )
+        raise DataError(f"{source.name}: no image fits the targets, of which {zero} of {len(targets)} are 0")
     train_labels = source.select(train, name=f"{name}/train")
-    val_labels = source.select(val, name=f"{name}/val") if len(val) else None
     manifest = {
         "name": name,
         "source": {
@@ -129,7 +119,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
     longtail = LongTail(
         name=name,
         train=train_labels,
-        val=val_labels,
+        val=source.select(val, name=f"{name}/val") if len(val) else None,
         stats=LabelStats.from_labels(train_labels, options.head_min, options.medium_min),
         source_counts=stats.positives,
         targets=targets,
@@ -140,10 +130,10 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
 
 
 def joined(train: LabelSet, val: LabelSet, *, name: str) -> LabelSet:
-    """Both sets as one, in the order of their files, as VOC's trainval.txt is; paths are relative to a common folder.
+    """Join two sets, sorted by file as VOC's trainval.txt is; paths are relative to a common folder.
 
     Raises:
-        ValueError: they differ in classes or fill, or lie under no common folder.
+        ValueError: the sets differ in classes or fill, or have no common folder.
     """
     if (train.class_names, train.fill) != (val.class_names, val.fill):
         raise ValueError(f"{train.name} and {val.name} differ in classes or fill: they cannot be joined")
@@ -151,31 +141,17 @@ def joined(train: LabelSet, val: LabelSet, *, name: str) -> LabelSet:
     files = []
     for part in (train, val):
         inner = PurePosixPath(os.path.relpath(part.root, root) if part.root != root else "")
-        files += [str(inner / part.file(i)) for i in range(len(part))]
-    rows, cols, values = [], [], []
-    for offset, part in ((0, train), (len(train), val)):
-        for value in {1, 0, -1} - {part.fill}:
-            r, c = part.pairs(value)
-            rows.append(r + offset)
-            cols.append(c)
-            values.append(np.full(len(r), value, dtype=np.int8))
-    row = np.concatenate(rows)
-    by_row = np.argsort(row, kind="stable")
-    both = LabelSet(
-        name=name,
-        root=root,
-        files=files,
-        class_names=train.class_names,
-        indptr=np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(files)))]),
-        indices=np.concatenate(cols)[by_row],
-        values=np.concatenate(values)[by_row],
-        fill=train.fill,
-    )
+        files += [str(inner / file) for file in part.files]
+    (rows, columns, values), (more_rows, *more) = train.listed(), val.listed()
+    rows = np.concatenate([rows, more_rows + len(train)])
+    columns, values = np.concatenate([columns, more[0]]), np.concatenate([values, more[1]])
+    pairs = compress(rows, columns, values, len(files))
+    both = LabelSet(name=name, root=root, files=files, class_names=train.class_names, fill=train.fill, **pairs)
     return both.select(np.argsort(np.array(files), kind="stable"))
 
 
 def default_name(options: LongTailOptions) -> str:
-    """`pareto_max800_min1_b6_seed0`, `published_max800_min1_b6_seed0`, `exponential_all_min4_cap300_seed0` ..."""
+    """Name a subset by its options, e.g. `pareto_max800_min1_b6_seed0` or `exponential_all_min4_cap300_seed0`."""
     parts = [options.curve if options.method == "balanced" else f"published_{options.curve}".removesuffix("_pareto")]
     if options.curve != "explicit":
         parts += ["all" if options.max is None else f"max{options.max}", f"min{options.min}"]
@@ -190,7 +166,9 @@ def default_name(options: LongTailOptions) -> str:
     return "_".join([*parts, f"seed{options.seed}"])
 
 
-def _targets(source: LabelSet, options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> np.ndarray:
+def _targets(source: LabelSet, options: LongTailOptions, positives: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return the wanted training images of each class, (C,), which are available, or raise DataError."""
+    available = positives - _reserved(options, positives)
     if options.counts is not None:
         targets = curves.explicit(source.class_names, options.counts)
     else:
@@ -198,7 +176,22 @@ def _targets(source: LabelSet, options: LongTailOptions, order: np.ndarray, avai
         targets = np.empty(source.num_classes, dtype=np.int64)
         targets[order] = _curve(options, source.num_classes, most)
     targets = np.maximum(targets, options.at_least)
-    return targets if options.cap is None else np.minimum(targets, options.cap)
+    targets = targets if options.cap is None else np.minimum(targets, options.cap)
+    short = np.flatnonzero(targets > available)
+    if not len(short):
+        return targets
+    problem = f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted"
+    if options.shortage == "clip":
+        log.warning("%s; their targets are lowered", problem)
+        return np.minimum(targets, available)
+    lines = []
+    for k in short[np.argsort(available[short] - targets[short], kind="stable")]:
+        held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
+        lines.append(f"{source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
+    raise DataError(
+        f"{problem}:{first_lines(lines)}\n"
+        f"{_advice(options, order, available)}, or lower the targets of these classes with shortage=clip"
+    )
 
 
 def _curve(options: LongTailOptions, c: int, most: int) -> np.ndarray:
@@ -209,52 +202,15 @@ def _curve(options: LongTailOptions, c: int, most: int) -> np.ndarray:
 
 
 def _reserved(options: LongTailOptions, positives: np.ndarray) -> np.ndarray:
-    """(C,) images of each class that training may not take: the validation share, 1 at least where a class has 2."""
+    """Return the number of images per class that are reserved for validation, (C,): at least 1 if the class has 2."""
     if options.method == "published" or (options.val_fraction == 0 and options.val_per_class is None):
         return np.zeros_like(positives)
     share = 0 if options.val_per_class is not None else options.val_fraction
     return np.where(positives >= 2, np.maximum(np.rint(positives * share).astype(np.int64), 1), 0)
 
 
-def _clip(
-    source: LabelSet,
-    options: LongTailOptions,
-    order: np.ndarray,
-    targets: np.ndarray,
-    positives: np.ndarray,
-    available: np.ndarray,
-) -> np.ndarray:
-    """The targets, no higher than the images there are; DataError where that is not allowed."""
-    short = np.flatnonzero(targets > available)
-    if not len(short):
-        return targets
-    if options.shortage == "clip":
-        log.warning(
-            "%s: %d of %d classes have fewer images than wanted; their targets are lowered to what there is",
-            source.name,
-            len(short),
-            source.num_classes,
-        )
-        return np.minimum(targets, available)
-    lines = []
-    for k in short[np.argsort(available[short] - targets[short], kind="stable")][:SHOWN]:
-        held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
-        lines.append(f"  {source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
-    if len(short) > SHOWN:
-        lines.append(f"  ... and {len(short) - SHOWN} more")
-    raise DataError(
-        "\n".join(
-            [
-                f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted:",
-                *lines,
-                f"{_advice(options, order, available)}, or take what there is with shortage=clip",
-            ]
-        )
-    )
-
-
 def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> str:
-    """How the curve could be met: the largest max that all classes have images for, where there is one."""
+    """Say how to meet the curve: with the largest max that all classes have images for, if there is one."""
     if options.curve == "explicit":
         return "Lower counts"
     if options.at_least > available.min():
@@ -267,12 +223,16 @@ def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) 
         else:
             high = middle - 1
     if low > options.min:
-        return f"All classes have images enough for max={low}"
+        return f"All classes have enough images for max={low}"
     return f"Lower min: the rarest class has {available.min()}"
 
 
 def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spare: np.ndarray) -> np.ndarray:
-    """Validation images: of every class its share, as far as training can spare it (C,); images without labels too."""
+    """Choose validation images: the share of every class, as far as training can spare it, and of unlabelled images.
+
+    Args:
+        spare: (C,): images of each class that training does not need.
+    """
     if options.val_fraction == 0 and options.val_per_class is None:
         return np.empty(0, dtype=np.int64)
     sizes = np.array([len(members) for members in chooser.members])
@@ -288,10 +248,8 @@ def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spar
     empty = [source.class_names[k] for k in np.flatnonzero((chooser.counts == 0) & (sizes > 0))]
     if empty:
         log.warning(
-            "%d of %d classes have no validation image, there is none that training leaves: %s",
-            len(empty),
-            source.num_classes,
-            ", ".join(empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else ""),
+            f"{len(empty)} of {source.num_classes} classes have no validation image, because training needs them all: "
+            f"{first_few(empty)}"
         )
     return np.flatnonzero(chooser.chosen)
 
@@ -305,19 +263,13 @@ def _balanced(source: LabelSet, options: LongTailOptions, chooser: Chooser, targ
     below = np.flatnonzero(chooser.counts < floors)
     if len(below):
         lines = [
-            f"  {source.class_names[k]}: {chooser.counts[k]} reached, {floors[k]} wanted, {len(chooser.members[k])} in "
+            f"{source.class_names[k]}: {chooser.counts[k]} reached, {floors[k]} wanted, {len(chooser.members[k])} in "
             "the source"
-            for k in below[:SHOWN]
+            for k in below
         ]
         raise DataError(
-            "\n".join(
-                [
-                    f"{source.name}: at_least={options.at_least} cannot be met together with cap={options.cap}: images "
-                    "of these classes also show capped ones:",
-                    *lines,
-                    "Raise cap, or lower at_least",
-                ]
-            )
+            f"{source.name}: at_least={options.at_least} cannot be met together with cap={options.cap}, because images "
+            f"of these classes also show capped ones:{first_lines(lines)}\nRaise cap, or lower at_least"
         )
     return np.flatnonzero(chooser.chosen)
 
@@ -327,26 +279,16 @@ def _log(longtail: LongTail) -> None:
     miss = np.abs(counts - targets) / np.maximum(targets, 1)
     groups = ", ".join(f"{name} {len(index)}" for name, index in longtail.stats.group_indices().items())
     log.info(
-        "%s: %d training images, %d labels, classes from %d to %d images; %s",
-        longtail.name,
-        len(longtail.train),
-        counts.sum(),
-        counts.max(),
-        counts.min(),
-        groups,
+        f"{longtail.name}: {len(longtail.train)} training images, {counts.sum()} labels, classes from {counts.max()} "
+        f"to {counts.min()} images; {groups}"
     )
-    if not miss.any():
-        log.info("all %d classes have exactly the images that were wanted", len(counts))
+    exact, worst = np.count_nonzero(miss == 0), int(miss.argmax())
+    if exact == len(counts):
+        log.info("all %d classes have exactly the wanted number of images", exact)
     else:
-        worst = int(miss.argmax())
         log.info(
-            "%d of %d classes have exactly the images that were wanted; %.1f %% off on average, most at %s: %d for %d",
-            np.count_nonzero(miss == 0),
-            len(counts),
-            100 * miss.mean(),
-            longtail.train.class_names[worst],
-            counts[worst],
-            targets[worst],
+            f"{exact} of {len(counts)} classes have exactly the wanted number of images; {100 * miss.mean():.1f} % off "
+            f"on average, most at {longtail.train.class_names[worst]}: {counts[worst]} for {targets[worst]}"
         )
     if longtail.val is not None:
         log.info("validation part: %d images, none of them trained on", len(longtail.val))

@@ -1,27 +1,29 @@
 """Choosing images so that many classes come near their targets at once, though every image brings all its labels.
 
-Rarest class first, images are drawn at random among those that lift no class above its limit; the frequent classes,
-which have room, come last. Then single images are added or removed as long as that lowers the weighted distance to the
-targets, sum_c |n_c - t_c| / max(t_c, 1), and chosen images give way to others that show the same classes and one more
-that is still below its target. Work is done in rounds of array operations: in a round the images are put in
-order, each gets its rank among those with the same label, and all whose ranks leave room are taken together.
+Images are drawn class by class, rarest class first, at random among those that lift no class above its limit. Then
+single images are added or removed as long as that lowers the weighted distance to the targets,
+sum_c |n_c - t_c| / max(t_c, 1), and chosen images are swapped for others that show the same classes and one more that
+is still below its target. The work is done in rounds of array operations: a round sorts the images, ranks each among
+those with the same label, and takes all whose ranks leave room.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from mltrain.labels import row_entries
+
 ROUNDS = 50
-WORTH = 0.99  # a round must leave less than this part of the distance
+WORTH = 0.99  # `improve` stops when a round leaves more than this part of the distance
 
 
 class Chooser:
-    """Images with their positive labels, which of them are chosen, and how many chosen ones each class has."""
+    """Images with their positive labels, the chosen ones among them, and the number of chosen images per class."""
 
     def __init__(
         self, rows: np.ndarray, cols: np.ndarray, *, num_images: int, num_classes: int, seed: list[int]
     ) -> None:
-        """From (rows, cols) of the positives, sorted by row."""
+        """Start with no image chosen, from (rows, cols) of the positives, sorted by row."""
         self.cols = cols
         self.indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_images))])
         by_class = np.argsort(cols, kind="stable")
@@ -33,32 +35,29 @@ class Chooser:
         self.rng = np.random.default_rng(seed)
 
     def fill(self, wanted: np.ndarray, limits: np.ndarray) -> None:
-        """Bring every class to `wanted` (C,), rarest first, as far as no class exceeds its limit (C,)."""
+        """Bring every class to `wanted` (C,), rarest first, unless a class would exceed its limit (C,)."""
         sizes = np.array([len(m) for m in self.members])
         for c in np.lexsort((sizes, wanted)):
             if self.counts[c] < wanted[c]:
-                candidates = self.members[c]
-                candidates = self.rng.permutation(candidates[self.free[candidates] & ~self.chosen[candidates]])
-                self._take(candidates, limits, need=int(wanted[c] - self.counts[c]))
+                self._take(self._candidates(c), limits, need=int(wanted[c] - self.counts[c]))
 
     def lift(self, floors: np.ndarray, targets: np.ndarray, caps: np.ndarray) -> None:
-        """Bring every class to its floor (C,), with the images that cost least above the targets, below the caps."""
+        """Bring every class to its floor (C,) with the images that exceed targets least; no class exceeds its cap."""
         for c in np.argsort(floors - self.counts, kind="stable")[::-1]:
             need = int(floors[c] - self.counts[c])
             if need > 0:
-                candidates = self.members[c]
-                candidates = self.rng.permutation(candidates[self.free[candidates] & ~self.chosen[candidates]])
+                candidates = self._candidates(c)
                 cost = self._sums(candidates, np.where(self.counts >= targets, 1 / np.maximum(targets, 1), 0.0))
                 self._take(candidates[np.argsort(cost, kind="stable")], caps, need=need)
 
     def improve(self, targets: np.ndarray, floors: np.ndarray, caps: np.ndarray) -> None:
-        """Add and remove images while the weighted distance to the targets falls; caps and floors hold."""
+        """Add and remove images while the weighted distance to the targets falls, within floors and caps."""
         weight = 1 / np.maximum(targets, 1)
         distance = np.inf
         for _ in range(ROUNDS):
             gain = self._sums(None, np.where(self.counts < targets, weight, -weight))
             better = np.flatnonzero((gain > 1e-12) & self.free & ~self.chosen)
-            # A class under its target may rise to it; the gain of one that is above has been counted already.
+            # A class below its target may rise to it; a class above may rise on, because its cost is in the gain.
             self._take(self._best(better, gain), np.where(self.counts < targets, targets, caps))
             gain = self._sums(None, np.where(self.counts > targets, weight, -weight))
             better = np.flatnonzero((gain > 1e-12) & self.chosen)
@@ -69,7 +68,7 @@ class Chooser:
                 return
 
     def _swap(self, targets: np.ndarray) -> None:
-        """For classes below their target: a chosen image for a free one with the same labels and this class."""
+        """Swap chosen images for free ones that have the same labels and a class below its target."""
         # Label sets are compared by sums of random numbers, one per class, which wrap around.
         keys = self.rng.integers(2**63, size=len(targets), dtype=np.uint64)
         ends = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(keys[self.cols])])[self.indptr]
@@ -81,23 +80,25 @@ class Chooser:
         for c in np.argsort(-missing / np.maximum(targets, 1), kind="stable"):
             if missing[c] <= 0 or not len(old):
                 return
-            new = self.members[c]
-            new = self.rng.permutation(new[self.free[new] & ~self.chosen[new]])
+            new = self._candidates(c)
             wanted = labels[new] - keys[c]
             # The k-th new image that wants the same labels gets the k-th old one that has them.
             first = np.searchsorted(old_labels, wanted)
             at = first + _ranks(np.unique(first, return_inverse=True)[1])
             found = old_labels[np.minimum(at, len(old) - 1)] == wanted
             found &= at < len(old)
-            found[found] = self.chosen[old[at[found]]]  # not given up for an earlier class
+            found[found] = self.chosen[old[at[found]]]  # not swapped for an earlier class already
             picked = np.flatnonzero(found)[: missing[c]]
             self._count(old[at[picked]], -1)
             self._count(new[picked], 1)
 
-    # -- rounds ------------------------------------------------------------------------------------------------------
+    def _candidates(self, c: int) -> np.ndarray:
+        """Return the images of class c that can still be chosen, in random order."""
+        images = self.members[c]
+        return self.rng.permutation(images[self.free[images] & ~self.chosen[images]])
 
     def _take(self, candidates: np.ndarray, limits: np.ndarray, need: int | None = None) -> None:
-        """Choose candidates, the first ones first, while all their classes stay within the limits."""
+        """Choose candidates in their order while all their classes stay within the limits."""
         need = len(candidates) if need is None else need
         while need > 0 and len(candidates):
             room = limits - self.counts
@@ -109,7 +110,7 @@ class Chooser:
             candidates = np.concatenate([batch[~taken], rest])
 
     def _drop(self, candidates: np.ndarray, limits: np.ndarray) -> None:
-        """Give up candidates, the first ones first, while all their classes stay at or above the limits."""
+        """Drop candidates in their order while all their classes stay at or above the limits."""
         while len(candidates):
             room = self.counts - limits
             candidates = candidates[self._sums(candidates, (room <= 0).astype(np.float64)) == 0]
@@ -122,11 +123,11 @@ class Chooser:
         self.counts += step * np.bincount(self._labels(images)[0], minlength=len(self.counts))
 
     def _best(self, images: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        """In the order of their gain, ties at random."""
+        """Sort images by falling gain, ties at random."""
         return images[np.lexsort((self.rng.random(len(images)), -gain[images]))]
 
     def _within(self, images: np.ndarray, room: np.ndarray) -> np.ndarray:
-        """Which images have, in all their classes, a rank among `images` below the room of the class."""
+        """Return bool (n,): images whose rank among `images` is below the room of the class in all their classes."""
         labels, sizes = self._labels(images)
         rank = _ranks(labels)
         late = np.repeat(np.arange(len(images)), sizes)[rank >= room[labels]]
@@ -135,7 +136,7 @@ class Chooser:
         return within
 
     def _sums(self, images: np.ndarray | None, per_class: np.ndarray) -> np.ndarray:
-        """Sum over the labels of each image (None: all images)."""
+        """Return the sum of `per_class` over the labels of each image (None: of all images)."""
         if images is None:
             labels, sizes = self.cols, np.diff(self.indptr)
         else:
@@ -144,15 +145,13 @@ class Chooser:
         return np.bincount(owner, weights=per_class[labels], minlength=len(sizes))
 
     def _labels(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels of the images, one after the other, and how many each has."""
-        sizes = self.indptr[images + 1] - self.indptr[images]
-        ends = np.cumsum(sizes)
-        total = int(ends[-1]) if len(ends) else 0
-        return self.cols[np.arange(total) + np.repeat(self.indptr[images] - (ends - sizes), sizes)], sizes
+        """Return the labels of the images, one after the other, and the number of labels of each."""
+        entries, sizes = row_entries(self.indptr, images)
+        return self.cols[entries], sizes
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """How many equal values (whole numbers from 0) stand before each."""
+    """Return the number of equal values (whole numbers from 0) before each value."""
     order = np.argsort(values, kind="stable")
     sizes = np.bincount(values)
     ranks = np.empty(len(values), dtype=np.int64)

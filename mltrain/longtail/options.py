@@ -1,4 +1,4 @@
-"""How a long-tailed subset is to be built: the options of `build_longtail` and of tools/create_longtail_dataset.py."""
+"""Options of `build_longtail` and of tools/create_longtail_dataset.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LARGEST = 2**31 - 1
-"""number of images, of a class and in all"""
+"""greatest number of images, per class and in all"""
 
 
 def _number(default: Any, *, least: float, most: float | None = None) -> Any:
@@ -15,10 +15,10 @@ def _number(default: Any, *, least: float, most: float | None = None) -> Any:
 
 @dataclass(frozen=True)
 class LongTailOptions:
-    """Options; the curve gives each rank a number of images, `order` gives each class its rank.
+    """Options: the curve gives each rank a number of images, `order` gives each class its rank.
 
     Raises:
-        ValueError: options that contradict each other.
+        ValueError: options contradict each other.
     """
 
     method: Literal["balanced", "published"] = "balanced"
@@ -73,6 +73,8 @@ class LongTailOptions:
         if self.method == "published":
             for name, off in (("cap", None), ("at_least", 0)):
                 if getattr(self, name) != off:
-                    raise ValueError(f"{name}={getattr(self, name)} needs method=balanced: the published has no such")
+                    raise ValueError(
+                        f"{name}={getattr(self, name)} needs method=balanced: method=published has no {name}"
+                    )
             if self.order != "cooccurrence":
                 raise ValueError("order=frequency needs method=balanced: the published order is cooccurrence")

@@ -1,8 +1,8 @@
-"""The published generator: its algorithm and its random stream, so that it gives the published split id for id.
+"""The published generator: its algorithm and its random stream, which reproduce the published split id for id.
 
 Distribution-Balanced Loss, Wu et al., ECCV 2020, arXiv:2007.09654, tools/create_longtail_dataset.py of
-github.com/wutong16/DistributionBalancedLoss. Checked: on the labels of VOC2012 trainval with seed 0, max 800, b 6 the
-1,142 ids of VOC-MLT come out in the published order (tests/longtail/test_published.py).
+github.com/wutong16/DistributionBalancedLoss. Checked in tests/longtail/test_published.py: the labels of VOC2012
+trainval with seed 0, max 800 and b 6 give the 1,142 ids of VOC-MLT in the published order.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import numpy as np
 def published_selection(
     labels_of: Sequence[Sequence[int]], order: Sequence[int], targets: Sequence[int], *, seed: int = 0
 ) -> np.ndarray:
-    """Selected images, int64, in the published order.
+    """Return the selected images, int64, in the published order.
 
-    Class by class: where the selection has too few images with the class, random others are added with all their
-    labels; where it has too many, random ones are removed, which may leave earlier classes below their targets.
+    Works class by class: if the selection has too few images of the class, random others are added with all their
+    labels; if it has too many, random ones are removed, which may leave earlier classes below their targets.
 
-    The order of elements in Python's integer sets is part of the random stream, with the history of each set: the sets
-    are grown and shrunk image by image, and handed to `random.sample` as tuples, which Python 3.11 and later ask for.
+    The order of elements in Python's integer sets is part of the random stream, and depends on the history of each set.
+    So the sets grow and shrink image by image. `random.sample` gets them as tuples, because Python 3.11 and later
+    refuse sets.
 
     Args:
         labels_of: positive class indices of each image, ascending.
-        order: all classes, in the order they are brought to their targets.
-        targets: (C,) images wanted of each class.
-        seed: of Python's random stream; 0 was published.
+        order: all classes, in the order in which they are brought to their targets.
+        targets: (C,) wanted images of each class.
+        seed: seed of Python's random stream; 0 was published.
 
     Raises:
         ValueError: a class has fewer images than its target.

@@ -1,26 +1,22 @@
-"""The folder that holds a split: which images, with which labels, from where and how chosen.
+"""The folder that holds a split: its images and labels, their source, and how they were chosen.
 
-    image_ids.txt       training images, one id a line, in order; val_image_ids.txt the same of the validation part
-    labels.csv          image,labels,split: what `dataset=csv` reads; the image path is relative to the source's root
+    image_ids.txt       training images, one id per line, in order; val_image_ids.txt the same for the validation part
+    labels.csv          image,labels,split, which `dataset=csv` reads; the image path is relative to the source's root
     classes.txt         class names in the order of the targets
     class_counts.csv    per class: images in the source, target, training images reached, validation images, group
     class_split.json    head, medium, tail: class names
-    cooccurrence.npz    training images in which both classes are (classes x classes, scipy.sparse.load_npz)
+    cooccurrence.npz    training images with both classes (classes x classes, scipy.sparse.load_npz)
     manifest.json       source and hash of its labels, method, parameters, seed, version, numbers; written last
 
-An id is the stem of the image file, or, where two files share one, the path. A folder appears whole or not at all: it
-is written beside its place, flushed to the disk and renamed.
+An id is the stem of the image file, or the path if two files share a stem. The folder is written atomically.
 """
 
 from __future__ import annotations
 
-import collections
 import csv
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -30,7 +26,8 @@ from scipy import sparse
 
 import mltrain
 from mltrain.errors import DataError
-from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
+from mltrain.files import atomic_folder, write_json
+from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats, compress
 
 FORMAT = "mltrain split 1"
 MANIFEST = "manifest.json"
@@ -39,21 +36,20 @@ NEGATIVE, UNKNOWN = "!", "?"  # marks of a label in labels.csv, as in `dataset=c
 
 
 class Split(NamedTuple):
-    """What a split folder holds."""
+    """The content of a split folder."""
 
     train: LabelSet
     val: LabelSet | None
     manifest: dict[str, Any]
 
 
-def image_ids(labels: LabelSet) -> list[str]:
-    """Stem of each image file; the path without suffix where two share a stem, the path where even these coincide."""
-    files = [labels.file(i) for i in range(len(labels))]
+def image_ids(files: Sequence[str]) -> list[str]:
+    """Return the stem of each image file, or the path without suffix if stems repeat, or the path if even these do."""
     for shorten in (lambda file: PurePosixPath(file).stem, lambda file: str(PurePosixPath(file).with_suffix(""))):
         ids = [shorten(file) for file in files]
         if len(set(ids)) == len(ids):
             return ids
-    return files
+    return list(files)
 
 
 def write_split(
@@ -71,19 +67,19 @@ def write_split(
     finish: Callable[[Path], None] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a split folder in whole or not at all; returns its path.
+    """Write a split folder atomically; return its path.
 
     Args:
-        folder: must not exist or be empty, unless `overwrite` and it holds a split.
+        folder: must not exist or be empty, unless `overwrite` is set and it holds a split.
         train: training images and targets, in the order of image_ids.txt.
         val: held-out validation part, with the same classes.
-        ids: of the training images; default: `image_ids` of both parts together.
-        val_ids: of the validation images.
+        ids: ids of the training images; default: `image_ids` of both parts together.
+        val_ids: ids of the validation images.
         source_counts: (C,) positives of each class in the source; None: not known.
         targets: (C,) positives that were asked for; None: no target.
         head_min: a class with at least so many training positives is head.
-        medium_min: with at least so many medium, with fewer tail.
-        manifest: what the writer knows: source, method, parameters, seed ... The numbers of the split are added.
+        medium_min: a class with fewer, but at least so many, is medium; all others are tail.
+        manifest: source, method, parameters, seed ...; the numbers of the split are added.
         finish: called with the temporary folder, to add plots.
         overwrite: replace the split in `folder`.
 
@@ -93,9 +89,15 @@ def write_split(
     """
     place = Path(os.path.realpath(folder))
     check_free(place, overwrite=overwrite)
-    _check_arguments(train, val, ids, val_ids, source_counts, targets)
+    if val is not None and (val.class_names != train.class_names or val.fill != train.fill):
+        raise ValueError(f"{val.name} and {train.name} must have the same classes and the same fill")
+    val_size = 0 if val is None else len(val)
+    sizes = {"ids": len(train), "val_ids": val_size, "source_counts": train.num_classes, "targets": train.num_classes}
+    for (key, size), given in zip(sizes.items(), (ids, val_ids, source_counts, targets), strict=True):
+        if given is not None and len(given) != size:
+            raise ValueError(f"{key}: {len(given)} given, expected {size}")
     if ids is None or (val is not None and val_ids is None):
-        made = image_ids(train if val is None else _joined(train, val))
+        made = image_ids([*train.files, *(val.files if val is not None else ())])
         ids, val_ids = ids or made[: len(train)], val_ids or made[len(train) :]
     separator = separator_of(train.class_names)
     stats = LabelStats.from_labels(train, head_min, medium_min)
@@ -115,69 +117,56 @@ def write_split(
         "head_min": head_min,
         "medium_min": medium_min,
     }
-    temporary = None
+    groups = {name: [train.class_names[k] for k in index] for name, index in stats.group_indices().items()}
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        _write_lines(temporary / "image_ids.txt", ids)
-        if val is not None:
-            _write_lines(temporary / "val_image_ids.txt", val_ids or ())
-        _write_lines(temporary / "classes.txt", train.class_names)
-        _write_labels(temporary / "labels.csv", train, val, separator)
-        _write_counts(temporary / "class_counts.csv", stats, val, source_counts, targets)
-        groups = {name: [train.class_names[k] for k in index] for name, index in stats.group_indices().items()}
-        (temporary / "class_split.json").write_text(_json(groups), encoding="utf-8")
-        sparse.save_npz(temporary / "cooccurrence.npz", stats.cooccurrence)
-        if finish is not None:
-            finish(temporary)
-        (temporary / MANIFEST).write_text(_json(content), encoding="utf-8")
-        _put(temporary, place)
+        with atomic_folder(place) as temporary:
+            _write_lines(temporary / "image_ids.txt", ids)
+            if val is not None:
+                _write_lines(temporary / "val_image_ids.txt", val_ids or ())
+            _write_lines(temporary / "classes.txt", train.class_names)
+            _write_labels(temporary / "labels.csv", train, val, separator)
+            val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=val.num_classes)
+            columns = (source_counts, targets, stats.positives, val_counts)
+            _write_counts(temporary / "class_counts.csv", stats, columns)
+            write_json(temporary / "class_split.json", groups)
+            sparse.save_npz(temporary / "cooccurrence.npz", stats.cooccurrence)
+            if finish is not None:
+                finish(temporary)
+            write_json(temporary / MANIFEST, content)
     except OSError as error:
         raise DataError(f"cannot write the split {place}: {error.strerror or error}; choose another folder") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return place
 
 
 def read_split(folder: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Split:
-    """The LabelSets of a split folder, equal to those it was written from (same fingerprints).
+    """Return the LabelSets of a split folder, equal to those it was written from (same fingerprints).
 
     Args:
-        folder: as written by `write_split`.
+        folder: folder that `write_split` wrote.
         root: folder that the image paths are relative to; None: that of the source when the split was made.
 
     Raises:
-        DataError: a file is missing, damaged or was edited, which the fingerprints in the manifest tell.
+        DataError: a file is missing, damaged or edited; fingerprints in the manifest reveal edits.
     """
     place = Path(folder)
     if not is_split(place):
         raise DataError(f"{place}: holds no split: there is no {MANIFEST} of format {FORMAT!r}")
     try:
         manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        labels, parts = manifest["labels"], {"train": manifest["labels"]["name"]}
+        labels = manifest["labels"]
+        expected = {"train": (labels["name"], labels["train_fingerprint"])}
         if labels["val"] is not None:
-            parts["val"] = labels["val"]["name"]
+            expected["val"] = (labels["val"]["name"], labels["val"]["fingerprint"])
         names = (place / "classes.txt").read_text(encoding="utf-8").splitlines()
-        rows = _read_labels(place / "labels.csv", names, labels["separator"])
-        made = {
-            part: LabelSet.from_lists(
-                name=name,
-                root=labels["root"] if root is None else root,
-                files=[row.image for row in rows if row.split == part],
-                class_names=names,
-                positives=[row.listed[1] for row in rows if row.split == part],
-                negatives=[row.listed[0] for row in rows if row.split == part],
-                unknowns=[row.listed[-1] for row in rows if row.split == part],
-                fill=labels["fill"],
-            )
-            for part, name in parts.items()
-        }
-        expected = {"train": labels["train_fingerprint"], "val": (labels["val"] or {}).get("fingerprint")}
+        common = {"root": labels["root"] if root is None else root, "class_names": names, "fill": labels["fill"]}
+        made = {}
+        for part, (name, _) in expected.items():
+            rows = _read_rows(place / "labels.csv", part, names, labels["separator"])
+            made[part] = LabelSet(name=name, **common, **rows)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"{place}: damaged split ({type(error).__name__}: {error}); make it again") from error
     for part, found in made.items():
-        if found.fingerprint() != expected[part]:
+        if found.fingerprint() != expected[part][1]:
             raise DataError(
                 f"{place}: the {part} rows of labels.csv are not those that were written (fingerprint); make the split "
                 f"again, or use the edited file as a data set of its own: dataset=csv dataset.file={place}/labels.csv"
@@ -186,7 +175,7 @@ def read_split(folder: str | os.PathLike[str], *, root: str | os.PathLike[str] |
 
 
 def is_split(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a split."""
+    """Return whether a folder holds a split."""
     try:
         return bool(json.loads(Path(folder, MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError):
@@ -204,37 +193,12 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> No
         raise DataError(f"{place}: holds a split already; overwrite=true replaces it, out=DIR writes elsewhere")
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _check_arguments(
-    train: LabelSet,
-    val: LabelSet | None,
-    ids: Sequence[str] | None,
-    val_ids: Sequence[str] | None,
-    source_counts: Sequence[int] | np.ndarray | None,
-    targets: Sequence[int] | np.ndarray | None,
-) -> None:
-    if val is not None and (val.class_names != train.class_names or val.fill != train.fill):
-        raise ValueError(f"{val.name} and {train.name} must have the same classes and the same fill")
-    for name, given, size in (
-        ("ids", ids, len(train)),
-        ("val_ids", val_ids, 0 if val is None else len(val)),
-        ("source_counts", source_counts, train.num_classes),
-        ("targets", targets, train.num_classes),
-    ):
-        if given is not None and len(given) != size:
-            raise ValueError(f"{name}: {len(given)} given, expected {size}")
-
-
-def _joined(train: LabelSet, val: LabelSet) -> LabelSet:
-    """Both parts in one, for their ids."""
-    files = [part.file(i) for part in (train, val) for i in range(len(part))]
-    return LabelSet.from_lists(name="", root="", files=files, class_names=(), positives=[()] * len(files))
-
-
 def separator_of(class_names: Sequence[str]) -> str:
-    """A separator of labels that no class name contains."""
+    """Return a separator of labels that no class name contains.
+
+    Raises:
+        DataError: there is none, or a class name cannot be stored in a text file.
+    """
     for name in class_names:
         if name != name.strip() or not name or re.search(r"[\r\n]", name):
             raise DataError(f"class name {name!r} cannot be stored: it is empty, or has spaces around it or a line end")
@@ -264,8 +228,7 @@ def _numbers(train: LabelSet, val: LabelSet | None, stats: LabelStats) -> dict[s
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def _write_labels(path: Path, train: LabelSet, val: LabelSet | None, separator: str) -> None:
@@ -285,82 +248,25 @@ def _write_labels(path: Path, train: LabelSet, val: LabelSet | None, separator: 
             writer.writerows((labels.file(i), separator.join(cell), part) for i, cell in enumerate(cells))
 
 
-def _write_counts(
-    path: Path,
-    stats: LabelStats,
-    val: LabelSet | None,
-    source_counts: Sequence[int] | np.ndarray | None,
-    targets: Sequence[int] | np.ndarray | None,
-) -> None:
-    c = len(stats.class_names)
-    val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=c)
+def _write_counts(path: Path, stats: LabelStats, columns: Sequence[Sequence[int] | np.ndarray | None]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("class", "source", "target", "train", "val", "group"))
-        columns = (source_counts, targets, stats.positives, val_counts)
         for k, name in enumerate(stats.class_names):
             cells = ["" if column is None else int(column[k]) for column in columns]
             writer.writerow([name, *cells, GROUP_NAMES[stats.groups[k]]])
 
 
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _put(temporary: Path, place: Path) -> None:
-    """Flush, then rename into place; a split that is there moves aside first and is deleted last."""
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o777 & ~mask)  # mkdtemp gives 0o700
-    for file in temporary.iterdir():
-        _sync(file)
-    _sync(temporary)
-    if not place.exists():
-        temporary.replace(place)
-    elif not any(place.iterdir()):
-        place.rmdir()
-        temporary.replace(place)
-    else:
-        old = temporary.with_name(temporary.name + ".old")
-        place.replace(old)
-        temporary.replace(place)
-        shutil.rmtree(old, ignore_errors=True)
-    _sync(place.parent)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # a folder cannot be opened there
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-class _Row(NamedTuple):
-    image: str
-    split: str
-    listed: dict[int, list[int]]
-    """value -> class indices"""
-
-
-def _read_labels(path: Path, class_names: Sequence[str], separator: str) -> list[_Row]:
-    index = {name: (k, 1) for k, name in enumerate(class_names)}
+def _read_rows(path: Path, part: str, class_names: Sequence[str], separator: str) -> dict[str, Any]:
+    """Return `files` and compressed targets of the rows of labels.csv that are train, or of those that are val."""
+    known = {name: (k, 1) for k, name in enumerate(class_names)}
     for mark, value in ((NEGATIVE, 0), (UNKNOWN, -1)):
-        for k, name in enumerate(class_names):
-            index.setdefault(mark + name, (k, value))  # a class that is called so is meant
-    rows = []
+        for k, label in enumerate(class_names):
+            known.setdefault(mark + label, (k, value))  # a class whose name begins with the mark comes first
     with path.open(encoding="utf-8", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         next(reader, None)
-        for image, cell, split in reader:
-            listed: dict[int, list[int]] = collections.defaultdict(list)
-            for text in cell.split(separator) if cell else ():
-                k, value = index[text]
-                listed[value].append(k)
-            rows.append(_Row(image, split, listed))
-    return rows
+        rows = [(image, cell.split(separator) if cell else []) for image, cell, split in reader if split == part]
+    listed = np.array([known[text] for _, cell in rows for text in cell], dtype=np.int64).reshape(-1, 2)
+    images = np.repeat(np.arange(len(rows)), np.array([len(cell) for _, cell in rows], dtype=np.int64))
+    return {"files": [image for image, _ in rows], **compress(images, listed[:, 0], listed[:, 1], len(rows))}

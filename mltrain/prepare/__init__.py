@@ -1,1 +1,1 @@
-"""Getting a data set ready: download, unpack, verify, shrink. Used by tools/prepare_data.py."""
+"""Preparing a data set: download, unpack, verify, shrink. Used by tools/prepare_data.py."""

@@ -1,8 +1,8 @@
-"""One file over HTTP: resumed where it was cut, retried where that can help, never seen half written under its name.
+"""Downloading a file over HTTP: resumable, with retries, and never half written under its own name.
 
-What has arrived is in ``NAME.part``; ``NAME.part.json`` says of which version of which file (its address, length, ETag
-or date). Both stay when the work is interrupted. A continued download is asked for with `If-Range`, so that a file that
-changed on the server meanwhile starts from the beginning in place of being glued to the old half.
+The bytes that have arrived are in ``NAME.part``; ``NAME.part.json`` says which version of which file they belong to
+(address, length, ETag or date). Both stay after an interruption. A download is continued with `If-Range`: a file that
+has changed on the server starts from the beginning instead of being appended to the old part.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
-PASSING = (408, 425, 429)  # and all from 500: worth another try
+PASSING = (408, 425, 429)  # temporary errors, as are all from 500: worth another try
+OTHER_VERSION = "the server has another version of the file than the part that was here"
 
 
 class _Cut(Exception):
-    """The connection failed; another try may succeed. `hopeless`: not while nothing has ever arrived."""
+    """The connection failed; another try may succeed. `hopeless`: not if nothing has ever arrived."""
 
     def __init__(self, reason: str, *, hopeless: bool = False) -> None:
         super().__init__(reason)
@@ -41,11 +42,11 @@ class _Cut(Exception):
 
 
 class _Refused(Exception):
-    """The server does not have the file, or will not give it."""
+    """The server does not have the file, or refuses to send it."""
 
 
 class _Version(NamedTuple):
-    """What a partial file is part of."""
+    """The file, and its version, that a partial file belongs to."""
 
     url: str
     size: int | None
@@ -61,33 +62,33 @@ def download(
     tries: int = 8,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Get the file at the first of `urls` that has it into `place`, whose folder exists.
+    """Download a file from the first of `urls` that has it to `place`, whose folder exists.
 
-    A try that brings no byte is followed by a pause of 1, 2, 4 ... 60 seconds; after `tries` such in a row the next
-    address is taken. An address that has never answered and whose name is unknown is given up at once.
+    A try that brings no byte is followed by a pause of 1, 2, 4 ... 60 seconds; after `tries` of them in a row the next
+    address follows. An address that has never answered and whose host name is unknown gets no second try.
 
     Args:
-        urls: addresses of the same file, of http or https.
-        place: where the file goes; what is there is replaced.
+        urls: addresses of the same file, http or https.
+        place: path of the file; it is replaced if it exists.
         timeout: seconds without a byte after which a connection counts as lost.
-        tries: of each address, without a byte.
-        sleep: waits between them.
+        tries: number of tries in a row without a byte, per address.
+        sleep: waits between tries.
 
     Raises:
-        DataError: no address gives the file; the reason of each. Or the disk is full. What has arrived is kept.
+        DataError: no address gives the file (the message has the reason of each), or the disk is full. The bytes that
+            have arrived stay.
     """
     reasons = []
     for url in urls:
         try:
-            _from(url, place, timeout, tries, sleep)
+            _download_from(url, place, timeout, tries, sleep)
         except (_Cut, _Refused) as error:
             reasons.append(f"  {url}: {error}")
             continue
         except OSError as error:
             raise disk_error(error, place) from error
         return
-    part = _part(place)
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(_part(place))
     kept = f"; the {amount(have)} that arrived are kept and continued" if have else ""
     proxy = "set http_proxy and https_proxy if this machine needs a proxy" if not have else "check the connection"
     raise DataError(
@@ -98,11 +99,11 @@ def download(
 
 
 def disk_error(error: OSError, place: Path, key: str = "dataset.root=FOLDER") -> DataError:
-    """What to say of a failure to write `place`, which `key` chooses."""
+    """Return the error for a failure to write `place`; `key` is the option that chooses another place."""
     if error.errno in FULL:
         free = shutil.disk_usage(place.parent).free
         return DataError(
-            f"{place}: the disk is full ({amount(free)} free). What is done is kept: free some space and repeat the "
+            f"{place}: the disk is full ({amount(free)} free). Finished work stays: free some space and repeat the "
             f"command, or choose another disk with {key}"
         )
     return DataError(f"{place}: cannot be written ({error.strerror or error}); choose another place with {key}")
@@ -112,18 +113,22 @@ def _part(place: Path) -> Path:
     return place.with_name(place.name + ".part")
 
 
-def _from(url: str, place: Path, timeout: float, tries: int, sleep: Callable[[float], None]) -> None:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _download_from(url: str, place: Path, timeout: float, tries: int, sleep: Callable[[float], None]) -> None:
     part = _part(place)
     failed = 0
     arrived = False
     with Meter(place.name, None) as meter:
         while True:
-            before = part.stat().st_size if part.exists() else 0
+            before = _size(part)
             try:
                 _try(url, place, timeout, meter)
                 return
             except _Cut as cut:
-                now = part.stat().st_size if part.exists() else 0
+                now = _size(part)
                 arrived = arrived or now > before
                 failed = 0 if now > before else failed + 1
                 if failed >= tries or (cut.hopeless and not arrived):
@@ -134,12 +139,12 @@ def _from(url: str, place: Path, timeout: float, tries: int, sleep: Callable[[fl
 
 
 def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
-    """One request; the file is at its place when this returns."""
+    """Send one request; the file is in its place when this returns."""
     part, note = _part(place), place.with_name(place.name + ".part.json")
     known = _noted(note)
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     if known is None or known.url != url:
-        have = 0  # of another file, as far as anyone can say
+        have = 0  # the part may belong to another file
     headers = {"User-Agent": "mltrain", "Accept-Encoding": "identity"}
     if have and known is not None:
         headers["Range"] = f"bytes={have}-"
@@ -150,11 +155,11 @@ def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and known is not None and have:
-            if _total(error.headers.get("Content-Range", "")) == have == known.size:
+            if _range(error)[1] == have == known.size:
                 _finish(part, note, place)
                 return
             part.unlink()
-            raise _Cut("the server has another version of the file than the part that was here") from error
+            raise _Cut(OTHER_VERSION) from error
         if error.code in PASSING or error.code >= 500:
             raise _Cut(f"the server says {error.code} {error.reason}") from error
         raise _Refused(f"the server says {error.code} {error.reason}") from error
@@ -165,11 +170,10 @@ def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
         length = response.headers.get("Content-Length")
         size = int(length) if length and length.isdigit() else None
         if response.status == 206:
-            span = response.headers.get("Content-Range", "")
-            first, size = _start(span), _total(span)
+            first, size = _range(response)
             if first != have or known is None or size != known.size:
                 part.unlink(missing_ok=True)
-                raise _Cut("the server has another version of the file than the part that was here")
+                raise _Cut(OTHER_VERSION)
         elif have:
             log.info("%s: the server cannot continue a download, or has a new version; from the beginning", place.name)
         have_now = first or 0
@@ -177,8 +181,8 @@ def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
             part.unlink(missing_ok=True)
             etag = response.headers.get("ETag", "")
             mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-            note.write_text(json.dumps(_Version(url, size, mark)._asdict()))
-        _require_space(place, (size or 0) - have_now)
+            note.write_text(json.dumps(_Version(url, size, mark)._asdict()), encoding="utf-8")
+        require_space(str(place), place.parent, (size or 0) - have_now)
         meter.restart(have_now, size)
         with part.open("ab") as stream:
             _receive(response, stream, meter)
@@ -205,31 +209,29 @@ def _finish(part: Path, note: Path, place: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-def _require_space(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place.parent).free
+def require_space(what: str, folder: Path, needed: int) -> None:
+    """Raise DataError unless `folder` has room for `needed` more bytes of `what`."""
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{place}: another {amount(needed)} are to come, and {amount(free)} are free; free some space and repeat "
-            "the command, or choose another disk with dataset.root=FOLDER"
+            f"{what} needs {amount(needed)} in {folder}, and {amount(free)} are free; free some space and "
+            "repeat the command, or choose another disk with dataset.root=FOLDER"
         )
 
 
 def _noted(note: Path) -> _Version | None:
     try:
-        data = json.loads(note.read_text())
+        data = json.loads(note.read_text(encoding="utf-8"))
         return _Version(str(data["url"]), data["size"], data["mark"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _start(content_range: str) -> int | None:
-    found = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", content_range)
-    return int(found[1]) if found else None
-
-
-def _total(content_range: str) -> int | None:
-    found = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d+)", content_range)
-    return int(found[1]) if found else None
+def _range(response: Any) -> tuple[int | None, int | None]:
+    """Return the first byte of a response and the size of the whole file, as far as its Content-Range has them."""
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", ""))
+    first, total = found.groups() if found else (None, None)
+    return None if first is None else int(first), None if total is None else int(total)
 
 
 def _failure(error: Exception) -> _Cut | _Refused:

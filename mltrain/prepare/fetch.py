@@ -1,86 +1,82 @@
-"""From the table of sources to files where the readers look for them, and the check that all is there."""
+"""Fetching the files of a data set to where the readers expect them, and verifying that it is complete."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mltrain.datasets.sources import Counts, Source
+from mltrain.datasets.sources import PublishedCounts, RemoteFile
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.errors import DataError
+from mltrain.files import LockedError, locked
 from mltrain.prepare.download import disk_error, download
 from mltrain.prepare.unpack import Damaged, merge, unpack
 from mltrain.progress import Meter, amount
 
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time is up to the user
-    fcntl = None  # type: ignore[assignment]
-
 log = logging.getLogger(__name__)
 
 STORE = "downloads"
-"""folder below dataset.root for archives; one that is brought here by hand is used"""
+"""folder below dataset.root for archives; an archive that the user puts there is used"""
 CHECKSUMS = "checksums.sha256"
-"""there: the SHA-256 of every file as it was first downloaded, in the format of sha256sum"""
+"""file in STORE with the SHA-256 of every first download, in the format of sha256sum"""
 BLOCK = 1 << 20
 
 
-def is_there(source: Source, root: Path) -> bool:
-    """Whether the files of a source are where they go, by their number; no file is opened."""
-    return not _unpacking(source, root).exists() and not _lacking(source, root / source.into)
+def is_there(remote: RemoteFile, root: Path) -> bool:
+    """Return whether the content of a file is in its place, judged by the number of files; no file is opened."""
+    return not _unpacking(remote, root).exists() and not _lacking(remote, root / remote.into)
 
 
-def fetch(name: str, sources: Sequence[Source], root: Path, *, keep_archives: bool = True) -> None:
-    """Download, verify and unpack `sources` below `root`; whatever is done already is not done again.
+def fetch(name: str, files: Sequence[RemoteFile], root: Path, *, keep_archives: bool = True) -> None:
+    """Download, verify and unpack `files` below `root`; finished steps are not repeated.
 
-    An archive is unpacked to a folder of its own, its files are counted, then they are moved to their place. So an
-    interruption at any point leaves the archive and no half of it, and the same call goes on from there.
+    An archive is unpacked to a folder of its own and its files are counted; then they are moved to their place. So an
+    interruption at any point leaves the archive or all its files, and the same call continues from there.
 
     Raises:
-        DataError: not enough space, no connection, a wrong checksum, a damaged or suspicious archive, files missing in
-            it, or another process is doing the same.
+        DataError: there is not enough space, no connection, a wrong checksum, a damaged or suspicious archive, an
+            archive that lacks files, or another process that does the same.
     """
     store = root / STORE
     try:
-        store.mkdir(parents=True, exist_ok=True)
+        with locked(store / ".lock", patience=0):
+            _require_space(name, files, root, keep_archives)
+            for number, remote in enumerate(files, 1):
+                log.info("%s: %d of %d, %s (about %s)", name, number, len(files), remote.name, amount(remote.size))
+                try:
+                    _obtain(remote, root, keep_archives)
+                except OSError as error:
+                    raise disk_error(error, store / remote.name) from error
+    except LockedError as error:
+        raise DataError(f"{store}: {error} is downloading to it; let it end") from error
     except OSError as error:
         raise disk_error(error, store) from error
-    with _alone(store):
-        _require_space(name, sources, root, keep_archives)
-        for number, source in enumerate(sources, 1):
-            log.info("%s: %d of %d, %s (about %s)", name, number, len(sources), source.file, amount(source.size))
-            _obtain(source, root, keep_archives)
 
 
-def _obtain(source: Source, root: Path, keep_archives: bool) -> None:
+def _obtain(remote: RemoteFile, root: Path, keep_archives: bool) -> None:
     store = root / STORE
-    file = store / source.file
+    file = store / remote.name
     if not file.exists():
-        download(source.urls, file)
-    try:
-        _check_sums(source, file)
-        if source.unpacked is None:
-            with file.open("rb") as stream:
-                if stream.read(512).lstrip().lower().startswith((b"<!doctype", b"<html")):
-                    raise DataError(_set_aside(file, "is a web page: does a proxy ask for a login?"))
-            place = root / source.into / source.file
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
-            return
-        _unpack(source, file, root)
-        if not keep_archives:
-            file.unlink()
-    except OSError as error:
-        raise disk_error(error, file) from error
+        download(remote.urls, file)
+    _check_sums(remote, file)
+    if remote.unpacked is None:
+        with file.open("rb") as stream:
+            if stream.read(512).lstrip().lower().startswith((b"<!doctype", b"<html")):
+                raise DataError(_set_aside(file, "is a web page: does a proxy ask for a login?"))
+        place = root / remote.into / remote.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+        return
+    _unpack(remote, file, root)
+    if not keep_archives:
+        file.unlink()
 
 
-def _unpack(source: Source, file: Path, root: Path) -> None:
+def _unpack(remote: RemoteFile, file: Path, root: Path) -> None:
     folder = file.with_name(f".{file.name}.unpacked")
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -88,26 +84,26 @@ def _unpack(source: Source, file: Path, root: Path) -> None:
         try:
             files = unpack(file, folder)
         except Damaged as error:
-            raise DataError(_set_aside(file, f"is not what it should be: {error}")) from error
-        lacking = _lacking(source, folder)
+            raise DataError(_set_aside(file, f"is not the expected archive: {error}")) from error
+        lacking = _lacking(remote, folder)
         if lacking:
-            raise DataError(_set_aside(file, f"is not what it should be: {lacking}"))
-        _unpacking(source, root).touch()
-        merge(folder, root / source.into)
-        _unpacking(source, root).unlink()
+            raise DataError(_set_aside(file, f"is not the expected archive: {lacking}"))
+        _unpacking(remote, root).touch()
+        merge(folder, root / remote.into)
+        _unpacking(remote, root).unlink()
         log.info("%s: %d files unpacked", file.name, files)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unpacking(source: Source, root: Path) -> Path:
-    """Exists while the files of an archive are moved to their place."""
-    return root / STORE / f"{source.file}.unpacking"
+def _unpacking(remote: RemoteFile, root: Path) -> Path:
+    """Return the path of a mark that exists while the files of an archive are moved to their place."""
+    return root / STORE / f"{remote.name}.unpacking"
 
 
-def _lacking(source: Source, folder: Path) -> str:
-    """What of a source is not in `folder`; empty: nothing."""
-    for path, needed in source.gives:
+def _lacking(remote: RemoteFile, folder: Path) -> str:
+    """Describe what `folder` lacks of the content of a file; empty if nothing."""
+    for path, needed in remote.gives:
         place = folder / path
         if needed == 1 and place.is_file():
             continue
@@ -121,63 +117,53 @@ def _lacking(source: Source, folder: Path) -> str:
 
 
 def _set_aside(file: Path, what: str) -> str:
-    """The message; the file makes room for another download."""
+    """Rename a bad file, so that it can be downloaded again, and return the message."""
     wrong = file.with_name(file.name + ".wrong")
     file.replace(wrong)
     return (
         f"{file}: {what}. It is now {wrong.name}, and may be deleted; repeat the command to download it again. If that "
-        "ends the same way, the server's file has changed, or something between alters it"
+        "ends the same way, the server's file has changed, or a proxy alters it"
     )
 
 
-# -- checksums -------------------------------------------------------------------------------------------------------
-
-
-def _check_sums(source: Source, file: Path) -> None:
-    """Compare with the published MD5 where there is one, and with the SHA-256 noted at the first download."""
+def _check_sums(remote: RemoteFile, file: Path) -> None:
+    """Compare with the published MD5, if any, and with the SHA-256 noted at the first download."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with file.open("rb") as stream, Meter(f"checking {file.name}", file.stat().st_size) as meter:
         while block := stream.read(BLOCK):
             md5.update(block)
             sha256.update(block)
             meter.add(len(block))
-    if source.md5 is not None and md5.hexdigest() != source.md5:
-        raise DataError(_set_aside(file, f"has the wrong checksum: MD5 {md5.hexdigest()}, published is {source.md5}"))
+    if remote.md5 is not None and md5.hexdigest() != remote.md5:
+        raise DataError(_set_aside(file, f"has the wrong checksum: MD5 {md5.hexdigest()}, published is {remote.md5}"))
     notes = file.with_name(CHECKSUMS)
     noted = _noted(notes).get(file.name)
     if noted is None:
-        with notes.open("a") as out:
+        with notes.open("a", encoding="utf-8") as out:
             out.write(f"{sha256.hexdigest()}  {file.name}\n")
-        log.info("%s: SHA-256 %s noted, %s", file.name, sha256.hexdigest()[:16], "MD5 as published" if source.md5 else
-                 "none is published")  # fmt: skip
+        published = "MD5 as published" if remote.md5 else "no checksum is published"
+        log.info("%s: SHA-256 %s noted, %s", file.name, sha256.hexdigest()[:16], published)
     elif noted != sha256.hexdigest():
-        raise DataError(
-            _set_aside(
-                file,
-                f"differs from the first download: SHA-256 {sha256.hexdigest()}, {notes} has {noted} (delete that line "
-                "if the file is known to have changed)",
-            )
-        )
+        different = f"SHA-256 {sha256.hexdigest()}, {notes} has {noted}"
+        advice = "delete that line if the file is known to have changed"
+        raise DataError(_set_aside(file, f"differs from the first download: {different} ({advice})"))
 
 
 def _noted(notes: Path) -> dict[str, str]:
     try:
-        lines = [line.split(maxsplit=1) for line in notes.read_text().splitlines()]
+        lines = [line.split(maxsplit=1) for line in notes.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         return {}
     return {words[1].lstrip("*"): words[0] for words in lines if len(words) == 2}
 
 
-# -- space, other processes ------------------------------------------------------------------------------------------
-
-
-def _require_space(name: str, sources: Sequence[Source], root: Path, keep_archives: bool) -> None:
+def _require_space(name: str, files: Sequence[RemoteFile], root: Path, keep_archives: bool) -> None:
     free = shutil.disk_usage(root).free
-    needed = _space(sources, root, keep_archives)
+    needed = _space(files, root, keep_archives)
     if needed <= free:
         log.info("%s: needs about %s below %s, %s are free", name, amount(needed), root, amount(free))
         return
-    less = _space(sources, root, keep_archives=False)
+    less = _space(files, root, keep_archives=False)
     hint = f"; with keep_archives=false {amount(less)} are enough" if keep_archives and less < needed else ""
     raise DataError(
         f"{name}: needs about {amount(needed)} below {root.absolute()}, for downloads and what they unpack to; "
@@ -185,41 +171,25 @@ def _require_space(name: str, sources: Sequence[Source], root: Path, keep_archiv
     )
 
 
-def _space(sources: Sequence[Source], root: Path, keep_archives: bool) -> int:
-    """Bytes that must be free: the most that are in use at a time, less what is here."""
+def _space(files: Sequence[RemoteFile], root: Path, keep_archives: bool) -> int:
+    """Return the bytes that must be free: the most that are in use at a time, less those downloaded already."""
     used = most = 0
-    for source in sources:
-        file = root / STORE / source.file
+    for remote in files:
+        file = root / STORE / remote.name
         part = file.with_name(file.name + ".part")
         have = next((place.stat().st_size for place in (file, part) if place.exists()), 0)
-        used += max(source.size - have, 0) + (source.unpacked or 0)
+        used += max(remote.size - have, 0) + (remote.unpacked or 0)
         most = max(most, used)
-        if source.unpacked is not None and not keep_archives:
-            used -= source.size
+        if remote.unpacked is not None and not keep_archives:
+            used -= remote.size
     return most
 
 
-@contextlib.contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    with (store / ".lock").open("a") as stream:
-        if fcntl is not None:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(f"{store}: another process is downloading to it; let it end") from error
-            except OSError as error:
-                log.warning("%s: this file system has no locks (%s); start one process only", store, error)
-        yield
-
-
-# -- verification ----------------------------------------------------------------------------------------------------
-
-
-def verify(splits: Splits, counts: Counts | None) -> None:
-    """Check that every image file exists, that no split shares images with train, and the published numbers.
+def verify(splits: Splits, counts: PublishedCounts | None) -> None:
+    """Check that every image file exists, that no split shares images with train, and that published counts match.
 
     Raises:
-        DataError: one of these does not hold.
+        DataError: a check fails.
     """
     check_splits(splits)
     for labels in splits:
@@ -236,6 +206,6 @@ def verify(splits: Splits, counts: Counts | None) -> None:
     ):
         if expected is not None and found != expected:
             raise DataError(
-                f"{labels.name}: {found:,} {what}, but {expected:,} are published; another version of the data, or not "
-                "all of it. again=true downloads and unpacks everything anew"
+                f"{labels.name}: {found:,} {what}, but {expected:,} are published; this is another version of "
+                "the data, or it is incomplete. again=true downloads and unpacks everything again"
             )

@@ -1,14 +1,12 @@
-"""A copy of a data set with images of training size: less to read and decode in every epoch."""
+"""Copying a data set with images of training size, so that every epoch reads and decodes less."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import logging
 import os
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,41 +16,43 @@ from pathlib import Path
 from PIL import Image
 
 from mltrain.errors import DataError
+from mltrain.files import atomic_write, write_json
 from mltrain.labels import LabelSet
 from mltrain.pipeline.cache import available_cores
 from mltrain.pipeline.decode import read_image
 from mltrain.prepare.download import disk_error
 from mltrain.progress import Meter
+from mltrain.text import first_lines
 
 log = logging.getLogger(__name__)
 
 SAVED = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "WEBP": "WEBP"}
-"""formats that are written again, under the same name; an image of another one is copied"""
+"""formats that can be saved again under the same name; images of other formats are copied"""
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2")
 NOTE = "shrunk.json"
 BROKEN = "broken_images.txt"
 CLOCK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system
-SHOWN = 5
 
 
 def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, quality: int = 90, workers: int = 0) -> None:
     """Copy the images of `sets` from below `base` to below `out`, the shorter side at most `size` pixels.
 
-    Names stay, and so does the format. Every image is decoded: smaller ones are copied byte for byte, larger ones are
-    turned upright, converted to RGB, resized (bicubic, antialiased) and saved. A copy has the time of its original, and
-    is not made again; it appears under its name when it is whole.
+    Names and formats stay. Every image is decoded: smaller ones are copied byte for byte; larger ones are turned
+    upright, converted to RGB, resized (bicubic, antialiased) and saved. Copies are written atomically, with the time of
+    their original, so that a repeated call skips them.
 
     Args:
         sets: the splits.
-        base: folder that all images are below.
-        out: where the copies go.
-        size: pixels.
-        quality: of JPEG and WebP, 1 to 100.
-        workers: threads; 0: one for each core.
+        base: folder that holds all images.
+        out: folder for the copies.
+        size: length of the shorter side in pixels.
+        quality: quality of JPEG and WebP files, 1 to 100.
+        workers: threads; 0: one per core.
 
     Raises:
-        DataError: images cannot be decoded: the first 5, and all in ``broken_images.txt`` (the others are done first);
-            an image is not below `base`; `out` was made with other options; it cannot be written.
+        DataError: images cannot be decoded (the others are done first; the message has the first 5,
+            ``broken_images.txt`` all), an image is not below `base`, or `out` was made with other options or cannot be
+            written.
     """
     if size < 1 or not 1 <= quality <= 100 or workers < 0:
         raise ValueError(f"size={size} >= 1, quality={quality} in 1..100 and workers={workers} >= 0 must hold")
@@ -71,25 +71,22 @@ def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, qualit
                             meter.add(1)
     except OSError as error:
         raise disk_error(error, out, "out=DIR") from error
-    log.info(
-        "%s: %d images shrunk, %d copied as they are, %d done before",
-        out, done["shrunk"], done["copied"], done["before"],
-    )  # fmt: skip
+    counts = [done[what] for what in ("shrunk", "copied", "before")]
+    log.info("%s: %d images shrunk, %d copied as they are, %d done before", out, *counts)
     note = out / BROKEN
     note.unlink(missing_ok=True)
     if broken:
-        note.write_text("".join(f"{line}\n" for line in broken))
-        shown = "".join(f"\n  {line}" for line in broken[:SHOWN])
+        note.write_text("".join(f"{line}\n" for line in broken), encoding="utf-8")
         raise DataError(
-            f"{len(broken)} of {sum(done.values())} images cannot be decoded (all in {note}):{shown}\n"
-            "Get these files again, or take them out of the labels, then repeat the command"
+            f"{len(broken)} of {sum(done.values())} images cannot be decoded (all in {note}):{first_lines(broken)}\n"
+            "Get these files again, or remove them from the labels, then repeat the command"
         )
 
 
 def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
-    """Link (where that is impossible: copy) all files below `base` that are no images to below `out`.
+    """Link or copy all files below `base` that are no images to below `out`; return their number.
 
-    Hidden ones, and the folders in `leave` directly below `base`, are left. Returns the number of files.
+    Hidden files and folders, and the folders in `leave` directly below `base`, are left out.
     """
     count = 0
     try:
@@ -110,8 +107,8 @@ def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
                     copy.unlink(missing_ok=True)
                     try:
                         copy.hardlink_to(source)
-                    except OSError:
-                        with _beside(copy) as temporary:
+                    except OSError:  # links are impossible, e.g. between two disks
+                        with atomic_write(copy, sync=False) as temporary:
                             shutil.copy2(source, temporary)
                 count += 1
     except OSError as error:
@@ -120,12 +117,12 @@ def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
 
 
 def _claim(out: Path, options: dict[str, object]) -> None:
-    """Note what is made in `out`; what is there must be of the same options."""
+    """Note the options in `out`; a copy that is already there must have the same options."""
     note = out / NOTE
     out.mkdir(parents=True, exist_ok=True)
     if note.exists():
         try:
-            found = json.loads(note.read_text())
+            found = json.loads(note.read_text(encoding="utf-8"))
         except ValueError:
             found = None
         if found != options:
@@ -135,8 +132,7 @@ def _claim(out: Path, options: dict[str, object]) -> None:
         return
     if any(out.iterdir()):
         raise DataError(f"{out}: holds files, and is no folder that this tool made; choose another: out=DIR")
-    with _beside(note) as temporary:
-        temporary.write_text(json.dumps(options))
+    write_json(note, options)
 
 
 def _jobs(labels: LabelSet, base: Path, out: Path) -> Iterator[tuple[str, str]]:
@@ -144,9 +140,7 @@ def _jobs(labels: LabelSet, base: Path, out: Path) -> Iterator[tuple[str, str]]:
         path = os.path.join(labels.root, labels.file(i))  # noqa: PTH118  millions of them
         below = os.path.relpath(path, base)
         if below.startswith(os.pardir):
-            raise DataError(
-                f"{path}: is not below {base}, so it has no place in the copy; shrink needs all images there"
-            )
+            raise DataError(f"{path}: is not below {base}, so it has no place in the copy; all images must be there")
         yield path, os.path.join(out, below)  # noqa: PTH118
 
 
@@ -156,7 +150,7 @@ def _batches(jobs: Iterator[tuple[str, str]], size: int) -> Iterator[list[tuple[
 
 
 def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]:
-    """What was done with one image, and, where it cannot be decoded, why."""
+    """Shrink or copy one image; return what was done, and why the image cannot be decoded."""
     source, copy = Path(job[0]), Path(job[1])
     if _same_time(source, copy):
         return "before", ""
@@ -169,7 +163,7 @@ def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]
     scale = size / min(height, width)
     with Image.open(source) as image:
         form = SAVED.get(image.format or "")
-    with _beside(copy) as temporary:
+    with atomic_write(copy, sync=False) as temporary:
         if scale >= 1 or form is None:
             shutil.copyfile(source, temporary)
         else:
@@ -179,17 +173,6 @@ def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]
         status = source.stat()
         os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     return ("copied" if scale >= 1 or form is None else "shrunk"), ""
-
-
-@contextlib.contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A file to write, which becomes `place` when all went well."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        yield temporary
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _same_time(source: Path, copy: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Unpacking archives from elsewhere: nothing lands outside the folder, and nothing but files and folders.
+"""Unpacking archives that are not trusted: only files and folders, and none outside the target folder.
 
-The names in an archive are data of whoever made it. An absolute name, one with `..`, a link, a device: the archive is
-refused as a whole, since none of the public data sets has any.
+Whoever made an archive chose the names in it. An archive with an absolute name, a name with `..`, a link or a device is
+refused, because none of the public data sets has any.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mltrain.errors import DataError
-from mltrain.progress import Meter, amount
+from mltrain.prepare.download import require_space
+from mltrain.progress import Meter
 
 BLOCK = 1 << 20
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)
 
 
 class Damaged(Exception):
-    """The archive is not whole, is no archive, or asks for what none of the public data sets needs."""
+    """The archive is incomplete, is no archive, or holds something that no public data set needs."""
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack a zip, tar or tar.gz into `folder`, which exists and is empty; returns the number of files.
+    """Unpack a zip, tar or tar.gz into `folder`, which exists and is empty; return the number of files.
 
-    Modes and owners are not taken over.
+    Modes and owners are ignored.
 
     Raises:
-        Damaged: it is cut short, altered, of another kind, or asks for what no data set needs (see above). `folder`
-            then holds a part of it.
-        DataError: it needs more space than there is.
+        Damaged: the archive is cut short, altered, of another kind, or holds something that no data set needs (see
+            above). `folder` then holds a part of it.
+        DataError: the archive needs more space than there is.
         OSError: `folder` cannot be written.
     """
     with archive.open("rb") as raw:
@@ -61,7 +62,7 @@ def _unpack_zip(archive: Path, raw: IO[bytes], folder: Path) -> int:
             if member.flag_bits & 1:
                 raise _refusal(member.filename, "encrypted")
         total = sum(member.file_size for member in members)
-        _require_space(archive, folder, total)
+        require_space(f"{archive}: unpacking it", folder.parent, total)
         files = 0
         with Meter(f"unpacking {archive.name}", total) as meter:
             for member in members:
@@ -88,7 +89,7 @@ def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Pat
                 raise _refusal(member.name, "a link or a device")
             total += member.size
             if total > free:
-                _require_space(archive, folder, total)
+                require_space(f"{archive}: unpacking it", folder.parent, total)
             stream = tar.extractfile(member)
             assert stream is not None
             before = raw.tell()
@@ -101,7 +102,7 @@ def _unpack_tar(archive: Path, raw: IO[bytes], tar: tarfile.TarFile, folder: Pat
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Where a member goes. Its parts are plain names, and `folder` holds no link, so it is inside."""
+    """Return the path of a member. It is inside `folder`: its parts are plain names, and `folder` holds no link."""
     parts = PurePosixPath(name).parts
     odd = name.startswith("/") or "\\" in name or "\0" in name or ":" in (parts[0] if parts else "")
     if odd or ".." in parts:
@@ -110,7 +111,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _refusal(name: str, what: str) -> Damaged:
-    return Damaged(f"it holds {what}, {name[:200]!r}; the public data sets have nothing of the kind")
+    return Damaged(f"it holds {what}, {name[:200]!r}; no public data set needs that")
 
 
 def _write(stream: IO[bytes], place: Path, meter: Meter | None) -> int:
@@ -125,20 +126,11 @@ def _write(stream: IO[bytes], place: Path, meter: Meter | None) -> int:
     return size
 
 
-def _require_space(archive: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{archive}: unpacking it needs {amount(needed)}, and {folder.parent} has {amount(free)} free; free some "
-            "space and repeat the command"
-        )
-
-
 def merge(source: Path, target: Path) -> None:
-    """Move all that is in the folder `source` into the folder `target`; files there are replaced, folders joined.
+    """Move the content of the folder `source` into the folder `target`, replacing files and joining folders.
 
     Raises:
-        DataError: a folder is in the way of a file, or the other way round.
+        DataError: a folder has the name of a file, or a file that of a folder.
     """
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
@@ -148,7 +140,7 @@ def merge(source: Path, target: Path) -> None:
                 merge(entry, place)
                 continue
             if place.exists() or place.is_symlink():
-                raise DataError(f"{place}: a file is where the folder of that name goes; move it away and repeat")
+                raise DataError(f"{place}: this file has the name of a folder to unpack; move it away and repeat")
         elif place.is_dir():
-            raise DataError(f"{place}: a folder is where the file of that name goes; move it away and repeat")
+            raise DataError(f"{place}: this folder has the name of a file to unpack; move it away and repeat")
         entry.replace(place)

@@ -19,8 +19,7 @@ from torch import nn
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rules import SINGLE_LABEL, best_figure
-from mltrain.datasets.class_order import in_class_order
-from mltrain.datasets.splits import Splits
+from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.lock import run_lock

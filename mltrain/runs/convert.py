@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load
-from mltrain.datasets.csv import read_class_names
+from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder

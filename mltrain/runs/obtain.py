@@ -55,7 +55,7 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
 
 def _obtain(word: str, model: ZooModel, folder: Path) -> Path:
     """Return the file, downloaded if it is missing; its checksum is the table's or that of the first download."""
-    from mltrain.datasets.sources import MB, Source
+    from mltrain.datasets.sources import MB, RemoteFile
     from mltrain.prepare.fetch import fetch
 
     file = folder / model.file
@@ -65,9 +65,9 @@ def _obtain(word: str, model: ZooModel, folder: Path) -> Path:
                 f"{word}: cannot be downloaded by a program. Get it from {model.page} and save it as {file.absolute()}"
             )
         # the name in the address is the file's, but for an address that ends in a query
-        source = Source((model.url,), model.megabytes * MB, ((model.file, 1),))
+        remote = RemoteFile((model.url,), model.megabytes * MB, ((model.file, 1),))
         try:
-            fetch(word, [source], folder)
+            fetch(word, [remote], folder)
         except DataError as error:
             raise DataError(str(error).replace("dataset.root=FOLDER", "paths.data=FOLDER")) from error
     if model.sha256 is not None:

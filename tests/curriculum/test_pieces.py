@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from mltrain.curriculum import ClassComplexity
-from mltrain.curriculum.resample import apply_plan, plan
-from mltrain.curriculum.select import home_classes, image_losses, lowest_of_each, random_words, share_of_each
+from mltrain.curriculum.select import (
+    home_classes,
+    image_losses,
+    lowest_of_each,
+    random_words,
+    resample,
+    share_of_each,
+    size_changes,
+)
 from mltrain.curriculum.svm import svm_losses
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -120,7 +127,7 @@ def test_legacy_costs_tie_only_the_extremes_to_complexity() -> None:
     ("options", "message"),
     [({"by": "best"}, "rank, power, legacy"), ({"largest": 0.5}, "largest_cost"), ({"power": 0.0}, "cost_power")],
 )
-def test_costs_refuse_what_means_nothing(options: dict[str, float], message: str) -> None:
+def test_costs_refuse_meaningless_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         random_complexity(0).costs(**options)  # type: ignore[arg-type]
 
@@ -149,31 +156,31 @@ def test_the_plan_is_the_published_one() -> None:
     for _ in range(50):
         sizes = (generator.pareto(0.7, 15) * 10 + 1).astype(np.int64)
         level = generator.normal(size=15)
-        assert plan(sizes, level).tolist() == published_plan(sizes.tolist(), (-level).tolist())
+        assert size_changes(sizes, level).tolist() == published_plan(sizes.tolist(), (-level).tolist())
 
 
 def test_a_long_tail_is_turned_round_and_limits_are_kept() -> None:
     sizes, level = np.array([500, 40, 10, 4, 0]), np.array([0.0, 1, 2, 3, 9])
     # mean of the four classes 139, so E = 417: the first may fall to it; the last is to have 500, and gets 100 more
-    assert plan(sizes, level).tolist() == [-83, -0, 30, 100, 0]
-    assert plan(sizes, level, most_copies=5).tolist() == [-83, 0, 5, 5, 0]
-    assert plan(sizes, level, excess=10).tolist() == [0, 0, 30, 100, 0]
-    assert plan(np.zeros(3, np.int64), np.zeros(3)).tolist() == [0, 0, 0]
+    assert size_changes(sizes, level).tolist() == [-83, -0, 30, 100, 0]
+    assert size_changes(sizes, level, most_copies=5).tolist() == [-83, 0, 5, 5, 0]
+    assert size_changes(sizes, level, excess=10).tolist() == [0, 0, 30, 100, 0]
+    assert size_changes(np.zeros(3, np.int64), np.zeros(3)).tolist() == [0, 0, 0]
     for options in ({"most_copies": -1}, {"excess": 0.5}):
         with pytest.raises(ValueError, match=next(iter(options))):
-            plan(sizes, level, **options)  # type: ignore[arg-type]
+            size_changes(sizes, level, **options)  # type: ignore[arg-type]
 
 
 def test_copies_go_round_the_class_and_omissions_keep_the_rest() -> None:
     images, homes = np.array([3, 5, 7, 8, 9, 11]), np.array([0, 0, 1, 1, 1, 2])
     words = random_words(6, 0)
-    made = apply_plan(images, homes, np.array([5, -2]), words)  # class 2 is outside the plan
+    made = resample(images, homes, np.array([5, -2]), words)  # class 2 is outside the plan
     counts = dict(zip(*np.unique(made, return_counts=True), strict=True))
     assert sorted((counts[3], counts[5])) == [3, 4]
     assert sum(k in counts for k in (7, 8, 9)) == 1 and counts[11] == 1
     assert (np.diff(made) >= 0).all()
     empty = np.empty(0, np.int64)
-    assert apply_plan(empty, empty, np.array([0]), random_words(0, 0)).tolist() == []
+    assert resample(empty, empty, np.array([0]), random_words(0, 0)).tolist() == []
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -26,7 +26,7 @@ def ids(n: int = 24) -> list[str]:
 
 
 def contents(labels: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What class_freq.pkl and class_split.pkl hold for these labels."""
+    """Return the content of class_freq.pkl and class_split.pkl for these labels."""
     counts = labels.sum(0)
     together = labels.T @ labels
     frequencies = {

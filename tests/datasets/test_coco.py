@@ -64,7 +64,7 @@ def test_official_tree_gives_ascending_category_ids_and_crowds_as_present(tmp_pa
 
 
 def test_a_relative_root_is_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As paths.data is, unless it is set."""
+    """The default of paths.data is relative, too."""
     tree(tmp_path / "data" / "coco")
     monkeypatch.chdir(tmp_path)
     splits = coco(root="data/coco", year=2017)
@@ -107,7 +107,7 @@ def edit(path: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda d: d.pop("annotations"), "annotations"),
         (lambda d: d["images"][0].pop("file_name"), "file_name"),
@@ -119,12 +119,12 @@ def edit(path: Path, change: Any) -> None:
         (lambda d: d["annotations"][0].update(image_id="x"), "detection format"),
     ],
 )
-def test_a_broken_annotation_file_is_named_with_what_is_wrong(tmp_path: Path, change: Any, said: str) -> None:
+def test_a_broken_annotation_file_is_named_with_what_is_wrong(tmp_path: Path, change: Any, message: str) -> None:
     path = tree(tmp_path) / "annotations" / "instances_train2017.json"
     edit(path, change)
     with pytest.raises(DataError) as error:
         read_coco(root=tmp_path, year=2017, split="train")
-    assert str(path) in str(error.value) and said in str(error.value)
+    assert str(path) in str(error.value) and message in str(error.value)
 
 
 @pytest.mark.parametrize("text", ['{"images": [', "", "[1, 2]", "\x00\x01"])

@@ -83,7 +83,7 @@ def test_separator_delimiter_columns_and_split_names_are_options(tmp_path: Path)
     assert splits.train.dense().tolist() == [[1, 1]]
 
 
-def test_splits_that_are_not_used_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_splits_that_are_not_used_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     csv_file(file=write(tmp_path, PLAIN))
     assert "splits not used: test (1 images)" in caplog.text
@@ -115,7 +115,7 @@ def test_held_out_share_leaves_the_test_rows_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("image,labels,split\na,sea,train\nb,sae,val\n", "line 3: label 'sae' is not in the classes file"),
         ("image,labels,split\na,sea,train\nb,sae,val\n", "did you mean 'sea'"),
@@ -135,11 +135,11 @@ def test_held_out_share_leaves_the_test_rows_alone(tmp_path: Path) -> None:
         ("image,labels\na,sea\n", "no image of split 'val'"),
     ],
 )
-def test_a_broken_rule_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_rule_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     file = write(tmp_path, text)
     with pytest.raises(DataError) as error:
         csv_file(file=file, classes=write(tmp_path, "sea\nsun\n", "classes.txt"))
-    assert said in str(error.value) and file in str(error.value)
+    assert message in str(error.value) and file in str(error.value)
 
 
 def test_labels_that_are_all_empty_are_refused(tmp_path: Path) -> None:
@@ -147,12 +147,12 @@ def test_labels_that_are_all_empty_are_refused(tmp_path: Path) -> None:
         csv_file(file=write(tmp_path, "image,labels,split\na,,train\nb,,val\n"))
 
 
-@pytest.mark.parametrize(("text", "said"), [("sea\nsea\n", "line 2: class 'sea'"), ("\n", "no class name")])
-def test_a_broken_classes_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [("sea\nsea\n", "line 2: class 'sea'"), ("\n", "no class name")])
+def test_a_broken_classes_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     classes = write(tmp_path, text, "classes.txt")
     with pytest.raises(DataError) as error:
         csv_file(file=write(tmp_path, PLAIN), classes=classes)
-    assert said in str(error.value) and classes in str(error.value)
+    assert message in str(error.value) and classes in str(error.value)
 
 
 @pytest.mark.parametrize("which", ["labels.csv", "classes.txt"])
@@ -200,7 +200,7 @@ def test_one_split_and_all_rows_by_the_library_call(tmp_path: Path) -> None:
         read_csv(file, split="dev")
 
 
-def test_a_folder_in_place_of_the_file_is_answered_with_what_to_write(tmp_path: Path) -> None:
+def test_a_folder_instead_of_the_file_is_refused_with_the_right_option(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"is a directory, expected one csv file .*dataset=folder dataset\.root=FOLDER"
     ):

@@ -78,7 +78,7 @@ def test_a_long_tailed_split_gives_train_and_val_and_test_stays(root: Path, tmp_
         digits(root=str(root), split=str(tmp_path / "split"), test_per_class=100)
 
 
-def test_what_cannot_be_is_said(root: Path, tmp_path: Path) -> None:
+def test_impossible_options_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)missing  .*labels\.csv.*create_longtail_dataset\.py dataset=digits"):
         digits(root=str(root), split=str(tmp_path))
     for options in ({"test_per_class": 0}, {"test_per_class": 151}, {"val_fraction": 1.0}):

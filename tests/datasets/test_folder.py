@@ -38,7 +38,7 @@ def test_every_image_has_the_class_of_its_folder(tmp_path: Path, caplog: pytest.
     assert [splits.train.file(i) for i in range(3)] == ["big dog/3.webp", "cat/2.JPG", "cat/deep/1.png"]
     assert splits.train.dense().tolist() == [[1, 0], [0, 1], [0, 1]] and splits.val.dense().tolist() == [[0, 1]]
     assert splits.test is None and splits.train.fully_labelled
-    assert "folder/train: 1 files that are no images by their suffix" in caplog.text
+    assert "folder/train: 1 files without the suffix of an image" in caplog.text
     check_files(splits.train)
     check_splits(splits)
 
@@ -59,7 +59,7 @@ def test_a_test_folder_is_read_on_demand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "options", "said"),
+    ("files", "options", "message"),
     [
         (("train/cat/1.jpg", "val/cta/2.jpg"), {}, "1 folders are no classes of train: cta"),
         (("train/1.jpg", "val/2.jpg"), {}, "train: has no folder, so there is no class"),
@@ -70,10 +70,10 @@ def test_a_test_folder_is_read_on_demand(tmp_path: Path) -> None:
         (("train/cat/1.jpg",), {}, "dataset.val_fraction=0.1"),
     ],
 )
-def test_folders_that_make_no_set_are_refused(tmp_path: Path, files: Any, options: Any, said: str) -> None:
+def test_folders_that_make_no_set_are_refused(tmp_path: Path, files: Any, options: Any, message: str) -> None:
     with pytest.raises(DataError) as error:
         folder(root=touch(tmp_path, *files), **options)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 # -- list files ------------------------------------------------------------------------------------------------------
@@ -119,9 +119,9 @@ def test_a_share_of_the_list_becomes_val(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "options", "said"),
+    ("train", "options", "message"),
     [
-        ("a.jpg 1\n\nb.jpg 7\n", {"classes": "names.txt"}, "train.txt, line 3: class [7] is not one of the 2 of"),
+        ("a.jpg 1\n\nb.jpg 7\n", {"classes": "names.txt"}, "train.txt, line 3: class 7 is not one of the 2 of"),
         ("a.jpg 1\na.jpg 0\n", {}, "train.txt, line 2: a.jpg is listed a second time (line 1)"),
         ("a.jpg 0 1 0\n", {}, "train.txt, line 1: an index is listed twice"),
         ("a.jpg\nb.jpg\n", {}, "no line has a class index; with dataset.labels=folder"),
@@ -130,11 +130,11 @@ def test_a_share_of_the_list_becomes_val(tmp_path: Path) -> None:
         ("cat/a.jpg\n", {"labels": "folder", "classes": "names.txt"}, "line 1: class cat is not one of the 2"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, train: str, options: Any, said: str) -> None:
+def test_a_broken_line_is_named(tmp_path: Path, train: str, options: Any, message: str) -> None:
     root = lists(tmp_path, train=train, val="x/b.jpg 1\n", names="sea\nsun\n")
     with pytest.raises(DataError) as error:
         list_files(root=root, **options)
-    assert said in str(error.value) and str(tmp_path) in str(error.value)
+    assert message in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def test_a_list_that_is_not_text_is_named(tmp_path: Path) -> None:

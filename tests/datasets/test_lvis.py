@@ -100,7 +100,7 @@ def test_an_image_of_both_sets_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda d: d["images"][0].update(neg_category_ids=[2, 3]),
@@ -117,13 +117,13 @@ def test_an_image_of_both_sets_is_refused(tmp_path: Path) -> None:
         (lambda d: d.update(images=[]), "lists 0 images and 5 categories"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, change: Any, said: str) -> None:
+def test_an_error_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
     data = official()
     change(data["train"])
     root = tree(tmp_path, data)
     with pytest.raises(DataError) as error:
         lvis(root=str(root))
-    assert said in str(error.value) and f"{root}/annotations/lvis_v1_train.json" in str(error.value)
+    assert message in str(error.value) and f"{root}/annotations/lvis_v1_train.json" in str(error.value)
 
 
 def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ import pytest
 from mltrain import cli
 from mltrain.commands.import_longtail_split import COMMAND
 from mltrain.datasets import check_files, check_splits, read_csv, read_official
-from mltrain.datasets.mlt import coco_mlt, voc_mlt
-from mltrain.datasets.mlt_official import COCO_CLASSES
+from mltrain.datasets.mlt import COCO_CLASSES, coco_mlt, voc_mlt
 from mltrain.datasets.voc import CLASSES
 from mltrain.errors import DataError, MltrainError
 from mltrain.labels import LabelSet, LabelStats
@@ -152,7 +151,7 @@ def test_ids_in_a_real_pickle_are_refused(tmp_path: Path) -> None:
     write_official(tmp_path, targets(), ids(), id_file="img_id.pkl")
     assert read_official(tmp_path).ids == ids()
     (tmp_path / "img_id.pkl").write_bytes(pickle.dumps(ids(), protocol=2))
-    with pytest.raises(DataError, match="no text; the published file has one image id a line"):
+    with pytest.raises(DataError, match="no text; the published file has one image id per line"):
         read_official(tmp_path)
 
 
@@ -197,7 +196,7 @@ def test_an_imported_split_trains_as_the_published_files_do(tmp_path: Path, caps
 
 
 def test_a_split_by_image_ids_alone_finds_the_images(tmp_path: Path) -> None:
-    """As a generated split of a csv file of ids has them."""
+    """A generated split of a csv file of ids has such ids."""
     labels = LabelSet.from_dense(name="x", root="", files=ids(), class_names=CLASSES, targets=targets())
     write_split(tmp_path / "split", train=labels.select(range(20)), val=labels.select(range(20, 24)), manifest={})
     splits = voc_mlt(root=str(write_voc(tmp_path, ids())), split=str(tmp_path / "split"))
@@ -234,7 +233,7 @@ def test_val_fraction_holds_out_training_images_and_leaves_the_test_set_alone(tm
     check_splits(splits)
     again, other = (voc_mlt(root=root, split=str(split), val_fraction=0.25, split_seed=seed) for seed in (0, 1))
     assert again.val.fingerprint() == splits.val.fingerprint() != other.val.fingerprint()
-    with pytest.raises(DataError, match=r"val_fraction=0\.01 of 24 images leaves train or val empty"):
+    with pytest.raises(DataError, match=r"val_fraction=0\.01 of 24 training images leaves train or val empty"):
         voc_mlt(root=root, split=str(split), val_fraction=0.01)
 
 

@@ -113,26 +113,30 @@ def test_the_known_defect_of_the_official_file_is_one_unknown_target(
 
 
 @pytest.mark.parametrize(
-    ("file", "lines", "said"),
+    ("file", "lines", "message"),
     [
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0", "2"], "line 2: expected 0 or 1, found '2'"),
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0"], "1 lines, but "),
         ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", ["0 1"], "line 1: expected 0 or 1, found '0 1'"),
-        ("ImageList/TrainImagelist.txt", ["a\\1.jpg", "a\\1.jpg", "b\\1.jpg"], "1 images are listed more than once"),
+        (
+            "ImageList/TrainImagelist.txt",
+            ["a\\1.jpg", "a\\1.jpg", "b\\1.jpg"],
+            "line 2: a/1.jpg is listed a second time (line 1)",
+        ),
         ("ImageList/TrainImagelist.txt", [], "lists no image"),
-        ("Concepts81.txt", ["sky", "sky"], "names appear more than once: sky"),
+        ("Concepts81.txt", ["sky", "sky"], "line 2: class 'sky' appears more than once"),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t1"], "1 lines, but "),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t1", "1\t0\t1"], "line 2: expected 4 values of 0 or 1, found 3"),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["1\t0\t0\t7"], "line 1: expected 4 values of 0 or 1"),
         ("NUS_WID_Tags/Train_Tags1k.dat", ["10\t01"], "line 1: expected 4 values of 0 or 1, found 2"),
     ],
 )
-def test_a_broken_file_is_named_with_its_line(tmp_path: Path, file: str, lines: list[str], said: str) -> None:
+def test_a_broken_file_is_named_with_its_line(tmp_path: Path, file: str, lines: list[str], message: str) -> None:
     root = tree(tmp_path)
     write(root / file, lines)
     with pytest.raises(DataError) as error:
         nuswide.nuswide(root=str(root), labels="zero_shot")
-    assert said in str(error.value) and str(root / file) in str(error.value)
+    assert message in str(error.value) and str(root / file) in str(error.value)
 
 
 def test_missing_files_are_one_message_for_what_the_labels_need(tmp_path: Path) -> None:
@@ -203,7 +207,7 @@ def test_images_are_found_by_name_in_other_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("images/1.jpg,[sky, sea],train", "line 6: 4 fields, expected 3"),
         ("images/1.jpg,sky,train", "line 6: labels 'sky', expected a list in brackets"),
@@ -214,11 +218,11 @@ def test_images_are_found_by_name_in_other_folders(tmp_path: Path) -> None:
         ('images/1.jpg,"[sky],val', "not a csv file"),
     ],
 )
-def test_a_broken_row_is_named_with_its_line(tmp_path: Path, row: str, said: str) -> None:
+def test_a_broken_row_is_named_with_its_line(tmp_path: Path, row: str, message: str) -> None:
     file = table(tmp_path, [*ROWS, row])
     with pytest.raises(DataError) as error:
         nuswide_csv(file=file)
-    assert said in str(error.value) and file in str(error.value)
+    assert message in str(error.value) and file in str(error.value)
 
 
 def test_a_label_that_the_classes_file_lacks_is_named(tmp_path: Path) -> None:
@@ -228,10 +232,11 @@ def test_a_label_that_the_classes_file_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"), [(ROWS[:3], "no row of split 'val'"), (["a.jpg,[],train", "b.jpg,[],val"], "there is no class")]
+    ("rows", "message"),
+    [(ROWS[:3], "no row of split 'val'"), (["a.jpg,[],train", "b.jpg,[],val"], "there is no class")],
 )
-def test_a_file_without_a_val_set_or_without_labels_is_refused(tmp_path: Path, rows: list[str], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_a_file_without_a_val_set_or_without_labels_is_refused(tmp_path: Path, rows: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         nuswide_csv(file=table(tmp_path, rows))
 
 
@@ -287,9 +292,9 @@ def test_seen_classes_may_be_named_and_the_others_are_left_out(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("{", "not a JSON file"),
+        ("{", "broken json"),
         ([1], "expected {"),
         ({"train class": ["sky"]}, "expected {"),
         ({"test class": "dogs"}, "expected {"),
@@ -298,9 +303,9 @@ def test_seen_classes_may_be_named_and_the_others_are_left_out(
         ({"test class": ["cats", "dogs", "sea", "sky"]}, "0 seen and 4 unseen"),
     ],
 )
-def test_a_split_of_classes_that_is_none_is_refused(tmp_path: Path, content: object, said: str) -> None:
+def test_a_split_of_classes_that_is_none_is_refused(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(DataError) as error:
         nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=split_file(tmp_path, content))
-    assert said in str(error.value) and "benchmark.json" in str(error.value)
+    assert message in str(error.value) and "benchmark.json" in str(error.value)
     with pytest.raises(DataError, match="missing"):
         nuswide_csv(file=table(tmp_path, ZERO_SHOT), unseen=str(tmp_path / "none.json"))

@@ -111,7 +111,7 @@ def test_repeated_rows_count_once_and_contradictions_become_unknown(
     )
     labels = read(tmp_path, text, absent=absent)
     assert labels.dense().tolist() == [[1, 0, -1, 0 if absent == "negative" else -1]]
-    assert "1 rows repeat another" in caplog.text and "1 classes of an image are verified both" in caplog.text
+    assert "1 rows repeat another" in caplog.text and "1 classes of an image are verified as both" in caplog.text
 
 
 def test_images_without_a_class_of_the_list_are_left_out_and_counted(
@@ -142,11 +142,11 @@ def test_every_class_of_a_large_list_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (
             f"{A},verification,/m/01,0.7",
-            "Confidence '0.7', expected 1 (there) or 0 (not). Fractions are those of machine",
+            "Confidence '0.7', expected 1 (present) or 0 (absent). Fractions are those of machine",
         ),
         (f"{A},verification,/m/01,2", "Confidence '2'"),
         (f"{A},verification,/m/01,", "Confidence ''"),
@@ -160,17 +160,17 @@ def test_every_class_of_a_large_list_is_found(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("block", [64, 2**24])
 def test_a_broken_row_is_named_with_its_line(
-    tmp_path: Path, row: str, said: str, block: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, row: str, message: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openimages_csv, "BLOCK", block)
     good = rows(*((A, "/m/011k07", "1"),) * 5)
     with pytest.raises(DataError) as error:
         read(tmp_path, f"{good}{row}\n{A},verification,/m/01,1\n")
-    assert f"{tmp_path}/labels.csv, line 7: " in str(error.value) and said in str(error.value)
+    assert f"{tmp_path}/labels.csv, line 7: " in str(error.value) and message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "no column ImageID; found an empty file"),
         ("ImageID,Source,LabelName\n", "no column Confidence"),
@@ -178,28 +178,28 @@ def test_a_broken_row_is_named_with_its_line(
         (rows((A, "/m/0none", "1")), "none of its 1 rows is of one of the 4 classes"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path, text)
-    assert said in str(error.value) and "labels.csv" in str(error.value)
+    assert message in str(error.value) and "labels.csv" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
-        ("oidv6-classes-trainable.txt", "/m/01\n/m/01\n", "class /m/01 appears more than once"),
+        ("oidv6-classes-trainable.txt", "/m/01\n/m/01\n", "line 2: class '/m/01' appears more than once"),
         ("oidv6-classes-trainable.txt", "/m/01,Cat\n", "line 1: '/m/01,Cat' is no class id"),
-        ("oidv6-classes-trainable.txt", "\n", "no class id"),
+        ("oidv6-classes-trainable.txt", "\n", "no class name; expected one per line"),
         ("oidv6-class-descriptions.csv", "/m/011k07,Tortoise\n", "no name for 3 of 4 classes, the first /m/0cyhj_"),
         ("oidv6-class-descriptions.csv", "/m/011k07\n", "line 1: 1 fields"),
     ],
 )
-def test_broken_class_files_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_broken_class_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = tree(tmp_path) / name
     path.write_text(text)
     with pytest.raises(DataError) as error:
         openimages(root=str(tmp_path))
-    assert said in str(error.value) and str(path) in str(error.value)
+    assert message in str(error.value) and str(path) in str(error.value)
 
 
 def test_missing_files_are_one_message_with_their_addresses(tmp_path: Path) -> None:

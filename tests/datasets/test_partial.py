@@ -32,7 +32,7 @@ MAKERS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dropped", ["unknown", "negative"])
 @pytest.mark.parametrize("maker", MAKERS)
-def test_what_is_kept_is_as_it_was_and_what_is_dropped_is_as_asked(maker: str, dropped: str, kind: str) -> None:
+def test_kept_labels_stay_and_dropped_labels_follow_the_option(maker: str, dropped: str, kind: str) -> None:
     given = labels(kind)
     before, made = given.dense(), MAKERS[maker](labels=given, dropped=dropped)
     after = made.dense()

@@ -99,7 +99,7 @@ def malicious(mark: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", malicious(Path("x")))
-def test_what_asks_for_more_than_data_is_refused_and_not_executed(tmp_path: Path, kind: str) -> None:
+def test_a_pickle_of_more_than_data_is_refused_and_not_executed(tmp_path: Path, kind: str) -> None:
     mark = tmp_path / "executed"
     file = tmp_path / "class_freq.pkl"
     file.write_bytes(malicious(mark)[kind])
@@ -143,9 +143,9 @@ def test_a_broken_pickle_is_told(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"2008_000023\n", pickle.dumps([1], protocol=0)])
-def test_what_is_no_pickle_is_told(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_pickle_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.pkl").write_bytes(data)
-    with pytest.raises(DataError, match="does not begin as a pickle of protocol 2 or later does"):
+    with pytest.raises(DataError, match="does not begin like a pickle of protocol 2 or later"):
         read_pickle(tmp_path / "x.pkl")
 
 
@@ -184,7 +184,7 @@ def test_copies_and_instructions_are_limited(tmp_path: Path, monkeypatch: pytest
     file.write_bytes(b"\x80\x02](" + text + latin + b"c_codecs\nencode\nh\x00h\x01\x86R" * 30 + b"e.")
     assert read_pickle(file)[2:] == [b"x" * 1000] * 30
     monkeypatch.setattr(safe_pickle, "MAX_BYTES", 20_000)
-    with pytest.raises(DataError, match="unfolds to more than 20,000 bytes"):
+    with pytest.raises(DataError, match="builds more than 20,000 bytes"):
         read_pickle(file)
     monkeypatch.setattr(safe_pickle, "MAX_INSTRUCTIONS", 10)
     with pytest.raises(DataError, match="more than 10 instructions"):

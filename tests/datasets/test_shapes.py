@@ -95,7 +95,7 @@ def test_same_seed_gives_same_pixels_and_labels_another_seed_others() -> None:
     ).all()
 
 
-def test_what_is_drawn_has_not_changed_since_this_version() -> None:
+def test_the_drawings_have_not_changed_since_this_version() -> None:
     """When this fails because the drawing was changed on purpose: raise VERSION and write the new figures here.
 
     Mean colour and height of a few images, loose enough for another platform's rounding.
@@ -173,7 +173,7 @@ def test_a_root_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lock", [True, False])
 def test_threads_at_once_get_one_whole_set(tmp_path: Path, lock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not lock:
-        monkeypatch.setattr("mltrain.datasets.once.fcntl", None)
+        monkeypatch.setattr("mltrain.files.fcntl", None)
     prints: list[str] = []
     threads = [
         threading.Thread(target=lambda: prints.append(shapes(root=str(tmp_path), **SMALL).train.fingerprint()))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mltrain.datasets import Splits, check_files, check_splits
-from mltrain.datasets.splits import hold_out, log_labels, require_paths, treat_unlabelled
+from mltrain.datasets.reading import require_paths
+from mltrain.datasets.splits import hold_out, log_labels, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
@@ -39,7 +40,7 @@ def test_missing_files_are_counted_and_the_first_five_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["folder", "broken link", "no folder"])
-def test_what_is_not_a_file_is_missing(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_file_counts_as_missing(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "images"
     if kind == "folder":
         (root / "0.jpg").mkdir(parents=True)
@@ -117,10 +118,10 @@ def test_made_up_inode_numbers_do_not_look_like_an_overlap(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"), [(("b", "a"), "another order"), (("a", "c"), "b, c"), (("a",), "in one only: b")]
+    ("classes", "message"), [(("b", "a"), "another order"), (("a", "c"), "b, c"), (("a",), "in one only: b")]
 )
-def test_splits_with_different_classes_are_refused(tmp_path: Path, classes: tuple[str, ...], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_splits_with_different_classes_are_refused(tmp_path: Path, classes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         check_splits(Splits(labelled(tmp_path, ["0"]), labelled(tmp_path, ["1"], name="set/val", classes=classes)))
 
 
@@ -172,16 +173,16 @@ def test_checking_files_is_faster_than_a_stat_for_each(tmp_path: Path) -> None:
 
 def test_a_held_out_share_does_not_depend_on_the_order_of_the_images(tmp_path: Path) -> None:
     files = [f"{i}.jpg" for i in range(50)]
-    rest, held = hold_out(labelled(tmp_path, files), 0.2, 0, "set/val")
-    _, turned = hold_out(labelled(tmp_path, files[::-1]), 0.2, 0, "set/val")
-    _, other = hold_out(labelled(tmp_path, files), 0.2, 1, "set/val")
+    rest, held = hold_out(labelled(tmp_path, files), 0.2, 0, "set")
+    _, turned = hold_out(labelled(tmp_path, files[::-1]), 0.2, 0, "set")
+    _, other = hold_out(labelled(tmp_path, files), 0.2, 1, "set")
     assert (len(rest), len(held), rest.name, held.name) == (40, 10, "set/train", "set/val")
     assert set(held.image_paths) == set(turned.image_paths) != set(other.image_paths)
     check_splits(Splits(rest, held))
     with pytest.raises(DataError, match="leaves train or val empty"):
-        hold_out(labelled(tmp_path, files), 0.001, 0, "set/val")
+        hold_out(labelled(tmp_path, files), 0.001, 0, "set")
     with pytest.raises(ValueError, match="between 0 and 1"):
-        hold_out(labelled(tmp_path, files), 1.0, 0, "set/val")
+        hold_out(labelled(tmp_path, files), 1.0, 0, "set")
 
 
 def test_images_without_a_positive_are_dropped_kept_or_unknown() -> None:

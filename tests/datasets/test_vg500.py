@@ -58,7 +58,7 @@ def test_a_classes_file_gives_the_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"train": "1.jpg\n\n8.jpg\n"}, "train_list_500.txt, line 3: "),
         ({"train": "1.jpg\n8.jpg\n"}, "has no labels of '8.jpg'"),
@@ -68,13 +68,13 @@ def test_a_classes_file_gives_the_names(tmp_path: Path) -> None:
         ({"labels": {**LABELS, "2.jpg": "cat"}}, "'2.jpg' has cat"),
         ({"labels": {**LABELS, "2.jpg": [True]}}, "'2.jpg' has [True]"),
         ({"labels": "{"}, "vg_category_500_labels_index.json: broken json"),
-        ({"labels": [1]}, "found list"),
+        ({"labels": [1]}, "found a list"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, change: Any, said: str) -> None:
+def test_an_error_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(DataError) as error:
         vg500(root=tree(tmp_path, **change))
-    assert said in str(error.value) and str(tmp_path) in str(error.value)
+    assert message in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path) -> None:

@@ -93,27 +93,27 @@ def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("<annotation><object>", "broken xml"),
         ("<annotation><object><name>zebra</name></object></annotation>", "zebra"),
         (None, "annotation missing"),
     ],
 )
-def test_a_broken_annotation_is_named(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_broken_annotation_is_named(tmp_path: Path, text: str | None, message: str) -> None:
     path = tree(tmp_path) / "VOCdevkit" / "VOC2007" / "Annotations" / "000007.xml"
     path.unlink()
     if text is not None:
         path.write_text(text)
     with pytest.raises(DataError) as error:
         read_voc(root=tmp_path, parts=[(2007, "trainval")])
-    assert str(path) in str(error.value) and said in str(error.value)
+    assert str(path) in str(error.value) and message in str(error.value)
 
 
 def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
     path = tree(tmp_path) / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
     path.write_text("000001\n000001\n")
-    with pytest.raises(DataError, match="1 images are listed more than once"):
+    with pytest.raises(DataError, match=r"test\.txt, line 2: 000001 is listed a second time \(line 1\)"):
         read_voc(root=tmp_path, parts=[(2007, "test")])
 
 

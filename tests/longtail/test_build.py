@@ -126,7 +126,7 @@ def test_a_class_without_a_validation_image_is_named(caplog: pytest.LogCaptureFi
     with caplog.at_level("WARNING"):
         longtail = build(labels, max=10)
     assert longtail.stats.positives.tolist() == [10, 1]
-    assert "1 of 2 classes have no validation image, there is none that training leaves: b" in caplog.text
+    assert "1 of 2 classes have no validation image, because training needs them all: b" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_images_and_another_gives_others() -> None:
@@ -179,10 +179,10 @@ def test_explicit_counts_from_a_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("counts", "message"),
     [
         ({"class 0": 5}, "11 of 12 classes have no count: class 1, class 2"),
-        ({"clas 0": 5}, "no class 'clas 0', did you mean 'class 0'?"),
+        ({"clas 0": 5}, "no class 'clas 0'; did you mean 'class 0'?"),
         ({**{f"class {c}": 5 for c in range(C)}, "class 3": -1}, "class 'class 3' has count -1"),
         ({**{f"class {c}": 5 for c in range(C)}, "class 3": 10**23}, "class 'class 3' has count 10000"),
         ({**{f"class {c}": 5 for c in range(C)}, "class 3": 99999}, r"less \d+ for validation, 99999 wanted"),
@@ -190,13 +190,13 @@ def test_explicit_counts_from_a_file(tmp_path: Path, name: str) -> None:
         ({f"class {c}": 0 for c in range(C)}, "no image fits the targets, of which 12 of 12 are 0"),
     ],
 )  # fmt: skip
-def test_wrong_counts_are_named(counts: Any, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_wrong_counts_are_named(counts: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         build(curve="explicit", counts=counts)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"min": 9, "max": 8}, "min=9 is above max=8"),
         ({"curve": "explicit"}, "counts is for curve=explicit, which needs it"),
@@ -208,8 +208,8 @@ def test_wrong_counts_are_named(counts: Any, said: str) -> None:
         ({"method": "published", "cap": 5}, "cap=5 needs method=balanced"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         LongTailOptions(**options)
 
 

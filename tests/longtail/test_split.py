@@ -1,4 +1,4 @@
-"""Promises of the split folder: whole or not there, and equal to what was written when read again."""
+"""Promises of the split folder: it is written atomically, and reads back equal."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def test_the_folder_holds_ids_counts_groups_and_cooccurrence(tmp_path: Path) -> 
 
 def test_ids_are_stems_unless_two_images_share_one() -> None:
     def ids(*files: str) -> list[str]:
-        return image_ids(
-            LabelSet.from_lists(name="", root="", files=files, class_names=(), positives=[()] * len(files))
-        )
+        return image_ids(files)
 
     assert ids("a/1.jpg", "b/2.jpg") == ["1", "2"]
     assert ids("a/1.jpg", "b/1.jpg") == ["a/1", "b/1"]

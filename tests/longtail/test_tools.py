@@ -105,7 +105,7 @@ def test_an_impossible_request_names_class_and_numbers_and_writes_nothing(tmp_pa
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "  c0: 150 images less 15 for validation, 400 wanted" in done.stderr
-    assert "images enough for max=" in done.stderr and "shortage=clip" in done.stderr
+    assert "enough images for max=" in done.stderr and "shortage=clip" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
 
 
@@ -134,7 +134,7 @@ def test_the_command_to_train_has_the_groups_of_the_split(tmp_path: Path, caplog
 @pytest.mark.parametrize("curve", ["pareto", "exponential"])
 def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: Path, curve: str) -> None:
     words = (f"curve={curve}", "min=2")
-    with pytest.raises(DataError, match="images enough for max=") as error:
+    with pytest.raises(DataError, match="enough images for max=") as error:
         make(tmp_path, *words, "max=400", "out=never")
     best = int(str(error.value).split("max=")[1].split(",")[0])
     make(tmp_path, *words, f"max={best}", f"out={tmp_path / 'lt'}")
@@ -143,7 +143,7 @@ def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["mx=3"], "mx: there is no mx; did you mean max?"),
         (["method=publishd"], "method=publishd: must be balanced | published; did you mean method=published?"),
@@ -156,10 +156,10 @@ def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: P
         (["dataset.need_val=true"], "cannot be set"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_before_data_are_read(words: list[str], said: str) -> None:
+def test_a_mistake_is_named_before_data_are_read(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         read(command.COMMAND, ["dataset=csv", *words] if words[0].startswith("dataset.need") else words)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_name_is_no_path(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 @dataclass
 class Site:
-    """What the server has, and how it behaves."""
+    """The files of the server, and its behaviour."""
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Site:
     cuts: list[int] = field(default_factory=list)
     """of the coming answers: bytes of the body after which the connection is closed"""
     says: list[int] = field(default_factory=list)
-    """status of the coming answers, in place of the file"""
+    """status codes of the next answers, instead of the file"""
     pause: float = 0.0
     """seconds before the body of every answer"""
     slow: float = 0.0

@@ -142,12 +142,12 @@ def test_too_little_space_is_found_before_the_first_byte(
     site: Site, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(DataError, match=r"a.zip: another 300.0 kB are to come, and 1.0 kB are free.*dataset.root"):
+    with pytest.raises(DataError, match=r"a.zip needs 300.0 kB in .*, and 1.0 kB are free.*dataset.root"):
         get(site, tmp_path, waits)
     assert not (tmp_path / "a.zip.part").exists()
 
 
-def test_a_disk_that_runs_full_is_said_and_the_download_continues_later(
+def test_a_full_disk_is_reported_and_the_download_continues_later(
     site: Site, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(response: Any, stream: Any, meter: Any) -> None:
@@ -156,7 +156,7 @@ def test_a_disk_that_runs_full_is_said_and_the_download_continues_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_receive", full)
-        with pytest.raises(DataError, match=r"the disk is full.*What is done is kept"):
+        with pytest.raises(DataError, match=r"the disk is full.*Finished work stays"):
             get(site, tmp_path, waits)
     assert get(site, tmp_path, waits) == DATA
     assert site.ranges_asked() == [None, "bytes=100000-"] and waits == []

@@ -28,7 +28,7 @@ from PIL import Image
 from mltrain.cli import read
 from mltrain.commands.prepare_data import COMMAND, Options, prepare_data
 from mltrain.datasets import sources
-from mltrain.datasets.sources import Counts, Plan, Source
+from mltrain.datasets.sources import PublishedCounts, RemoteFile, Retrieval
 from mltrain.errors import ConfigError, DataError
 from mltrain.prepare import fetch as module
 from tests.prepare.conftest import Site
@@ -63,7 +63,7 @@ def annotations(images: list[int]) -> bytes:
 
 
 def config(name: str, data: Path) -> DictConfig:
-    """As the tool composes it, without the time that takes."""
+    """Return the config that the tool composes, without the time that takes."""
     file = OmegaConf.load(ROOT / "configs" / "dataset" / f"{name}.yaml")
     return OmegaConf.create({"paths": {"data": str(data)}, "dataset": file.get("dataset", file)})
 
@@ -77,22 +77,22 @@ def coco(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     for split, images in IMAGES.items():
         site.files[f"{split}.zip"] = packed({f"{split}2017/{k:012d}.jpg": jpeg(k) for k in images})
     md5 = hashlib.md5(site.files["train.zip"]).hexdigest()
-    plan = Plan(
+    found = Retrieval(
         (
-            Source(
+            RemoteFile(
                 (site.url("annotations.zip"),),
                 400,
                 (("annotations/instances_train2017.json", 1), ("annotations/instances_val2017.json", 1)),
                 unpacked=2000,
             ),
-            Source((site.url("val.zip"),), 2000, (("val2017", 2),), unpacked=2000),
-            Source(
+            RemoteFile((site.url("val.zip"),), 2000, (("val2017", 2),), unpacked=2000),
+            RemoteFile(
                 (site.url("gone/train.zip"), site.url("train.zip")), 3000, (("train2017", 3),), unpacked=3000, md5=md5
             ),
         ),
-        counts=Counts(2, 3, 2),
+        counts=PublishedCounts(2, 3, 2),
     )
-    monkeypatch.setattr(sources, "plan", lambda target, options: plan)
+    monkeypatch.setattr(sources, "retrieval", lambda target, options: found)
     root = tmp_path / "coco"
 
     def run(**options: bool) -> Path:
@@ -175,7 +175,7 @@ def test_a_file_that_is_not_the_one_first_downloaded_is_refused(site: Site, coco
         ({"images/1.jpg": b"x"}, "there is no val2017"),
     ],
 )
-def test_an_archive_that_is_not_what_it_should_be_leaves_nothing(
+def test_a_wrong_archive_leaves_nothing(
     site: Site, coco: Callable[..., Path], tmp_path: Path, files: dict[str, bytes], reason: str
 ) -> None:
     site.files["val.zip"] = packed(files)
@@ -225,7 +225,7 @@ def test_a_full_disk_while_unpacking_leaves_the_archive_and_no_half_of_it(
     assert whole(coco()) and len(site.asked) == 4
 
 
-def test_too_little_space_is_said_with_numbers_before_anything_is_asked(
+def test_too_little_space_is_reported_with_numbers_before_any_request(
     site: Site, coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**6, 10**6 - 9000, 9000))
@@ -240,8 +240,8 @@ def test_too_little_space_is_said_with_numbers_before_anything_is_asked(
 def test_counts_that_differ_from_the_published_are_an_error(
     coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = sources.plan("", {})
-    monkeypatch.setattr(sources, "plan", lambda target, options: plan._replace(counts=Counts(2, 4, 2)))
+    found = sources.retrieval("", {})
+    monkeypatch.setattr(sources, "retrieval", lambda target, options: found._replace(counts=PublishedCounts(2, 4, 2)))
     with pytest.raises(DataError, match=r"coco2017/train: 3 images, but 4 are published.*again=true"):
         coco()
 
@@ -253,12 +253,17 @@ def test_download_false_only_checks(site: Site, coco: Callable[..., Path], tmp_p
 
 
 def test_two_at_a_time_are_refused(coco: Callable[..., Path], tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    place = tmp_path / "coco" / "downloads"
-    place.mkdir(parents=True)
-    with (place / ".lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another process is downloading"):
+    pytest.importorskip("fcntl")
+    code = (
+        "import sys; from pathlib import Path; from mltrain.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
+    )
+    lock = tmp_path / "coco" / "downloads" / ".lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match=f"process {holder.pid} on .* is downloading"):
             coco()
     assert whole(coco())
 
@@ -290,8 +295,10 @@ def test_archives_that_share_folders_are_joined_and_a_copy_laid_out_otherwise_is
         site.files[f"{part}.tar"] = voc_tar(part, ids)
         below = "VOCdevkit/VOC2007"
         gives = ((f"{below}/ImageSets/Main/{part}.txt", 1), (f"{below}/Annotations", len(ids)))
-        made.append(Source((site.url(f"{part}.tar"),), 10_000, gives, unpacked=10_000))
-    monkeypatch.setattr(sources, "plan", lambda target, options: Plan(tuple(made), counts=Counts(20, 2, 1)))
+        made.append(RemoteFile((site.url(f"{part}.tar"),), 10_000, gives, unpacked=10_000))
+    monkeypatch.setattr(
+        sources, "retrieval", lambda target, options: Retrieval(tuple(made), counts=PublishedCounts(20, 2, 1))
+    )
     prepare_data(config("voc2007", tmp_path), Options())
     assert len(site.asked) == 2 and len(list((tmp_path / "voc/VOCdevkit/VOC2007/JPEGImages").iterdir())) == 3
     prepare_data(config("voc2007", tmp_path), Options())
@@ -303,7 +310,7 @@ def test_archives_that_share_folders_are_joined_and_a_copy_laid_out_otherwise_is
 
 def test_a_file_that_is_no_archive_goes_to_its_place(site: Site, tmp_path: Path) -> None:
     site.files["a.gz"] = b"12345"
-    source = Source((site.url("a.gz"),), 5, (("a.gz", 1),), into="MNIST/raw", md5=hashlib.md5(b"12345").hexdigest())
+    source = RemoteFile((site.url("a.gz"),), 5, (("a.gz", 1),), into="MNIST/raw", md5=hashlib.md5(b"12345").hexdigest())
     assert not module.is_there(source, tmp_path)
     module.fetch("mnist", [source], tmp_path)
     assert module.is_there(source, tmp_path) and (tmp_path / "MNIST" / "raw" / "a.gz").read_bytes() == b"12345"
@@ -311,17 +318,17 @@ def test_a_file_that_is_no_archive_goes_to_its_place(site: Site, tmp_path: Path)
 
 def test_a_web_page_in_place_of_a_file_is_refused(site: Site, tmp_path: Path) -> None:
     site.files["a.csv"] = b"\n<!DOCTYPE html><title>Please log in</title>"
-    source = Source((site.url("a.csv"),), 5, (("a.csv", 1),))
+    source = RemoteFile((site.url("a.csv"),), 5, (("a.csv", 1),))
     with pytest.raises(DataError, match="is a web page"):
         module.fetch("mine", [source], tmp_path)
     assert not module.is_there(source, tmp_path)
 
 
-def test_what_must_be_fetched_by_hand_is_said_and_the_rest_downloaded(
+def test_files_to_fetch_by_hand_are_reported_and_the_rest_downloaded(
     site: Site, coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plan = sources.plan("", {})._replace(by_hand="Ask the authors for the images.", counts=None)
-    monkeypatch.setattr(sources, "plan", lambda target, options: plan._replace(sources=plan.sources[:2]))
+    found = sources.retrieval("", {})._replace(by_hand="Ask the authors for the images.", counts=None)
+    monkeypatch.setattr(sources, "retrieval", lambda target, options: found._replace(files=found.files[:2]))
     with pytest.raises(DataError, match=r"(?s)missing  .*train2017.*\nAsk the authors for the images."):
         coco()
     assert (tmp_path / "coco" / "val2017").is_dir()
@@ -334,20 +341,20 @@ def test_what_must_be_fetched_by_hand_is_said_and_the_rest_downloaded(
 def test_every_dataset_config_has_a_plan_that_fits_its_reader(name: str, tmp_path: Path) -> None:
     cfg = config(name, tmp_path)
     section: Any = OmegaConf.to_container(cfg.dataset, resolve=True)
-    plan = sources.plan(section["_target_"], section)
+    found = sources.retrieval(section["_target_"], section)
     own = {"csv", "digits", "folder", "list", "shapes"}
-    assert (plan == Plan()) == (name in own)
+    assert (found == Retrieval()) == (name in own)
     if name in own:
         return
     with pytest.raises(DataError) as caught:
         prepare_data(cfg, Options(download=False))
     text = str(caught.value)
     assert "missing" in text and ("://" in text or "torchvision" in text)
-    assert ("python tools/prepare_data.py" in text) == bool(plan.sources)
+    assert ("python tools/prepare_data.py" in text) == bool(found.files)
     # Each file that the reader misses in the folders of a source is given by that source.
-    given = {str(Path(section["root"], each.into, path)) for each in plan.sources for path, _ in each.gives}
+    given = {str(Path(section["root"], each.into, path)) for each in found.files for path, _ in each.gives}
     missed = {line.split("missing  ")[1] for line in text.splitlines() if "missing  " in line}
-    if plan.sources and not plan.by_hand:
+    if found.files and not found.by_hand:
         assert [path for path in missed if not any(f"{path}.gz".startswith(place) for place in given)] == []
 
 
@@ -355,12 +362,12 @@ def test_published_checksums_are_those_of_torchvision() -> None:
     from torchvision.datasets import CIFAR10, CIFAR100, MNIST
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    assert {(s.file, s.md5) for s in sources.MNIST} == set(MNIST.resources)
+    assert {(s.name, s.md5) for s in sources.MNIST} == set(MNIST.resources)
     assert (sources.CIFAR10[0].urls[0], sources.CIFAR10[0].md5) == (CIFAR10.url, CIFAR10.tgz_md5)
     assert (sources.CIFAR100[0].urls[0], sources.CIFAR100[0].md5) == (CIFAR100.url, CIFAR100.tgz_md5)
-    for key, name in (((2007, "trainval"), "2007"), ((2007, "test"), "2007-test"), ((2012, "trainval"), "2012")):
+    for file, name in zip(sources.VOC["07+12"], ("2007", "2007-test", "2012"), strict=True):
         official = DATASET_YEAR_DICT[name]
-        assert (sources.VOC[key].urls[0], sources.VOC[key].md5) == (official["url"], official["md5"])
+        assert (file.urls[0], file.md5) == (official["url"], official["md5"])
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
@@ -390,8 +397,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -
         "import runpy, sys\n"
         "from mltrain.datasets import sources\n"
         "_, url, *sys.argv = sys.argv\n"
-        "source = sources.Source((url,), 300_000, (('train2017', 3),), unpacked=1000)\n"
-        "sources.plan = lambda target, options: sources.Plan((source,))\n"
+        "source = sources.RemoteFile((url,), 300_000, (('train2017', 3),), unpacked=1000)\n"
+        "sources.retrieval = lambda target, options: sources.Retrieval((source,))\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     tool = str(ROOT / "tools" / "prepare_data.py")
@@ -407,9 +414,9 @@ def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -
     while time.monotonic() < end and not (part.exists() and part.stat().st_size):
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
-    said = child.communicate()[1]
-    assert child.returncode == 130 and "Traceback" not in said, said
-    assert said.endswith("everything done so far is kept; repeat the command to go on\ninterrupted\n")
+    stderr = child.communicate()[1]
+    assert child.returncode == 130 and "Traceback" not in stderr, stderr
+    assert stderr.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
     assert 0 < part.stat().st_size < 300_000
 
 

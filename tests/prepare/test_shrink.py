@@ -81,7 +81,7 @@ def test_pixels_are_those_of_a_resized_original(folder: Path, tmp_path: Path) ->
     assert np.abs(difference).mean() < 2.0
 
 
-def test_what_is_done_is_not_done_again_and_a_changed_original_is(folder: Path, tmp_path: Path) -> None:
+def test_finished_copies_are_kept_and_a_changed_original_is_copied_again(folder: Path, tmp_path: Path) -> None:
     names = list(pictures(folder))
     out = tmp_path / "out"
     shrink([labelled(folder, names)], folder, out, size=32)
@@ -126,7 +126,7 @@ def test_an_image_outside_the_root_is_refused(folder: Path, tmp_path: Path) -> N
         shrink([labelled(folder, ["wide.jpg"])], folder / "deep", tmp_path / "out", size=32)
 
 
-def test_a_place_that_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(DataError, match=r"out: cannot be written \(File exists\).*out=DIR"):
         shrink([], folder, tmp_path / "out", size=32)

@@ -134,7 +134,7 @@ def test_an_archive_with_a_changed_byte_is_damaged(tmp_path: Path, out: Path, ki
         unpack(archive, out)
 
 
-def test_a_web_page_in_place_of_an_archive_is_said(tmp_path: Path, out: Path) -> None:
+def test_a_web_page_instead_of_an_archive_is_reported(tmp_path: Path, out: Path) -> None:
     (tmp_path / "a.zip").write_text("\n<!doctype html><title>Please log in</title>")
     with pytest.raises(Damaged, match="it is a web page"):
         unpack(tmp_path / "a.zip", out)
@@ -146,7 +146,7 @@ def test_an_archive_that_unpacks_to_more_than_the_disk_has_is_refused(
 ) -> None:
     archive = (make_zip if kind == "a.zip" else make_tar)(tmp_path / kind, {"bomb": bytes(10**6)})
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**6, 0, 10**6 - 1))
-    with pytest.raises(DataError, match=r"needs 1.0 MB, and .* has 1000.0 kB free"):
+    with pytest.raises(DataError, match=r"unpacking it needs 1.0 MB in .*, and 1000.0 kB are free"):
         unpack(archive, out)
     assert tree(out) == {}
 
@@ -161,5 +161,5 @@ def test_merge_joins_folders_and_replaces_files(tmp_path: Path) -> None:
     assert tree(old) == {"a/x": b"new", "a/b/y": b"new", "z": b"new", "a/w": b"old"} and tree(new) == {}
     (new / "w").mkdir()
     (old / "w").write_text("in the way")
-    with pytest.raises(DataError, match="a file is where the folder"):
+    with pytest.raises(DataError, match="this file has the name of a folder"):
         merge(new, old)

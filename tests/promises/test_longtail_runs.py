@@ -14,7 +14,7 @@ from mltrain import cli
 from mltrain.commands.train import COMMAND as TRAIN
 from mltrain.config.build import instantiate
 from mltrain.config.compose import CONFIGS, Source, compose_settings, load, scan_overrides
-from mltrain.datasets.mlt_official import read_official
+from mltrain.datasets.mlt import read_official
 from mltrain.datasets.shapes import shapes
 from mltrain.labels import LabelStats
 from mltrain.longtail.split import write_split
