@@ -11,11 +11,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from mltrain.config.assemble import build_parts, eval_loader
-from mltrain.config.finished import all_weights, read_weights, stats_of
+from mltrain.config.finished import all_weights, read_weights
 from mltrain.engine import distributed
-from mltrain.engine.evaluator import mean_probabilities
+from mltrain.engine.evaluator import Inference, mean_probabilities
 from mltrain.engine.precision import resolve_amp
-from mltrain.engine.runner import check_classes
 from mltrain.labels import LabelStats
 
 logger = logging.getLogger(__name__)
@@ -30,18 +29,13 @@ def class_prior(cfg: DictConfig, folder: Path) -> None:
     """
     with distributed.start(cfg.runner.device) as dist:
         state = read_weights(cfg, folder)
-        splits, stats, model = build_parts(cfg, dist, stats_of(state))
-        check_classes(state, splits.train.class_names, folder)
+        splits, stats, model = build_parts(cfg, dist, state.stats)
+        state.check_classes(splits.train.class_names, folder)
         weights = all_weights(cfg, state, model)
         with closing(eval_loader(cfg, dist, splits.train, model)) as loader:
-            prior = mean_probabilities(
-                weights[state["best"]["weights"]],
-                loader,
-                dist=dist,
-                amp_dtype=resolve_amp(cfg.runner.amp, dist.device),
-                channels_last=cfg.runner.channels_last,
-                progress=cfg.logger.progress,
-            )
+            amp_dtype = resolve_amp(cfg.runner.amp, dist.device)
+            inference = Inference(dist, amp_dtype, cfg.runner.channels_last, progress=cfg.logger.progress)
+            prior = mean_probabilities(weights[state.chosen], loader, inference)
         if not dist.is_main:
             return
         file = folder / "class_prior.csv"

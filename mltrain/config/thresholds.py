@@ -15,15 +15,15 @@ import torch
 from omegaconf import DictConfig
 
 from mltrain.config.assemble import build_parts, eval_loader, summarizer
-from mltrain.config.finished import FinishedRun, all_weights, choose_weights, read_weights, stats_of
+from mltrain.config.finished import FinishedRun, all_weights, choose_weights, read_weights
 from mltrain.config.schema import TuneThresholds
 from mltrain.config.task import MULTI_LABEL
 from mltrain.config.tune import Plan, no_other_split, report
 from mltrain.datasets.splits import Splits
 from mltrain.engine import distributed
-from mltrain.engine.evaluator import Evaluation, evaluate
+from mltrain.engine.evaluator import Evaluation, Inference, evaluate
 from mltrain.engine.precision import resolve_amp
-from mltrain.engine.runner import check_classes
+from mltrain.engine.state import TrainState
 from mltrain.engine.tuning import Tuner
 from mltrain.errors import ConfigError
 from mltrain.metrics.summary import Summary
@@ -102,8 +102,8 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: TuneThresholds) -> d
     criterion = _criterion(cfg, options)
     with distributed.start(cfg.runner.device) as dist:
         state = read_weights(cfg, folder)
-        splits, stats, model = build_parts(cfg, dist, stats_of(state))
-        check_classes(state, splits.val.class_names, folder)
+        splits, stats, model = build_parts(cfg, dist, state.stats)
+        state.check_classes(splits.val.class_names, folder)
         name = choose_weights(state, options.weights, folder)
         weights = {name: all_weights(cfg, state, model)[name]}
         tuner = Tuner(
@@ -119,15 +119,8 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: TuneThresholds) -> d
         for split, labels in (("val", plan.source), ("test", plan.target)):
             if labels is not None:
                 with closing(eval_loader(cfg, dist, labels, model)) as loader:
-                    evaluation = evaluate(
-                        weights,
-                        loader,
-                        tuner.summarize,
-                        dist=dist,
-                        amp_dtype=resolve_amp(cfg.runner.amp, dist.device),
-                        channels_last=cfg.runner.channels_last,
-                        keep_all=True,
-                    )
+                    inference = Inference(dist, resolve_amp(cfg.runner.amp, dist.device), cfg.runner.channels_last)
+                    evaluation = evaluate(weights, loader, tuner.summarize, inference, keep_all=True)
                 if evaluation is not None:
                     evaluations[split] = evaluation
         if not dist.is_main:
@@ -139,7 +132,7 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: TuneThresholds) -> d
             "thresholds": torch.sigmoid(torch.tensor(found["cuts"], dtype=torch.float64)).tolist(),
             "own": found.get("own"),
             "weights": name,
-            "best": _identity(state["best"]),
+            "best": _identity(state.best),
             **{key: content[key] for key in ("chosen_by", "min_positives", "tuned_on", "reported_on", "folds")},
             "figures_before": found["figures_before"],
             "figures": found["figures"],
@@ -151,7 +144,7 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: TuneThresholds) -> d
 
 def report_thresholds(
     folder: Path,
-    state: Mapping[str, Any],
+    state: TrainState,
     splits: Splits,
     evaluations: Mapping[str, Evaluation],
     summarize: Callable[..., Summary],
@@ -164,7 +157,7 @@ def report_thresholds(
         return None
     found, best = _read(folder / FILE)
     reason = no_other_split(splits)
-    if tuple(found["class_names"]) != splits.val.class_names or best != _identity(state["best"]):
+    if tuple(found["class_names"]) != splits.val.class_names or best != _identity(state.best):
         reason = "they are of other classes or of an earlier epoch; tune again"
     elif found["tuned_on"]["fingerprint"] != splits.val.fingerprint():
         reason = f"they were found on {found['tuned_on']['name']}, which is not the validation split here"

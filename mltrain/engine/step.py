@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mltrain.engine.signals import from_flags, to_flags
 from mltrain.errors import NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
@@ -182,11 +182,10 @@ class TrainStep:
             loss, grad_norm = torch.stack((total, norm.to(total.dtype))).tolist()
             return StepResult(loss, grad_norm, signum)
         # Gradients, and so their norm, are equal on all ranks; a loss that is not finite on one spreads by the sum.
-        signals = torch.tensor([signum == signal.SIGTERM, signum == signal.SIGINT], device=total.device)
-        values = torch.cat((torch.stack((total, norm)).double() / world, signals.double()))
-        loss, grad_norm, terms, interrupts = self.dist.all_reduce_sum(values).tolist()
-        agreed = signal.SIGTERM if terms else signal.SIGINT if interrupts else None
-        return StepResult(loss, grad_norm, agreed)
+        flags = torch.tensor(to_flags(signum), device=total.device)
+        values = torch.cat((torch.stack((total, norm)).double() / world, flags.double()))
+        loss, grad_norm, *sums = self.dist.all_reduce_sum(values).tolist()
+        return StepResult(loss, grad_norm, from_flags(sums))
 
     def _refuse_non_finite(self, result: StepResult, step: int) -> None:
         # With loss scaling an infinite gradient is the scaler's business: it skips the step and lowers the scale.
