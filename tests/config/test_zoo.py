@@ -19,7 +19,7 @@ from mltrain.config.compose import load_run
 from mltrain.config.evaluate import evaluate
 from mltrain.config.finished import load_finished
 from mltrain.errors import ConfigError, DataError
-from mltrain.metrics.envelope import envelope_average_precision
+from mltrain.metrics.average_precision import envelope_average_precision
 from mltrain.models.published import SIZES
 from mltrain.prepare.fetch import CHECKSUMS, STORE
 from mltrain.report.predictions import FILES
