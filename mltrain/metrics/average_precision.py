@@ -158,7 +158,7 @@ def _envelope_average_precision(scores: np.ndarray, labels: np.ndarray) -> float
 
 
 def _precision_at_positives(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the precision at the score of each positive of one ranking `(N,)`, from the lowest score to the highest."""
+    """Return the precision at the score of each positive of a ranking `(N,)`, from the lowest score to the highest."""
     positives = np.sort(scores[labels == 1])
     if positives.size == 0:
         return positives

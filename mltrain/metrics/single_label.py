@@ -53,13 +53,13 @@ def labels_of(targets: Tensor) -> np.ndarray:
 
 
 def predicted_classes(logits: Tensor) -> np.ndarray:
-    """Return the class with the highest logit, int64 `(N,)`, or the first of equal ones. ValueError: a logit is NaN."""
+    """Return the class of the highest logit, int64 `(N,)`, the first of equal ones. ValueError: NaN."""
     refuse_nan(logits)
     return np.concatenate([np.empty(0, np.int64), *(scores.argmax(axis=1) for _, scores in _blocks(logits))])
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> sparse.csr_matrix:
-    """Count the images of the row's class that were predicted as the column's, int64 `(C, C)`; -1 labels are left out."""
+    """Count the images of the row's class that were predicted as the column's, int64 `(C, C)`; not -1 labels."""
     known = labels >= 0
     ones = np.ones(int(known.sum()), dtype=np.int64)
     return sparse.csr_matrix((ones, (labels[known], predicted[known])), shape=(classes, classes))

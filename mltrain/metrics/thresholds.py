@@ -32,7 +32,7 @@ TAUS = tuple(k / 20 for k in range(-20, 41))
 
 @dataclass(frozen=True)
 class Criterion:
-    """The criterion of a cut: the highest F1, the highest precision at a `recall`, or the highest recall at a `precision`.
+    """The criterion of a cut: highest F1, highest precision at a `recall`, or highest recall at a `precision`.
 
     Raises:
         ValueError: both are given, or one is not in (0, 1].

@@ -19,27 +19,27 @@ except ImportError:  # deprecated since torchvision 0.29; Pillow gives the same 
     decode_jpeg = None
 
 _ORIENTATION = 0x0112
-# Markers that start a frame libjpeg decodes to 8-bit samples: baseline, extended sequential, progressive.
+# Markers of the frames that libjpeg decodes to 8-bit samples: baseline, extended sequential, progressive.
 _FRAMES = (0xC0, 0xC1, 0xC2)
-# What Pillow raises on metadata it cannot parse.
+# Exceptions of Pillow for metadata that it cannot parse.
 _BAD_METADATA = (SyntaxError, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, struct.error)
 _EXIF, _XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image as RGB, uint8 (H, W, 3), C-contiguous and writable, upright (EXIF orientation applied).
+    """Read an image as RGB, uint8 (H, W, 3), C-contiguous and writable, upright (EXIF orientation applied).
 
     - transparency (RGBA, LA, palette or colour-key) is composited on white;
     - 16-bit grey is scaled to 8 bits (``round(v / 257)``), not clipped; 32-bit integer grey is taken as 16-bit grey if
-      its values fit, float grey as 0..1 if they fit, and refused otherwise: their range is not defined;
+      its values fit, float grey as 0..1 if they fit; otherwise they are refused, because their range is not defined;
     - CMYK (Adobe's inverted kind too), YCbCr, HSV and LAB are converted, ICC profiles are not applied;
-    - of an animation the first frame.
+    - of an animation, the first frame is read.
 
-    Ordinary JPEG files go to torchvision's libjpeg-turbo where there is one: the same pixels as Pillow, 15 % faster.
+    torchvision's libjpeg-turbo, if present, decodes ordinary JPEG files: the same pixels as Pillow, 15 % faster.
 
     Raises:
-        DataError: no such file, not an image, truncated, damaged, or so large that it is a decompression bomb
-            (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``). The message holds the path and the reason.
+        DataError: no such file, not an image, truncated, damaged, or a decompression bomb (more than twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``). The message has the path and the reason.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
@@ -68,7 +68,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_plain_jpeg(data: np.ndarray) -> bool:
-    """Whether this is an upright 8-bit grey or three-component JPEG of ordinary size; anything else is Pillow's."""
+    """Return whether this is an upright 8-bit grey or three-component JPEG of ordinary size; Pillow reads others."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return False
     head = data.data
@@ -95,7 +95,7 @@ def _is_plain_jpeg(data: np.ndarray) -> bool:
 
 
 def _turned(segment: bytes) -> bool:
-    """Whether an APP1 segment holds an orientation other than upright, or cannot be read."""
+    """Return whether an APP1 segment has an orientation other than upright, or cannot be read."""
     if segment.startswith(_XMP):
         return b"tiff:Orientation" in segment
     if not segment.startswith(_EXIF):
@@ -109,7 +109,7 @@ def _turned(segment: bytes) -> bool:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """A Pillow image as `read_image` gives it. Raises ValueError where its values have no defined meaning."""
+    """Convert a Pillow image as `read_image` does. ValueError: its values have no defined meaning."""
     image.load()
     with contextlib.suppress(*_BAD_METADATA):  # the pixels are fine
         ImageOps.exif_transpose(image, in_place=True)
@@ -143,6 +143,6 @@ def _on_white(image: Image.Image) -> np.ndarray:
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    """16-bit grey, int64 (H, W) -> uint8 (H, W, 3)."""
+    """Convert 16-bit grey, int64 (H, W), to uint8 (H, W, 3)."""
     grey = ((values + 128) // 257).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))

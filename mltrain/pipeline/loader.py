@@ -131,7 +131,7 @@ class TrainLoader:
         self._sampler, self._stream = sampler, None
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Iterate over the micro-batches of an epoch from optimizer step `start_step` on, without loading earlier ones."""
+        """Iterate over the micro-batches of an epoch from optimizer step `start_step` on; do not load earlier ones."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step={start_step}: the epoch has {self.steps_per_epoch} steps")
         return self._iterate(epoch, start_step * self._accumulate)
