@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TABLE = "curriculum.csv"
+TABLE_FILE = "curriculum.csv"
 
 
 class Curriculum:
@@ -151,12 +151,12 @@ class Curriculum:
     def _apply(self) -> None:
         stage = self.stages[-1]
         sampler = self.make_sampler(self.pace.labels.select(stage.indices), stage.costs)
-        self.train_loader.set_sampler(_Chosen(sampler, stage.indices))
+        self.train_loader.set_sampler(_SubsetSampler(sampler, stage.indices))
         set_class_costs = getattr(self.loss, "set_class_costs", None)
         if set_class_costs is not None:
             set_class_costs(stage.costs)
         if self.inference.dist.is_main:
-            write_table(self.folder / TABLE, self.stages, self.pace.labels.class_names)
+            write_table(self.folder / TABLE_FILE, self.stages, self.pace.labels.class_names)
 
     def _log(self, epoch: int) -> None:
         stage = self.stages[-1]
@@ -168,7 +168,7 @@ class Curriculum:
         )  # fmt: skip
 
 
-class _Chosen:
+class _SubsetSampler:
     """A sampler of some images that gives their indices in the whole set."""
 
     def __init__(self, sampler: Sampler, indices: np.ndarray) -> None:

@@ -206,7 +206,7 @@ def _write(program: torch.export.ExportedProgram, path: Path, metadata: dict[str
 
 def _check(model: Classifier, path: Path, images: Tensor, input: Input, task: Task) -> Parity:
     """Compare the results of the file with PyTorch's."""
-    run = _onnx_runner(path) if path.suffix == ".onnx" else _torch_runner(path)
+    run = _load_onnx(path) if path.suffix == ".onnx" else _load_pt2(path)
     rows = max(max(BATCHES), len(images))
     images = images.repeat(-(-rows // len(images)), 1, 1, 1)[:rows]
     with torch.no_grad():
@@ -234,7 +234,7 @@ def _check(model: Classifier, path: Path, images: Tensor, input: Input, task: Ta
     return parity
 
 
-def _onnx_runner(path: Path) -> Any:
+def _load_onnx(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -255,7 +255,7 @@ def _onnx_runner(path: Path) -> Any:
     return run
 
 
-def _torch_runner(path: Path) -> Any:
+def _load_pt2(path: Path) -> Any:
     with _quiet():
         module = torch.export.load(path).module()
 
