@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mltrain.errors import CheckpointError, DataError
-from mltrain.models.published_heads import HeadPart, listed, read_head
-from mltrain.models.weights import StateDict, strip_wrappers, tensors_of
+from mltrain.models.published_heads import HeadPart, read_head
+from mltrain.models.weights import StateDict, listed, strip_wrappers, tensors_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = (224, 256, 288, 299, 320, 336, 368, 384, 416, 448, 512, 576, 640)

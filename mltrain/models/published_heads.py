@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mltrain.errors import CheckpointError
 from mltrain.models.heads.csra import TEMPERATURES
-from mltrain.models.weights import StateDict
+from mltrain.models.weights import StateDict, listed
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class HeadPart:
     """names of its tensors in the file"""
     assumed: tuple[str, ...] = ()
     image_size: int | None = None
-
-
-def listed(names: list[str], most: int = 8) -> str:
-    """List the first of some names."""
-    return ", ".join(names[:most]) + (f" ... ({len(names)} tensors)" if len(names) > most else "")
 
 
 def read_head(rest: StateDict, *, found: str, model: str, source: str) -> HeadPart:

@@ -6,7 +6,7 @@ import argparse
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,12 @@ class LoadReport:
         for label in ("reshaped", "skipped", "missing", "mismatched"):
             names = getattr(self, label)
             if names:
-                lines.append(f"  {label} {len(names)}: {_some(names)}")
+                lines.append(f"  {label} {len(names)}: {listed(names)}")
         return "\n".join(lines)
 
 
-def _some(names: tuple[str, ...], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """List the first names, and say how many more there are."""
     return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
 
 

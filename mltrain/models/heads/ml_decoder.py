@@ -136,9 +136,7 @@ class DecoderLayer(nn.Module):
         a = F.scaled_dot_product_attention(query, self._split(key), self._split(value), dropout_p=rate)
         a = self.multihead_attn.out_proj(a.transpose(1, 2).flatten(2))
         t = self.norm2(t + dropout_(a, rate))
-        # dropout before relu is the same function as after it, and both can work in place
-        f = self.linear2(F.relu(dropout_(self.linear1(t), rate), inplace=True))
-        return self.norm3(t + dropout_(f, rate))
+        return self.norm3(t + feed_forward(self.linear1, self.linear2, t, rate))
 
     def attention(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Return the attention weights of `forward` without dropout, averaged over the heads, (B, G, N)."""
@@ -149,14 +147,22 @@ class DecoderLayer(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
+def project(module: nn.MultiheadAttention, *inputs: Tensor) -> list[Tensor]:
+    """Project query, key and, if given, value, `(B, L, d)`, and split them into heads, `(B, heads, L, d / heads)`."""
+    parts = zip(inputs, module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=False)
+    return [F.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2) for x, w, b in parts]
+
+
 def attention_weights(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Tensor:
     """Return the softmax weights of queries `(B or 1, L, d)` on keys `(B, N, d)`, mean over the heads, (B, L, N)."""
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    q, k = (
-        F.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-        for x, w, b in zip((query, key), weights[:2], biases[:2], strict=True)
-    )
+    q, k = project(module, query, key)
     return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1).mean(1)
+
+
+def feed_forward(first: nn.Module, second: nn.Module, x: Tensor, rate: float) -> Tensor:
+    """Return dropout(second(dropout(relu(first(x)))))."""
+    # dropout before relu is the same function as after it, and both can work in place
+    return dropout_(second(F.relu(dropout_(first(x), rate), inplace=True)), rate)
 
 
 def dropout_(x: Tensor, rate: float) -> Tensor:

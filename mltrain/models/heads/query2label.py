@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.models.heads.common import bias_start, check_dropout
-from mltrain.models.heads.ml_decoder import attention_weights, dropout_
+from mltrain.models.heads.ml_decoder import attention_weights, dropout_, feed_forward, project
 
 
 class Query2Label(nn.Module):
@@ -179,7 +179,7 @@ class _EncoderLayer(nn.Module):
         rate = self.dropout if self.training else 0.0
         placed = memory + positions
         x = self.norm1(memory + dropout_(_attention(self.self_attn, placed, placed, memory, rate), rate))
-        normed: Tensor = self.norm2(x + _feed_forward(self, x, rate))
+        normed: Tensor = self.norm2(x + feed_forward(self.linear1, self.linear2, x, rate))
         return normed
 
 
@@ -202,7 +202,7 @@ class _DecoderLayer(nn.Module):
         state, placed = self.placed(state, queries, keys)
         read = dropout_(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
         x = self.norm2(read if state is None else state + read)
-        normed: Tensor = self.norm3(x + _feed_forward(self, x, rate))
+        normed: Tensor = self.norm3(x + feed_forward(self.linear1, self.linear2, x, rate))
         return normed
 
     def placed(self, state: Tensor | None, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -231,17 +231,7 @@ class _GroupWiseLinear(nn.Module):
 
 def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, rate: float) -> Tensor:
     """Attend: `(B or 1, L, d)`, `(B, N, d)`, `(B, N, d)` -> `(B, L, d)`, with the weights of the module."""
-
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    q, k, v = (split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    q, k, v = project(module, query, key, value)
     read = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v, dropout_p=rate)
     out: Tensor = module.out_proj(read.transpose(1, 2).flatten(2))
     return out
-
-
-def _feed_forward(layer: _EncoderLayer | _DecoderLayer, x: Tensor, rate: float) -> Tensor:
-    # dropout before relu is the same function as after it, and both can work in place
-    return dropout_(layer.linear2(F.relu(dropout_(layer.linear1(x), rate), inplace=True)), rate)
