@@ -59,7 +59,7 @@ def predicted_classes(logits: Tensor) -> np.ndarray:
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> sparse.csr_matrix:
-    """Count the images of the row's class that were predicted as the column's, int64 `(C, C)`; not -1 labels."""
+    """Count images by class (row) and predicted class (column), int64 `(C, C)`, without unknown labels (-1)."""
     known = labels >= 0
     ones = np.ones(int(known.sum()), dtype=np.int64)
     return sparse.csr_matrix((ones, (labels[known], predicted[known])), shape=(classes, classes))

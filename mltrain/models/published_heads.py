@@ -140,7 +140,7 @@ def _csra(rest: StateDict, source: str) -> HeadPart | None:
 
 
 def _pfc(rest: StateDict, source: str) -> HeadPart | None:
-    """Read that of Distribution-Balanced Loss: shapes identify the neck's tensors; its second layer is unused."""
+    """Read the head of Distribution-Balanced Loss; shapes identify the neck's tensors, its second layer is unused."""
     final, neck = rest.get("head.fc_cls.weight"), _under(rest, "neck.")
     if final is None or not neck:
         return None
