@@ -10,6 +10,7 @@ from torch.utils.data import get_worker_info
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.pipeline.buffers import BatchBuffers, Lent, hand_out
 from mltrain.pipeline.decode import read_image
 from mltrain.seeding import IMAGE, integer_hash, kept_random_state
 
@@ -51,6 +52,57 @@ class ImageSource(Protocol):
     def read(self, index: int) -> np.ndarray: ...
 
 
+class Job(NamedTuple):
+    """A batch to load: the images at `indices`, the first of which is at `position` of the epoch's order."""
+
+    epoch: int
+    position: int
+    indices: np.ndarray
+    buffer: Lent | None = None
+    """memory for the batch; None: memory of its own"""
+
+
+class PackedBatch(NamedTuple):
+    """A batch on its way to the main process: images, then targets, in one buffer.
+
+    `error` is the message of a DataError, which would get the traceback of the worker if it was raised there.
+    """
+
+    buffer: torch.Tensor | Lent
+    capacity: int
+    image_size: int
+    num_classes: int
+    indices: np.ndarray
+    corrupt: list[str]
+    error: str | None
+
+    def unpack(self) -> Batch:
+        """Return views of the buffer.
+
+        Raises:
+            DataError: an image could not be decoded, and the loader does not skip.
+        """
+        buffer = self._tensor()
+        if self.error is not None:
+            raise DataError(self.error)
+        images, targets = _views(buffer, self.capacity, self.image_size, self.num_classes)
+        n = len(self.indices)
+        return Batch(images[:n], targets[:n], torch.from_numpy(self.indices), self.corrupt)
+
+    def pin_memory(self) -> PackedBatch:
+        """Return a copy in page-locked memory; the DataLoader's pinning thread calls this."""
+        return self._replace(buffer=self._tensor().pin_memory())
+
+    def _tensor(self) -> torch.Tensor:
+        return self.buffer if isinstance(self.buffer, torch.Tensor) else hand_out(self.buffer)
+
+
+def _views(buffer: torch.Tensor, count: int, size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    split = count * size * size * 3
+    images = buffer[:split].view(count, size, size, 3).permute(0, 3, 1, 2)
+    return images, buffer[split : split + count * classes].view(torch.int8).view(count, classes)
+
+
 class FileSource:
     """Images from their files."""
 
@@ -59,14 +111,6 @@ class FileSource:
 
     def read(self, index: int) -> np.ndarray:
         return read_image(self._labels.path(index))
-
-
-class Job(NamedTuple):
-    """A batch to load: the images at `indices`, the first of which is at `position` of the epoch's order."""
-
-    epoch: int
-    position: int
-    indices: np.ndarray
 
 
 class Assembler:
@@ -79,27 +123,33 @@ class Assembler:
         seed: of the run: each image is transformed under random state keyed by (seed, epoch, position, index), and the
             earlier state is restored. None: the transform draws nothing.
         skip: leave out images that cannot be decoded, instead of failing the batch.
+        buffers: memory that jobs refer to.
     """
 
     def __init__(
-        self, labels: LabelSet, source: ImageSource, transform: Transform, *, seed: int | None, skip: bool
+        self,
+        labels: LabelSet,
+        source: ImageSource,
+        transform: Transform,
+        *,
+        seed: int | None,
+        skip: bool,
+        buffers: BatchBuffers | None,
     ) -> None:
         self._labels, self._source, self._transform = labels, source, transform
-        self._seed, self._skip = seed, skip
+        self._seed, self._skip, self._buffers = seed, skip, buffers
 
-    def __getitem__(self, job: Job) -> Batch | str:
-        """Return the batch, or the message of a DataError: raised in a worker, it would get a traceback of its own."""
-        try:
-            if self._seed is None:
-                return self._assemble(job, None)
-            with kept_random_state() as generator:
-                return self._assemble(job, generator)
-        except DataError as error:
-            return str(error)
+    def __getitem__(self, job: Job) -> PackedBatch:
+        if self._seed is None:
+            return self._assemble(job, None)
+        with kept_random_state() as generator:
+            return self._assemble(job, generator)
 
-    def _assemble(self, job: Job, generator: torch.Generator | None) -> Batch:
-        count, size = len(job.indices), self._transform.image_size
-        images = _empty(count * size * size * 3).view(count, size, size, 3).permute(0, 3, 1, 2)
+    def _assemble(self, job: Job, generator: torch.Generator | None) -> PackedBatch:
+        count, size, classes = len(job.indices), self._transform.image_size, self._labels.num_classes
+        memory = self._memory(job, count * (size * size * 3 + classes))
+        buffer = memory if job.buffer is None else job.buffer
+        images, targets = _views(memory, count, size, classes)
         kept: list[int] = []
         corrupt: list[str] = []
         for offset, index in enumerate(job.indices.tolist()):
@@ -107,7 +157,7 @@ class Assembler:
                 image = self._source.read(index)
             except DataError as error:
                 if not self._skip:
-                    raise
+                    return PackedBatch(buffer, count, size, classes, job.indices, [], str(error))
                 corrupt.append(str(error))
                 continue
             if generator is not None and self._seed is not None:
@@ -121,12 +171,14 @@ class Assembler:
             images[len(kept)].copy_(result)
             kept.append(index)
         indices = np.asarray(kept, dtype=np.int64)
-        targets = torch.from_numpy(self._labels.targets_batch(indices))
-        return Batch(images[: len(kept)], targets, torch.from_numpy(indices), corrupt)
+        targets[: len(kept)] = torch.from_numpy(self._labels.targets_batch(indices))
+        return PackedBatch(buffer, count, size, classes, indices, corrupt, None)
 
-
-def _empty(size: int) -> torch.Tensor:
-    """Return uint8 (size,); in a worker in shared memory, as torch's own default_collate does, which saves a copy."""
-    if get_worker_info() is None:
-        return torch.empty(size, dtype=torch.uint8)
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))
+    def _memory(self, job: Job, size: int) -> torch.Tensor:
+        if job.buffer is not None:
+            assert self._buffers is not None and size <= self._buffers.size
+            return self._buffers.memory(job.buffer)
+        if get_worker_info() is None:
+            return torch.empty(size, dtype=torch.uint8)
+        # Shared memory from the start, as in torch's own default_collate, saves a copy.
+        return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, ToTensor, Transform
+from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, PackedBatch, ToTensor, Transform
+from mltrain.pipeline.buffers import BatchBuffers
 from mltrain.pipeline.cache import CachedImages, available_cores
 from mltrain.pipeline.samplers import Sampler
 
@@ -98,14 +99,15 @@ class TrainLoader:
         self._world_size = world_size
         self._corrupt_budget = corrupt_budget
         self._loader = _data_loader(
-            Assembler(labels, cache or FileSource(labels), augment, seed=seed, skip=on_corrupt == "skip"),
-            _Jobs(self._jobs),
+            partial(Assembler, labels, cache or FileSource(labels), augment, seed=seed, skip=on_corrupt == "skip"),
+            self._jobs,
             num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
-            batch_bytes=3 * augment.image_size**2 * -(-batch_size // world_size),
+            batch_bytes=-(-batch_size // world_size) * (3 * augment.image_size**2 + labels.num_classes),
+            held=2 * accumulate,
         )
-        self._stream: Iterator[Batch | str] | None = None
+        self._stream: Iterator[PackedBatch] | None = None
         self._next = (0, 0)
         """epoch and micro-batch that the stream gives next"""
 
@@ -153,13 +155,16 @@ class TrainLoader:
             if self._stream is not stream or self._next != (epoch, micro):
                 raise RuntimeError(f"epoch {epoch} of the training loader was left: another one has been started")
             try:
-                batch = next(stream)
+                packed = next(stream)
             except BaseException:
                 self._stream = None  # the job is lost: the next epoch() starts a new stream
                 raise
             self._next = (epoch, micro + 1) if micro + 1 < end else (epoch + 1, 0)
-            if isinstance(batch, str):
-                raise DataError(f"{batch}. Fix or remove it, or train without such images: data.on_corrupt=skip")
+            try:
+                batch = packed.unpack()
+            except DataError as error:
+                text = f"{error}. Fix or remove it, or train without such images: data.on_corrupt=skip"
+                raise DataError(text) from None
             if batch.corrupt:
                 self._count(batch.corrupt)
             yield batch
@@ -241,22 +246,21 @@ class EvalLoader:
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
         transform = ToTensor(transform.image_size) if cache else transform
         self._loader = _data_loader(
-            Assembler(labels, cache or FileSource(labels), transform, seed=None, skip=on_corrupt == "skip"),
-            self._jobs,
+            partial(Assembler, labels, cache or FileSource(labels), transform, seed=None, skip=on_corrupt == "skip"),
+            lambda: self._jobs,
             num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
-            batch_bytes=3 * transform.image_size**2 * local,
+            batch_bytes=local * (3 * transform.image_size**2 + labels.num_classes),
+            held=2,
         )
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in _start(self._loader):
-            if isinstance(batch, str):
-                raise DataError(batch)
-            yield batch
+        for packed in _start(self._loader):
+            yield packed.unpack()
 
     def close(self) -> None:
         """End the workers."""
@@ -272,14 +276,17 @@ def default_workers(gpu: bool) -> int:
     return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
 
 
-class _Jobs:
-    """Sampler of a DataLoader that asks a function for the jobs whenever the DataLoader starts."""
+class _LentJobs:
+    """Sampler of a DataLoader: jobs, each with a buffer for its batch."""
 
-    def __init__(self, start: Callable[[], Iterator[Job]]) -> None:
-        self._start = start
+    def __init__(self, jobs: Callable[[], Iterable[Job]], buffers: BatchBuffers) -> None:
+        self._jobs, self._buffers = jobs, buffers
 
     def __iter__(self) -> Iterator[Job]:
-        return self._start()
+        # Runs when the first job is requested: the workers have then finished all earlier jobs.
+        self._buffers.take_back()
+        for job in self._jobs():
+            yield job._replace(buffer=self._buffers.lend())
 
 
 def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
@@ -290,26 +297,32 @@ def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
 
 
 def _data_loader(
-    assembler: Assembler,
-    jobs: Iterable[Job],
+    assembler: Callable[..., Assembler],
+    jobs: Callable[[], Iterable[Job]],
     *,
     num_workers: int | None,
     prefetch: int,
     pin_memory: bool,
     batch_bytes: int,
-) -> DataLoader[Any]:
+    held: int,
+) -> DataLoader[PackedBatch]:
+    """Build the DataLoader; the consumer holds `held` batches at once, including the one it is about to request."""
     num_workers = default_workers(pin_memory) if num_workers is None else num_workers
     if num_workers < 0 or prefetch < 1:
         raise ValueError(f"num_workers={num_workers}, prefetch={prefetch}: must be at least 0 and 1")
-    if num_workers:
-        _check_shared_memory(batch_bytes * (num_workers * prefetch + 2))  # and two that the consumer holds
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    # Only forked processes share the buffers; others use shared memory for each batch.
+    shared = method == "fork" or not num_workers
+    in_flight = num_workers * prefetch + held
+    buffers = BatchBuffers(in_flight if shared else 0, batch_bytes)
+    if not shared:
+        _check_shared_memory(batch_bytes * in_flight)
     # Linux watches the thread that started the worker, not the process.
     main_thread = threading.current_thread() is threading.main_thread()
     return DataLoader(
-        assembler,  # type: ignore[arg-type]
+        assembler(buffers=buffers if shared else None),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=jobs,
+        sampler=_LentJobs(jobs, buffers),
         num_workers=num_workers,
         collate_fn=_identity,
         prefetch_factor=prefetch if num_workers else None,
@@ -321,7 +334,7 @@ def _data_loader(
     )
 
 
-def _start(loader: DataLoader[Any]) -> Iterator[Batch | str]:
+def _start(loader: DataLoader[PackedBatch]) -> Iterator[PackedBatch]:
     """Return `iter(loader)`; signals that arrive while the workers start are handled afterwards.
 
     Workers inherit the blocked signals and unblock them once they ignore them: no signal can kill a starting worker.
@@ -370,7 +383,7 @@ def _check_shared_memory(needed: int) -> None:
         )
 
 
-def _close(loader: DataLoader[Any]) -> None:
+def _close(loader: DataLoader[PackedBatch]) -> None:
     iterator = loader._iterator
     loader._iterator = None
     if iterator is None:

@@ -365,27 +365,3 @@ def test_default_workers_share_the_cores_among_local_ranks(monkeypatch):
     assert (default_workers(True), default_workers(False)) == (16, 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert (default_workers(True), default_workers(False)) == (3, 1)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_that_are_kept_stay_as_they_were_while_others_come_and_go(labels, workers):
-    expected = [batch for epoch in range(3) for batch in train_loader(labels).epoch(epoch)]
-    loader = train_loader(labels, num_workers=workers)
-    kept = []
-    for k, batch in enumerate(batch for epoch in range(3) for batch in loader.epoch(epoch)):
-        assert torch.equal(batch.images, expected[k].images) and torch.equal(batch.targets, expected[k].targets)
-        if k % 2:
-            kept.append((k, batch.images[1:3], batch.targets.numpy()))
-        del batch
-    loader.close()
-    for k, images, targets in kept:
-        assert torch.equal(images, expected[k].images[1:3])
-        np.testing.assert_array_equal(targets, expected[k].targets)
-
-
-def test_spawned_workers_give_the_same_batches(labels, monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
-    transform = EvalResize(image_size=16)
-    spawned = EvalLoader(labels, transform, batch_size=6, num_workers=1)
-    equal(EvalLoader(labels, transform, batch_size=6, num_workers=0), spawned)
-    spawned.close()
