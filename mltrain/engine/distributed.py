@@ -103,11 +103,11 @@ class Distributed:
         if self.world_size > 1:
             dist.barrier(group=self._cpu_group)
 
-    def gather_rows(self, tensor: torch.Tensor, *, to_all: bool = False) -> torch.Tensor | None:
+    def gather_rows(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Concatenate (n_r, ...) tensors along the first dimension, in rank order; n_r may differ, and be 0.
 
-        Returns the (sum n_r, ...) tensor on rank 0, or on every rank with `to_all`; None on others. Any dtype. A rank
-        receives rows directly into the result, without further memory.
+        Returns the (sum n_r, ...) tensor on rank 0, None on others. Any dtype. Rank 0 receives rows directly into the
+        result, without further memory.
 
         Raises:
             ValueError: on every rank, if ranks disagree in dtype or in the shape of a row.
@@ -117,38 +117,19 @@ class Distributed:
         metas = self.all_gather_objects((tuple(tensor.shape), str(tensor.dtype), tensor.device.type))
         if any((meta[0][1:], meta[1:]) != (metas[0][0][1:], metas[0][1:]) for meta in metas):
             raise ValueError(f"gather_rows: ranks disagree in row shape, dtype or device: {metas}")
-        counts = [meta[0][0] for meta in metas]
-        receives = to_all or self.is_main
-        out = (
-            torch.empty((sum(counts), *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
-            if receives
-            else None
-        )
         group = self._group(tensor)
-        start = 0
-        for source, count in enumerate(counts):
-            rows = tensor if source == self.rank else None
-            if out is not None:
-                place = out[start : start + count]
-                if rows is not None:
-                    place.copy_(rows)
-                rows = place
-            start += count
-            if rows is None or rows.numel() == 0:
-                continue
-            self._move(rows.contiguous(), source, to_all, group)
+        if not self.is_main:
+            for message in _messages(tensor):
+                dist.send(message, dst=0, group=group)
+            return None
+        counts = [shape[0] for shape, *_ in metas]
+        out = torch.empty((sum(counts), *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
+        own, *others = out.split(counts)
+        own.copy_(tensor)
+        for source, rows in enumerate(others, 1):
+            for message in _messages(rows):
+                dist.recv(message, src=source, group=group)
         return out
-
-    def _move(self, rows: torch.Tensor, source: int, to_all: bool, group: Any) -> None:
-        """Send `rows` from `source` to rank 0 or to all, as bytes, because gloo does not support every dtype."""
-        data = rows.view(-1).view(torch.uint8)
-        for chunk in data.split(_TRANSFER_BYTES):
-            if to_all:
-                dist.broadcast(chunk, src=source, group=group)
-            elif source != 0 and self.is_main:
-                dist.recv(chunk, src=source, group=group)
-            elif source != 0:
-                dist.send(chunk, dst=0, group=group)
 
     @contextmanager
     def first(self) -> Iterator[None]:
@@ -176,6 +157,11 @@ class Distributed:
 
     def _group(self, tensor: torch.Tensor) -> Any:
         return self._cpu_group if tensor.device.type == "cpu" else None
+
+
+def _messages(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """View a tensor as bytes, because gloo does not support every dtype, in parts of a bounded size."""
+    return rows.contiguous().view(-1).view(torch.uint8).split(_TRANSFER_BYTES) if rows.numel() else ()
 
 
 def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed:
