@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -22,19 +22,10 @@ if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
     from mltrain.optim.ema import ModelEma
     from mltrain.optim.schedules import Schedule
+    from mltrain.pipeline.batch import Batch
 
 # A loss scale below this has overflowed in every recent step: the model has diverged, and no scale will help.
 MIN_LOSS_SCALE = 2.0**-10
-
-
-class MicroBatch(Protocol):
-    """The part of `mltrain.pipeline.batch.Batch` that the step reads."""
-
-    @property
-    def images(self) -> torch.Tensor: ...
-
-    @property
-    def targets(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ class TrainStep:
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)
         self.forward_model = forward
 
-    def __call__(self, step: int, batches: Sequence[MicroBatch], signum: int | None = None) -> StepResult:
+    def __call__(self, step: int, batches: Sequence[Batch], signum: int | None = None) -> StepResult:
         """Run optimizer step `step` (counted over the whole run) on this rank's micro-batches.
 
         Raises:
@@ -124,7 +115,7 @@ class TrainStep:
         if set_epoch is not None:
             set_epoch(epoch)
 
-    def _accumulate(self, step: int, batches: Sequence[MicroBatch]) -> torch.Tensor:
+    def _accumulate(self, step: int, batches: Sequence[Batch]) -> torch.Tensor:
         total = None
         # A micro-batch is empty if all its images were corrupt and left out; it keeps its number in the random key.
         weights = self._weights(batches)
@@ -141,7 +132,7 @@ class TrainStep:
         assert total is not None, "a step needs at least one image on each rank"
         return total
 
-    def _forward(self, batch: MicroBatch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.dist.device
         images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
         targets = batch.targets.to(device, non_blocking=True)
@@ -151,7 +142,7 @@ class TrainStep:
             logits = self.forward_model(images)
         return logits, targets
 
-    def _weights(self, batches: Sequence[MicroBatch]) -> list[float]:
+    def _weights(self, batches: Sequence[Batch]) -> list[float]:
         """Return the weight of each micro-batch's loss that makes the averaged gradients those of the global batch."""
         reduction = getattr(self.loss, "reduction", "batchmean")
         world = self.dist.world_size
