@@ -87,12 +87,12 @@ class CheckpointFolder:
             raise CheckpointError(f"{path}: {problem}")
         self._last_is_intact = False
         if not previous.exists():
-            raise CheckpointError(f"{path}: {problem}, and there is no previous.pt beside it; rerun=true starts afresh")
+            raise CheckpointError(f"{path}: {problem}, and there is no previous.pt beside it; rerun=true starts over")
         state, previous_problem = _read(previous)
         if state is None:
             raise CheckpointError(
                 f"neither checkpoint can be read: {path}: {problem}; {previous}: {previous_problem}; "
-                f"rerun=true starts afresh"
+                f"rerun=true starts over"
             )
         logger.warning("%s: %s; continuing from %s, which was saved before it", path, problem, previous)
         return state

@@ -301,7 +301,7 @@ class Runner:
             return
         position = state.position
         if position is None:
-            raise CheckpointError(f"{self.folder}: last.pt has weights only; rerun=true starts afresh")
+            raise CheckpointError(f"{self.folder}: last.pt has weights only; rerun=true starts over")
         state.check_classes(self.stats.class_names, self.folder)
         state.restore(self.model, self.ema)
         self.train_step.optimizer.load_state_dict(position.optimizer)

@@ -104,7 +104,7 @@ class KnownEntries:
     def count_above(self, cuts: float | Tensor) -> Counts:
         if isinstance(cuts, Tensor):
             if cuts.shape != (self.classes,):
-                raise ValueError(f"cuts must be ({self.classes},), one of each class; got {tuple(cuts.shape)}")
+                raise ValueError(f"cuts must be ({self.classes},), one per class; got {tuple(cuts.shape)}")
             cuts = cuts[self.columns.long()]
         return self._count(self.logits > cuts)
 

@@ -135,7 +135,7 @@ class ClassAwareSampler:
 
 
 class _ExpectedCountSampler:
-    """Base of the samplers that show image i `expected[i]` times per epoch on average, rounded anew in each epoch."""
+    """Base of the samplers that show image i `expected[i]` times per epoch on average, rounded again in each epoch."""
 
     def __init__(self, expected: np.ndarray, size: int, seed: int) -> None:
         self._expected, self._size, self._seed = expected, size, seed
@@ -153,7 +153,7 @@ class RepeatFactorSampler(_ExpectedCountSampler):
     Gupta et al., LVIS, arXiv 1908.03195: c runs over the positive classes of the image, f_c is the share of
     images that have class c, t is `threshold`. Images without positives have r_i = 1.
 
-    The r_i are rounded anew in each epoch, see `_rounded`. The published scheme rounds the r_i independently, so its
+    The r_i are rounded again in each epoch, see `_rounded`. The published scheme rounds the r_i independently, so its
     epochs differ in length; here all epochs have floor(sum_i r_i) images, and to fit, the fractions of the r_i shrink
     by less than one image per epoch in total. An `epoch_size` scales all r_i by the same factor, so that those of
     frequent images may fall below 1.
