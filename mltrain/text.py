@@ -18,6 +18,11 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     return min(parts, key=len) if parts else None
 
 
+def close_matches(name: str, names: Iterable[str], count: int, cutoff: float) -> list[str]:
+    """Return up to `count` similar names, the most similar first."""
+    return difflib.get_close_matches(name, list(names), n=count, cutoff=cutoff)
+
+
 def did_you_mean(name: str, names: Iterable[str], form: str = "{}") -> str:
     """Return "; did you mean NEAREST?", with the nearest name put into `form`, or nothing where no name is near."""
     near = nearest(name, names)

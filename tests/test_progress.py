@@ -119,7 +119,7 @@ def test_reading_labels_looking_for_files_and_evaluating_say_how_far_they_are(
     from mltrain.datasets.csv import csv_file
     from mltrain.datasets.splits import check_files
     from mltrain.engine import distributed
-    from mltrain.engine.evaluator import evaluate
+    from mltrain.engine.evaluator import Inference, evaluate
     from mltrain.metrics.summary import summarize
     from mltrain.models import create_classifier
     from mltrain.pipeline.augment import EvalResize
@@ -137,7 +137,7 @@ def test_reading_labels_looking_for_files_and_evaluating_say_how_far_they_are(
     loader = EvalLoader(splits.val, EvalResize(image_size=32), batch_size=4, num_workers=0)
     with distributed.start("cpu") as dist:
         for mode in ("lines", "off"):
-            evaluate({"val": model}, loader, summarize, dist=dist, progress=mode)  # type: ignore[arg-type]
+            evaluate({"val": model}, loader, summarize, Inference(dist, progress=mode))  # type: ignore[arg-type]
     assert torch.is_grad_enabled()
     said = caplog.messages
     assert any(text.startswith("reading labels.csv: 256") for text in said), said

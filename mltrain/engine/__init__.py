@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: checkpoints, ranks, seeds, signals, logs."""
+"""The training loop and its parts: step, evaluation, checkpoints, ranks, signals, logs."""

@@ -1,18 +1,16 @@
-"""Checkpoints that survive a kill at any instant.
+"""Checkpoint files that survive a kill at any instant; `mltrain.engine.state` knows what is in them.
 
 A file is written under a temporary name in the same folder, flushed to the disk, and renamed over the old one;
 nothing is deleted first. `last.pt` moves to `previous.pt` before the new one takes its name, so at every instant at
-least one of them is whole. Files are read with `torch.load(weights_only=True)` alone: loading a checkpoint runs no
+least one of them is complete. Files are read with `torch.load(weights_only=True)` alone: loading a checkpoint runs no
 code from it.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
-import tempfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 
 from mltrain.errors import CheckpointError
+from mltrain.files import atomic_write, sync_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +34,10 @@ class CheckpointFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._cleaned = False
-        self._last_is_whole = True
+        self._last_is_intact = True
 
     def path(self, name: str) -> Path:
-        """The file of a checkpoint, whether it exists or not."""
+        """Return the path of a checkpoint, which may not exist."""
         return self.folder / f"{name}.pt"
 
     def save(self, state: dict[str, Any], name: str = "last") -> None:
@@ -50,37 +49,28 @@ class CheckpointFolder:
             ValueError: something else in the state, named by its place.
             CheckpointError: the disk is full or not writable; the older files are as they were.
         """
-        check_state(state)
+        _check_state(state)
         path = self.path(name)
-        temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_stale()
-            handle, temporary_name = tempfile.mkstemp(prefix=f".{name}.", suffix=".pt.tmp", dir=self.folder)
-            temporary = Path(temporary_name)
-            with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            # A broken `last` (found by `load`, or cut short: its end is missing) must not push out a whole `previous`.
-            if name == "last" and self._last_is_whole and path.exists() and zipfile.is_zipfile(path):
-                path.replace(self.path("previous"))
-            temporary.replace(path)
-            _sync_folder(self.folder)
+            with atomic_write(path) as temporary:
+                with temporary.open("wb") as file:  # given a path, torch would store its name in the file
+                    torch.save(state, file)
+                # A damaged `last` (found by `load`, or without its end) must not replace a good `previous`.
+                if name == "last" and self._last_is_intact and path.exists() and zipfile.is_zipfile(path):
+                    sync_to_disk(temporary)  # the new file must be on the disk before the old one gives up its name
+                    path.replace(self.path("previous"))
         except (OSError, RuntimeError) as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            free = _free_mb(self.folder)
             raise CheckpointError(
-                f"cannot write {path}: {_reason(error)} ({free}); earlier checkpoints are unharmed. "
+                f"cannot write {path}: {_reason(error)} ({_free_mb(self.folder)}); earlier checkpoints are unharmed. "
                 f"Free some space or point paths.runs to another disk, then repeat the command to resume"
             ) from error
         if name == "last":
-            self._last_is_whole = True
+            self._last_is_intact = True
 
     def load(self, name: str = "last") -> dict[str, Any] | None:
-        """The state saved as `name`, its tensors on the CPU; None where there is none.
+        """Read the state saved as `name`, its tensors on the CPU; None if there is none.
 
         For `last`, a missing or damaged file falls back to `previous`, with a warning that says why.
 
@@ -88,71 +78,70 @@ class CheckpointFolder:
             CheckpointError: there are files, but none that can be read.
         """
         path, previous = self.path(name), self.path("previous")
-        if name != "last":
-            if not path.exists():
-                return None
-            state, problem = _read(path)
-            if state is None:
-                raise CheckpointError(f"{path}: {problem}")
-            return state
-        if not path.exists() and not previous.exists():
+        if not path.exists() and not (name == "last" and previous.exists()):
             return None
         state, problem = _read(path)
         if state is not None:
             return state
-        self._last_is_whole = False
+        if name != "last":
+            raise CheckpointError(f"{path}: {problem}")
+        self._last_is_intact = False
         if not previous.exists():
-            raise CheckpointError(f"{path}: {problem}, and no previous.pt stands beside it; rerun=true starts afresh")
+            raise CheckpointError(f"{path}: {problem}, and there is no previous.pt beside it; rerun=true starts over")
         state, previous_problem = _read(previous)
         if state is None:
             raise CheckpointError(
                 f"neither checkpoint can be read: {path}: {problem}; {previous}: {previous_problem}; "
-                f"rerun=true starts afresh"
+                f"rerun=true starts over"
             )
-        logger.warning("%s: %s; going on from %s, which was saved before it", path, problem, previous)
+        logger.warning("%s: %s; continuing from %s, which was saved before it", path, problem, previous)
         return state
 
     def _remove_stale(self) -> None:
-        """What a killed save left behind; once, and only by a process that writes."""
+        """Remove what a killed save left behind; once, and only in a process that writes."""
         if not self._cleaned:
-            for file in self.folder.glob(".*.pt.tmp"):
+            for file in self.folder.glob(".*.pt.*tmp"):
                 file.unlink(missing_ok=True)
             self._cleaned = True
 
 
-def check_state(state: Any, place: str = "state") -> None:
-    """Refuse what `torch.load(weights_only=True)` would not read back, naming its place; ValueError."""
+def _check_state(state: Any, place: str = "state") -> None:
+    """Refuse what `torch.load(weights_only=True)` would not read back.
+
+    Raises:
+        ValueError: naming the place of such a value.
+    """
     kind = type(state)
     if kind in _PLAIN or kind in _TENSORS:
         return
     if kind in (dict, OrderedDict):
         for key, value in state.items():
             if type(key) not in _PLAIN:
-                raise ValueError(f"checkpoint: {place} has a key of type {kind_name(type(key))}: {key!r}")
-            check_state(value, f"{place}[{key!r}]")
+                raise ValueError(f"checkpoint: {place} has a key of type {_kind_name(type(key))}: {key!r}")
+            _check_state(value, f"{place}[{key!r}]")
     elif kind in (list, tuple):
         for index, value in enumerate(state):
-            check_state(value, f"{place}[{index}]")
+            _check_state(value, f"{place}[{index}]")
     else:
         advice = (
             "store torch.from_numpy(array) or number.item()" if kind.__module__ == "numpy" else "store plain values"
         )
         raise ValueError(
-            f"checkpoint: {place} is a {kind_name(kind)}; only tensors, numbers, strings, None and dicts, lists and "
+            f"checkpoint: {place} is a {_kind_name(kind)}; only tensors, numbers, strings, None and dicts, lists and "
             f"tuples of them can be loaded back without running code: {advice}"
         )
 
 
-def kind_name(kind: type) -> str:
-    """Name of a type with its module, as in an import."""
+def _kind_name(kind: type) -> str:
+    """Return the name of a type with its module, as an import spells it."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The state, or None and what is wrong with the file."""
+    """Return the state, or None and what is wrong with the file."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            # torch reads tensors without looking at their checksums: a damaged file would load as wrong weights.
+            # torch does not check the checksums of tensors: a damaged file would load as wrong weights.
             damaged = archive.testzip()
         if damaged is not None:
             return None, f"damaged ({damaged} does not match its checksum)"
@@ -178,20 +167,3 @@ def _free_mb(folder: Path) -> str:
         return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free"
     except OSError:
         return "free space unknown"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames themselves durable, where the system can open a folder."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,7 @@
-"""A curriculum at work: it scores the training images with the model as it stands and changes what is trained on.
+"""A curriculum in a run: it scores the training images with the current model and changes which images are trained on.
 
-The choice is made on the main rank and handed to the others, so all train on the same images. It is state: a
-checkpoint holds it, and a run that resumes inside a stage goes on with it.
+The main rank chooses and sends the choice to the others, so all train on the same images. The choice is state: a
+checkpoint holds it, and a run that resumes inside a stage continues with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.curriculum import SelfPacedBalance, Stage
-from mltrain.engine.evaluator import forward_batches
+from mltrain.engine.evaluator import Inference, forward_batches
 from mltrain.errors import CheckpointError, DataError, MltrainError, NonFiniteError
+from mltrain.files import atomic_write
 
 if TYPE_CHECKING:
-    from mltrain.engine.distributed import Distributed
     from mltrain.engine.signals import StopSignal
     from mltrain.labels import LabelSet
     from mltrain.models.backbone import Features
@@ -33,26 +34,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TABLE = "curriculum.csv"
+TABLE_FILE = "curriculum.csv"
 
 
 class Curriculum:
-    """The runner calls `start_epoch` before each epoch, and keeps `state_dict` in its checkpoints.
+    """The choice of training images, stage after stage.
 
-    An epoch has as many images in every stage: the sampler's `epoch_size`, that of the whole training set. So steps
-    per epoch, schedule and length of the run are those of a run without a curriculum, and small stages go round their
-    images more often.
+    The runner calls `start_epoch` before each epoch, and keeps `state_dict` in its checkpoints.
+
+    An epoch has the same number of images in every stage: the sampler's `epoch_size`, that of the whole training set.
+    So steps per epoch, schedule and length of the run are those of a run without a curriculum, and a small stage shows
+    its images more often.
 
     Args:
-        pace: what is chosen when.
-        model: as it trains; scored in eval mode.
-        loss: its ``set_class_costs(costs (C,))``, where it has one, is called at each stage.
-        train_loader: given a new sampler at each stage.
-        score_loader: makes a loader of all training images in evaluation's transform.
-        make_sampler: of (labels of a stage, class costs); as long as the train loader's own.
-        dist: ranks.
-        amp_dtype, channels_last: as in evaluation.
-        single_label: probabilities are a softmax, else sigmoids.
+        pace: decides what is chosen when.
+        model: the model in training; it is scored in evaluation mode.
+        loss: its ``set_class_costs(costs (C,))``, if it has one, is called at each stage.
+        train_loader: gets a new sampler at each stage.
+        score_loader: makes a loader of all training images with the transform of evaluation.
+        make_sampler: takes (labels of a stage, class costs); the sampler must be as long as the train loader's own.
+        inference: settings of scoring, as in evaluation.
+        single_label: probabilities are a softmax instead of sigmoids.
         folder: of the run; the main rank writes `curriculum.csv` there.
     """
 
@@ -65,24 +67,21 @@ class Curriculum:
         train_loader: TrainLoader,
         score_loader: Callable[[], EvalLoader],
         make_sampler: Callable[[LabelSet, np.ndarray], Sampler],
-        dist: Distributed,
-        amp_dtype: torch.dtype | None,
-        channels_last: bool,
+        inference: Inference,
         single_label: bool,
         folder: Path,
     ) -> None:
         self.pace, self.model, self.loss, self.train_loader = pace, model, loss, train_loader
-        self.score_loader, self.make_sampler, self.dist = score_loader, make_sampler, dist
-        self.amp_dtype, self.channels_last, self.single_label = amp_dtype, channels_last, single_label
-        self.folder = folder
+        self.score_loader, self.make_sampler, self.inference = score_loader, make_sampler, inference
+        self.single_label, self.folder = single_label, folder
         self.stages: list[Stage] = []
-        """so far; the last is trained on"""
+        """stages so far; the last one is in use"""
 
     def start_epoch(self, epoch: int, stop: StopSignal | None = None) -> None:
-        """Make the choice for the stage that an epoch (from 0) belongs to, unless it was made.
+        """Choose the images of the stage that an epoch (from 0) belongs to, unless they are chosen already.
 
         Raises:
-            Interrupted: by a signal while images are scored; nothing has changed then.
+            Interrupted: by a signal while images are scored; the curriculum is as it was.
             NonFiniteError: the model gives NaN, on every rank.
             DataError: an image cannot be read.
         """
@@ -92,24 +91,24 @@ class Curriculum:
             self._log(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: numbers and tensors."""
+        """Return the stages as numbers and tensors, for `load_state_dict`."""
         stages = []
         for k, stage in enumerate(self.stages):
             arrays = stage.to_arrays()
-            if k + 1 < len(self.stages):  # of earlier ones only the table is needed again
+            if k + 1 < len(self.stages):  # earlier stages are only needed for the table
                 arrays |= {"indices": np.empty(0, np.int64), "weights": np.empty(0)}
             stages.append({key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in arrays.items()})
         return {"stages": stages, "images": len(self.pace.labels)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on in the stage of a checkpoint.
+        """Continue in the stage of a checkpoint.
 
         Raises:
-            CheckpointError: it is of another number of training images.
+            CheckpointError: the checkpoint is for another number of training images.
         """
         if state["images"] != len(self.pace.labels):
             raise CheckpointError(
-                f"{self.folder}: the curriculum in the checkpoint is of {state['images']} training images, "
+                f"{self.folder}: the curriculum in the checkpoint is for {state['images']} training images, "
                 f"{self.pace.labels.name} has {len(self.pace.labels)}; give the data set the run began with"
             )
         self.stages = [Stage.from_arrays(stage) for stage in state["stages"]]
@@ -120,27 +119,26 @@ class Curriculum:
 
     def _choose(self, stop: StopSignal | None) -> Stage:
         if not self.stages:
-            return self.pace.first()  # the same on every rank: nothing is scored
-        scores = self._scores(stop)
+            return self.pace.first()  # the same on every rank: it needs no scores
+        scores = self._scores(replace(self.inference, stop=stop))
         found: Stage | MltrainError | None = None
-        if scores is not None:  # the main rank, which alone chooses: two machines may round differently
+        if scores is not None:  # only the main rank chooses, because two machines may round differently
             try:
                 found = self.pace.next(self.stages[-1], self._losses(scores.numpy()))
             except MltrainError as error:
                 found = error
-        found = self.dist.broadcast(found)
+        found = self.inference.dist.broadcast(found)
         if isinstance(found, MltrainError):
             raise found
         assert found is not None
         return found
 
-    def _scores(self, stop: StopSignal | None) -> Tensor | None:
-        """Losses (P,) or, for the SVM, features (N, D) of all training images; on the main rank, None elsewhere."""
+    def _scores(self, inference: Inference) -> Tensor | None:
+        """Return losses (P,) or, for the SVM, features (N, D) of all training images on the main rank, else None."""
         with closing(self.score_loader()) as loader:
-            settings = (loader, self.dist, self.amp_dtype, self.channels_last, stop)
             if self.pace.scorer == "svm":
-                return _mean_features(self.model, *settings)
-            return _positive_losses(self.model, self.single_label, *settings)
+                return _mean_features(self.model, loader, inference)
+            return _positive_losses(self.model, self.single_label, loader, inference)
 
     def _losses(self, scores: np.ndarray) -> np.ndarray:
         if not np.isfinite(scores).all():
@@ -153,12 +151,12 @@ class Curriculum:
     def _apply(self) -> None:
         stage = self.stages[-1]
         sampler = self.make_sampler(self.pace.labels.select(stage.indices), stage.costs)
-        self.train_loader.set_sampler(_Chosen(sampler, stage.indices))
+        self.train_loader.set_sampler(_SubsetSampler(sampler, stage.indices))
         set_class_costs = getattr(self.loss, "set_class_costs", None)
         if set_class_costs is not None:
             set_class_costs(stage.costs)
-        if self.dist.is_main:
-            write_table(self.folder / TABLE, self.stages, self.pace.labels.class_names)
+        if self.inference.dist.is_main:
+            write_table(self.folder / TABLE_FILE, self.stages, self.pace.labels.class_names)
 
     def _log(self, epoch: int) -> None:
         stage = self.stages[-1]
@@ -170,8 +168,8 @@ class Curriculum:
         )  # fmt: skip
 
 
-class _Chosen:
-    """A sampler over some images, in the numbering of the whole set."""
+class _SubsetSampler:
+    """A sampler of some images that gives their indices in the whole set."""
 
     def __init__(self, sampler: Sampler, indices: np.ndarray) -> None:
         self._sampler, self._indices = sampler, indices
@@ -184,15 +182,14 @@ class _Chosen:
 
 
 def write_table(file: Path, stages: list[Stage], class_names: tuple[str, ...]) -> None:
-    """A row for each stage and class: what was chosen and what it cost.
+    """Write a row for each stage and class: what was chosen and what it cost.
 
     Raises:
         DataError: the file cannot be written.
     """
     header = ["stage", "ratio", "class", "images", "copies", "positives", "mean_loss", "complexity", "cost"]
-    temporary = file.with_name(f".{file.name}.tmp")
     try:
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
+        with atomic_write(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(header)
             for stage in stages:
@@ -202,7 +199,6 @@ def write_table(file: Path, stages: list[Stage], class_names: tuple[str, ...]) -
                 for name, numbers, values in zip(class_names, counts, figures, strict=True):
                     shown = [f"{value:.6g}" for value in values]
                     writer.writerow([stage.number, f"{stage.ratio:g}", name, *numbers, *shown])
-        temporary.replace(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be written: {error.strerror or error}") from error
 
@@ -222,39 +218,24 @@ class _MeanToken(nn.Module):
 
 
 @torch.inference_mode()
-def _mean_features(
-    model: Classifier,
-    loader: EvalLoader,
-    dist: Distributed,
-    amp_dtype: torch.dtype | None,
-    channels_last: bool,
-    stop: StopSignal | None,
-) -> Tensor | None:
-    """Mean token of every image, fp32 (N, D), on the main rank; None elsewhere."""
+def _mean_features(model: Classifier, loader: EvalLoader, inference: Inference) -> Tensor | None:
+    """Return the mean token of every image, fp32 (N, D), on the main rank, None on others."""
     parts = [torch.empty(0, model.backbone.num_features)]
     models: Any = {"": _MeanToken(model)}
-    for _, outputs in forward_batches(models, loader, dist, amp_dtype, channels_last, stop):
+    for _, outputs in forward_batches(models, loader, inference):
         parts.append(outputs[""].cpu())
-    return dist.gather_rows(torch.cat(parts))
+    return inference.dist.gather_rows(torch.cat(parts))
 
 
 @torch.inference_mode()
-def _positive_losses(
-    model: Classifier,
-    single_label: bool,
-    loader: EvalLoader,
-    dist: Distributed,
-    amp_dtype: torch.dtype | None,
-    channels_last: bool,
-    stop: StopSignal | None,
-) -> Tensor | None:
-    """-log p of every positive target, fp64 (P,), in the order of `LabelSet.positive_pairs`; on the main rank."""
+def _positive_losses(model: Classifier, single_label: bool, loader: EvalLoader, inference: Inference) -> Tensor | None:
+    """Return -log p of every positive target, fp64 (P,), on the main rank, in the order of `positive_pairs`."""
     parts = [torch.empty(0, dtype=torch.float64)]
-    for batch, outputs in forward_batches({"": model}, loader, dist, amp_dtype, channels_last, stop):
+    for batch, outputs in forward_batches({"": model}, loader, inference):
         logits = outputs[""].cpu().double()
         rows, columns = (batch.targets == 1).nonzero(as_tuple=True)
         if single_label:
             parts.append(logits.logsumexp(dim=1)[rows] - logits[rows, columns])
         else:
             parts.append(F.softplus(-logits[rows, columns]))
-    return dist.gather_rows(torch.cat(parts))
+    return inference.dist.gather_rows(torch.cat(parts))

@@ -1,8 +1,8 @@
 """One process or many behind one interface: `with start("auto") as ranks: ...`.
 
-Started by `torchrun --nproc_per_node=N`, each process is a rank with a device of its own: NCCL between GPUs, gloo
-between CPUs. CPU tensors and Python objects travel by gloo in either case. Without torchrun everything here is a
-no-op that gives what one rank would.
+Under `torchrun --nproc_per_node=N` each process is a rank with a device of its own: NCCL connects GPUs, gloo CPUs.
+CPU tensors and Python objects always travel by gloo. Without torchrun everything here is a no-op with the result of a
+single rank.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _TRANSFER_BYTES = 256 * 2**20
 
 
 class Distributed:
-    """This process among its peers. Build it with `start`.
+    """This process and its connection to the other ranks. Build it with `start`.
 
     Attributes:
         rank, world_size: this process's number and how many there are.
         local_rank: its number on this machine.
-        device: where its model lives.
-        is_main: rank 0, which alone writes files and logs.
+        device: of its model.
+        is_main: whether it is rank 0, which alone writes files and logs.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Distributed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # After an error a peer may be inside a collective, and leaving the group in an orderly way would wait for it.
-        # Ending the process closes the connections instead, and the peer's collective fails at once.
-        if error is None or isinstance(error, Interrupted):  # the latter is agreed on by all ranks
+        # After an error another rank may be inside a collective, and destroying the group would wait for it. Ending the
+        # process closes the connections instead, and the collective of the other rank fails at once.
+        if error is None or isinstance(error, Interrupted):  # all ranks agree on an interruption
             self.close()
 
     def close(self) -> None:
@@ -68,8 +68,7 @@ class Distributed:
         return tensor
 
     def all_gather_objects(self, value: T) -> list[T]:
-        """Every rank's `value`, in rank order, on every rank. Small Python objects; tensors go through
-        `gather_rows`."""
+        """Return every rank's `value`, in rank order, on every rank; for small Python objects, not tensors."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -77,7 +76,7 @@ class Distributed:
         return values
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's `value` on every rank."""
+        """Return rank 0's `value` on every rank."""
         if self.world_size == 1:
             return value
         values = [value]
@@ -104,60 +103,40 @@ class Distributed:
         if self.world_size > 1:
             dist.barrier(group=self._cpu_group)
 
-    def gather_rows(self, tensor: torch.Tensor, *, to_all: bool = False) -> torch.Tensor | None:
+    def gather_rows(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Concatenate (n_r, ...) tensors along the first dimension, in rank order; n_r may differ, and be 0.
 
-        Returns the (sum n_r, ...) tensor on rank 0, or on every rank with `to_all`; None elsewhere. Any dtype. Rows
-        are received straight into their place in the result, so the memory needed beyond it is nothing on the
-        receiving side.
+        Returns the (sum n_r, ...) tensor on rank 0, None on others. Any dtype. Rank 0 receives rows directly into the
+        result, without further memory.
 
         Raises:
-            ValueError: on every rank, where ranks disagree in dtype or in the shape of a row.
+            ValueError: on every rank, if ranks disagree in dtype or in the shape of a row.
         """
         if self.world_size == 1:
             return tensor
         metas = self.all_gather_objects((tuple(tensor.shape), str(tensor.dtype), tensor.device.type))
         if any((meta[0][1:], meta[1:]) != (metas[0][0][1:], metas[0][1:]) for meta in metas):
             raise ValueError(f"gather_rows: ranks disagree in row shape, dtype or device: {metas}")
-        counts = [meta[0][0] for meta in metas]
-        receives = to_all or self.is_main
-        out = (
-            torch.empty((sum(counts), *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
-            if receives
-            else None
-        )
         group = self._group(tensor)
-        start = 0
-        for source, count in enumerate(counts):
-            rows = tensor if source == self.rank else None
-            if out is not None:
-                place = out[start : start + count]
-                if rows is not None:
-                    place.copy_(rows)
-                rows = place
-            start += count
-            if rows is None or rows.numel() == 0:
-                continue
-            self._move(rows.contiguous(), source, to_all, group)
+        if not self.is_main:
+            for message in _messages(tensor):
+                dist.send(message, dst=0, group=group)
+            return None
+        counts = [shape[0] for shape, *_ in metas]
+        out = torch.empty((sum(counts), *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
+        own, *others = out.split(counts)
+        own.copy_(tensor)
+        for source, rows in enumerate(others, 1):
+            for message in _messages(rows):
+                dist.recv(message, src=source, group=group)
         return out
-
-    def _move(self, rows: torch.Tensor, source: int, to_all: bool, group: Any) -> None:
-        """Take `rows` from `source` to rank 0 or to all, as bytes: gloo does not know every dtype."""
-        data = rows.view(-1).view(torch.uint8)
-        for chunk in data.split(_TRANSFER_BYTES):
-            if to_all:
-                dist.broadcast(chunk, src=source, group=group)
-            elif source != 0 and self.is_main:
-                dist.recv(chunk, src=source, group=group)
-            elif source != 0:
-                dist.send(chunk, dst=0, group=group)
 
     @contextmanager
     def first(self) -> Iterator[None]:
         """Run the block on rank 0 first, then on the first rank of every other machine, then on the rest.
 
-        For work whose result lies in files, such as generating a data set: the later ranks find it done. An error on
-        one rank ends the block on all of them: there as it was, elsewhere as MltrainError with its message.
+        For work whose result is in files, such as generating a data set: the later ranks find it done. An error on one
+        rank ends the block on all ranks: the others raise MltrainError with its message.
         """
         turn = 0 if self.is_main else 1 if self.local_rank == 0 else 2
         for _ in range(turn):
@@ -180,15 +159,20 @@ class Distributed:
         return self._cpu_group if tensor.device.type == "cpu" else None
 
 
+def _messages(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """View a tensor as bytes, because gloo does not support every dtype, in parts of a bounded size."""
+    return rows.contiguous().view(-1).view(torch.uint8).split(_TRANSFER_BYTES) if rows.numel() else ()
+
+
 def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed:
     """Join the process group that torchrun's variables describe (none: a single process) and choose this rank's device.
 
     `device` is auto (CUDA, else Apple's mps, else cpu), cpu, cuda, cuda:N or mps. With several ranks a machine's GPUs
-    are dealt by local rank. A collective that waits longer than `timeout_minutes` for a peer raises instead of
-    hanging; a peer that dies is noticed at once.
+    are assigned by local rank. A collective that waits longer than `timeout_minutes` for a peer raises instead of
+    hanging; the death of a peer is noticed at once.
 
     Raises:
-        ConfigError: the device is not there, does not suit several ranks, or torchrun's variables are incomplete.
+        ConfigError: the device is missing or does not suit several ranks, or torchrun's variables are incomplete.
     """
     world_size = _variable("WORLD_SIZE", 1)
     if world_size == 1:
@@ -206,7 +190,7 @@ def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         dist.init_process_group("nccl", timeout=timeout, device_id=chosen)
-        # NCCL moves GPU memory only: a gloo group beside it carries CPU tensors and objects.
+        # NCCL moves GPU memory only: CPU tensors and objects use an additional gloo group.
         cpu_group = dist.new_group(backend="gloo", timeout=timeout)
     else:
         dist.init_process_group("gloo", timeout=timeout)
@@ -221,7 +205,7 @@ def _variable(name: str, default: int) -> int:
 
 
 def _parse(request: str) -> torch.device | None:
-    """None for auto."""
+    """Check a requested device; return None for auto."""
     if request == "auto":
         return None
     kind, _, index = request.partition(":")
@@ -243,7 +227,7 @@ def _parse(request: str) -> torch.device | None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Try a kernel of one line.
+    """Compile a kernel of one line.
 
     Raises:
         ConfigError: torch.compile has no compiler for the device.
@@ -260,7 +244,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def single_device(request: str) -> torch.device:
-    """The device of a process that is alone; `request` as in `start`."""
+    """Return the device of a single process; `request` as in `start`."""
     device = _parse(request)
     if device is None:
         device = torch.device(
@@ -280,7 +264,7 @@ def _rank_device(request: str, local_rank: int) -> torch.device:
         )
     if (device is None and not torch.cuda.is_available()) or (device is not None and device.type == "cpu"):
         return torch.device("cpu")
-    # Counted against all local ranks, not this one, so that every rank of the machine refuses alike.
+    # Compare with all local ranks, not with this one, so that every rank of the machine raises the same error.
     wanted = max(_variable("LOCAL_WORLD_SIZE", 1), local_rank + 1)
     count = torch.cuda.device_count()
     if wanted > count:

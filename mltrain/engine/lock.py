@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""A lock that admits one process at a time to a run folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mltrain.files import LockedError, locked
 
 @contextmanager
 def run_lock(folder: Path, *, patience: float = 5.0) -> Iterator[None]:
-    """Hold a run folder against other processes: two in it would mix their logs and take each other's checkpoints.
+    """Keep other processes out of a run folder: two would mix their logs and overwrite each other's checkpoints.
 
-    The lock file is `.<name>.lock` beside the folder, which may itself be deleted meanwhile. Waits `patience` seconds
-    for a process that is just ending.
+    The lock file is `.<name>.lock` beside the folder, which may itself be deleted meanwhile. Wait `patience` seconds
+    for a process that is about to end.
 
     Raises:
         MltrainError: another process holds it.

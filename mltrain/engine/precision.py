@@ -1,4 +1,4 @@
-"""Which dtype mixed precision uses."""
+"""The dtype of mixed precision."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_amp(setting: str, device: torch.device) -> torch.dtype | None:
-    """The autocast dtype of ``runner.amp`` on a device, or None for full precision.
+    """Return the autocast dtype of ``runner.amp`` on a device, or None for full precision.
 
     ``auto`` takes bf16 on a GPU that has it in hardware and fp16 (with loss scaling) on an older one. On a CPU it takes
-    bf16 where the processor has instructions for it (AVX-512 bf16 or AMX): with the former alone small convolutional
-    networks were measured to train 1.4 to 1.5 times as fast (docs/results.md).
+    bf16 if the processor has instructions for it (AVX-512 bf16 or AMX): AVX-512 bf16 alone made small convolutional
+    networks train 1.4 to 1.5 times as fast (docs/results.md).
 
     Raises:
         ConfigError: fp16 on a CPU, which has no loss-scaled fp16 training.

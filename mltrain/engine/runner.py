@@ -1,29 +1,31 @@
 """The training loop.
 
-    fit:  restore -> (train an epoch -> evaluate raw and EMA weights -> remember the best -> save)* -> outcome
+    fit:  restore -> (train an epoch -> evaluate raw and EMA weights -> keep the best -> save)* -> outcome
 
-Everything random is a function of (seed, step) and the input of (seed, epoch), so a run's whole position is its number
-of optimizer steps: a checkpoint holds that number, weights, EMA, optimizer and history, and a resumed run goes on bit
-for bit as if it had not stopped.
+All randomness is a function of (seed, step), and the input of (seed, epoch). So the number of optimizer steps is the
+whole position of a run: a checkpoint holds that number, weights, EMA, optimizer and history, and a resumed run
+continues bit for bit as if it had not stopped.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from signal import Signals
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mltrain.engine.checkpoint import CheckpointFolder
-from mltrain.engine.evaluator import Evaluation, evaluate
+from mltrain.engine.evaluator import Evaluation, Inference, evaluate
 from mltrain.engine.signals import StopSignal
+from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best
 from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from mltrain.files import write_json
 from mltrain.metrics.summary import TITLES
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run hands to the report; only on the main rank."""
+    """Results of a finished run, on the main rank only."""
 
     result: dict[str, Any]
     validation: Evaluation
@@ -52,7 +54,7 @@ class Outcome:
 
 @dataclass
 class Runner:
-    """Everything a run needs, and where it stands."""
+    """A run: its parts, its settings and its position."""
 
     model: Classifier
     ema: ModelEma | None
@@ -70,7 +72,7 @@ class Runner:
     progress: Progress
     epochs: int
     best_by: str = "map"
-    """figure of the validation split by which epoch and weights are chosen; higher is better"""
+    """figure of the validation split that chooses epoch and weights; higher is better"""
     accumulate: int = 1
     max_steps: int | None = None
     evaluate_every: int = 1
@@ -83,13 +85,17 @@ class Runner:
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    best: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     loss_sum: float = 0.0
+    """of the steps since the last evaluation point"""
 
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointFolder(self.folder)
         self.stop = StopSignal()
+        step, progress = self.train_step, self.progress.mode
+        channels_last = step.memory_format is torch.channels_last
+        self.inference = Inference(self.dist, step.amp_dtype, channels_last, self.stop, progress)
         self._clock = time.monotonic()
         self._saved_at = time.monotonic()
 
@@ -97,27 +103,27 @@ class Runner:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Number of optimizer steps in an epoch."""
         return self.train_loader.steps_per_epoch
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Number of optimizer steps in the whole run."""
         steps = self.epochs * self.steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def epochs_at(self, step: int) -> int:
-        """Epochs finished after `step` optimizer steps; a part of an epoch counts when it is the last."""
+        """Return how many epochs are finished after `step` optimizer steps; a last, partial epoch counts as one."""
         return -(-step // self.steps_per_epoch) if step >= self.total_steps else step // self.steps_per_epoch
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def fit(self) -> Outcome | None:
-        """Train to the end; the outcome on the main rank, None elsewhere.
+        """Train to the end; return the outcome on the main rank, None on others.
 
         Raises:
             Interrupted: by SIGTERM or SIGINT, after saving.
-            NonFiniteError: before the step that would have spoilt the weights; a dump says which images it met.
+            NonFiniteError: before the step that would have damaged the weights; a dump names the images of the step.
             DataError: an image could not be read.
         """
         with self.stop, self.progress, self.sinks:
@@ -130,12 +136,12 @@ class Runner:
 
     def _train(self) -> None:
         try:
-            self._evaluate_epoch()  # of a run that was stopped between an epoch and its evaluation
+            self._evaluate_epoch()  # if the run was stopped between an epoch and its evaluation
             while self.step < self.total_steps:
                 self._train_epoch()
                 self._evaluate_epoch()
                 self._save()
-        except (Interrupted, DataError):  # both leave the state as it is between two steps
+        except (Interrupted, DataError):  # both are raised between two steps, so the state is consistent
             self._save()
             raise
 
@@ -160,17 +166,17 @@ class Runner:
             self.loss_sum += result.loss
             self._report_step(result, group, waited)
             if result.signum is not None:
-                name = "SIGTERM" if result.signum == 15 else "SIGINT"
+                name = Signals(result.signum).name
                 raise Interrupted(f"stopped by {name} after step {self.step} of {self.total_steps}", result.signum)
             if 0 < 60 * self.checkpoint_every_minutes < time.monotonic() - self._saved_at:
                 self._save()
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
-        """The micro-batches of one step."""
+        """Take the micro-batches of one step from the loader."""
         group = list(itertools.islice(batches, self.accumulate))
         if not any(len(batch.indices) for batch in group):
             lines = "".join(f"\n  {line}" for batch in group for line in batch.corrupt)
-            raise DataError(f"no image of a step could be decoded:{lines}\nMend them or remove them from the data set.")
+            raise DataError(f"no image of a step could be decoded:{lines}\nFix them or remove them from the data set.")
         return group
 
     def _report_step(self, result: StepResult, group: list[Batch], waited: float) -> None:
@@ -182,7 +188,7 @@ class Runner:
             self.sinks.log(self.step, {**scalars, **self.progress.rates()})
 
     def _evaluate_epoch(self) -> None:
-        """Evaluate the epoch that has just ended, unless its evaluation is already in the history."""
+        """Evaluate the epoch that has just ended, unless the history has its evaluation already."""
         epoch = self.epochs_at(self.step)
         at_boundary = self.step == self.total_steps or self.step % self.steps_per_epoch == 0
         if not at_boundary or epoch == 0 or (self.history and self.history[-1]["epoch"] >= epoch):
@@ -194,51 +200,43 @@ class Runner:
             evaluation = self.evaluate(self.val_loader)
             if evaluation is not None:
                 record |= {name: summary.scalars for name, summary in evaluation.summaries.items()}
-                self._remember_best(epoch, evaluation)
+                self._keep_best(epoch, evaluation)
         self.loss_sum = 0.0
         self.history.append(record)
         flat = {"train/epoch_loss": record["train_loss"], "epoch": epoch}
-        for name in self._evaluated():
+        for name in self.models():
             flat |= {f"{name}/{key}": value for key, value in record.get(name, {}).items()}
         self.sinks.log(self.step, flat)
         if evaluation is not None and self.on_evaluation is not None:
             self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
         self.progress.end_epoch(self._epoch_line(record))
 
+    def models(self) -> dict[str, Classifier]:
+        """Return the models that are evaluated, with raw and with EMA weights, by name."""
+        return named_models(self.model, self.ema)
+
     def evaluate(self, loader: EvalLoader) -> Evaluation | None:
-        """Metrics of the raw and EMA weights as they are; None away from the main rank."""
-        return evaluate(
-            self._evaluated(),
-            loader,
-            self.summarize,
-            dist=self.dist,
-            amp_dtype=self.train_step.amp_dtype,
-            channels_last=self.train_step.memory_format is torch.channels_last,
-            stop=self.stop,
-            progress=self.progress.mode,
-            keep_all=self.keep_predictions,
-        )
+        """Evaluate the current raw and EMA weights; return None on ranks other than the main one."""
+        return evaluate(self.models(), loader, self.summarize, self.inference, keep_all=self.keep_predictions)
 
-    def _evaluated(self) -> dict[str, Classifier]:
-        return evaluated(self.model, self.ema)
-
-    def _remember_best(self, epoch: int, evaluation: Evaluation) -> None:
+    def _keep_best(self, epoch: int, evaluation: Evaluation) -> None:
+        """Write best.pt if this evaluation is better than all before."""
         by = self.best_by
         weights = evaluation.best(by)
         score = evaluation.summaries[weights].scalars[by]
-        if self.best is not None and not score > self.best[by]:
+        if self.best and not score > self.best[by]:
             return
         self.best = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
-        self.checkpoints.save(self._weights_state() | {"best": self.best, "step": self.step}, "best")
+        self.checkpoints.save(self._state().to_dict(), "best")
 
     def _finish(self) -> Outcome | None:
-        """Evaluate the best weights once more, so that what is reported is what `best.pt` gives."""
-        self.dist.barrier()  # best.pt is written by the main rank
-        load_weights(load_best(self.checkpoints), self.model, self.ema)
+        """Evaluate the best weights again, so that the reported figures are those of `best.pt`."""
+        self.dist.barrier()  # the main rank writes best.pt
+        read_best(self.folder).restore(self.model, self.ema)
         validation = self.evaluate(self.val_loader)
         test = self.evaluate(self.test_loader) if self.test_loader is not None else None
         corrupt = [line for lines in self.dist.all_gather_objects(list(self.train_loader.corrupt)) for line in lines]
-        if validation is None or self.best is None:
+        if validation is None:
             return None
         self._tick()
         result: dict[str, Any] = {k: summary.scalars for k, summary in validation.summaries.items()}
@@ -246,7 +244,7 @@ class Runner:
             result["test"] = {k: summary.scalars for k, summary in test.summaries.items()}
         result |= {
             "best": self.best,
-            "last": {k: self.history[-1][k] for k in self._evaluated() if k in self.history[-1]},
+            "last": {k: self.history[-1][k] for k in self.models() if k in self.history[-1]},
             "epochs": self.epochs_at(self.step),
             "steps": self.step,
             "seconds": round(self.seconds, 2),
@@ -257,14 +255,18 @@ class Runner:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    def _weights_state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "stats": _tensors(self.stats.to_arrays()),
-            "class_names": list(self.stats.class_names),
-            "config": self.config,
-        }
+    def _state(self, position: TrainingPosition | None = None) -> TrainState:
+        """Return the current weights as the content of a checkpoint."""
+        return TrainState(
+            model=self.model.state_dict(),
+            ema=None if self.ema is None else self.ema.state_dict(),
+            class_names=self.stats.class_names,
+            stats=self.stats,
+            best=self.best,
+            config=self.config,
+            step=self.step,
+            position=position,
+        )
 
     def _save(self) -> None:
         self._tick()
@@ -272,23 +274,23 @@ class Runner:
         if not self.dist.is_main:
             return
         scaler = self.train_step.scaler
-        state = self._weights_state() | {
-            "optimizer": self.train_step.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "loss": self.train_step.loss.state_dict(),
-            "step": self.step,
-            "history": self.history,
-            "best": self.best,
-            "seconds": self.seconds,
-            "loss_sum": self.loss_sum,
-            "corrupt": list(self.train_loader.corrupt),
-            **({} if self.curriculum is None else {"curriculum": self.curriculum.state_dict()}),
-        }
-        self.checkpoints.save(state, "last")
+        position = TrainingPosition(
+            optimizer=self.train_step.optimizer.state_dict(),
+            scaler=None if scaler is None else scaler.state_dict(),
+            loss=self.train_step.loss.state_dict(),
+            history=self.history,
+            seconds=self.seconds,
+            loss_sum=self.loss_sum,
+            corrupt=list(self.train_loader.corrupt),
+            curriculum=None if self.curriculum is None else self.curriculum.state_dict(),
+        )
+        self.checkpoints.save(self._state(position).to_dict(), "last")
 
     def _restore(self) -> None:
-        state = self.checkpoints.load("last")
-        steps = self.dist.all_gather_objects(None if state is None else state["step"])
+        """Continue from the last checkpoint, if there is one."""
+        content = self.checkpoints.load("last")
+        state = None if content is None else TrainState.from_dict(content, self.folder)
+        steps = self.dist.all_gather_objects(None if state is None else state.step)
         if len(set(steps)) > 1:
             raise CheckpointError(
                 f"{self.folder}: the processes found checkpoints of different steps, by rank {steps}; "
@@ -297,28 +299,32 @@ class Runner:
         if state is None:
             self.sinks.resume(0)
             return
-        check_classes(state, self.stats.class_names, self.folder)
-        load_weights(state, self.model, self.ema)
-        self.train_step.optimizer.load_state_dict(state["optimizer"])
-        if "loss" in state:  # older checkpoints are of losses that keep nothing
-            self.train_step.loss.load_state_dict(state["loss"])
-        if self.train_step.scaler is not None and state["scaler"] is not None:
-            self.train_step.scaler.load_state_dict(state["scaler"])
-        self.train_loader.corrupt.update(dict.fromkeys(state["corrupt"]))
+        position = state.position
+        if position is None:
+            raise CheckpointError(f"{self.folder}: last.pt has weights only; rerun=true starts over")
+        state.check_classes(self.stats.class_names, self.folder)
+        state.restore(self.model, self.ema)
+        self.train_step.optimizer.load_state_dict(position.optimizer)
+        if position.loss is not None:
+            self.train_step.loss.load_state_dict(position.loss)
+        if self.train_step.scaler is not None and position.scaler is not None:
+            self.train_step.scaler.load_state_dict(position.scaler)
+        self.train_loader.corrupt.update(dict.fromkeys(position.corrupt))
         if self.curriculum is not None:
-            self.curriculum.load_state_dict(state["curriculum"])
-        for key in ("step", "history", "best", "seconds", "loss_sum"):
-            setattr(self, key, state[key])
+            assert position.curriculum is not None, "curriculum and checkpoint belong to the same config"
+            self.curriculum.load_state_dict(position.curriculum)
+        self.step, self.best, self.history = state.step, state.best, position.history
+        self.seconds, self.loss_sum = position.seconds, position.loss_sum
         self.sinks.resume(self.step)
         logger.info("resumed at step %d of %d", self.step, self.total_steps)
 
     def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
-        """Write what is needed to look into a step that was not finite."""
+        """Write what one needs to analyse a step that was not finite, and add the file to the error."""
         file = self.folder / f"nonfinite_rank{self.dist.rank}.json"
         images = [self.train_labels.path(int(i)) for batch in group for i in batch.indices]
         lrs = {g.get("name", str(k)): g["lr"] for k, g in enumerate(self.train_step.optimizer.param_groups)}
         dump = {"error": str(error), "step": self.step, "lr": lrs, "images": images, "config": self.config}
-        file.write_text(json.dumps(dump, indent=2))
+        write_json(file, dump)
         hint = "Try a lower optimizer.lr, runner.clip_grad_norm=1 or runner.amp=off"
         return NonFiniteError(f"{error}. Images, LR and config of the step: {file}. {hint}.")
 
@@ -329,9 +335,9 @@ class Runner:
 
     def _epoch_line(self, record: dict[str, Any]) -> str:
         parts = [f"epoch {record['epoch']}/{self.epochs}", f"loss {record['train_loss']:.4g}"]
-        for name in self._evaluated():
+        for name in self.models():
             if name in record:
-                label = {"val": "", "ema": "EMA "}[name] + TITLES.get(self.best_by, self.best_by)
+                label = ("EMA " if name == EMA else "") + TITLES.get(self.best_by, self.best_by)
                 parts.append(f"{label} {record[name][self.best_by]:.2f}")
         return "  ".join(parts)
 
@@ -339,62 +345,3 @@ class Runner:
         for loader in (self.train_loader, self.val_loader, self.test_loader):
             if loader is not None:
                 loader.close()
-
-
-def load_best(checkpoints: CheckpointFolder) -> dict[str, Any]:
-    """The state of `best.pt`.
-
-    Raises:
-        CheckpointError: there is none yet, or it cannot be read.
-    """
-    state = checkpoints.load("best")
-    if state is None:
-        raise CheckpointError(f"{checkpoints.folder}: no best.pt; let the run finish an evaluation first")
-    return state
-
-
-def check_classes(state: dict[str, Any], class_names: tuple[str, ...], folder: Path) -> None:
-    """Refuse a checkpoint of other classes: their order is part of the weights.
-
-    Raises:
-        CheckpointError: naming the first class that differs.
-    """
-    saved = tuple(state["class_names"])
-    if saved == class_names:
-        return
-    pairs = itertools.zip_longest(saved, class_names, fillvalue="(none)")
-    k, (old, new) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
-    raise CheckpointError(
-        f"{folder}: the checkpoint has {len(saved)} classes, the dataset {len(class_names)}; the first that differs is "
-        f"number {k}, {old!r} in the checkpoint and {new!r} in the dataset. Give the dataset the run was trained on."
-    )
-
-
-def load_weights(state: dict[str, Any], model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
-    """Put a checkpoint's raw and EMA weights into their modules, and name these as evaluations do.
-
-    Raises:
-        CheckpointError: weights and model do not fit.
-    """
-    try:
-        model.load_state_dict(state["model"])
-        if ema is not None:
-            ema.load_state_dict(state["ema"])
-    except (RuntimeError, TypeError, KeyError) as error:
-        lines = str(error).splitlines()
-        more = f"\n  ... and {len(lines) - 4} more" if len(lines) > 4 else ""
-        raise CheckpointError(
-            "the checkpoint does not fit the model of the config; give the model and head it was trained with: "
-            + "\n".join(lines[:4])
-            + more
-        ) from error
-    return evaluated(model, ema)
-
-
-def evaluated(model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
-    """The weights that are evaluated, by the names used in results: "val" raw, "ema"."""
-    return {"val": model} | ({} if ema is None else {"ema": cast("Classifier", ema.module)})
-
-
-def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {k: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for k, v in arrays.items()}

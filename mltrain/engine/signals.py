@@ -1,22 +1,23 @@
-"""Stopping on SIGTERM and SIGINT at a place of the loop's choosing."""
+"""SIGTERM and SIGINT stop the run where the loop chooses, not where they arrive."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """Inside the `with` block SIGTERM and SIGINT only set `signum`, which the loop reads between steps.
+    """Context manager in which SIGTERM and SIGINT only set `signum`, which the loop reads between steps.
 
-    `signum` is None or the number of the first one received. A SIGINT after that raises KeyboardInterrupt at once,
-    for a user who does not want to wait. The earlier handlers come back on exit. Signal handlers can be set in the
-    main thread alone: elsewhere the block changes nothing and `signum` stays None.
+    `signum` is None or the number of the first signal received. A SIGINT after that raises KeyboardInterrupt at once,
+    for a user who does not want to wait. The exit restores the earlier handlers. Python sets signal handlers in the
+    main thread only: in another thread the block changes nothing and `signum` stays None.
     """
 
     def __init__(self) -> None:
@@ -31,17 +32,15 @@ class StopSignal:
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
-            # None stands for a handler that was not set from Python and cannot be put back.
+            # None means that the handler was not set from Python, so that Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            # A forked worker has this handler too. It must end when told to, and must outlive a Ctrl-C on the terminal,
+            # A forked worker inherits this handler. It must end on SIGTERM, and must survive a Ctrl-C on the terminal,
             # which reaches the whole process group: the parent still needs its batches until the step is saved.
             if number == signal.SIGTERM:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -51,3 +50,13 @@ class StopSignal:
             self.signum = number
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+def to_flags(signum: int | None) -> list[bool]:
+    """Return a flag per signal, which ranks sum up to agree on a signal with `from_flags`."""
+    return [signum == number for number in _SIGNALS]
+
+
+def from_flags(sums: Sequence[float]) -> int | None:
+    """Return the signal that some rank has received, SIGTERM before SIGINT, or None."""
+    return next((number for number, count in zip(_SIGNALS, sums, strict=True) if count), None)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mltrain.engine.signals import from_flags, to_flags
 from mltrain.errors import NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
@@ -22,24 +22,15 @@ if TYPE_CHECKING:
     from mltrain.engine.distributed import Distributed
     from mltrain.optim.ema import ModelEma
     from mltrain.optim.schedules import Schedule
+    from mltrain.pipeline.batch import Batch
 
-# A loss scale below this has overflowed in every recent step: no longer the scaler at work but a diverged model.
+# A loss scale below this has overflowed in every recent step: the model has diverged, and no scale will help.
 MIN_LOSS_SCALE = 2.0**-10
-
-
-class MicroBatch(Protocol):
-    """What the step reads of `mltrain.pipeline.batch.Batch`."""
-
-    @property
-    def images(self) -> torch.Tensor: ...
-
-    @property
-    def targets(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports; the same on every rank."""
+    """The report of a step, the same on every rank."""
 
     loss: float
     """the loss of the whole global batch, as its reduction defines it"""
@@ -52,12 +43,12 @@ class StepResult:
 class TrainStep:
     """Forward, backward, checks, optimizer and EMA.
 
-    The gradients are those of one big batch, however it is cut into micro-batches and ranks: each part is weighted by
-    what the loss's `reduction` says (`_weights`). DistributedDataParallel averages over ranks, so each weight also
-    carries the world size.
+    The gradients are those of one big batch, however it is cut into micro-batches and ranks: the loss's `reduction`
+    determines the weight of each part (`_weights`). DistributedDataParallel averages over ranks, so each weight also
+    contains the world size.
 
-    A step reads the device once: loss, gradient norm and the ranks' stop signals come back together, before the
-    optimizer moves, so that a loss or gradient that is not finite leaves the weights as they were.
+    A step waits for the device once: loss, gradient norm and the ranks' stop signals are read together, before the
+    optimizer step, so that a loss or gradient that is not finite leaves the weights unchanged.
     """
 
     def __init__(
@@ -91,11 +82,11 @@ class TrainStep:
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)
         self.forward_model = forward
 
-    def __call__(self, step: int, batches: Sequence[MicroBatch], signum: int | None = None) -> StepResult:
+    def __call__(self, step: int, batches: Sequence[Batch], signum: int | None = None) -> StepResult:
         """Run optimizer step `step` (counted over the whole run) on this rank's micro-batches.
 
         Raises:
-            NonFiniteError: on all ranks alike, with weights, optimizer and EMA as before the step.
+            NonFiniteError: on all ranks, with weights, optimizer and EMA as before the step.
         """
         schedules.apply(self.optimizer, self.schedule, step)
         total = self._accumulate(step, batches)
@@ -110,23 +101,23 @@ class TrainStep:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        end_step = getattr(self.loss, "end_step", None)  # of a loss that follows the training
+        end_step = getattr(self.loss, "end_step", None)  # for losses whose state follows the training
         if end_step is not None:
             end_step(self.dist.all_reduce_sum)
-        # Where loss scaling has met an infinite gradient, the scaler left the weights as they were.
+        # If loss scaling has met an infinite gradient, the scaler has skipped the step: there is nothing to average.
         if self.ema is not None and math.isfinite(result.grad_norm):
             self.ema.update()
         return result
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the loss, where it asks, that an epoch (counted from 0) begins or goes on."""
+        """Tell a loss that has `set_epoch` which epoch (counted from 0) begins or continues."""
         set_epoch = getattr(self.loss, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
 
-    def _accumulate(self, step: int, batches: Sequence[MicroBatch]) -> torch.Tensor:
+    def _accumulate(self, step: int, batches: Sequence[Batch]) -> torch.Tensor:
         total = None
-        # A micro-batch is empty where all its images were corrupt and left out; its place still counts as a key.
+        # A micro-batch is empty if all its images were corrupt and left out; it keeps its number in the random key.
         weights = self._weights(batches)
         filled = [micro for micro, batch in enumerate(batches) if len(batch.targets)]
         for micro in filled:
@@ -141,7 +132,7 @@ class TrainStep:
         assert total is not None, "a step needs at least one image on each rank"
         return total
 
-    def _forward(self, batch: MicroBatch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.dist.device
         images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
         targets = batch.targets.to(device, non_blocking=True)
@@ -151,8 +142,8 @@ class TrainStep:
             logits = self.forward_model(images)
         return logits, targets
 
-    def _weights(self, batches: Sequence[MicroBatch]) -> list[float]:
-        """Weight of each micro-batch's loss, so that the averaged gradients are those of the global batch."""
+    def _weights(self, batches: Sequence[Batch]) -> list[float]:
+        """Return the weight of each micro-batch's loss that makes the averaged gradients those of the global batch."""
         reduction = getattr(self.loss, "reduction", "batchmean")
         world = self.dist.world_size
         if reduction == "sum":
@@ -162,7 +153,7 @@ class TrainStep:
         count = getattr(self.loss, "divisor", _known) if reduction == "mean" else len
         counts = [float(count(batch.targets)) for batch in batches]
         total = self.dist.all_reduce_sum(torch.tensor(sum(counts), dtype=torch.float64)).item()
-        return [part * world / max(total, 1.0) for part in counts]  # 0 where every target is unknown: so is the loss
+        return [part * world / max(total, 1.0) for part in counts]  # 0 if every target is unknown; the loss is 0 too
 
     def _sync_gradients(self, last: bool) -> contextlib.AbstractContextManager[None]:
         if last or not isinstance(self.forward_model, DistributedDataParallel):
@@ -181,19 +172,18 @@ class TrainStep:
         if world == 1:
             loss, grad_norm = torch.stack((total, norm.to(total.dtype))).tolist()
             return StepResult(loss, grad_norm, signum)
-        # Gradients, and so their norm, are equal on all ranks; a loss that is not finite on one spreads by the sum.
-        signals = torch.tensor([signum == signal.SIGTERM, signum == signal.SIGINT], device=total.device)
-        values = torch.cat((torch.stack((total, norm)).double() / world, signals.double()))
-        loss, grad_norm, terms, interrupts = self.dist.all_reduce_sum(values).tolist()
-        agreed = signal.SIGTERM if terms else signal.SIGINT if interrupts else None
-        return StepResult(loss, grad_norm, agreed)
+        # Gradients, and so their norm, are equal on all ranks; a non-finite loss of one rank makes the sum non-finite.
+        flags = torch.tensor(to_flags(signum), device=total.device)
+        values = torch.cat((torch.stack((total, norm)).double() / world, flags.double()))
+        loss, grad_norm, *sums = self.dist.all_reduce_sum(values).tolist()
+        return StepResult(loss, grad_norm, from_flags(sums))
 
     def _refuse_non_finite(self, result: StepResult, step: int) -> None:
-        # With loss scaling an infinite gradient is the scaler's business: it skips the step and lowers the scale.
+        # With loss scaling the scaler handles an infinite gradient: it skips the step and lowers the scale.
         if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
             return
         if math.isfinite(result.loss) and self.scaler is not None:
-            scale = self.scaler.get_scale()  # waits for the device: asked for after an overflow only
+            scale = self.scaler.get_scale()  # waits for the device, so only after an overflow
             if scale >= MIN_LOSS_SCALE:
                 return
             self.optimizer.zero_grad(set_to_none=True)
@@ -207,7 +197,7 @@ class TrainStep:
 
 
 def mix_generator(seed: int, step: int, micro: int = 0, rank: int = 0) -> torch.Generator:
-    """What the mixing of a micro-batch of optimizer step `step` (of the whole run) draws from."""
+    """Return the generator that mixes a micro-batch of optimizer step `step`, counted over the whole run."""
     return generator_for(seed, "mix", step, micro, rank)
 
 

@@ -12,29 +12,28 @@ import torch
 from torch import Tensor
 
 from mltrain.engine.evaluator import Predictions
-from mltrain.metrics.counts import count_at_threshold, overall_and_per_class
+from mltrain.metrics.counts import count_at_threshold, overall_and_per_class, words_at_k
 from mltrain.metrics.summary import Summary
 from mltrain.metrics.thresholds import F1, Criterion, adjust_logits, best_cut, best_cuts, best_tau, crossed, folds
-from mltrain.metrics.words import words_at_k
 
 Method = Literal["threshold", "thresholds", "logit_adjustment"]
 Metric = Literal["macro_F1", "CF1", "OF1", "words_F1"]
-RANKINGS = ("map", "micro_ap")  # what a cut cannot change
+RANKINGS = ("map", "micro_ap")  # figures that a cut cannot change
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """How to tune, and how to score it.
+    """A method of tuning, and the figures that judge it.
 
-    `threshold` (one cut by micro F1) and `thresholds` (one cut a class by its F1, classes with fewer than
-    `min_positives` sharing one), or in place of F1 by another `criterion`, predict the classes above their cut.
-    `logit_adjustment` subtracts tau times the prior log-odds of the training set, tau by `metric` at the usual
-    threshold.
+    `threshold` chooses one cut by micro F1, `thresholds` a cut per class by its F1, with one for all classes that have
+    fewer than `min_positives`; another `criterion` can replace F1. Classes above their cut are predicted.
+    `logit_adjustment` subtracts tau times the prior log-odds of the training set, and chooses tau by `metric` at the
+    usual threshold.
     """
 
     method: Method
     summarize: Callable[..., Summary]
-    """as the evaluation's: (logits, targets, *, cuts) with groups and settings bound"""
+    """that of the evaluation: (logits, targets, *, cuts) with groups and settings bound"""
     log_prior_odds: np.ndarray
     """(C,), of the training set"""
     metric: Metric = "macro_F1"
@@ -44,7 +43,7 @@ class Tuner:
     words_k: int = 5
 
     def across(self, source: Predictions, target: Predictions) -> dict[str, dict[str, Any]]:
-        """Per weights: what was found on `source`, and the figures of `target` with it."""
+        """Tune on `source`, report on `target`: settings and figures by the name of the weights."""
         result = {}
         for name, logits in source.logits.items():
             found = self.find(logits, source.targets)
@@ -53,7 +52,11 @@ class Tuner:
         return result
 
     def within(self, predictions: Predictions, count: int) -> dict[str, dict[str, Any]]:
-        """Per weights: what was found on all images, and figures in which each image has what the other folds gave."""
+        """Tune by cross-fitting.
+
+        Returns, by the name of the weights, the settings found on all images, and figures for which each image has the
+        settings found on the other folds.
+        """
         fold = folds(len(predictions.targets), count)
         result = {}
         for name, logits in predictions.logits.items():
@@ -64,7 +67,7 @@ class Tuner:
             if self.method == "logit_adjustment":
                 summary = self.summarize(logits.double() - cuts, targets)
                 plain = self.summarize(logits, targets).scalars
-                # Folds with different shifts are no common ranking; in each, the order in a class is what it was.
+                # Folds with different shifts have no common ranking; within a fold, the order of a class is unchanged.
                 for key in [key for key in summary.scalars if key.startswith(RANKINGS)]:
                     summary.scalars[key] = plain[key]
             else:
@@ -73,7 +76,7 @@ class Tuner:
         return result
 
     def find(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
-        """`cuts` (C,), the logits that classes have to clear; and `tau`, or `own` (C,): is the cut the class's own."""
+        """Find `cuts` (C,), the logits to exceed, and `tau`, or `own` (C,): whether each cut is the class's own."""
         if self.method == "threshold":
             return {"cuts": [best_cut(logits, targets, self.criterion).cut] * logits.shape[1]}
         if self.method == "thresholds":
@@ -83,7 +86,7 @@ class Tuner:
         return {"cuts": (tau * self.log_prior_odds).tolist(), "tau": tau}
 
     def apply(self, found: dict[str, Any], logits: Tensor, targets: Tensor) -> Summary:
-        """The figures of other predictions with what `find` returned."""
+        """Compute the figures of other predictions with the result of `find`."""
         if self.method == "logit_adjustment":
             return self.summarize(adjust_logits(logits, self.log_prior_odds, found["tau"]), targets)
         return self.summarize(logits, targets, cuts=torch.tensor(found["cuts"], dtype=torch.float64))

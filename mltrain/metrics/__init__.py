@@ -1,11 +1,17 @@
 """Metrics of multi-label classification: average precision, counts, words at k, thresholds, a summary."""
 
 from mltrain.metrics.average_precision import average_precision, micro_average_precision
-from mltrain.metrics.counts import Counts, count_above, count_at_threshold, count_at_topk, overall_and_per_class
+from mltrain.metrics.counts import (
+    Counts,
+    count_above,
+    count_at_threshold,
+    count_at_topk,
+    overall_and_per_class,
+    words_at_k,
+)
 from mltrain.metrics.entries import KnownEntries
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.metrics.thresholds import Criterion, adjust_logits, best_cut, best_cuts, best_tau
-from mltrain.metrics.words import words_at_k
 
 __all__ = [
     "Counts",

@@ -1,6 +1,6 @@
 """Precision, recall and F1 of predicted label sets: OP OR OF1 over all entries, CP CR CF1 over the classes.
 
-An image's predicted labels are the classes above a threshold, or its k highest. Unknown entries (-1) count nowhere.
+The predicted labels of an image are the classes above a threshold, or its k highest. Unknown entries (-1) are ignored.
 """
 
 from __future__ import annotations
@@ -12,19 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mltrain.metrics.average_precision import (
-    BLOCK_ENTRIES,
-    WRONG_TARGETS,
-    check_shapes,
-    refuse_nan,
-)
+from mltrain.metrics.average_precision import BLOCK_ENTRIES, WRONG_TARGETS, check_shapes, refuse_nan, to_int8
 
 
 class Counts(NamedTuple):
-    """Known entries of each class, int64 `(C,)` each."""
+    """Numbers of known entries of each class, int64 `(C,)` each."""
 
     hits: np.ndarray
-    """Predicted and positive."""
+    """predicted and positive"""
     predicted: np.ndarray
     positives: np.ndarray
 
@@ -45,26 +40,32 @@ class Counts(NamedTuple):
 
 
 def count_at_threshold(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Counts:
-    """Counts with every class predicted whose sigmoid is strictly above `threshold` (0..1, exclusive).
+    """Count with every class predicted whose sigmoid is strictly above `threshold` (0..1, exclusive).
 
-    The comparison is made on the logits, `(N, C)`, against log(t / (1 - t)): a sigmoid in low precision would round.
-    ValueError: threshold out of range, or inputs as in `average_precision`.
+    Compares the logits `(N, C)` with log(t / (1 - t)), because a sigmoid in low precision would round.
+
+    Raises:
+        ValueError: threshold out of range, or inputs as in `average_precision`.
     """
     return count_above(logits, targets, cuts=logit_of(threshold))
 
 
 def logit_of(threshold: float) -> float:
-    """log(t / (1 - t)); ValueError unless t lies between 0 and 1, exclusive."""
+    """Return log(t / (1 - t)). ValueError: t does not lie between 0 and 1, exclusive."""
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, exclusive; got {threshold}")
     return math.log(threshold / (1.0 - threshold))
 
 
 def count_above(logits: Tensor, targets: Tensor, *, cuts: float | Tensor) -> Counts:
-    """Counts with every class predicted whose logit is strictly above its cut.
+    """Count with every class predicted whose logit is strictly above its cut.
 
-    `cuts`: one logit for all, one of each class `(C,)` or of each entry `(N, C)`; fp64 ones are compared in fp64.
-    ValueError: cuts of another shape or NaN, or inputs as in `average_precision`.
+    Args:
+        logits, targets: as in `average_precision`.
+        cuts: one logit for all classes, one per class `(C,)` or one per entry `(N, C)`; fp64 cuts are compared in fp64.
+
+    Raises:
+        ValueError: cuts of another shape or NaN, or inputs as in `average_precision`.
     """
     if isinstance(cuts, Tensor):
         if cuts.shape not in (logits.shape[1:], logits.shape):
@@ -78,10 +79,12 @@ def count_above(logits: Tensor, targets: Tensor, *, cuts: float | Tensor) -> Cou
 
 
 def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
-    """Counts with the k highest logits of each image predicted; among equal logits the lowest class index wins.
+    """Count with the k highest logits of each image predicted; among equal logits the lowest class index wins.
 
-    The k are chosen among all classes, as a user of the model would see them; an unknown one among them counts nowhere.
-    ValueError: k is not in 1..C, or inputs as in `average_precision`.
+    The k are chosen among all classes, as a user of the model would see them; unknown entries among them are ignored.
+
+    Raises:
+        ValueError: k is not in 1..C, or inputs as in `average_precision`.
     """
     if logits.dim() == 2 and not 1 <= k <= logits.shape[1]:
         raise ValueError(f"k must be 1 to the number of classes, {logits.shape[1]}; got {k}")
@@ -89,7 +92,7 @@ def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
 
 
 def count_negatives(targets: Tensor) -> np.ndarray:
-    """Known negatives of each class, int64 `(C,)`, of targets `(N, C)`."""
+    """Count the known negatives of each class in targets `(N, C)`; int64 `(C,)`."""
     totals = torch.zeros(targets.shape[1], dtype=torch.int64, device=targets.device)
     for part in targets.split(max(1, BLOCK_ENTRIES // max(1, targets.shape[1]))):
         totals += _column_sums(part == 0)
@@ -97,7 +100,7 @@ def count_negatives(targets: Tensor) -> np.ndarray:
 
 
 def overall_and_per_class(counts: Counts, classes: np.ndarray | None = None) -> dict[str, float]:
-    """OP, OR, OF1, CP, CR, CF1 and macro_F1 in 0..1.
+    """Return OP, OR, OF1, CP, CR, CF1 and macro_F1 in 0..1.
 
     O: hits, predictions and positives summed over all classes (OF1 is micro-F1). C: means over `classes` (bool `(C,)`,
     all when None) of precision and of recall, and CF1 = 2 CP CR / (CP + CR), as CSRA and most papers compute it.
@@ -118,8 +121,42 @@ def overall_and_per_class(counts: Counts, classes: np.ndarray | None = None) -> 
     }
 
 
+def words_at_k(logits: Tensor, targets: Tensor, *, k: int = 5) -> dict[str, float]:
+    """Predict exactly k words for every image, and compute precision and recall of each word.
+
+    This is the annotation protocol of Corel-5K: Duygulu et al., ECCV 2002; Feng et al., CVPR 2004; Makadia et al.,
+    ECCV 2008.
+
+    Args:
+        logits: `(N, C)`, floating point.
+        targets: `(N, C)` of 1, 0, -1.
+        k: words per image; among equal logits the lowest class index wins.
+
+    Returns:
+        `P`, `R`: means in 0..1 over the words with a positive in this set, a word never predicted having precision 0;
+        `F1`: harmonic mean of P and R; `N+`: number of words with recall above 0; `words`: number of words averaged.
+
+    Raises:
+        ValueError: as `count_at_topk`.
+    """
+    return word_figures(count_at_topk(logits, targets, k=k))
+
+
+def word_figures(counts: Counts) -> dict[str, float]:
+    """Return the figures of `words_at_k` for its counts."""
+    occurring = counts.positives > 0
+    precision, recall = mean(counts.precision[occurring]), mean(counts.recall[occurring])
+    return {
+        "P": precision,
+        "R": recall,
+        "F1": harmonic_mean(precision, recall),
+        "N+": float((counts.hits > 0).sum()),
+        "words": float(occurring.sum()),
+    }
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """float64 quotient, 0 where the denominator is 0 (the numerator is then 0 too)."""
+    """Return the float64 quotient, 0 where the denominator is 0 (the numerator is then 0 too)."""
     return numerator / np.maximum(denominator, 1)
 
 
@@ -132,9 +169,9 @@ def harmonic_mean(first: float, second: float) -> float:
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """bool `(N, C)`: exactly k True a row, the highest; among equal logits the lowest class index."""
+    """Mark the k highest logits of each row, bool `(N, C)`; among equal logits the lowest class index wins."""
     classes = logits.shape[1]
-    if logits.device.type == "cpu" and logits.dtype.itemsize >= 4 and classes < 512:  # where it is faster
+    if logits.device.type == "cpu" and logits.dtype.itemsize >= 4 and classes < 512:  # faster there
         kth = torch.from_numpy(np.partition(logits.numpy(), classes - k, axis=1)[:, classes - k, None])
     else:
         kth = logits.topk(k, dim=1).values[:, -1:]
@@ -149,7 +186,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = None, k: int = 1) -> Counts:
-    """Sums over the images, a bounded number of rows at a time, on the tensors' own device."""
+    """Count over the images, a bounded number of rows at a time, on the device of the logits."""
     check_shapes(logits, targets)
     refuse_nan(logits)
     classes = logits.shape[1]
@@ -175,10 +212,8 @@ def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = Non
 
 
 def checked_labels(targets: Tensor) -> Tensor:
-    """int8 on the device of the targets; ValueError where one is not 1, 0 or -1."""
-    labels = targets.to(torch.int8)
-    if labels.dtype != targets.dtype and not torch.equal(labels.to(targets.dtype), targets):
-        raise ValueError(WRONG_TARGETS)
+    """Return the targets in int8 on their own device. ValueError: one is not 1, 0 or -1."""
+    labels = to_int8(targets)
     low, high = labels.aminmax()
     if low < -1 or high > 1:
         raise ValueError(WRONG_TARGETS)
@@ -186,7 +221,7 @@ def checked_labels(targets: Tensor) -> Tensor:
 
 
 def _column_sums(mask: Tensor) -> Tensor:
-    """int64 `(C,)` sums of bool `(N, C)`, in bytes as long as they hold: five times as fast on a CPU."""
+    """Sum bool `(N, C)` to int64 `(C,)`, in blocks of 255 rows whose sums fit a byte: five times as fast on a CPU."""
     full = len(mask) // 255 * 255
     blocks = mask[:full].contiguous().view(torch.uint8).view(-1, 255, mask.shape[1])
     return blocks.sum(1, dtype=torch.uint8).sum(0, dtype=torch.int64) + mask[full:].sum(0)

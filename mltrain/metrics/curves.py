@@ -1,4 +1,4 @@
-"""Precision and recall over thresholds of the probability, pooled over classes."""
+"""Counts for precision and recall over thresholds of the probability, pooled over classes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def counts_by_threshold(
     thresholds: int = 127,
     softmax: bool = False,
 ) -> dict[str, np.ndarray]:
-    """How many known positives and negatives have at least each probability.
+    """Count the known positives and negatives that have at least each probability.
 
     Args:
         logits: `(N, C)`, or the known entries, without targets.
-        targets: `(N, C)` of 1, 0, -1 (left out).
-        groups: class indices by name; a class is in one at most.
+        targets: `(N, C)` of 1, 0, -1; unknown entries (-1) are left out.
+        groups: class indices by name; a class is in one group at most.
         thresholds: T; the k-th is k / (T - 1).
-        softmax: probabilities of one label an image, else a sigmoid of each logit.
+        softmax: probabilities are a softmax (one label per image) instead of a sigmoid of each logit.
 
     Returns:
-        float64 `(2, T)` of all classes, "micro", and of each group: positives, then negatives. Compared in float32.
+        float64 `(2, T)` for all classes, "micro", and for each group: positives, then negatives. Compared in float32.
 
     Raises:
         ValueError: logits without targets, or a softmax of known entries, which lack the others of their image.
@@ -41,7 +41,7 @@ def counts_by_threshold(
     if isinstance(logits, KnownEntries) and softmax:
         raise ValueError("a softmax needs the logits of all classes, not of known entries alone")
     classes = logits.classes if isinstance(logits, KnownEntries) else logits.shape[1]
-    segments = len(groups) + 1  # the last is of classes in no group
+    segments = len(groups) + 1  # the last one has the classes without a group
     start = torch.full((classes,), (segments - 1) * thresholds)
     for k, indices in enumerate(groups.values()):
         start[torch.from_numpy(np.asarray(indices, dtype=np.int64))] = k * thresholds
@@ -59,7 +59,7 @@ def counts_by_threshold(
 def _parts(
     logits: Tensor | KnownEntries, targets: Tensor | None, start: Tensor, softmax: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Probabilities, labels and the `start` of their classes, some at a time."""
+    """Yield probabilities, labels and the `start` of their classes, some at a time."""
     if isinstance(logits, KnownEntries):
         parts = zip(*(t.split(_CHUNK) for t in (logits.logits, logits.labels, logits.columns)), strict=True)
         for values, labels, columns in parts:

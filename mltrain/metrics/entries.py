@@ -1,4 +1,4 @@
-"""What figures are computed from: all predictions of a split, or, where few targets are known, those of known ones."""
+"""Inputs of the metrics: all predictions of a split, or only those of known targets if few targets are known."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class DenseEntries:
 class KnownEntries:
     """The k known entries of a split, image by image, each with its rank among all classes of its image.
 
-    13 bytes an entry in place of 5 for each image and class: Open Images' test set has 1.2 billion of the latter and
-    about one in a thousand is known. All figures of `summarize` follow from it, the same to the last bit as from
-    all predictions; an unknown entry counts nowhere but in the ranks.
+    It takes 13 bytes per known entry instead of 5 for each image and class: Open Images' test set has 1.2 billion of
+    these, and about one in a thousand is known. All figures of `summarize` follow from it, the same to the last bit as
+    from all predictions; unknown entries only count in the ranks.
     """
 
     images: int
@@ -64,7 +64,7 @@ class KnownEntries:
 
     @classmethod
     def from_batch(cls, logits: Tensor, targets: Tensor) -> KnownEntries:
-        """Of one batch, `(B, C)` each; on the CPU, computed on the device of the logits.
+        """Select the known entries of a batch, `(B, C)` each: on the device of the logits, with the result on the CPU.
 
         Raises:
             ValueError: as `average_precision`.
@@ -87,7 +87,7 @@ class KnownEntries:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the entries."""
+        """Memory of the entries in bytes."""
         tensors = (getattr(self, item.name) for item in fields(self))
         return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
 
@@ -104,7 +104,7 @@ class KnownEntries:
     def count_above(self, cuts: float | Tensor) -> Counts:
         if isinstance(cuts, Tensor):
             if cuts.shape != (self.classes,):
-                raise ValueError(f"cuts must be ({self.classes},), one of each class; got {tuple(cuts.shape)}")
+                raise ValueError(f"cuts must be ({self.classes},), one per class; got {tuple(cuts.shape)}")
             cuts = cuts[self.columns.long()]
         return self._count(self.logits > cuts)
 
@@ -119,15 +119,15 @@ class KnownEntries:
         return Counts(self._sum(predicted & positive), self._sum(predicted), self._sum(positive))
 
     def _sum(self, mask: Tensor) -> np.ndarray:
-        """int64 `(C,)`"""
+        """Count the entries of each class in a mask; int64 `(C,)`."""
         return np.bincount(self.columns.numpy()[mask.numpy()], minlength=self.classes)
 
 
 class KnownCollector:
-    """Known entries of batch after batch, in arrays that grow by doubling.
+    """Collects the known entries of many batches, in arrays that grow by doubling.
 
-    Thousands of small tensors that stay, between large ones that go, would leave the heap in pieces: memory then grew
-    by about 10 MB a batch of 64 images of 9,605 classes.
+    A list of small tensors would fragment the heap, because large temporary tensors lie between them: memory then grew
+    by about 10 MB per batch of 64 images with 9,605 classes.
     """
 
     def __init__(self, classes: int) -> None:
@@ -137,7 +137,7 @@ class KnownCollector:
         self._arrays = {key: torch.empty(0, dtype=dtype) for key, dtype in _DTYPES.items()}
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """A batch, `(B, C)` each; as `KnownEntries.from_batch`."""
+        """Add a batch, `(B, C)` each; see `KnownEntries.from_batch`."""
         batch = KnownEntries.from_batch(logits, targets)
         end = self._size + len(batch.columns)
         for key, array in self._arrays.items():
@@ -150,7 +150,7 @@ class KnownCollector:
         self.images += batch.images
 
     def entries(self) -> KnownEntries:
-        """What was collected so far; shares memory with the collector."""
+        """Return all entries so far; they share memory with the collector."""
         tensors = {key: array[: self._size] for key, array in self._arrays.items()}
         return KnownEntries(images=self.images, classes=self.classes, **tensors)
 

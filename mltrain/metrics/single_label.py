@@ -1,4 +1,4 @@
-"""Metrics of one label an image: accuracy, precision, recall, F1, G-mean, MAUC, confusion matrix.
+"""Metrics for one label per image: accuracy, precision, recall, F1, G-mean, MAUC, confusion matrix.
 
 The predicted class is the one with the highest logit; among equal logits the lowest class index wins.
 """
@@ -27,11 +27,11 @@ from mltrain.metrics.counts import Counts, mean
 from mltrain.metrics.summary import Absent, Summary, checked_indices
 
 ZERO_RECALL = 0.001
-"""What a recall of 0 counts as in the G-mean, which would be 0 otherwise."""
+"""the G-mean, which a single recall of 0 would make 0, takes it as this value"""
 
 
 def labels_of(targets: Tensor) -> np.ndarray:
-    """The class of each image, int64 `(N,)`; -1 where it is unknown: no positive, and not all others negative.
+    """Return the class of each image, int64 `(N,)`; -1 if it is unknown: no positive, and not all others negative.
 
     Args:
         targets: `(N, C)` of 1, 0, -1.
@@ -47,28 +47,28 @@ def labels_of(targets: Tensor) -> np.ndarray:
         found = positives[wrong[0]]
         raise ValueError(
             f"{len(wrong)} of {len(labels)} images have not exactly one label (the first, number {wrong[0]}, has "
-            f"{found}): these metrics are for one label an image"
+            f"{found}): these metrics are for one label per image"
         )
     return np.where(positives == 1, labels.argmax(axis=1), -1)
 
 
 def predicted_classes(logits: Tensor) -> np.ndarray:
-    """The class with the highest logit, int64 `(N,)`; the lowest index among equal ones. ValueError: a NaN."""
+    """Return the class of the highest logit, int64 `(N,)`, the first of equal ones. ValueError: NaN."""
     refuse_nan(logits)
     return np.concatenate([np.empty(0, np.int64), *(scores.argmax(axis=1) for _, scores in _blocks(logits))])
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> sparse.csr_matrix:
-    """int64 `(C, C)`: images of the row's class that were taken for the column's. Unknown labels (-1) are left out."""
+    """Count images by class (row) and predicted class (column), int64 `(C, C)`, without unknown labels (-1)."""
     known = labels >= 0
     ones = np.ones(int(known.sum()), dtype=np.int64)
     return sparse.csr_matrix((ones, (labels[known], predicted[known])), shape=(classes, classes))
 
 
 def accuracy_at(logits: Tensor, labels: np.ndarray, *, k: int) -> float:
-    """Share of the images whose label is among the k highest logits, 0..1; NaN without a known label.
+    """Return the share of images whose label is among the k highest logits, 0..1; NaN without a known label.
 
-    Among equal logits the lowest class index comes first. scikit-learn's `top_k_accuracy_score` where no logits tie.
+    Among equal logits the lowest class index comes first. Without ties it equals scikit-learn's `top_k_accuracy_score`.
     """
     hits = 0
     for start, scores in _blocks(logits):
@@ -82,9 +82,9 @@ def accuracy_at(logits: Tensor, labels: np.ndarray, *, k: int) -> float:
 
 
 def mauc(logits: Tensor, labels: np.ndarray) -> float:
-    """Multi-class AUC of Hand and Till (Machine Learning 45, 2001): 0..1, NaN with images of fewer than two classes.
+    """Return the multi-class AUC of Hand and Till (Machine Learning 45, 2001), 0..1; NaN for fewer than two classes.
 
-    The mean, over all ordered pairs of classes (i, j), of A(i|j): how likely a random image of class i has a higher
+    It is the mean of A(i|j) over all ordered pairs of classes: the chance that a random image of class i has a higher
     softmax probability of i than a random one of class j; equal probabilities count one half. Pairs with a class that
     has no image are left out. Equals scikit-learn's `roc_auc_score(multi_class="ovo", average="macro")` to 1e-9.
 
@@ -102,18 +102,18 @@ def mauc(logits: Tensor, labels: np.ndarray) -> float:
     scores = to_scores(logits)
     total = _log_totals(logits)[rows]
     if not np.isfinite(total).all():
-        raise ValueError("a logit is infinite: there is no softmax of it")
+        raise ValueError("a logit is infinite: its softmax is not defined")
     sizes = sizes[present]
     place = np.searchsorted(present, labels)  # of each image's class among those present
 
     def against_others(k: int) -> float:
-        """Sum over the other classes j of A(i|j), i the k-th class present."""
+        """Sum A(i|j) over the other classes j, i being the k-th class present."""
         score = columns[k] - total
         mine = place == k
         own = np.sort(score[mine])
         below = np.searchsorted(own, score)
         equal = np.flatnonzero((own[np.minimum(below, len(own) - 1)] == score) & ~mine)
-        beaten = len(own) - below.astype(np.float64)  # images of i above each image, a tie being one half
+        beaten = len(own) - below.astype(np.float64)  # images of i that score above each image; a tie counts one half
         beaten[equal] -= (np.searchsorted(own, score[equal], side="right") - below[equal]) / 2
         means = np.bincount(place, weights=beaten, minlength=len(present)) / sizes
         return float((means.sum() - means[k]) / len(own))
@@ -130,9 +130,9 @@ def mauc(logits: Tensor, labels: np.ndarray) -> float:
 
 
 def g_mean(recall: np.ndarray) -> float:
-    """Geometric mean of the recalls (C,) of the classes, each at least 0.001 (`ZERO_RECALL`).
+    """Return the geometric mean of the recalls (C,), each at least 0.001 (`ZERO_RECALL`).
 
-    Without that correction one class that is never found makes it 0, whatever the others do.
+    Without that correction one class that is never found would make it 0, whatever the other recalls are.
     """
     return float(np.exp(np.log(np.maximum(recall, ZERO_RECALL)).mean())) if recall.size else 0.0
 
@@ -148,7 +148,7 @@ def summarize_single_label(
 
     Args:
         logits: `(N, C)` floating point, as the model gave them.
-        targets: `(N, C)` with one 1 a row; an image of unknown label (-1) counts nowhere.
+        targets: `(N, C)` with one 1 per row; images of unknown label (-1) are ignored.
         group_indices: class indices by group name, as `LabelStats.group_indices()`; each group with an evaluable class
             gets `accuracy_<name>` (of the images of its classes), `balanced_accuracy_<name>` and `macro_F1_<name>`.
         absent: a class without images is left out of the means over classes ("exclude"), counts as 0 in them ("zero")
@@ -218,18 +218,18 @@ def summarize_single_label(
 
 
 def _blocks(logits: Tensor) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, scores), a bounded number of entries at a time."""
+    """Yield (first row, scores), a bounded number of entries at a time."""
     rows = max(1, BLOCK_ENTRIES // max(1, logits.shape[1]))
     for start in range(0, len(logits), rows):
         yield start, to_scores(logits[start : start + rows])
 
 
 def _log_totals(logits: Tensor) -> np.ndarray:
-    """Logarithm of the softmax's denominator, float64 `(N,)`: the same bits for the same logits in any order."""
+    """Return log(sum(exp)) of each row, float64 `(N,)`, with the same bits in any order of the logits."""
     totals = np.empty(len(logits))
     for start, scores in _blocks(logits):
         ordered = np.sort(scores, axis=1).astype(np.float64)
         top = ordered[:, -1:]
-        with np.errstate(invalid="ignore"):  # infinite ones, which the caller refuses
+        with np.errstate(invalid="ignore"):  # infinite logits, which the caller refuses
             totals[start : start + len(scores)] = top[:, 0] + np.log(np.exp(ordered - top).sum(axis=1))
     return totals

@@ -13,27 +13,26 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
-from mltrain.metrics.counts import Counts, count_at_topk, logit_of, overall_and_per_class
+from mltrain.metrics.counts import Counts, count_at_topk, logit_of, overall_and_per_class, word_figures
 from mltrain.metrics.entries import DenseEntries, KnownEntries
-from mltrain.metrics.words import words_of
 
 Absent = Literal["exclude", "zero", "error"]
 TITLES = {"map": "mAP", "g_mean": "G-mean", "mauc": "MAUC", "balanced_accuracy": "balanced accuracy"}
-"""How figures are called in tables, where not by their key."""
+"""titles of figures in tables; others are called by their key"""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """`scalars`: figures by name. `per_class`: arrays `(C,)` by name. In percent, except numbers of things."""
+    """Figures of one evaluation, by name; in percent, except counts."""
 
     scalars: dict[str, float]
     per_class: dict[str, np.ndarray]
-    """the first is the figure that is plotted against training frequency"""
+    """arrays `(C,)`; the first is the figure that plots show against training frequency"""
     confusion: sparse.csr_matrix | None = None
-    """single label only: images of the row's class that were taken for the column's, int64 `(C, C)`"""
+    """single label only: images of the row's class that were predicted as the column's, int64 `(C, C)`"""
 
     def to_json(self) -> dict[str, dict]:
-        """Plain floats and lists; NaN (a class without positives) becomes None."""
+        """Return plain floats and lists; NaN (a class without positives) becomes None."""
         columns = {name: [_plain(value) for value in column.tolist()] for name, column in self.per_class.items()}
         return {"scalars": dict(self.scalars), "per_class": columns}
 
@@ -59,21 +58,21 @@ def summarize(
         group_indices: class indices by group name, as `LabelStats.group_indices()`; each group with an evaluable class
             gets `map_<name>`, and `OF1_<name>`, `CF1_<name>` and `macro_F1_<name>` over its classes.
         threshold: of the sigmoid, for OP OR OF1 CP CR CF1 macro_F1 and the counts of each class.
-        cuts: logits for the same, in place of `threshold`, as in `count_above`: one of each class `(C,)`, say.
-        topk: labels an image for the same figures with suffix `@k`, one k or several; None leaves them out. A group
-            called "unseen" is ranked by itself as well, with suffix `_unseen@k`: the figures of zero-shot learning,
+        cuts: logits to use instead of `threshold`, as in `count_above`: one per class `(C,)`, for example.
+        topk: labels per image for the same figures with suffix `@k`, one k or several; None leaves them out. A group
+            called "unseen" is also ranked by itself, with suffix `_unseen@k`: the figures of zero-shot learning,
             where those over all classes are of generalised zero-shot learning (not from known entries).
-        words_k: labels an image for the annotation protocol (`words_P` ...); None leaves them out.
+        words_k: labels per image for the annotation protocol (`words_P` ...); None leaves them out.
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
         min_positives, min_negatives: a class with positives, but with fewer known positives or known negatives than
-            this, is left out of the means over classes; `classes_below_support` says how many are. Where unknown
-            entries abound, a class without a known negative has an AP of 1 by itself: min_negatives=1 leaves it out.
+            this, is left out of the means over classes; `classes_below_support` counts them. With many unknown
+            entries, a class without a known negative has an AP of 1 for any model: min_negatives=1 leaves it out.
 
     Returns:
         Summary. Among the scalars `map` is the mean AP of the classes, `map_weighted` the mean weighted by their known
-        positives. A figure that is not defined is left out: those of a group without an evaluable class, and the
-        figures at a k above the number of classes.
+        positives. Undefined figures are left out: those of a group without an evaluable class, and those at a k above
+        the number of classes.
 
     Raises:
         ValueError: no class has a known positive (unless `absent="zero"`), some have none and `absent="error"`, an
@@ -130,7 +129,7 @@ def summarize(
         indices = checked_indices("unseen", group_indices["unseen"], classes)
         scalars |= _ranked_alone(entries, indices, evaluable, cut_offs)
     if words_k is not None and words_k <= classes:
-        words = words_of(entries.count_at_topk(words_k))
+        words = word_figures(entries.count_at_topk(words_k))
         scalars |= {f"words_{name}": _percent(words[name]) for name in ("P", "R", "F1")}
         scalars["words_N+"] = words["N+"]
     scalars["classes_without_positives"] = float(missing.sum())
@@ -157,9 +156,9 @@ def _dense(logits: Tensor, targets: Tensor | None) -> DenseEntries:
 def _ranked_alone(
     entries: DenseEntries, indices: np.ndarray, evaluable: np.ndarray, cut_offs: Sequence[int]
 ) -> dict[str, float]:
-    """OP ... macro_F1 with suffix `_unseen@k`: the k highest among the classes at `indices` alone.
+    """Return OP ... macro_F1 with suffix `_unseen@k`, predicting the k highest among the classes at `indices` alone.
 
-    Over the images that have one of these labels, as published: the others have nothing to find there.
+    Only images that have one of these labels count, as published: the others have nothing to find there.
     """
     scalars: dict[str, float] = {}
     columns = torch.from_numpy(indices)
@@ -178,6 +177,7 @@ def _figures(counts: Counts, evaluable: np.ndarray, *, suffix: str) -> dict[str,
 
 
 def checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
+    """Return class indices as int64. ValueError: one is not in 0..classes - 1."""
     array = np.asarray(indices, dtype=np.int64)
     if array.size and not (array.min() >= 0 and array.max() < classes):
         raise ValueError(f'group "{name}" has class indices {array.min()}..{array.max()}; allowed are 0..{classes - 1}')

@@ -1,9 +1,8 @@
-"""Thresholds and the strength of a logit adjustment, found on one set of predictions to be used on another.
+"""Thresholds and the strength of a logit adjustment, found on one set of predictions for use on another.
 
-All of them come down to a logit that a class has to clear, its cut: the threshold of F1, one for all classes or one of
-each, and post-hoc logit adjustment, ``x_c - tau * log(n_c / m_c)``, which is the cut tau times the prior log-odds.
-What is reported on the predictions it was found on is too good; `crossed` gives an honest figure where there is one set
-only.
+Each of them is a cut, a logit that a class has to exceed: the threshold of the best F1, for all classes or per class,
+and post-hoc logit adjustment, ``x_c - tau * log(n_c / m_c)``, whose cut is tau times the prior log-odds. Figures on the
+predictions that a cut was found on are too good; `crossed` gives unbiased ones if there is only one set.
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ from mltrain.metrics.average_precision import (
 )
 
 TAUS = tuple(k / 20 for k in range(-20, 41))
-"""-1 to 2 in steps of 0.05; below 0 for a model trained to favour the tail."""
+"""-1 to 2 in steps of 0.05; a model that was trained to favour the tail may need a negative one"""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a cut is chosen by: the highest F1; with `recall`, the highest precision of the cuts that reach this recall;
-    with `precision`, the highest recall of those that reach this precision.
+    """The criterion of a cut: highest F1, highest precision at a `recall`, or highest recall at a `precision`.
 
     Raises:
         ValueError: both are given, or one is not in (0, 1].
@@ -56,16 +54,21 @@ class Criterion:
         return "F1" if self.precision is None else f"recall at a precision of {self.precision:g}"
 
     def choose(self, hits: np.ndarray, predicted: np.ndarray, positives: int) -> int | None:
-        """Which cut is best, by the true and all positives it predicts, from the lowest cut to the highest."""
+        """Return the index of the best cut, or None if none reaches the criterion.
+
+        Args:
+            hits, predicted: true and all predicted positives at each cut, from the lowest cut to the highest.
+            positives: number of positives.
+        """
         if self.recall is not None:
-            # of cuts with the same precision the one with the higher recall, which is the lower
+            # among cuts with the same precision take the lowest, whose recall is the highest
             score = np.where(hits >= self.recall * positives * (1 - 1e-12), hits / predicted, -1.0)
             best = int(np.argmax(score))
         else:
             score = 2 * hits / (predicted + positives)
             if self.precision is not None:
                 score = np.where(hits >= self.precision * predicted * (1 - 1e-12), hits, -1)
-            best = score.size - 1 - int(np.argmax(score[::-1]))  # the highest of equal ones
+            best = score.size - 1 - int(np.argmax(score[::-1]))  # the highest among equal ones
         return best if score[best] >= 0 else None
 
 
@@ -73,14 +76,14 @@ F1 = Criterion()
 
 
 class BestCut(NamedTuple):
-    """A class is predicted where its logit is strictly above `cut`; `f1` (0..1) is what that gives."""
+    """A cut, which a predicted class strictly exceeds, and the F1 (0..1) that it gives."""
 
     cut: float
     f1: float
 
 
 class BestCuts(NamedTuple):
-    """The same of each class, float64 `(C,)`; `own` bool `(C,)`: found on the class, not the common cut."""
+    """Cut and F1 of each class, float64 `(C,)`; `own`, bool `(C,)`: the cut is the class's own, not the common one."""
 
     cuts: np.ndarray
     f1: np.ndarray
@@ -88,15 +91,15 @@ class BestCuts(NamedTuple):
 
 
 def best_cut(logits: Tensor, targets: Tensor, criterion: Criterion = F1) -> BestCut:
-    """The one cut for all classes that is best by `criterion` over all known entries; by default of OF1, micro F1.
+    """Find the cut for all classes that is best by `criterion` over all known entries; by default by OF1, micro F1.
 
-    Exact: every set of entries that a cut can choose is considered, equal logits never being parted; among cuts with
-    the same F1 or recall the highest, with the same precision the lowest. The cut lies half-way between the last logit
-    above and the first below it.
+    The search is exact: it considers every set of entries that a cut can choose, and never separates equal logits.
+    Among cuts with the same F1 or recall it takes the highest, with the same precision the lowest. The cut lies
+    half-way between the last logit above and the first below it.
 
     Args:
         logits: `(N, C)`, floating point.
-        targets: `(N, C)` of 1, 0, -1; unknown entries count nowhere.
+        targets: `(N, C)` of 1, 0, -1; unknown entries are ignored.
         criterion: see `Criterion`.
 
     Raises:
@@ -115,11 +118,11 @@ def best_cut(logits: Tensor, targets: Tensor, criterion: Criterion = F1) -> Best
 
 
 def best_cuts(logits: Tensor, targets: Tensor, criterion: Criterion = F1, *, min_positives: int = 5) -> BestCuts:
-    """The cut of each class that is best by `criterion` on that class; by default this gives the highest macro F1.
+    """Find the cut of each class that is best by `criterion` on that class; by default this gives the highest macro F1.
 
     A class with fewer than `min_positives` known positives gets the cut that is best for all classes together
-    (`best_cut`): its own would be that of a few images. So does a class that reaches the criterion's precision nowhere.
-    Otherwise as `best_cut`, per class.
+    (`best_cut`), because its own would depend on a few images. So does a class that nowhere reaches the precision of
+    the criterion. Otherwise as `best_cut`, per class.
 
     Raises:
         ValueError: min_positives is below 1, or as `best_cut`.
@@ -142,11 +145,11 @@ def best_cuts(logits: Tensor, targets: Tensor, criterion: Criterion = F1, *, min
 
 
 def adjust_logits(logits: Tensor, log_prior_odds: ArrayLike, tau: float) -> Tensor:
-    """``logits - tau * log_prior_odds``, float64 `(N, C)`: rounding in fp32 would make logits of a class equal.
+    """Return ``logits - tau * log_prior_odds``, float64 `(N, C)`, since rounding to fp32 would create ties.
 
     Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314 (post hoc), with a
-    sigmoid's odds in place of a softmax's prior, as `mltrain.losses.LogitAdjustedLoss` does in training. The average
-    precision of a class does not change; what compares classes (F1 at one threshold, top k, micro AP) does.
+    sigmoid's odds instead of a softmax's prior, as `mltrain.losses.LogitAdjustedLoss` does in training. The average
+    precision of a class does not change; figures that compare classes (F1 at one threshold, top k, micro AP) do.
 
     Args:
         logits: `(N, C)`, left as they are.
@@ -155,38 +158,38 @@ def adjust_logits(logits: Tensor, log_prior_odds: ArrayLike, tau: float) -> Tens
     """
     odds = torch.as_tensor(np.asarray(log_prior_odds, dtype=np.float64), device=logits.device)
     if odds.shape != logits.shape[1:]:
-        raise ValueError(f"log_prior_odds {tuple(odds.shape)} must be one of each class: logits {tuple(logits.shape)}")
+        raise ValueError(f"log_prior_odds {tuple(odds.shape)} must be one per class: logits {tuple(logits.shape)}")
     return logits.double() - tau * odds
 
 
 def best_tau(
     logits: Tensor, log_prior_odds: ArrayLike, score: Callable[[Tensor], float], *, taus: Sequence[float] = TAUS
 ) -> tuple[float, float]:
-    """The tau of `adjust_logits` with the highest score, and that score; among equal ones the nearest to 0.
+    """Return the tau of `adjust_logits` with the highest score, and that score; among equal ones the tau nearest to 0.
 
     Args:
         logits: `(N, C)`.
         log_prior_odds: as in `adjust_logits`.
-        score: of adjusted logits `(N, C)`, higher is better: OF1, macro F1, F1 of five words ...
-        taus: to choose from.
+        score: function of adjusted logits `(N, C)`, higher is better: OF1, macro F1, F1 of five words ...
+        taus: candidates.
     """
     scores = {tau: score(adjust_logits(logits, log_prior_odds, tau)) for tau in sorted(taus, key=abs)}
-    best = max(scores, key=lambda tau: scores[tau])  # the first of equal ones
+    best = max(scores, key=lambda tau: scores[tau])  # the first among equal ones
     return best, scores[best]
 
 
 def folds(images: int, count: int, *, seed: int = 0) -> np.ndarray:
-    """A fold 0..count-1 for each image, int64 `(images,)`, by the seed alone; their sizes differ by one at most."""
+    """Assign each image a fold 0..count-1, int64 `(images,)`, by the seed alone; fold sizes differ by one at most."""
     if not 2 <= count <= images:
         raise ValueError(f"folds must be 2 to the number of images, {images}; got {count}")
     return np.random.default_rng(seed).permutation(np.arange(images) % count)
 
 
 def crossed(find: Callable[[np.ndarray], Tensor], fold: np.ndarray) -> Tensor:
-    """What each image's prediction needs, found on the other folds only.
+    """Return for each image the values found on the other folds only.
 
     Args:
-        find: bool mask `(N,)` of the images to learn from -> values `(C,)`.
+        find: takes a bool mask `(N,)` of the images to learn from, returns values `(C,)`.
         fold: `(N,)`, from `folds`.
 
     Returns:
@@ -197,10 +200,10 @@ def crossed(find: Callable[[np.ndarray], Tensor], fold: np.ndarray) -> Tensor:
 
 
 def _best_cut(scores: np.ndarray, labels: np.ndarray, criterion: Criterion) -> BestCut | None:
-    """Of one ranking `(N,)`; None without a positive, or where the criterion is not reached."""
+    """Find the best cut of one ranking `(N,)`; None without a positive, or if no cut reaches the criterion."""
     positives = np.sort(scores[labels == 1])
     total = positives.size
-    positives = positives[~np.isneginf(positives)]  # no cut is below
+    positives = positives[~np.isneginf(positives)]  # no cut is below these
     if not positives.size:
         return None
     scores = scores[labels >= 0]
@@ -213,7 +216,7 @@ def _best_cut(scores: np.ndarray, labels: np.ndarray, criterion: Criterion) -> B
 
 
 def _between(scores: np.ndarray, lowest: np.floating) -> float:
-    """A number of the scores' dtype below the score `lowest` and not below the next lower one."""
+    """Return a number of the scores' dtype below the score `lowest` and not below the next lower score."""
     below = scores[scores < lowest]
     if not below.size:
         return float(np.nextafter(lowest, -np.inf))

@@ -1,8 +1,7 @@
-"""Any timm model as a backbone: images in, feature tokens out, whatever layout the model itself uses."""
+"""Any timm model as a backbone: images in, feature tokens out, for every layout that timm uses."""
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import sys
@@ -17,11 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mltrain.models.tresnet  # noqa: F401  registers variants that timm lacks
 from mltrain.errors import ConfigError, MltrainError
-from mltrain.models.weights import LoadReport, load_weights, read_state_dict
+from mltrain.models.weights import LoadReport, load_by_name, read_state_dict
+from mltrain.text import close_matches
 
 logger = logging.getLogger(__name__)
 
-# timm arguments that have a key of their own here, or would break the contract below
+# timm arguments that have their own key here, or would break the contract below
 RESERVED = {
     "checkpoint_path": "model.checkpoint",
     "drop_path_rate": "model.drop_path",
@@ -38,7 +38,7 @@ RESERVED = {
 
 
 class Features(NamedTuple):
-    """What a backbone returns, D being its `num_features`."""
+    """The features of a backbone; D is its `num_features`."""
 
     tokens: Tensor  # (B, N, D), N = h * w, row by row
     grid: tuple[int, int]  # (h, w)
@@ -48,13 +48,14 @@ class Features(NamedTuple):
 class Backbone(nn.Module):
     """A timm model (built with `num_classes=0`) under one contract: `forward(images (B, 3, H, W)) -> Features`.
 
-    The layout of the model's `forward_features` is found once, here, by running one blank image: NCHW, NHWC or NLC is
-    told by the axis as long as the model's declared `num_features`, prefix tokens by the model's own count, checked
-    against a square grid.
+    The constructor runs one blank image to find the layout of `forward_features`: the axis as long as the model's
+    declared `num_features` tells NCHW, NHWC or NLC; the model declares its number of prefix tokens, and the rest must
+    be a square grid.
 
-    What timm does between `forward_features` and its classifier: a LayerNorm after pooling (ConvNeXt, BEiT, EVA ...) is
-    applied to each token; a hidden layer there (`conv_head` of MobileNetV3, say) belongs to timm's classifier and is
-    left out. Parameters that the tokens do not depend on are removed: none is trained, averaged or saved in vain.
+    Between `forward_features` and its classifier, timm may have a LayerNorm after pooling (ConvNeXt, BEiT, EVA ...),
+    which is applied to each token here, or a hidden layer (such as `conv_head` of MobileNetV3), which belongs to timm's
+    classifier and is left out. Parameters that the tokens do not depend on are removed, so that they are not trained,
+    averaged or saved.
 
     Attributes: `num_features` D, `image_size` (pixels, square), `mean` and `std` (of images in 0..1), `load_report`
     (None without a checkpoint file).
@@ -133,7 +134,7 @@ class Backbone(nn.Module):
         return x
 
     def freeze(self, *, stages: int, norm: bool | Literal["statistics"]) -> None:
-        """Stop training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""
+        """Stop the training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""
         names = self._names_of(stages)
         for name, parameter in self.model.named_parameters():
             if name in names:
@@ -156,7 +157,7 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def _names_of(self, stages: int) -> set[str]:
-        """Names of the parameters in the first `stages` of timm's coarse layer groups, stem first."""
+        """Return the names of the parameters in the first `stages` of timm's coarse layer groups, stem first."""
         if stages == 0:
             return set()
         if stages == -1:
@@ -177,7 +178,7 @@ class Backbone(nn.Module):
         return {name for stage in order[:stages] for name in stage}
 
     def train(self, mode: bool = True) -> Backbone:
-        """As `nn.Module.train`, but frozen parts stay in evaluation mode (batch-norm, dropout, stochastic depth)."""
+        """Set the mode, but keep frozen parts (batch-norm, dropout, stochastic depth) in evaluation mode."""
         super().train(mode)
         if mode:
             for path in self._frozen:
@@ -203,26 +204,26 @@ def create_backbone(
     std: tuple[float, float, float] | None = None,
     timm_kwargs: dict[str, Any] | None = None,
 ) -> Backbone:
-    """A backbone from a timm model's name.
+    """Build a backbone by the name of a timm model.
 
     Args:
         name: a timm model, with or without a weights tag (`resnet50`, `vit_base_patch16_224.augreg_in21k`).
-        pretrained: download timm's weights of that name. Not used where `checkpoint` is given.
-        checkpoint: a weights file instead, see `weights.read_state_dict`; other projects' names are converted where
-            timm knows how.
+        pretrained: download timm's weights of that name; ignored with a `checkpoint`.
+        checkpoint: a weights file instead, see `weights.read_state_dict`; timm converts names of other projects that it
+            knows.
         partial_checkpoint: accept a file that lacks some of the model's weights.
-        image_size: pixels, square; None: the size that the weights of this name are made for. Position embeddings are
+        image_size: pixels, square; None: the size of the weights of this name. Position embeddings are
             resampled.
         drop_path: rate of stochastic depth in [0, 1); None: the timm model's default (0.1 for Swin, 0 for most).
         freeze_stages: 0 none, 1 the stem, 2 also the first stage (block of a plain ViT), ..., -1 the whole backbone.
             Stages are timm's own coarse layer groups. Frozen parts stay in evaluation mode.
-        freeze_norm: ``True``: batch-norm layers keep their running statistics, scale and shift; ``"statistics"``: only
-            the statistics, with which they also normalise while training (mmdetection's `norm_eval`).
+        freeze_norm: ``True``: batch-norm layers keep their running statistics, scale and shift; ``"statistics"``: they
+            keep only the statistics, and also normalise with them in training (mmdetection's `norm_eval`).
         mean, std: of the input in 0..1 per channel; None: those of the weights of this name (TResNet: 0 and 1).
         timm_kwargs: further arguments of the timm model (`{pad_type: same}`); one that timm does not know is an error.
 
     Raises:
-        ConfigError: unknown name, a size the model cannot take, or a setting the model has no use for.
+        ConfigError: unknown name, a size the model cannot take, or a setting that does not apply to the model.
         CheckpointError: the file cannot be read or does not fit.
         MltrainError: timm's weights cannot be downloaded.
     """
@@ -255,7 +256,7 @@ def create_backbone(
     if checkpoint is not None:
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         state = read_state_dict(checkpoint)
-        backbone.load_report = load_weights(
+        backbone.load_report = load_by_name(
             model, state, source=str(checkpoint), convert=convert, partial=partial_checkpoint
         )
         note = "\n  only a backbone is read: the head starts untrained" if backbone.load_report.skipped else ""
@@ -271,7 +272,7 @@ def _check_name(name: str) -> None:
     if base in get_deprecated_models():
         raise ConfigError(f"model.name={name}: timm now calls it {get_deprecated_models()[base]}")
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=5, cutoff=0.5)
+        near = close_matches(base, timm.list_models(), 5, 0.5)
         raise ConfigError(
             f"model.name={name}: timm {timm.__version__} has no such model; nearest: {', '.join(near) or 'none'}"
         )
@@ -300,7 +301,7 @@ def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int
     except Exception as error:
         if not pretrained:
             raise
-        # the hub's client raises errors of several libraries when it has no network
+        # without a network the hub's client raises errors of several libraries
         raise MltrainError(
             f"model.pretrained=true: timm's weights for {name} could not be downloaded or loaded "
             f"({type(error).__name__}: {error}). Without network access use model.checkpoint=FILE (safetensors or a "
@@ -310,7 +311,7 @@ def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int
 
 
 def _check_patches(model: nn.Module, name: str, image_size: int) -> None:
-    """timm would cut off the pixels that fill no patch."""
+    """Raise ConfigError if patches do not fill the image: timm would cut off the remaining pixels."""
     size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     step = size[0] if isinstance(size, tuple | list) else size
     if isinstance(step, int) and image_size % step:
@@ -345,14 +346,14 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _norms_channels(module: nn.Module | None, width: int) -> bool:
-    """Whether `module` is a LayerNorm over the channels of one position (timm also has GroupNorm with one group)."""
+    """Return whether `module` is a LayerNorm over the channels of one position, or timm's GroupNorm with one group."""
     if isinstance(module, nn.LayerNorm):
         return tuple(module.normalized_shape) == (width,)
     return isinstance(module, nn.GroupNorm) and module.num_groups == 1 and module.num_channels == width
 
 
 def _parameters_behind(x: Tensor) -> set[int]:
-    """Ids of the parameters that `x` was computed from, by walking its autograd graph."""
+    """Return the ids of the parameters that `x` depends on, from its autograd graph."""
     found: set[int] = set()
     seen: set[Any] = set()
     todo = [x.grad_fn]
@@ -380,7 +381,7 @@ def _remove_unused(module: nn.Module, used: set[int]) -> None:
 
 
 def _prefix_of(names: list[str]) -> str:
-    """The common part of parameter names: `layer1` for the parameters of `layer1.*`."""
+    """Return the common prefix of parameter names: `layer1` for `layer1.*`."""
     parts = [n.split(".") for n in names]
     common = []
     for column in zip(*parts, strict=False):

@@ -1,4 +1,4 @@
-"""Backbone and head as one classifier over raw images."""
+"""Backbone and head as one classifier of raw images."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ HEADS: dict[str, type[nn.Module]] = {
 class Classifier(nn.Module):
     """Images `(B, 3, H, W)` with values 0..255, uint8 or float -> logits `(B, C)`.
 
-    Normalises with the backbone's mean and std, which are buffers and so saved with the weights: a checkpoint evaluates
-    with the numbers it was trained with. Keeps the images' memory format.
+    It normalises images with the backbone's mean and std. These are buffers, saved with the weights, so that a
+    checkpoint is evaluated with the values of its training. The memory format of the images is kept.
 
-    The head is called with the tokens; one whose `forward` has an argument `grid` is given the grid (h, w) too.
+    The head gets the tokens and, if its `forward` has an argument `grid`, the grid (h, w) too.
     """
 
     mean: Tensor
@@ -45,17 +45,17 @@ class Classifier(nn.Module):
         return (images - self.mean).div_(self.std)
 
     def features(self, images: Tensor) -> Features:
-        """The backbone's features of raw images."""
+        """Return the backbone's features of raw images."""
         features: Features = self.backbone(self.normalize(images))
         return features
 
     def classify(self, features: Features) -> Tensor:
-        """The head's logits of a backbone's features."""
+        """Return the head's logits for a backbone's features."""
         logits: Tensor = self.head(features.tokens, **self.grid_of(features))
         return logits
 
     def grid_of(self, features: Features) -> dict[str, tuple[int, int]]:
-        """The argument `grid` for a head that has it."""
+        """Return the argument `grid` for a head that takes it."""
         return {"grid": features.grid} if self._head_takes_grid else {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def create_classifier(
     backbone_options: dict[str, Any] | None = None,
     head_options: dict[str, Any] | None = None,
 ) -> Classifier:
-    """A classifier without Hydra: `create_classifier(name="resnet50", num_classes=80, head="ml_decoder")`.
+    """Build a classifier without Hydra: `create_classifier(name="resnet50", num_classes=80, head="ml_decoder")`.
 
     Args:
         name, pretrained, checkpoint, image_size: see `create_backbone`; `backbone_options` are its other arguments.

@@ -1,4 +1,4 @@
-"""Where in an image a classifier finds each class."""
+"""Class maps: the places of an image in which a classifier finds each class."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class ClassMaps(NamedTuple):
     logits: Tensor
     """fp32 (B, C)"""
     kind: Literal["attention", "evidence"]
-    """attention: where a class's query reads, sums to 1 over the grid. evidence: what each place adds to the logit, of
-    either sign; the mean over the grid is the logit less a constant of the class (its bias)"""
+    """attention: the weights of a class's query, which sum to 1 over the grid. evidence: what each place adds to the
+    logit, positive or negative; the mean over the grid is the logit minus a constant of the class (its bias)"""
 
 
 @torch.inference_mode()
 def class_maps(model: Classifier, images: Tensor, *, amp_dtype: torch.dtype | None = None) -> ClassMaps:
-    """The maps of every class, as the model's head defines them (its `class_maps`).
+    """Compute the maps of every class, as the model's head defines them (its `class_maps`).
 
-    Evidence of the heads that average a score of each place: gap and pfc (class activation maps), csra (with its
-    attention). Attention of those whose queries read the places: ml_decoder, zero_shot, query2label. Attention says
-    what was looked at, not what spoke for the class; with fewer groups than classes, those of a group share theirs.
+    Heads that average a score of each place give evidence: gap and pfc (class activation maps), csra (with its
+    attention). Heads whose queries attend to the places give attention: ml_decoder, zero_shot, query2label. Attention
+    shows where the model looks, not what is evidence for the class; the classes of a group share a map.
 
     Args:
         model: in evaluation mode.
@@ -40,7 +40,7 @@ def class_maps(model: Classifier, images: Tensor, *, amp_dtype: torch.dtype | No
     """
     if not hasattr(model.head, "class_maps"):
         own = ", ".join(name for name, head in HEADS.items() if hasattr(head, "class_maps"))
-        raise ValueError(f"{type(model.head).__name__} has no class_maps; heads that have: {own}")
+        raise ValueError(f"{type(model.head).__name__} has no class_maps; heads with class_maps: {own}")
     with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         features = model.features(images)
     features = features._replace(tokens=features.tokens.float())

@@ -1,4 +1,4 @@
-"""Classifiers as files that run without mltrain: ONNX and torch.export, checked against PyTorch before they count."""
+"""Classifiers in files that need no mltrain: ONNX and torch.export, checked against PyTorch before they are saved."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.errors import ConfigError, MltrainError
+from mltrain.files import atomic_write
 from mltrain.models.classifier import Classifier
 
 logger = logging.getLogger(__name__)
@@ -30,21 +31,21 @@ OUTPUTS = ("logits", "probabilities")
 BATCHES = (1, 2, 5)
 """batch sizes at which a file is checked"""
 OPSET = 18
-"""of ONNX; read by ONNX Runtime 1.14 and later"""
+"""of ONNX; ONNX Runtime 1.14 and later read it"""
 MOST_BYTES = 2_000_000_000
-"""weights in one ONNX file: protobuf ends at 2 GiB"""
+"""limit for the weights in one ONNX file, since protobuf has a limit of 2 GiB"""
 METADATA = "metadata.json"
-"""the extra file of a .pt2 that holds the metadata"""
+"""name of the metadata inside a .pt2"""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the logits of an exported file are from PyTorch's, at most over all images and classes."""
+    """The largest difference between the logits of an exported file and PyTorch's, over all images and classes."""
 
     difference: float
     allowed: float
     spread: float
-    """how far the logits of one class lie apart over the images"""
+    """largest range of the logits of a class over the images"""
 
     def __str__(self) -> str:
         return (
@@ -55,8 +56,8 @@ class Parity:
 class Exportable(nn.Module):
     """A classifier whose outputs have names: images `(B, 3, S, S)` -> logits and probabilities `(B, C)`.
 
-    `input` says what the images are: ``uint8`` or ``float`` with values 0..255, normalised inside, or ``normalised``
-    floats, (image / 255 - mean) / std.
+    `input` is the kind of images: ``uint8`` or ``float`` with values 0..255, which are normalised inside, or
+    ``normalised`` floats, (image / 255 - mean) / std.
     """
 
     def __init__(self, model: Classifier, *, input: Input, task: Task) -> None:
@@ -83,25 +84,25 @@ def export_classifier(
     metadata: Mapping[str, Any] | None = None,
     images: Tensor | None = None,
 ) -> Parity:
-    """Write a classifier as `.onnx` or, by `torch.export`, as `.pt2`; of any batch size, and its one image size.
+    """Write a classifier as `.onnx` or, by `torch.export`, as `.pt2`; for any batch size and its own image size.
 
-    The file has one input, `images`, and two outputs, `logits` and `probabilities` (sigmoid; softmax of single labels);
-    a program takes which it needs. Weights are fp32. Before the file gets its name it is read back and run at batch
-    sizes 1, 2 and 5, ONNX with ONNX Runtime: where its logits are further from PyTorch's than a thousandth of their
-    spread over the images, nothing is written.
+    The file has one input, `images`, and two outputs, `logits` and `probabilities` (sigmoid, or softmax for single
+    labels). Weights are fp32. Before the file gets its name it is read back and run at batch sizes 1, 2 and 5, ONNX
+    with ONNX Runtime: if its logits differ from PyTorch's by more than a thousandth of their range over the images,
+    nothing is written.
 
     Args:
         model: in evaluation mode, on the CPU.
-        path: its suffix says what is written.
-        task: which probabilities.
-        input: what the images are, see `Exportable`.
-        metadata: stored in the file; in ONNX as strings, those that are none as JSON; in a `.pt2` as `metadata.json`.
-        images: uint8 `(B, 3, S, S)` to check with; None: random ones.
+        path: its suffix selects the format.
+        task: determines the probabilities.
+        input: kind of images, see `Exportable`.
+        metadata: stored in the file; in ONNX as strings, other values as JSON; in a `.pt2` as `metadata.json`.
+        images: uint8 `(B, 3, S, S)` for the check; None: random images.
 
     Raises:
         ConfigError: another suffix, a package is missing, or the model is too large for ONNX.
-        MltrainError: the model cannot be exported, the file's outputs differ, or the disk does not take it.
-        ValueError: the model is in training mode, or `images` are none.
+        MltrainError: the model cannot be exported, the file's outputs differ, or it cannot be written.
+        ValueError: the model is in training mode, or `images` are not images.
     """
     path = Path(path)
     suffix = path.suffix
@@ -121,19 +122,20 @@ def export_classifier(
     program = _trace(Exportable(model, input=input, task=task), _prepared(model, images[:1], input))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a folder beside it, since a .pt2 keeps the name that it was first written under
+        # The folder lets the file have its final name, because a .pt2 contains the name under which it is written.
         with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            _write(program, temporary, dict(metadata or {}))
-            parity = _check(model, temporary, images, input, task)
-            temporary.replace(path)
+            written = Path(folder) / path.name
+            _write(program, written, dict(metadata or {}))
+            parity = _check(model, written, images, input, task)
+            with atomic_write(path) as temporary:
+                written.replace(temporary)
     except OSError as error:
         raise MltrainError(f"{path}: cannot be written: {error.strerror or error}") from error
     return parity
 
 
 def require_onnx() -> None:
-    """Refuse, before any work, to write ONNX where its packages are missing."""
+    """Raise ConfigError if a package is missing that writing ONNX needs."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -142,7 +144,7 @@ def require_onnx() -> None:
 
 
 def random_images(count: int, side: int) -> Tensor:
-    """uint8 `(count, 3, side, side)`: patches of random colours, of another size in each image, always the same."""
+    """Return uint8 `(count, 3, side, side)`, always the same: patches of random colours of another size per image."""
     generator = torch.Generator().manual_seed(0)
     images = []
     for k in range(count):
@@ -153,24 +155,24 @@ def random_images(count: int, side: int) -> Tensor:
 
 
 def _prepared(model: Classifier, images: Tensor, input: Input) -> Tensor:
-    """Raw images as a file with this `input` takes them."""
+    """Convert raw images to this kind of `input`."""
     if input == "uint8":
         return images
     return model.normalize(images) if input == "normalised" else images.float()
 
 
 def _trace(module: Exportable, example: Tensor) -> torch.export.ExportedProgram:
-    # of one image torch makes the batch size a constant
+    # with a single image torch would make the batch size a constant
     example = example.expand(2, -1, -1, -1).contiguous()
     shapes = {"images": {0: torch.export.Dim("batch")}}
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # what a model's code may raise under tracing is open
+        except Exception as error:  # the code of a model may raise anything under tracing
             raise _cannot("torch.export", module.model, error) from error
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # paths of this machine, which both formats would store
+            node.meta.pop("stack_trace", None)  # has paths of this machine, which both formats would store
     return program
 
 
@@ -195,7 +197,7 @@ def _write(program: torch.export.ExportedProgram, path: Path, metadata: dict[str
     assert converted is not None
     proto = converted.model_proto
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # the exporter calls it s34 or so
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # the exporter's own name is s34 or similar
     for key, value in metadata.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -203,12 +205,12 @@ def _write(program: torch.export.ExportedProgram, path: Path, metadata: dict[str
 
 
 def _check(model: Classifier, path: Path, images: Tensor, input: Input, task: Task) -> Parity:
-    """Run the file beside PyTorch."""
-    run = _onnx_runner(path) if path.suffix == ".onnx" else _torch_runner(path)
+    """Compare the results of the file with PyTorch's."""
+    run = _load_onnx(path) if path.suffix == ".onnx" else _load_pt2(path)
     rows = max(max(BATCHES), len(images))
     images = images.repeat(-(-rows // len(images)), 1, 1, 1)[:rows]
     with torch.no_grad():
-        # one image at a time: what is compared with must not depend on the batch either
+        # one image at a time, so that the reference does not depend on the batch
         expected = torch.cat([model(image[None]) for image in images]).float().numpy()
     if not np.isfinite(expected).all():
         raise MltrainError("not exported: PyTorch's own logits are not finite; the weights are damaged")
@@ -220,7 +222,7 @@ def _check(model: Classifier, path: Path, images: Tensor, input: Input, task: Ta
             part = slice(start, start + batch)
             logits, probabilities = run(_prepared(model, images[part], input).numpy())
             if logits.shape != expected[part].shape:
-                raise _differs(f"logits of shape {logits.shape} in place of {expected[part].shape}")
+                raise _differs(f"logits of shape {logits.shape} instead of {expected[part].shape}")
             own = torch.from_numpy(logits)
             own = own.softmax(1) if task == "single_label" else own.sigmoid()
             if not np.allclose(probabilities, own.numpy(), rtol=1e-4, atol=1e-6):
@@ -232,7 +234,7 @@ def _check(model: Classifier, path: Path, images: Tensor, input: Input, task: Ta
     return parity
 
 
-def _onnx_runner(path: Path) -> Any:
+def _load_onnx(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -240,7 +242,7 @@ def _onnx_runner(path: Path) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own types share no base
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base
         raise MltrainError(f"not exported: ONNX Runtime cannot read the file: {_first_line(error)}") from error
 
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -253,7 +255,7 @@ def _onnx_runner(path: Path) -> Any:
     return run
 
 
-def _torch_runner(path: Path) -> Any:
+def _load_pt2(path: Path) -> Any:
     with _quiet():
         module = torch.export.load(path).module()
 
@@ -287,7 +289,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' notes on their own work are none of the user's."""
+    """Silence the exporters' messages about their own work."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
     levels = [item.level for item in loggers]
     for item in loggers:

@@ -8,19 +8,19 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their subclasses, which may change the weights as they run
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their subclasses, which may change the weights in their forward
 TOLERANCE = 1e-3
-"""Largest difference of the features, relative to their largest value, that folding may make (fp32 rounding: 1e-5)."""
+"""largest change of the features by folding, relative to their largest value (fp32 rounding gives 1e-5)"""
 
 
 def folded(model: nn.Module, image_size: int) -> nn.Module:
-    """A copy in evaluation mode whose batch-norms are part of the convolutions before them; `model` where that fails.
+    """Return a copy in evaluation mode whose batch-norms are part of the convolutions before them, or `model`.
 
     ``(W x - mean) * s + shift`` with ``s = weight / sqrt(var + eps)`` is the convolution ``(s W) x`` with the bias
-    ``shift - s mean``. Which convolution feeds which batch-norm is found by running a random image: pairs where both
-    are called once and the one is given just what the other returned. What a batch-norm of timm does after it (its
-    activation) stays. The copy is then run on the image too, and dropped if its features differ: a model may use such
-    an output twice.
+    ``shift - s mean``. Running a random image shows which convolution feeds which batch-norm: in a pair, both are
+    called once, and the batch-norm gets the output of the convolution. The activation inside timm's batch-norms stays.
+    The copy then runs on the same image, and is dropped if its features differ, because a model may use such an output
+    twice.
 
     Args:
         model: takes images `(B, 3, H, W)`, on the CPU.
@@ -47,9 +47,9 @@ def _tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def _pairs(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """(convolution, batch-norm) in the order they are run; the second takes the output of the first."""
+    """Find pairs (convolution, batch-norm), in the order of execution, in which the second takes the first's output."""
     calls: dict[nn.Module, int] = {}
-    outputs: dict[int, tuple[Tensor, nn.Conv2d]] = {}  # the tensor is held, so that no other gets its id
+    outputs: dict[int, tuple[Tensor, nn.Conv2d]] = {}  # holding the tensor keeps its id unique
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def after_convolution(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -90,7 +90,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _replace(model: nn.Module, norms: set[nn.BatchNorm2d]) -> None:
-    """What is left of each batch-norm: the dropout and activation that timm's have in them."""
+    """Replace each batch-norm by the dropout and activation that timm's contain."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if child in norms:

@@ -1,8 +1,7 @@
-"""Vectors of class names: read from a file of label embeddings, or made from a file of word vectors."""
+"""Vectors of class names, read from a file of label embeddings or made from a file of word vectors."""
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import pickle
 import re
@@ -16,34 +15,36 @@ import numpy as np
 import torch
 
 from mltrain.errors import ConfigError, DataError
+from mltrain.files import atomic_write
+from mltrain.text import close_matches, did_you_mean
 
 FORMATS = ".npz (class_names, vectors), .pt or .pth (the same in a dict, or name -> vector), or word2vec or GloVe text"
 SHOWN = 5
 SHORTEST = 3
-"""letters that a part of a compound must have, to be suggested"""
+"""minimum number of letters in a suggested part of a compound"""
 
 
 def label_embeddings(
     path: str | Path, class_names: Sequence[str], *, aliases: Mapping[str, str] | None = None
 ) -> np.ndarray:
-    """A vector for each class, float32 `(C, E)`, from a file of label embeddings or of word vectors.
+    """Return a vector for each class, float32 `(C, E)`, from a file of label embeddings or of word vectors.
 
     - `.npz` with `class_names` (N,) and `vectors` (N, E), as tools/build_label_embeddings.py writes it.
-    - `.pt`, `.pth`: a dict of the same two, or of a vector by class name; read without running code in it.
+    - `.pt`, `.pth`: a dict of the same two, or of a vector by class name; none of its code is run.
     - anything else: text in the format of word2vec (with or without its first line of two numbers), GloVe or fastText,
-      one word and its numbers a line, `.gz` too. It is streamed, and only the words that are needed are kept. A class
-      has the vector of its whole name (`traffic_light`, `traffic-light`, `trafficlight`) or else the mean of those of
-      its words; spelled as it is, or else in lower case.
+      one word and its numbers per line, also as `.gz`. It is streamed, and only the required words are kept. A class
+      has the vector of its whole name (`traffic_light`, `traffic-light`, `trafficlight`), or else the mean over its
+      words; the given spelling comes first, then lower case.
 
     Args:
         path: the file.
         class_names: C names.
-        aliases: words to look up in place of a class name; for text only.
+        aliases: words to look up instead of a class name; for text only.
 
     Raises:
         ConfigError: there is no such file.
-        DataError: it cannot be read, holds other things than finite vectors of one length, or lacks a class: the
-            message names the classes and near words.
+        DataError: it cannot be read, does not contain finite vectors of one length, or lacks a class; the message
+            names the classes and similar words.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -61,7 +62,7 @@ def label_embeddings(
     row = {name: k for k, name in enumerate(names)}
     missing = [name for name in class_names if name not in row]
     if missing:
-        shown = "".join(f"\n  {name}{_near(name, names)}" for name in missing[:SHOWN])
+        shown = "".join(f"\n  {name}{did_you_mean(name, names, '{!r}')}" for name in missing[:SHOWN])
         more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise DataError(
             f"{path}: {len(missing)} of {len(class_names)} classes are not in it:{shown}{more}\n"
@@ -71,13 +72,11 @@ def label_embeddings(
 
 
 def write_label_embeddings(path: str | Path, class_names: Sequence[str], vectors: np.ndarray) -> None:
-    """Write an `.npz` that `label_embeddings` reads, in whole or not at all."""
+    """Write an `.npz` that `label_embeddings` reads, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, class_names=np.array(class_names, dtype=str), vectors=np.float32(vectors))
-    temporary.replace(path)
 
 
 def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
@@ -94,7 +93,7 @@ def _read_torch(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a readable file of tensors, or it holds more than these") from error
+        raise DataError(f"{path}: not a readable file of tensors, or it has other content") from error
     if isinstance(content, Mapping) and {"class_names", "vectors"} <= content.keys():
         names, vectors = list(content["class_names"]), content["vectors"]
     elif isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
@@ -105,7 +104,7 @@ def _read_torch(path: Path) -> tuple[list[str], np.ndarray]:
     else:
         what = f"a tensor {tuple(content.shape)}" if isinstance(content, torch.Tensor) else type(content).__name__
         raise DataError(
-            f"{path}: holds {what}, from which nobody can tell which vector is whose; expected a dict with "
+            f"{path}: holds {what}, which does not name the class of each vector; expected a dict with "
             "class_names (a list) and vectors (N, E), or with a vector for each name"
         )
     if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
@@ -127,7 +126,7 @@ def _checked(path: Path, vectors: np.ndarray, class_names: Sequence[str]) -> np.
 def _from_words(path: Path, class_names: Sequence[str], aliases: Mapping[str, str]) -> np.ndarray:
     unknown = [name for name in aliases if name not in class_names]
     if unknown:
-        raise ConfigError(f"aliases: there is no class {unknown[0]!r}{_near(unknown[0], class_names)}")
+        raise ConfigError(f"aliases: there is no class {unknown[0]!r}{did_you_mean(unknown[0], class_names, '{!r}')}")
     spellings = {name: _spellings(aliases.get(name, name)) for name in class_names}
     wanted = {word for tries in spellings.values() for words in tries for word in words}
     found = _read_words(path, wanted)
@@ -144,7 +143,7 @@ def _from_words(path: Path, class_names: Sequence[str], aliases: Mapping[str, st
 
 
 def _spellings(name: str) -> list[tuple[str, ...]]:
-    """What to look up for a name, best first; of each the vectors are averaged."""
+    """Return groups of words to look up for a name, the best first; the vectors of a group are averaged."""
     words = [word for word in re.split(r"[\s_\-/,.;:()&]+", name) if word]
     phrases = [name, *(mark.join(words) for mark in "_-"), "".join(words)]
     tries: list[tuple[str, ...]] = [(phrase,) for phrase in phrases if phrase and not re.search(r"\s", phrase)]
@@ -154,19 +153,21 @@ def _spellings(name: str) -> list[tuple[str, ...]]:
 
 
 def _read_words(path: Path, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """The vectors (E,) of the wanted words; one pass, the first line of a word counts."""
+    """Read the vectors (E,) of the wanted words in one pass; the first line of a word counts."""
     keys = {word.encode() for word in wanted}
     found: dict[str, np.ndarray] = {}
     size = 0
     for number, word, rest in _lines(path):
-        if number == 1 and word.isdigit() and len(rest.split()) == 1:  # word2vec: words, numbers
+        if (
+            number == 1 and word.isdigit() and len(rest.split()) == 1
+        ):  # the first line of word2vec: numbers of words and of values
             size = int(rest)
             continue
         size = size or len(rest.split())
         if word not in keys or word.decode() in found:
             continue
         numbers = rest.split()
-        if len(numbers) > size:  # GloVe has words with a space in them
+        if len(numbers) > size:  # GloVe has words that contain a space
             continue
         try:
             vector = np.array(numbers, dtype=np.float32)
@@ -182,7 +183,7 @@ def _read_words(path: Path, wanted: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, word, the rest) of each line."""
+    """Yield (number, word, the rest) of each line."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
             head = stream.read(65536)
@@ -198,7 +199,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _missing_words(path: Path, missing: Mapping[str, Sequence[str]], classes: int) -> str:
-    """The message, with near words, for which the file is read once more."""
+    """Return the message with similar words, for which the file is read again."""
     asked = list(dict.fromkeys(word for words in islice(missing.values(), SHOWN) for word in words))
     lowered = [word.lower() for word in asked]
     cuts = {(word[:k], word[k:]) for word in lowered for k in range(SHORTEST, len(word) - SHORTEST + 1)}
@@ -217,7 +218,7 @@ def _missing_words(path: Path, missing: Mapping[str, Sequence[str]], classes: in
         hints = []
         for word in words:
             split = [f"{a} {b}" for a, b in sorted(cuts) if a + b == word.lower() and known >= {a, b}]
-            hints += split or difflib.get_close_matches(word.lower(), near, n=2, cutoff=0.75)
+            hints += split or close_matches(word.lower(), near, 2, 0.75)
         what = "" if list(words) == [name] else f": no {', '.join(map(repr, words))}"
         lines.append(f"  {name}{what}" + (f" (there is {', '.join(map(repr, hints))})" if hints else ""))
     if len(missing) > SHOWN:
@@ -226,11 +227,6 @@ def _missing_words(path: Path, missing: Mapping[str, Sequence[str]], classes: in
         [
             f"{path}: {len(missing)} of {classes} classes have no vector:",
             *lines,
-            "Name other words for them: tools/build_label_embeddings.py aliases=FILE, one line a class: class=words",
+            "Name other words for them: tools/build_label_embeddings.py aliases=FILE, one line class=words per class",
         ]
     )
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,26 +1,27 @@
 """Published checkpoints of other projects, recognised by the names and shapes of their tensors.
 
-Read are TResNet (the authors' and timm's names, InPlaceABN or batch-norm) and ResNet (torchvision's and mmcv's names)
-under the heads of ASL, CSL and ML-Decoder (linear, bottleneck, group decoder, zero-shot), Query2Label, CSRA, the neck
-and head of Distribution-Balanced Loss, and a plain linear layer; timm's other models where the file or the caller names
-them. What the tensors do not say is assumed, and listed.
+The backbones are TResNet (the authors' and timm's names, InPlaceABN or batch-norm) and ResNet (torchvision's and
+mmcv's names), and other timm models that the file or the caller names. The heads are those of ASL, CSL and ML-Decoder
+(linear, bottleneck, group decoder, zero-shot), Query2Label, CSRA, the neck and head of Distribution-Balanced Loss, and
+a plain linear layer. Settings that the tensors do not determine are assumed, and listed.
 """
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from mltrain.errors import CheckpointError
-from mltrain.models.published_classes import names_of
-from mltrain.models.published_heads import HeadPart, listed, read_head
-from mltrain.models.weights import StateDict, strip_wrappers, tensors_of
+from mltrain.errors import CheckpointError, DataError
+from mltrain.models.published_heads import HeadPart, read_head
+from mltrain.models.weights import StateDict, listed, strip_wrappers, tensors_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = (224, 256, 288, 299, 320, 336, 368, 384, 416, 448, 512, 576, 640)
-"""input sizes that are looked for in a file's name"""
+"""input sizes that a file's name may contain"""
 
 # (blocks, bottleneck blocks first, planes) -> timm's name or ours
 TRESNETS: dict[tuple[tuple[int, ...], bool, int], str] = {
@@ -42,13 +43,16 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 
 @dataclass(frozen=True)
 class BackbonePart:
-    """`options` are those of `create_backbone`; `state` has timm's names, or names that timm converts to them."""
+    """The backbone of a published checkpoint."""
 
     options: dict[str, Any]
+    """arguments of `create_backbone`"""
     state: StateDict
+    """tensors by timm's names, or by names that timm converts"""
     num_features: int | None
-    """D; None: only the built model says"""
+    """D; None if only the built model tells"""
     found: str
+    """description for messages"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Published:
     file_head: StateDict
     """the head's tensors under the file's names"""
     assumed: tuple[str, ...] = ()
-    """what the tensors do not say: options that the caller may know better"""
+    """options that the tensors do not determine; the caller may know better"""
 
     @property
     def found(self) -> str:
@@ -71,17 +75,17 @@ class Published:
 
 
 def recognise(content: Any, *, source: str, file_name: str = "", model: str | None = None) -> Published:
-    """What `read_checkpoint` read, as backbone and head.
+    """Recognise backbone and head in a checkpoint.
 
     Args:
-        content: of the file.
+        content: result of `read_checkpoint`.
         source: the file, for messages.
-        file_name: where the input size is looked for.
+        file_name: may contain the input size.
         model: timm's name, for a model that is neither TResNet nor ResNet and whose file does not name it.
 
     Raises:
-        CheckpointError: no layout that is known, with what was recognised and what was not; or parts that do not fit
-            each other, with the numbers that disagree.
+        CheckpointError: the layout is unknown, with the parts that were recognised and those that were not; or parts do
+            not fit each other, with the numbers that disagree.
     """
     state = strip_wrappers(tensors_of(content))
     if not state:
@@ -116,7 +120,7 @@ def recognise(content: Any, *, source: str, file_name: str = "", model: str | No
 
 
 def _normalisation(body: BackbonePart, head: HeadPart) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Mean and std of the input, which no tensor tells; nothing for those that timm has for its own models."""
+    """Return mean and std of the input, which no tensor tells; nothing if timm has them for its own model."""
     if head.kind == "csra":
         text = "model.mean=[0,0,0] model.std=[1,1,1] (CSRA's code; 0.5 for WIDER)"
         return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, (text,)
@@ -129,7 +133,7 @@ def _normalisation(body: BackbonePart, head: HeadPart) -> tuple[dict[str, Any], 
 
 
 def _named_model(meta: Mapping[str, Any]) -> str | None:
-    """timm's training script saves the model's name as `arch`."""
+    """Return the model's name, which timm's training script saves as `arch`."""
     name = meta.get("arch") or meta.get("architecture")
     return name if isinstance(name, str) else None
 
@@ -145,7 +149,7 @@ def _size_in(file_name: str) -> int | None:
 def _split_backbone(
     state: StateDict, source: str, model: str | None, named: str | None
 ) -> tuple[BackbonePart, StateDict]:
-    """The backbone, and the tensors that are not its own; `model` is what the caller calls it, `named` the file."""
+    """Split tensors into backbone and others; `model` is the name that the caller gives, `named` that of the file."""
     for key, tensor in state.items():
         if re.search(r"(^|\.)body\.conv1\.(0|conv)\.weight$", key) and tensor.ndim == 4 and tensor.shape[1] == 48:
             return _tresnet(state, key[: key.rindex("body.")], source, model)
@@ -164,13 +168,13 @@ def _split_backbone(
 
 
 def _blocks(names: StateDict, layer: str) -> tuple[int, ...]:
-    """Number of blocks of the four stages."""
+    """Count the blocks of the four stages."""
     found = [{int(m[1]) for k in names if (m := re.match(rf"{layer}{stage}\.(\d+)\.", k))} for stage in (1, 2, 3, 4)]
     return tuple(max(numbers) + 1 if numbers else 0 for numbers in found)
 
 
 def _refuse_other(source: str, model: str | None, name: str, found: str) -> None:
-    """What the caller calls the model must be what the tensors are."""
+    """Raise CheckpointError if the caller names another model than the tensors show."""
     base = (model or name).partition(".")[0]
     if base != name and base in {*TRESNETS.values(), *RESNETS.values()}:
         raise CheckpointError(f"{source}: model.name={base}, but the file holds {found}; leave model.name out")
@@ -225,12 +229,12 @@ def _resnet(state: StateDict, prefix: str, source: str, model: str | None) -> tu
     return BackbonePart(options, body, features, found), rest
 
 
-# the classifier of a timm model, by its name
+# names of the classifier of a timm model
 CLASSIFIER = re.compile(r"^(?:.*\.)?(?:fc|head|classifier|last_linear)\.(?:weight|bias)$")
 
 
 def _timm(state: StateDict, source: str, model: str) -> tuple[BackbonePart, StateDict]:
-    """A model that timm names: all but the head."""
+    """Split off the head of a model that timm names; the rest is the backbone."""
     decoder = next((k.partition("duplicate_pooling")[0] for k in state if k.endswith("duplicate_pooling")), None)
     if decoder is not None:
         outer = decoder.removesuffix("decoder.")
@@ -243,3 +247,73 @@ def _timm(state: StateDict, source: str, model: str) -> tuple[BackbonePart, Stat
         rest |= {k: v for k, v in state.items() if ".multi_head." in k}
     body = {k: v for k, v in state.items() if k not in rest}
     return BackbonePart({"name": model}, body, None, f"{model} (by its name; {len(body)} tensors)"), rest
+
+
+# -- class names -----------------------------------------------------------------------------------------------------
+
+
+def names_of(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return class names by index: `idx_to_class` of ASL, CSL and ML-Decoder, `meta.CLASSES` of mmcv; or None."""
+    names = meta.get("idx_to_class")
+    if isinstance(names, Mapping):
+        by_index = {int(key): str(name) for key, name in names.items() if str(key).isdecimal()}
+        complete = sorted(by_index) == list(range(len(names)))
+        return tuple(by_index[k] for k in range(len(names))) if names and complete else None
+    if names is None and isinstance(meta.get("meta"), Mapping):
+        names = meta["meta"].get("CLASSES")
+    return tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
+
+
+def clean_names(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return distinct names without the quotes that a csv file has left around them, and notes for the user.
+
+    The list of Open Images classes in ASL's file was written to a csv as the text of a Python list and cut at commas. A
+    name with an apostrophe is in three double quotes, which are removed; a name with a comma is cut into pieces with a
+    quote at one end, which stay as they are.
+    """
+    notes, plain = [], [_unquoted(" ".join(name.splitlines()).strip()) for name in names]  # one per line
+    quoted = sum(a != b for a, b in zip(plain, names, strict=True))
+    if quoted:
+        notes.append(f"{quoted} class names had quotes around them, left by a csv file; these are taken off")
+    pieces = [name for name in plain if '"' in name or (name[:1] == "'") != (name[-1:] == "'")]
+    if pieces:
+        notes.append(
+            f"{len(pieces)} class names look like pieces of a longer one (cut at a comma), e.g. {pieces[0]!r}: give "
+            "the right ones with classes=FILE"
+        )
+    seen: dict[str, int] = {}
+    distinct = []
+    for name in plain:
+        seen[name] = seen.get(name, 0) + 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    if len(seen) < len(plain):
+        notes.append(f"{len(plain) - len(seen)} class names appear more than once, and are numbered")
+    return tuple(distinct), notes
+
+
+def _unquoted(name: str) -> str:
+    while len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
+        name = name[1:-1].strip()
+    return name
+
+
+def names_by_id(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Replace class ids by their names in a csv file of id,name, such as oidv6-class-descriptions.csv.
+
+    Raises:
+        DataError: the file cannot be read, or lacks an id.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            table = {row[0].strip(): row[1].strip() for row in csv.reader(stream) if len(row) == 2}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise DataError(
+            f"{path}: has no name for {len(missing)} of the {len(names)} classes, the first {missing[0]!r}; expected "
+            "is a csv with a line id,name for each of them"
+        )
+    given = [table[name] for name in names]
+    twice = {label for label in given if given.count(label) > 1} if len(set(given)) < len(given) else set()
+    return tuple(f"{label} ({key})" if label in twice else label for key, label in zip(names, given, strict=True))

@@ -1,4 +1,4 @@
-"""Heads of published checkpoints, told by the names and shapes of their tensors; see `mltrain.models.published`."""
+"""Heads of published checkpoints, recognised by names and shapes of their tensors; see `mltrain.models.published`."""
 
 from __future__ import annotations
 
@@ -10,36 +10,32 @@ from torch import Tensor
 
 from mltrain.errors import CheckpointError
 from mltrain.models.heads.csra import TEMPERATURES
-from mltrain.models.weights import StateDict
+from mltrain.models.weights import StateDict, listed
 
 
 @dataclass(frozen=True)
 class HeadPart:
-    """`kind` is a name in `mltrain.models.classifier.HEADS`; `state` has its names."""
+    """The head of a published checkpoint."""
 
     kind: str
+    """its name in `mltrain.models.classifier.HEADS`, whose parameter names `state` has"""
     options: dict[str, Any]
     state: StateDict
     in_features: int
     num_classes: int | None
-    """C; None: zero-shot, any number"""
+    """C; None for zero-shot: any number"""
     found: str
     names: set[str]
-    """of its tensors in the file"""
+    """names of its tensors in the file"""
     assumed: tuple[str, ...] = ()
     image_size: int | None = None
 
 
-def listed(names: list[str], most: int = 8) -> str:
-    """The first of them."""
-    return ", ".join(names[:most]) + (f" ... ({len(names)} tensors)" if len(names) > most else "")
-
-
 def read_head(rest: StateDict, *, found: str, model: str, source: str) -> HeadPart:
-    """The head in the tensors that are not the backbone's, which `found` describes and timm calls `model`.
+    """Recognise the head in the tensors beside the backbone, which `found` describes and timm calls `model`.
 
     Raises:
-        CheckpointError: there is none, or none that is known.
+        CheckpointError: there is no head, or an unknown one.
     """
     for read in (_ml_decoder, _query2label, _csra, _pfc, _bottleneck, _linear):
         head = read(rest, source)
@@ -144,7 +140,7 @@ def _csra(rest: StateDict, source: str) -> HeadPart | None:
 
 
 def _pfc(rest: StateDict, source: str) -> HeadPart | None:
-    """Distribution-Balanced Loss: the neck's tensors are told by their shapes, its second, unused layer is left out."""
+    """Read the head of Distribution-Balanced Loss; shapes identify the neck's tensors, its second layer is unused."""
     final, neck = rest.get("head.fc_cls.weight"), _under(rest, "neck.")
     if final is None or not neck:
         return None

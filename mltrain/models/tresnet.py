@@ -1,4 +1,4 @@
-"""TResNet variants that timm lacks, made known to it by name: `tresnet_xl_v2` and `tresnet_s`."""
+"""TResNet variants that timm lacks, registered by name: `tresnet_xl_v2` and `tresnet_s`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from timm.models.tresnet import TResNet, checkpoint_filter_fn
 
 __all__ = ["tresnet_s", "tresnet_xl_v2"]
 
-# input in 0..1, not normalised further; no weights at timm
+# input in 0..1 without further normalisation; timm has no weights
 _CFG = {
     "url": "",
     "num_classes": 1000,
@@ -40,11 +40,11 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> TResNet:
 
 @register_model
 def tresnet_xl_v2(pretrained: bool = False, **kwargs: Any) -> TResNet:
-    """The TResNet-XL of ML-Decoder (arXiv 2111.12933): bottleneck blocks 3, 8, 34, 5, width 1; D = 2048."""
+    """Build the TResNet-XL of ML-Decoder (arXiv 2111.12933): bottleneck blocks 3, 8, 34, 5, width 1; D = 2048."""
     return _create("tresnet_xl_v2", pretrained, **{"layers": [3, 8, 34, 5], "v2": True, **kwargs})
 
 
 @register_model
 def tresnet_s(pretrained: bool = False, **kwargs: Any) -> TResNet:
-    """TResNet-S as ML-Decoder's code has it: blocks 3, 4, 6, 3, basic ones first, width 1; D = 2048."""
+    """Build TResNet-S as in ML-Decoder's code: blocks 3, 4, 6, 3, basic ones first, width 1; D = 2048."""
     return _create("tresnet_s", pretrained, **{"layers": [3, 4, 6, 3], **kwargs})

@@ -1,4 +1,4 @@
-"""Weights files of other projects: read without running code in them, matched to a module, with a report."""
+"""Weights files of other projects: read without running their code, and matched to a module by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from mltrain.errors import CheckpointError
 
-# Where training scripts put the weights inside a checkpoint, averaged weights first (they are the ones evaluated).
+# Keys under which training scripts store weights in a checkpoint; averaged weights first, because they are evaluated.
 CONTAINERS = ("state_dict_ema", "model_ema", "model", "state_dict")
-# Left by wrappers (DDP, torch.compile): never a real part of a name.
+# Prefixes that wrappers (DDP, torch.compile) add to names.
 WRAPPERS = ("module.", "_orig_mod.")
 
 StateDict = dict[str, Tensor]
 
-# What training scripts leave beside the weights: settings and NumPy numbers, which are data. Settings of other packages
-# are read as plain dicts, whether the package is installed or not; nothing of it is called.
+# Training scripts store settings and NumPy numbers beside the weights. Settings of other packages are read as plain
+# dicts, whether the package is installed or not, and none of its code is called.
 _SETTINGS = (
     "addict.addict.Dict",
     "easydict.EasyDict",
@@ -38,9 +38,9 @@ _SETTINGS = (
 
 
 def _allowed() -> list[Any]:
-    """Names that a PyTorch file may mention, besides those that torch itself allows."""
+    """Return the globals that a PyTorch file may refer to, besides those that torch itself allows."""
     scalar, array, kind = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0], np.dtype
-    # NumPy 2 says `numpy._core` where NumPy 1 said `numpy.core`
+    # NumPy 2 has `numpy._core` instead of NumPy 1's `numpy.core`
     numpy: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     numpy += [(array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     codes = ("?", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8", "U1")
@@ -50,39 +50,38 @@ def _allowed() -> list[Any]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_weights` did. Names are the module's, those of `skipped` the file's."""
+    """The result of `load_by_name`. Names are those of the module; in `skipped`, those of the file."""
 
     source: str
     loaded: tuple[str, ...]
-    skipped: tuple[str, ...] = ()  # in the file, not in the module (the classifier of another task, say)
+    skipped: tuple[str, ...] = ()  # in the file, not in the module (such as the classifier of another task)
     reshaped: tuple[str, ...] = ()  # loaded after being resampled (position embeddings of another image size)
-    missing: tuple[str, ...] = ()  # in the module, not in the file: keep their initial values
-    mismatched: tuple[
-        str, ...
-    ] = ()  # in both, of other shapes: keep their initial values; "name: file (...), model (...)"
+    missing: tuple[str, ...] = ()  # in the module, not in the file; they keep their initial values
+    mismatched: tuple[str, ...] = ()  # in both, with other shapes ("name: file ..., model ..."); they keep theirs
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
         for label in ("reshaped", "skipped", "missing", "mismatched"):
             names = getattr(self, label)
             if names:
-                lines.append(f"  {label} {len(names)}: {_some(names)}")
+                lines.append(f"  {label} {len(names)}: {listed(names)}")
         return "\n".join(lines)
 
 
-def _some(names: tuple[str, ...], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """List the first names, and say how many more there are."""
     return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Tensors by name from a `.safetensors` file, a PyTorch file (`.pt`, `.pth`, `.pth.tar`, `.bin`) or a run folder.
+    """Read tensors by name from a `.safetensors` file, a PyTorch file (`.pt`, `.pth`, `.bin` ...) or a run folder.
 
     A PyTorch file may hold the tensors themselves or a checkpoint with them under `state_dict_ema`, `model_ema`,
-    `model` or `state_dict` (the first found in this order). Of a run folder the weights are taken that validation
+    `model` or `state_dict` (the first found in this order). From a run folder it takes the weights that validation
     chose, raw or EMA.
 
     Raises:
-        CheckpointError: as `read_checkpoint`; or there are no tensors.
+        CheckpointError: see `read_checkpoint`; or there are no tensors.
     """
     path = Path(path).expanduser()
     content = _best_of_run(path) if path.is_dir() else read_checkpoint(path)
@@ -96,12 +95,12 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """All that a weights file holds, read with `weights_only=True`: no code in it is run.
+    """Read the content of a weights file with `weights_only=True`, which runs none of its code.
 
-    Tensors and plain data are read, NumPy numbers, and settings (`argparse.Namespace` and the like) as data.
+    It may contain tensors, plain data, NumPy numbers, and settings (such as `argparse.Namespace`), which become data.
 
     Raises:
-        CheckpointError: no such file, not a weights file, or a pickle of more than these.
+        CheckpointError: no such file, not a weights file, or a pickle with other content.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -119,7 +118,7 @@ def read_checkpoint(path: str | Path) -> Any:
         what = f"asks for {asked[1]}" if asked else "is damaged or holds more than tensors"
         raise CheckpointError(
             f"weights file {path}: refused, because it {what}, and reading that would run code from the file. Only "
-            "tensors and plain data are read; convert it where you trust it: `torch.save(model.state_dict(), ...)` or "
+            "tensors and plain data are read; if you trust it, convert it: `torch.save(model.state_dict(), ...)` or "
             "safetensors"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -127,7 +126,7 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 def tensors_of(content: Any) -> StateDict:
-    """The tensors by name in what `read_checkpoint` gave; empty where there are none."""
+    """Return the tensors by name in the result of `read_checkpoint`; empty if there are none."""
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -149,7 +148,7 @@ def _best_of_run(folder: Path) -> Any:
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> StateDict:
-    """`state` without the prefixes that DDP and torch.compile put before names."""
+    """Remove the prefixes that DDP and torch.compile add to names."""
     state = dict(state)
     for prefix in WRAPPERS * 2:
         if any(k.startswith(prefix) for k in state):
@@ -158,21 +157,21 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def strip_prefix(state: Mapping[str, Tensor], names: set[str]) -> StateDict:
-    """`state` without what wrappers and outer models put before the `names` of a module."""
+    """Remove the prefixes that wrappers and outer models add to the `names` of a module."""
     state = strip_wrappers(state)
 
     def inner(prefix: str) -> set[str]:
         return {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
 
-    # the outer prefix is the one without which most names fit, the shortest of those
+    # the outer prefix is the shortest of those whose removal makes the most names fit
     prefixes = {""} | {".".join(k.split(".")[:depth]) + "." for k in state for depth in (1, 2, 3)}
     best = max(sorted(prefixes, key=lambda p: (len(p), p)), key=lambda p: len(names & inner(p)))
-    # a name outside the prefix gives way to one inside
+    # if a name occurs inside and outside of the prefix, the one inside wins
     outside = {k: v for k, v in state.items() if not k.startswith(best) and k not in inner(best)}
     return {k.removeprefix(best): v for k, v in state.items() if k.startswith(best)} | outside
 
 
-def load_weights(
+def load_by_name(
     module: nn.Module,
     state: Mapping[str, Tensor],
     *,
@@ -180,18 +179,18 @@ def load_weights(
     convert: Callable[[StateDict, nn.Module], StateDict] | None = None,
     partial: bool = False,
 ) -> LoadReport:
-    """Copy `state` into `module` by name, and say what was loaded.
+    """Copy `state` into `module` by name, and report what was loaded.
 
-    Names in the file alone are skipped. Anything in the module that the file lacks or has in another shape is an error
-    unless `partial`: then it keeps its initial value. Batch counters of batch-norm may be missing. Nothing is copied
-    before all checks have passed.
+    Names that only the file has are skipped. A tensor that the file lacks or has in another shape is an error, unless
+    `partial`: then it keeps its initial value. Batch counters of batch-norm may be missing. Nothing is copied before
+    all checks have passed.
 
     Args:
         module: gets the weights.
         state: tensors by name, prefixes such as `module.` or `backbone.` allowed.
         source: the file's name, for messages.
-        convert: renames and resamples the file's tensors for `module` (timm's `checkpoint_filter_fn`); used only where
-            names or shapes do not fit as they are.
+        convert: renames and resamples the file's tensors for `module` (timm's `checkpoint_filter_fn`); used only if
+            names or shapes do not fit.
         partial: accept missing and mismatched tensors.
 
     Raises:

@@ -14,14 +14,14 @@ from mltrain.optim.groups import bare_module
 class ModelEma:
     """A float32 copy of a model that follows it: shadow += (1 - d) * (weights - shadow), once per optimizer step.
 
-    d is `decay`, with `warmup` min(decay, (1 + t) / (10 + t)) after t earlier updates: without it a short run's
-    average is mostly its initial weights (at 0.9997 the first 2,300 steps keep half of them; the ASL code reports
-    such epochs). Float buffers (batch-norm statistics) are averaged too, integer buffers are the model's own.
-    Parameters frozen when the average is built are copied then and not touched again.
+    d is `decay`, or with `warmup` min(decay, (1 + t) / (10 + t)) after t earlier updates: without it the average of a
+    short run is mostly its initial weights (at 0.9997 half of them remain after 2,300 steps; the ASL code reports such
+    epochs). Float buffers (batch-norm statistics) are averaged too, integer buffers are copied. Parameters that are
+    frozen when the average is built are copied once.
 
-    `module` is an ordinary module in eval mode, without gradients, on the model's device and in its memory format:
-    build the average after the model was moved there. `DistributedDataParallel` and `torch.compile` wrappers are seen
-    through. The whole update is one `torch._foreach_lerp_` (a few kernels on a GPU, no temporaries anywhere).
+    `module` is an ordinary module in evaluation mode, without gradients, on the model's device and in its memory
+    format: build the average after moving the model. `DistributedDataParallel` and `torch.compile` wrappers are
+    unwrapped. The whole update is one `torch._foreach_lerp_` (a few kernels on a GPU, no temporaries).
     """
 
     def __init__(self, model: nn.Module, *, decay: float = 0.9997, warmup: bool = True) -> None:
@@ -39,7 +39,7 @@ class ModelEma:
         shadow_parameters = dict(self.module.named_parameters())
         pairs = [(shadow_parameters[name], p) for name, p in source.named_parameters() if p.requires_grad]
         self._parameters = [parameter for _, parameter in pairs]
-        # A module may rebind a buffer instead of writing into it, so buffers are looked up anew at each update.
+        # A module may rebind a buffer instead of writing into it, so each update looks the buffers up again.
         self._float_buffers: list[tuple[torch.Tensor, dict[str, Any], str]] = []
         self._other_buffers: list[tuple[dict[str, Any], dict[str, Any], str]] = []
         seen: set[int] = set()
@@ -57,12 +57,12 @@ class ModelEma:
         self._cast = any(tensor.dtype is not torch.float32 for tensor in self._weights())
 
     def decay_at(self, updates: int) -> float:
-        """The decay of the update that follows `updates` earlier ones."""
+        """Return the decay of the update that follows `updates` earlier ones."""
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's present weights. Call it after every optimizer step that was really taken."""
+        """Average the model's current weights in. Call it after every optimizer step that was not skipped."""
         weights = self._weights()
         if self._cast:
             weights = [weight.float() for weight in weights]
@@ -75,10 +75,10 @@ class ModelEma:
         return self._parameters + [owner[name] for _, owner, name in self._float_buffers]
 
     def state_dict(self) -> dict[str, Any]:
-        """`{"updates": int, "module": state dict of the averaged weights}`; the tensors are not copies."""
+        """Return `{"updates": int, "module": state dict of the averaged weights}`; the tensors are not copies."""
         return {"updates": self.updates, "module": self.module.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`; RuntimeError from torch where the weights do not fit the model."""
+        """Continue from `state_dict()`. RuntimeError (of torch): the weights do not fit the model."""
         self.module.load_state_dict(state["module"])
         self.updates = int(state["updates"])

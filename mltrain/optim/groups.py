@@ -8,7 +8,7 @@ from torch import nn
 
 
 def bare_module(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel` and `torch.compile` wrappers, in whatever order they are nested."""
+    """Return the model inside any nesting of `DistributedDataParallel` and `torch.compile` wrappers."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = cast(nn.Module, model._orig_mod)
@@ -21,9 +21,9 @@ def bare_module(model: nn.Module) -> nn.Module:
 def parameter_groups(
     model: nn.Module, *, lr: float, weight_decay: float, head_lr_multiplier: float = 1.0, decay_1d: bool = False
 ) -> list[dict[str, Any]]:
-    """Up to four groups: `backbone_decay`, `backbone_no_decay`, `head_decay`, `head_no_decay`; empty ones are left out.
+    """Return the groups `backbone_decay`, `backbone_no_decay`, `head_decay` and `head_no_decay` that are not empty.
 
-    The head is what lies under `model.head`. Parameters with at most one dimension (norm scales, biases) and those
+    The head is `model.head`. Parameters with at most one dimension (norm scales, biases) and those
     named `bias` are not decayed unless `decay_1d` is set: the split of the ASL and ML-Decoder training scripts.
     Frozen parameters (`requires_grad=False`) are in no group. `lr` is the peak: a schedule multiplies each group's
     `initial_lr`.

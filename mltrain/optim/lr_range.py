@@ -1,7 +1,7 @@
-"""Learning-rate range test: the loss while the rate climbs from far too low to far too high, and what to make of it.
+"""Learning-rate range test: the loss while the rate climbs from far too low to far too high, and the rate to choose.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv 1506.01186, section 3.3, with a rate that grows
-geometrically and one number at the end, as fastai made it common.
+geometrically and one suggested rate at the end, as fastai made it common.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_EDGE = 0.1  # share of the steps whose loss is the level that a fall is measured from
+_EDGE = 0.1  # share of the first steps, whose mean loss is the level before the fall
 
 
 class LrRange:
-    """A schedule (`mltrain.optim.schedules`) whose rate climbs from `start` to `end` in `steps` steps, each by the same
-    factor.
+    """A schedule (`mltrain.optim.schedules`) that multiplies the rate by the same factor at each step.
 
     Args:
-        peak: rate that a factor of 1 stands for (`optimizer.lr`); groups with a multiplier keep it.
-        start, end: 0 < start < end.
+        peak: the rate at a factor of 1 (`optimizer.lr`); groups keep their multipliers.
+        start, end: first and last rate, 0 < start < end.
         steps: at least 2.
 
     Raises:
@@ -35,7 +34,7 @@ class LrRange:
         self._growth = math.log(end / start) / (steps - 1)
 
     def lr(self, step: int) -> float:
-        """The rate of a step, counted from 0."""
+        """Return the rate of a step, counted from 0."""
         return self.start * math.exp(self._growth * min(step, self.steps - 1))
 
     def at(self, step: int) -> tuple[float, float | None]:
@@ -43,10 +42,10 @@ class LrRange:
 
 
 class Divergence:
-    """Tells when to stop: a running mean of the loss is far above the lowest that it was.
+    """Detects divergence: a running mean of the loss that is far above its minimum.
 
-    The mean is exponential (weight 0.8 on the past, corrected for its start). Far is three times the size of the lowest
-    mean, or a tenth of the first one's where that is more: a positive loss is stopped at four times its minimum.
+    The mean is exponential (weight 0.8 on the past, corrected for its start). Far means three times the magnitude of
+    the lowest mean, or of a tenth of the first mean if that is more: a positive loss stops at four times its minimum.
     """
 
     def __init__(self) -> None:
@@ -55,7 +54,7 @@ class Divergence:
         self._lowest = math.inf
 
     def __call__(self, loss: float) -> bool:
-        """Whether the loss of a further step shows divergence."""
+        """Return whether the loss of a further step shows divergence."""
         if not math.isfinite(loss):
             return True
         self._sum, self._weight = 0.8 * self._sum + 0.2 * loss, 0.8 * self._weight + 0.2
@@ -67,20 +66,20 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a range test shows."""
+    """The result of a range test."""
 
     smoothed: np.ndarray
     """(n,) the losses, smoothed"""
     steepest: float
     """rate at which the smoothed loss falls fastest, before its minimum"""
     lowest: float
-    """rate at which it is lowest"""
+    """rate at which the smoothed loss is lowest"""
     lr: float
     """the smaller of `steepest` and a tenth of `lowest`"""
 
     @property
     def reason(self) -> str:
-        """How `lr` was decided."""
+        """Explanation of `lr`."""
         tenth = self.lowest / 10
         which = "the steepest descent" if self.lr == self.steepest else "a tenth of the rate of the lowest loss"
         return (
@@ -90,11 +89,11 @@ class Suggestion:
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
-    """A rate to train with, or None where the loss did not fall by more than its noise.
+    """Suggest a rate to train with, or None if the loss did not fall by more than its noise.
 
     The loss is smoothed by a Gaussian window over neighbouring steps (standard deviation 3 % of the steps, at least 1),
-    which, unlike a running mean, does not push the curve towards higher rates. Of the two rules in use, the steepest
-    descent and a tenth of the rate at the minimum, the smaller answer is taken.
+    which, unlike a running mean, does not shift the curve to higher rates. There are two common rules, the steepest
+    descent and a tenth of the rate at the minimum; the suggestion is the smaller rate.
 
     Args:
         lrs, losses: (n,) in the order of the steps, the rates growing by the same factor.
@@ -115,7 +114,7 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
     fall = level - float(smooth[low])
     before = y[: max(low + 1, len(y) // 2)]
     sigma = float(np.median(np.abs(np.diff(before)))) / (0.6745 * math.sqrt(2))
-    # A Gaussian mean is as good as a plain one over 2 sqrt(pi) widths; the lowest of many means does not reach 4 sigma.
+    # A Gaussian mean has the variance of a plain one over 2 sqrt(pi) widths; the lowest of many stays within 4 sigma.
     noise = sigma * math.sqrt(1 / (2 * math.sqrt(math.pi) * width) + 1 / edge)
     if low < 3 or fall <= max(4 * noise, 1e-6 * abs(level)):
         return None
@@ -125,7 +124,7 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
 
 
 def _smoothed(values: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian mean of neighbours; towards the ends over the fewer that there are."""
+    """Return Gaussian means of neighbouring values; near the ends, over the values that exist."""
     reach = np.arange(len(values))
     weights = np.exp(-0.5 * ((reach[:, None] - reach[None]) / width) ** 2)
     smoothed: np.ndarray = weights @ values / weights.sum(axis=1)

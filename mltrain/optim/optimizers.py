@@ -5,7 +5,7 @@ gradient ("coupled"), so it passes through Adam's normalisation and acts far wea
 AdamW shrinks the weights directly by lr * weight_decay, so the same number means something else: 1e-4 is usual for
 Adam here, 1e-2 for AdamW.
 
-`fused=None` takes torch's fused kernels where the parameters' device has them, `True` insists, `False` uses the
+`fused=None` uses torch's fused kernels if the device of the parameters has them, `True` requires them, `False` uses the
 default ones.
 """
 
@@ -32,10 +32,9 @@ def adam(
     decay_1d: bool = False,
     fused: bool | None = None,
 ) -> torch.optim.Adam:
-    """Adam with coupled L2, the optimizer of the ASL and ML-Decoder papers (their lr and weight decay are the
-    defaults).
+    """Adam with coupled L2, as in the ASL and ML-Decoder papers, whose lr and weight decay are the defaults.
 
-    `lr` is the peak of the schedule, per optimizer step, not scaled by the batch size. See the module for coupled L2.
+    `lr` is the peak of the schedule; it is not scaled by the batch size. The module explains coupled L2.
     """
     groups = parameter_groups(
         model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
@@ -54,7 +53,7 @@ def adamw(
     decay_1d: bool = False,
     fused: bool | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW: decay, scaled by the current lr, of the weights themselves (Loshchilov and Hutter, arXiv 1711.05101)."""
+    """AdamW, which shrinks the weights by lr * weight_decay at each step (Loshchilov and Hutter, arXiv 1711.05101)."""
     groups = parameter_groups(
         model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
     )
@@ -80,7 +79,7 @@ def sgd(
 
 
 def _betas(betas: tuple[float, float]) -> tuple[float, float]:
-    """A tuple, whatever sequence a config gave."""
+    """Check betas, which a config gives as a list."""
     if len(betas) != 2:
         raise ValueError(f"betas must be two numbers, got {betas!r}")
     return (float(betas[0]), float(betas[1]))

@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions of the optimizer step, so resuming needs no state.
 
-`schedule.at(step)` gives (factor of each group's `initial_lr`, which is the peak; momentum or None to leave it
-alone). Steps count optimizer steps from 0. A step beyond the end has the figures of the last one. `epochs` may exceed
-the epochs that are run: ASL trains 41 epochs of an 80-epoch one-cycle and never reaches its low end.
+`schedule.at(step)` returns (factor of each group's `initial_lr`, which is the peak; momentum, or None to leave it
+unchanged). Steps are optimizer steps, counted from 0. Steps beyond the end repeat the last one. `epochs` may exceed
+the epochs of the run: ASL trains 41 epochs of an 80-epoch one-cycle and never reaches its low end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 class Schedule(Protocol):
-    """What `apply` needs."""
+    """The interface of a schedule."""
 
     def at(self, step: int) -> tuple[float, float | None]: ...
 
@@ -25,7 +25,7 @@ class OneCycle:
 
     The factor climbs from 1 / div_factor to 1 over the first `pct_start` of all steps, then falls to
     1 / (div_factor * final_div_factor). With `cycle_momentum`, momentum (beta1 of Adam) runs the other way, from
-    `max_momentum` to `base_momentum` and back: torch's default, so what the ASL and ML-Decoder papers ran.
+    `max_momentum` to `base_momentum` and back: torch's default, which the ASL and ML-Decoder papers used.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class OneCycle:
             fraction = step / self._peak if self._peak > 0 else 1.0
             factor = self._between(self._start, 1.0, fraction)
         else:
-            # A warm-up shorter than one step leaves the peak before step 0, where torch begins the descent too.
+            # If the warm-up is shorter than one step, the peak is before step 0; torch begins the descent there too.
             fraction = (step - self._peak) / (last - self._peak)
             factor = self._between(1.0, self._end, fraction)
         if self._momentum is None:
@@ -77,10 +77,10 @@ class OneCycle:
 
 class Cosine:
     """Linear warm-up from `warmup_start` to 1, then a half cosine to `final` (Loshchilov and Hutter, arXiv
-    1608.03983, no restarts).
+    1608.03983, without restarts).
 
     Equal to torch's `LinearLR` followed by `CosineAnnealingLR` over the remaining steps to 1e-12. The warm-up lasts
-    `warmup_steps`, or `warmup_epochs` (a fraction is allowed) where that is None.
+    `warmup_steps`, or `warmup_epochs` (a fraction is allowed) if that is None.
     """
 
     def __init__(
@@ -112,10 +112,9 @@ class Cosine:
 
 
 class MultiStep:
-    """The factor is multiplied by `gamma` at each of `milestones` (epochs, a fraction is allowed), with a linear
-    warm-up.
+    """Multiplies the factor by `gamma` at each of `milestones` (epochs, a fraction is allowed), after a linear warm-up.
 
-    During the warm-up its factor multiplies the schedule's own, as in mmcv, which Distribution-Balanced Loss used
+    The factor of the warm-up multiplies that of the schedule, as in mmcv, which Distribution-Balanced Loss used
     (milestones 5 and 7 of 8 epochs, 500 warm-up steps from 1/3).
     """
 
@@ -145,7 +144,7 @@ class MultiStep:
 
 
 class Constant:
-    """The peak throughout, after an optional linear warm-up."""
+    """The peak in every step, after an optional linear warm-up."""
 
     def __init__(
         self,
@@ -164,10 +163,10 @@ class Constant:
 
 
 def apply(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
-    """Set lr, and momentum or beta1 if the schedule has one, of every group for `step`; returns the factor.
+    """Set lr, and momentum or beta1 if the schedule has one, of every group for `step`; return the factor.
 
-    Called before every optimizer step. A tensor (capturable or compiled optimizers) is filled in place, so no graph
-    breaks.
+    Call it before every optimizer step. A tensor (capturable or compiled optimizers) is filled in place, so that no
+    graph breaks.
     """
     factor, momentum = schedule.at(step)
     for group in optimizer.param_groups:

@@ -1,8 +1,8 @@
 """Image transforms: uint8 RGB array (H, W, 3) -> uint8 tensor (3, S, S) with channels-last strides.
 
-All stay in uint8, crop before they resize, and draw only from torch's default CPU generator, which the loader seeds for
-each image (see `keys`). Resizing is antialiased and is torch's own uint8 kernel: it differs from Pillow's by at most 2
-grey levels, and may differ by 1 between processor families.
+All transforms stay in uint8, crop before they resize, and draw only from torch's default CPU generator, which the
+loader seeds for each image (see `mltrain.seeding`). Resizing is antialiased, by torch's uint8 kernel: it differs from
+Pillow's by at most 2 grey levels, and may differ by 1 between processor families.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mltrain.seeding import PHOTOMETRIC, SIDES, integer_generator
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-# Draws of one image: fixed places, so that switching one augmentation on does not change the draws of another.
-# `random_sides` and `photometric` have generators of their own instead, keyed by the first draw.
+# Each augmentation has fixed positions among the draws of an image, so that switching one on does not change another.
+# `random_sides` and `photometric` have their own generators instead, keyed by the first draw.
 _FLIP = 4 * crops.RESIZED_TRIES
 _JITTER = _FLIP + 1
 _CUTOUT = _JITTER + 3
@@ -77,7 +77,7 @@ class EvalResize:
         return resized[:, top : top + size, left : left + size]
 
     def region(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """(top, left, height, width) of what is seen of an image of this size, in its pixels."""
+        """Return the visible part (top, left, height, width) of an image of this size, in its pixels."""
         if self.resize == "squish":
             return 0.0, 0.0, float(height), float(width)
         resized_height, resized_width, top, left = self._crop(height, width)
@@ -85,7 +85,7 @@ class EvalResize:
         return top * y, left * x, self.image_size * y, self.image_size * x
 
     def _crop(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Size after resizing, and top and left of the centre."""
+        """Return the size after resizing, and top and left of the centre crop."""
         short = math.floor(self.image_size / self.crop_pct)
         height, width = _shorter_side_to(height, width, short)
         return height, width, round((height - self.image_size) / 2), round((width - self.image_size) / 2)
@@ -98,7 +98,7 @@ class EvalResize:
 
 
 class ShorterSide:
-    """Shrinks an image until its shorter side is `size`, never enlarges: what a cache for random crops holds."""
+    """Shrinks an image until its shorter side is `size`, never enlarges it; for a cache that serves random crops."""
 
     def __init__(self, *, size: int, interpolation: Interpolation = "bilinear") -> None:
         if size < 1:
@@ -117,17 +117,18 @@ class ShorterSide:
 
 
 class TrainAugment:
-    """The random transform of training: crop and resize, flip, colour jitter, photometric distortion, cutout,
-    RandAugment, in this order.
+    """The random transform of training.
+
+    It applies crop and resize, flip, colour jitter, photometric distortion, cutout and RandAugment, in this order.
 
     Args:
         image_size: S, side of the square output in pixels.
         crop: ``squish`` keeps the whole image and ignores the aspect ratio; ``random_resized`` is Inception's crop
             (Szegedy et al. 2015), drawn as torchvision's ``RandomResizedCrop`` draws it; ``random_sides`` draws height
-            and width each for itself, as Distribution-Balanced Loss did; ``shorter_side`` takes a square as large as
+            and width independently, as Distribution-Balanced Loss did; ``shorter_side`` takes a square as large as
             the shorter side at a random place.
-        scale, ratio: of ``random_resized``: share of the area (default 0.08 to 1), aspect ratio width / height (default
-            3/4 to 4/3); of ``random_sides``: share of each side (default 0.8 to 1), aspect ratio (default 1/2 to 2).
+        scale, ratio: for ``random_resized``: share of the area (default 0.08 to 1), ratio width / height (default
+            3/4 to 4/3); for ``random_sides``: share of each side (default 0.8 to 1), aspect ratio (default 1/2 to 2).
         flip: probability of a horizontal flip.
         color_jitter: strength j; brightness, contrast and saturation are each scaled by U(max(0, 1 - j), 1 + j), in
             this order and in one pass, rounded and clipped once at the end.
@@ -191,11 +192,11 @@ class TrainAugment:
         )
 
     def cache_resize(self, size: int | None = None) -> EvalResize | ShorterSide:
-        """What a cache of resized images holds for this augmentation.
+        """Return the transform whose results a cache stores for this augmentation.
 
-        With ``squish`` the squished image itself, so training from the cache sees the same pixels as without (`size` is
-        not used); with random crops the image shrunk to a shorter side of `size` (default: 8/7 of image_size): a
-        slightly different input.
+        With ``squish`` it is the squished image, so training from the cache sees the same pixels as without (`size` has
+        no effect). With random crops the image is shrunk to a shorter side of `size` (default: 8/7 of image_size),
+        which is a slightly different input.
         """
         if self.crop == "squish":
             return EvalResize(image_size=self.image_size, resize="squish", interpolation=self.interpolation)
@@ -216,7 +217,7 @@ class TrainAugment:
         if self.cutout:
             result = pixels.cut_out(result, self.cutout, draws[_CUTOUT : _CUTOUT + 5])
         if self.randaugment is not None:
-            # Through Pillow: its uint8 affine is 4 times as fast as torch's float grid sampling.
+            # Pillow's uint8 affine is 4 times as fast as torch's float grid sampling.
             picture = Image.fromarray(result.permute(1, 2, 0).numpy())
             result = torch.from_numpy(np.array(self.randaugment(picture))).permute(2, 0, 1)
         return result
@@ -253,9 +254,9 @@ def _shorter_side_to(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> torch.Tensor:
-    """uint8 (H, W, 3) array -> (3, height, width) tensor; shares the memory of `image` where the size is right."""
-    # The batch dimension goes first and then HWC is permuted: only so does torch see channels-last strides and take its
-    # vectorised uint8 kernel, at half the time of the planar one.
+    """Resize a uint8 (H, W, 3) array to a (3, height, width) tensor, which shares its memory if the sizes are equal."""
+    # Add the batch dimension before permuting: only then torch sees channels-last strides and uses its vectorised
+    # uint8 kernel, which takes half the time of the planar one.
     batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     if image.shape[:2] == (height, width):
         return batch[0]

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     targets: torch.Tensor
     """int8 (B, C): 1, 0 or -1"""
     indices: torch.Tensor
-    """int64 (B,): places in the LabelSet"""
+    """int64 (B,): positions in the LabelSet"""
     corrupt: list[str]
     """one line (path and reason) for each image that could not be decoded and is left out"""
 
@@ -36,8 +36,8 @@ class Transform(Protocol):
     def __call__(self, image: np.ndarray) -> torch.Tensor: ...
 
 
-class AsItIs:
-    """No transform: the image is resized already."""
+class ToTensor:
+    """The transform of images that are resized already."""
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
@@ -47,23 +47,26 @@ class AsItIs:
 
 
 class ImageSource(Protocol):
-    """Where images come from: files, or a cache of resized ones."""
+    """A source of images: files, or a cache of resized ones."""
 
     def read(self, index: int) -> np.ndarray: ...
 
 
 class Job(NamedTuple):
-    """What a worker is asked for: the images at `indices`, the first of them at `position` of the epoch's order."""
+    """A batch to load: the images at `indices`, the first of which is at `position` of the epoch's order."""
 
     epoch: int
     position: int
     indices: np.ndarray
     buffer: Lent | None = None
-    """where the batch goes; None: to memory of its own"""
+    """memory for the batch; None: memory of its own"""
 
 
 class PackedBatch(NamedTuple):
-    """A batch on its way to the main process: images, then targets, in one buffer."""
+    """A batch on its way to the main process: images, then targets, in one buffer.
+
+    `error` is the message of a DataError, which would get the traceback of the worker if it was raised there.
+    """
 
     buffer: torch.Tensor | Lent
     capacity: int
@@ -74,7 +77,7 @@ class PackedBatch(NamedTuple):
     error: str | None
 
     def unpack(self) -> Batch:
-        """Views of the buffer.
+        """Return views of the buffer.
 
         Raises:
             DataError: an image could not be decoded, and the loader does not skip.
@@ -87,7 +90,7 @@ class PackedBatch(NamedTuple):
         return Batch(images[:n], targets[:n], torch.from_numpy(self.indices), self.corrupt)
 
     def pin_memory(self) -> PackedBatch:
-        """The same in page-locked memory; called by the DataLoader's pinning thread."""
+        """Return a copy in page-locked memory; the DataLoader's pinning thread calls this."""
         return self._replace(buffer=self._tensor().pin_memory())
 
     def _tensor(self) -> torch.Tensor:
@@ -111,16 +114,16 @@ class FileSource:
 
 
 class Assembler:
-    """Turns a `Job` into a `PackedBatch`: a map-style dataset of batches.
+    """Loads the batch of a `Job`: a map-style dataset of batches.
 
     Args:
         labels: targets, and paths for messages.
         source: images.
         transform: applied to each image.
         seed: of the run: each image is transformed under random state keyed by (seed, epoch, position, index), and the
-            state found before is restored. None: the transform draws nothing.
-        skip: leave undecodable images out, rather than failing the batch.
-        buffers: those that jobs come with.
+            earlier state is restored. None: the transform draws nothing.
+        skip: leave out images that cannot be decoded, instead of failing the batch.
+        buffers: memory that jobs refer to.
     """
 
     def __init__(
@@ -128,16 +131,13 @@ class Assembler:
         labels: LabelSet,
         source: ImageSource,
         transform: Transform,
+        *,
         seed: int | None,
         skip: bool,
         buffers: BatchBuffers | None,
     ) -> None:
-        self._labels = labels
-        self._source = source
-        self._transform = transform
-        self._seed = seed
-        self._skip = skip
-        self._buffers = buffers
+        self._labels, self._source, self._transform = labels, source, transform
+        self._seed, self._skip, self._buffers = seed, skip, buffers
 
     def __getitem__(self, job: Job) -> PackedBatch:
         if self._seed is None:
@@ -180,5 +180,5 @@ class Assembler:
             return self._buffers.memory(job.buffer)
         if get_worker_info() is None:
             return torch.empty(size, dtype=torch.uint8)
-        # Shared from the start, as in torch's own default_collate: no copy when it is handed over.
+        # Shared memory from the start, as in torch's own default_collate, saves a copy.
         return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))

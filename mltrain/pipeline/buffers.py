@@ -1,4 +1,4 @@
-"""Memory that workers write batches to and the main process reads them from, used again when a batch is gone."""
+"""Recycled memory that workers write batches to and the main process reads them from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class Lent(NamedTuple):
-    """A buffer on its way through a worker and back."""
+    """A reference to a buffer, which travels to a worker and back."""
 
     buffers: int
     number: int
@@ -21,9 +21,10 @@ class Lent(NamedTuple):
 class BatchBuffers:
     """`count` buffers of `size` bytes, shared with processes that are forked later.
 
-    Fresh memory costs several times what copying pixels into it does: the system has to find, clear and map every page.
-    So buffers go round: lent with a job, filled by a worker, handed out to the consumer, and free again when nothing
-    refers to the tensor that was handed out or to a view of it. Memory is taken when it is first written to.
+    Fresh memory costs several times as much as copying pixels into it, because the system has to find, clear and map
+    every page: without recycling a training from the cache loads half as many images per second. So a buffer is lent
+    with a job, filled by a worker and handed out to the consumer; it is free again when nothing refers to that tensor
+    or to a view of it. The system provides the memory at the first write.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -36,7 +37,7 @@ class BatchBuffers:
         _ALIVE[self._id] = self
 
     def lend(self) -> Lent | None:
-        """A free buffer; None where all are in use, because the consumer keeps many batches."""
+        """Lend a free buffer; None if all are in use, because the consumer keeps many batches."""
         if not self._free:
             return None
         number = self._free.pop()
@@ -44,18 +45,18 @@ class BatchBuffers:
         return Lent(self._id, number)
 
     def take_back(self) -> None:
-        """Makes free what is lent; only when no worker is at work."""
+        """Take back the buffers that are lent; only while no worker uses them."""
         self._free += self._lent
         self._lent.clear()
 
     def memory(self, lent: Lent) -> torch.Tensor:
-        """The buffer, uint8 (size,), to be filled."""
+        """Return the memory of a buffer, uint8 (size,), to be filled."""
         return torch.from_numpy(self._array(lent.number))
 
     def _hand_out(self, number: int) -> torch.Tensor:
         array = self._array(number)
         self._lent.remove(number)
-        # A tensor and all its views refer to the array it was made of until the last of them is gone.
+        # A tensor and all its views refer to the array behind them; when the last one is gone, the buffer is free.
         weakref.finalize(array, self._free.append, number).atexit = False
         return torch.from_numpy(array)
 
@@ -68,5 +69,5 @@ _ALIVE: weakref.WeakValueDictionary[int, BatchBuffers] = weakref.WeakValueDictio
 
 
 def hand_out(lent: Lent) -> torch.Tensor:
-    """The filled buffer, uint8 (size,), the consumer's until the tensor and all views of it are gone."""
+    """Return the filled buffer, uint8 (size,), which the consumer owns until the tensor and all its views are gone."""
     return _ALIVE[lent.buffers]._hand_out(lent.number)

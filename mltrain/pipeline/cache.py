@@ -1,7 +1,7 @@
-"""Resized images on disk: decoding and resizing are paid once.
+"""Resized images on disk, so that each image is decoded and resized only once.
 
 A cache is one file of raw pixels, ``KEY.pixels``, and its index, ``KEY.index.npy``; KEY is a hash of the image paths
-and of the resizing. The index is written last: a cache without one, or whose pixels it does not fit, does not exist.
+and of the resizing. The index is written last: a cache without an index, or with one that does not fit, is made again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 
 from mltrain.errors import DataError
+from mltrain.files import atomic_write, locked
 from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize, ShorterSide
 from mltrain.pipeline.decode import read_image
@@ -31,21 +30,21 @@ from mltrain.progress import BAR_SECONDS, Meter
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
 _ABSENT = -1
-# Columns of the index. Size and time of the image file: a changed file makes the cache stale.
+# Columns of the index. Size and time are those of the image file: if they change, the cache is made again.
 _OFFSET, _HEIGHT, _WIDTH, _FILE_SIZE, _FILE_TIME = range(5)
 
 
 def available_cores() -> int:
-    """Cores this process may use; the variable MLTRAIN_CORES makes them fewer, where jobs share a machine."""
+    """Return how many cores this process may use; the variable MLTRAIN_CORES lowers it, where jobs share a machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, int(os.environ.get("MLTRAIN_CORES") or cores)))
 
 
 class CachedImages:
-    """Images of a cache, read through a memory map; opened by `cached_images`.
+    """Images of a cache, read through a memory map; `cached_images` opens it.
 
-    An image that could not be decoded when the cache was made is not in it: it is read from its file, which raises the
-    `DataError` that says why.
+    The cache lacks images that could not be decoded: they are read from their files, which raises the `DataError` that
+    says why.
     """
 
     def __init__(self, labels: LabelSet, resize: str, pixels: Path, index: np.ndarray) -> None:
@@ -56,13 +55,13 @@ class CachedImages:
         self._map: np.ndarray | None = self._open()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}  # a map does not travel to another process, its file does
+        return {**self.__dict__, "_map": None}  # another process maps the file itself
 
     def __len__(self) -> int:
         return len(self._index)
 
     def read(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3)."""
+        """Return an image, uint8 (H, W, 3)."""
         offset, height, width = self._index[index, : _WIDTH + 1].tolist()
         if offset == _ABSENT:
             return read_image(self._labels.path(index))
@@ -81,16 +80,16 @@ class CachedImages:
 def cached_images(
     labels: LabelSet, resize: EvalResize | ShorterSide, *, folder: str | os.PathLike[str], threads: int | None = None
 ) -> CachedImages:
-    """Opens the cache of a LabelSet, after making it if it is not there or an image file has changed since.
+    """Open the cache of a LabelSet; make it first if it is missing or an image file has changed.
 
-    Two processes that ask at once are safe: one makes it, the other waits. An interrupted or failed attempt leaves
-    nothing that would be used.
+    If two processes ask at once, one makes the cache and the other waits. An interrupted or failed attempt leaves
+    nothing that a later one would use.
 
     Args:
-        labels: whose images.
-        resize: what is stored: the result of this transform.
-        folder: where caches live; made if absent. A local file system: the lock is advisory.
-        threads: that decode; None: one for each core.
+        labels: the images.
+        resize: the transform whose result is stored.
+        folder: of all caches; made if missing. It must be on a local file system, where locks work.
+        threads: threads that decode; None: one per core.
 
     Raises:
         DataError: an image file is missing, or the disk is full.
@@ -100,7 +99,7 @@ def cached_images(
     pixels, index_file = folder / f"{key}.pixels", folder / f"{key}.index.npy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key}.lock"):
+        with locked(folder / f"{key}.lock"):
             files = _file_states(labels)
             index = _open_index(pixels, index_file, files)
             if index is None:
@@ -111,8 +110,7 @@ def cached_images(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
                 f"{folder}: the disk is full ({error.strerror}), the cache of {len(labels)} resized images was not "
-                "made; "
-                "free some space, choose another data.cache_dir, or set data.cache=false"
+                "made; free some space, choose another data.cache_dir, or set data.cache=false"
             ) from error
         raise DataError(f"{folder}: cannot make the cache of resized images: {error}") from error
 
@@ -124,20 +122,8 @@ def _key(labels: LabelSet, resize: EvalResize | ShorterSide) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time is up to the user
-        yield
-        return
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # given back by the system when this process ends, however it ends
-        yield
-
-
 def _file_states(labels: LabelSet) -> np.ndarray:
-    """Size and modification time of each image file, int64 (N, 2)."""
+    """Return size and modification time of each image file, int64 (N, 2)."""
     states = np.empty((len(labels), 2), dtype=np.int64)
     for i in range(len(labels)):
         try:
@@ -175,21 +161,12 @@ def _make(
     index = np.concatenate(
         [np.full((len(files), 1), _ABSENT), np.zeros((len(files), 2), dtype=np.int64), files], axis=1
     )
-    partial = pixels.with_suffix(".partial")
-    try:
-        with partial.open("wb") as out:
-            _fill(labels, resize, out.fileno(), index, threads or available_cores())
-            os.fsync(out.fileno())
-        partial.replace(pixels)
-        index_partial = index_file.with_suffix(".partial")
-        with index_partial.open("wb") as handle:
-            np.save(handle, index)
-            handle.flush()
-            os.fsync(handle.fileno())
-        index_partial.replace(index_file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    for stale in pixels.parent.glob(f".{pixels.name}.*.tmp"):  # left by a process that was killed; we hold the lock
+        stale.unlink()
+    with atomic_write(pixels) as temporary, temporary.open("wb") as out:
+        _fill(labels, resize, out.fileno(), index, threads or available_cores())
+    with atomic_write(index_file) as temporary, temporary.open("wb") as out:
+        np.save(out, index)
     missing = int((index[:, _OFFSET] == _ABSENT).sum())
     _LOG.info(
         "cached %d images of %s in %s: %.0f MB, %.1f s%s",
@@ -204,8 +181,8 @@ def _make(
 
 
 def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: np.ndarray, threads: int) -> None:
-    """Writes pixels to the file descriptor `out`, and offset, height and width of each image to `index`."""
-    # Threads do, and share one file without ado: decoding, resizing and writing all leave the interpreter lock.
+    """Write pixels to the file descriptor `out`, and offset, height and width of each image to `index`."""
+    # Threads suffice, and can share the file: decoding, resizing and writing all release the interpreter lock.
     end, end_lock = 0, threading.Lock()
     stop = threading.Event()
     todo = iter(range(len(labels)))

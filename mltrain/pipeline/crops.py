@@ -1,4 +1,4 @@
-"""Where a random crop lies: image size and random numbers -> a box (top, left, height, width)."""
+"""Positions of random crops: image size and random numbers -> a box (top, left, height, width)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SIDES_TRIES = 50
 
 
 def below(n: int, u: float) -> int:
-    """An integer in 0..n - 1 from u in [0, 1)."""
+    """Map u in [0, 1) to an integer in 0..n - 1."""
     return min(int(u * n), n - 1)
 
 
 def shorter_side(height: int, width: int, draws: list[float]) -> Box:
-    """A square as large as the shorter side; two draws."""
+    """Return a square as large as the shorter side at a random place; two draws."""
     side = min(height, width)
     return below(height - side + 1, draws[0]), below(width - side + 1, draws[1]), side, side
 
@@ -26,7 +26,7 @@ def shorter_side(height: int, width: int, draws: list[float]) -> Box:
 def random_resized(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: list[float]
 ) -> Box:
-    """Inception's crop: an area within `scale`, an aspect ratio within `ratio`; four draws for each of ten tries."""
+    """Return Inception's crop: area within `scale`, aspect ratio within `ratio`; four draws for each of ten tries."""
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for i in range(RESIZED_TRIES):
         u = draws[4 * i : 4 * i + 4]
@@ -35,7 +35,7 @@ def random_resized(
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return below(height - h + 1, u[2]), below(width - w + 1, u[3]), h, w
-    # No draw fits: the largest centred part whose ratio is allowed.
+    # No draw fits: take the largest centred box whose ratio is allowed.
     w, h = width, height
     if width / height < ratio[0]:
         h = min(height, max(1, round(width / ratio[0])))
@@ -47,9 +47,9 @@ def random_resized(
 def random_sides(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Box:
-    """Each side a share within `scale` of the image's, drawn again up to 50 times for a ratio within `ratio`.
+    """Draw the share of each side within `scale`, up to 50 times until the aspect ratio is within `ratio`.
 
-    Where none fits, as for a very long image, all of it is kept.
+    If none fits, as for a very long image, the box is the whole image.
     """
     for _ in range(SIDES_TRIES):
         u = torch.rand(4, dtype=torch.float64, generator=generator).tolist()

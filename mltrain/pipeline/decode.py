@@ -19,27 +19,24 @@ except ImportError:  # deprecated since torchvision 0.29; Pillow gives the same 
     decode_jpeg = None
 
 _ORIENTATION = 0x0112
-# Markers that start a frame libjpeg decodes to 8-bit samples: baseline, extended sequential, progressive.
-_FRAMES = (0xC0, 0xC1, 0xC2)
-# What Pillow raises on metadata it cannot parse.
+# Exceptions of Pillow for metadata that it cannot parse.
 _BAD_METADATA = (SyntaxError, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, struct.error)
-_EXIF, _XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image as RGB, uint8 (H, W, 3), C-contiguous and writable, upright (EXIF orientation applied).
+    """Read an image as RGB, uint8 (H, W, 3), C-contiguous and writable, upright (EXIF orientation applied).
 
     - transparency (RGBA, LA, palette or colour-key) is composited on white;
     - 16-bit grey is scaled to 8 bits (``round(v / 257)``), not clipped; 32-bit integer grey is taken as 16-bit grey if
-      its values fit, float grey as 0..1 if they fit, and refused otherwise: their range is not defined;
+      its values fit, float grey as 0..1 if they fit; otherwise they are refused, because their range is not defined;
     - CMYK (Adobe's inverted kind too), YCbCr, HSV and LAB are converted, ICC profiles are not applied;
-    - of an animation the first frame.
+    - of an animation, the first frame is read.
 
-    Ordinary JPEG files go to torchvision's libjpeg-turbo where there is one: the same pixels as Pillow, 15 % faster.
+    torchvision's libjpeg-turbo, if present, decodes ordinary JPEG files: the same pixels as Pillow, 15 % faster.
 
     Raises:
-        DataError: no such file, not an image, truncated, damaged, or so large that it is a decompression bomb
-            (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``). The message holds the path and the reason.
+        DataError: no such file, not an image, truncated, damaged, or a decompression bomb (more than twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``). The message has the path and the reason.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
@@ -47,13 +44,12 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{os.fspath(path)}: cannot read the file: {error.strerror or error}") from error
     if not len(data):
         raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
-    if decode_jpeg is not None and _is_plain_jpeg(data):
-        try:
-            return decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        except (RuntimeError, AttributeError):
-            pass  # damaged, or torchvision was built without libjpeg: Pillow decides
     try:
         with Image.open(io.BytesIO(data.data)) as image:
+            if decode_jpeg is not None and _is_plain_jpeg(image):
+                # It fails on damaged files, and if torchvision was built without libjpeg: then Pillow decides.
+                with contextlib.suppress(RuntimeError, AttributeError):
+                    return decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
             return to_rgb(image)
     except MemoryError:
         raise
@@ -67,49 +63,18 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_plain_jpeg(data: np.ndarray) -> bool:
-    """Whether this is an upright 8-bit grey or three-component JPEG of ordinary size; anything else is Pillow's."""
-    if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    """Return whether an opened file is an upright grey or three-component JPEG, which torchvision decodes equally."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
         return False
-    head = data.data
-    position = 2
-    while position + 10 <= len(head):
-        if head[position] != 0xFF:
-            return False
-        marker = head[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-            continue
-        length = head[position + 2] << 8 | head[position + 3]
-        if marker in _FRAMES:
-            precision, height, width, components = struct.unpack_from(">BHHB", head, position + 4)
-            limit = Image.MAX_IMAGE_PIXELS
-            ordinary = height > 0 and width > 0 and (limit is None or height * width <= limit)
-            return precision == 8 and components in (1, 3) and ordinary
-        if marker == 0xE1 and _turned(bytes(head[position + 4 : position + 2 + length])):
-            return False
-        if marker in (0xD8, 0xD9, 0xDA) or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return False
-        position += 2 + length
-    return False
-
-
-def _turned(segment: bytes) -> bool:
-    """Whether an APP1 segment holds an orientation other than upright, or cannot be read."""
-    if segment.startswith(_XMP):
-        return b"tiff:Orientation" in segment
-    if not segment.startswith(_EXIF):
-        return False
-    exif = Image.Exif()
     try:
-        exif.load(segment)
-        return exif.get(_ORIENTATION, 1) != 1
+        return image.getexif().get(_ORIENTATION, 1) == 1
     except _BAD_METADATA:
-        return True
+        return False
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """A Pillow image as `read_image` gives it. Raises ValueError where its values have no defined meaning."""
+    """Convert a Pillow image as `read_image` does. ValueError: its values have no defined meaning."""
     image.load()
     with contextlib.suppress(*_BAD_METADATA):  # the pixels are fine
         ImageOps.exif_transpose(image, in_place=True)
@@ -143,6 +108,6 @@ def _on_white(image: Image.Image) -> np.ndarray:
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    """16-bit grey, int64 (H, W) -> uint8 (H, W, 3)."""
+    """Convert 16-bit grey, int64 (H, W), to uint8 (H, W, 3)."""
     grey = ((values + 128) // 257).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))

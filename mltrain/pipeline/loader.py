@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, the same whatever the number of workers."""
+"""Batches for training and evaluation, independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.pipeline.batch import AsItIs, Assembler, Batch, FileSource, Job, PackedBatch, Transform
+from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, PackedBatch, ToTensor, Transform
 from mltrain.pipeline.buffers import BatchBuffers
 from mltrain.pipeline.cache import CachedImages, available_cores
 from mltrain.pipeline.samplers import Sampler
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,31 +33,32 @@ class TrainLoader:
     """Micro-batches of training, as a pure function of (seed, epoch, step).
 
     Step k of an epoch takes ``order[k * G : (k + 1) * G]`` of the sampler's order, G = batch_size * accumulate, cut
-    into accumulate x world_size equal parts, micro-batch major. What is left of the order is dropped; an order shorter
+    into accumulate x world_size equal parts, micro-batch major. The rest of the order is dropped; an order shorter
     than G makes one short step. Each image is augmented under random state keyed by (seed, epoch, position in the
-    order, index): batches do not depend on workers, ranks only cut them, `epoch(e, start_step=k)` continues exactly.
+    order, index). So batches do not depend on workers, ranks only cut them, and `epoch(e, start_step=k)` continues
+    exactly.
 
-    While an epoch ends, workers already load the first batches of the next one. One epoch is read at a time.
+    While an epoch ends, workers already load the first batches of the next one. Read one epoch at a time.
 
     Args:
         labels: the training set.
         augment: transform of an image.
         sampler: gives the order of an epoch.
-        batch_size: images of a micro-batch over all ranks; a multiple of world_size.
-        accumulate: micro-batches of an optimizer step.
+        batch_size: images per micro-batch over all ranks; a multiple of world_size.
+        accumulate: micro-batches per optimizer step.
         rank, world_size: of this process.
         seed: of the run.
         num_workers: worker processes; 0 loads in this process; None: see `default_workers`.
         prefetch: batches that each worker prepares ahead.
-        on_corrupt: ``stop`` at an image that cannot be decoded, or ``skip`` it: the batch gets shorter (it may get
-            empty) and `Batch.corrupt` lists it.
-        corrupt_budget: with ``skip``, more different images than this in `corrupt` end the run.
-        pin_memory: batches in page-locked memory, for a CUDA device.
-        cache: resized images (of ``augment.cache_resize(...)``) to read in place of the files, see `cached_images`.
+        on_corrupt: ``stop`` at an image that cannot be decoded, or ``skip`` it: the batch gets shorter, possibly empty,
+            and `Batch.corrupt` lists the image.
+        corrupt_budget: with ``skip``, the run ends if more different images than this are corrupt.
+        pin_memory: put batches into page-locked memory, for a CUDA device.
+        cache: resized images (of ``augment.cache_resize(...)``) to read instead of the files, see `cached_images`.
 
     Raises:
-        ValueError: an argument is out of range, or there is nothing to load.
-        DataError: while iterating: an image cannot be decoded (``stop``), or the budget is spent (``skip``).
+        ValueError: an argument is out of range, or the sampler gives no image.
+        DataError: while iterating: an image cannot be decoded (``stop``), or too many cannot (``skip``).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TrainLoader:
         if not len(sampler):
             raise ValueError(f"{labels.name}: the sampler gives no image")
         self.corrupt: dict[str, None] = {}
-        """Path and reason of each image that was left out; a resumed run fills it with what was found before."""
+        """path and reason of each image that was left out; a resumed run adds those of before"""
         self._sampler = sampler
         self._step_size = min(batch_size * accumulate, len(sampler))
         self._accumulate = accumulate
@@ -99,9 +99,9 @@ class TrainLoader:
         self._world_size = world_size
         self._corrupt_budget = corrupt_budget
         self._loader = _data_loader(
-            partial(Assembler, labels, cache or FileSource(labels), augment, seed, on_corrupt == "skip"),
+            partial(Assembler, labels, cache or FileSource(labels), augment, seed=seed, skip=on_corrupt == "skip"),
             self._jobs,
-            num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
+            num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
             batch_bytes=-(-batch_size // world_size) * (3 * augment.image_size**2 + labels.num_classes),
@@ -109,36 +109,37 @@ class TrainLoader:
         )
         self._stream: Iterator[PackedBatch] | None = None
         self._next = (0, 0)
+        """epoch and micro-batch that the stream gives next"""
 
     @property
     def num_workers(self) -> int:
-        """Worker processes."""
+        """Number of worker processes."""
         return self._loader.num_workers
 
     @property
     def epoch_size(self) -> int:
-        """Images that the sampler gives in an epoch."""
+        """Number of images that the sampler gives in an epoch."""
         return len(self._sampler)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Number of optimizer steps in an epoch."""
         return len(self._sampler) // self._step_size
 
     def set_sampler(self, sampler: Sampler) -> None:
-        """Take the epochs to come from another sampler of the same length; batches loaded ahead are thrown away."""
+        """Take the next epochs from another sampler of the same length; batches that were loaded ahead are dropped."""
         if len(sampler) != len(self._sampler):
             raise ValueError(f"the sampler gives {len(sampler)} indices an epoch, expected {len(self._sampler)}")
         self._sampler, self._stream = sampler, None
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Micro-batches of an epoch from optimizer step `start_step` on; what comes before is not loaded."""
+        """Iterate over the micro-batches of an epoch from optimizer step `start_step` on; do not load earlier ones."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step={start_step}: the epoch has {self.steps_per_epoch} steps")
         return self._iterate(epoch, start_step * self._accumulate)
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         self._stream = None
         _close(self._loader)
 
@@ -156,20 +157,20 @@ class TrainLoader:
             try:
                 packed = next(stream)
             except BaseException:
-                self._stream = None  # the job is lost: a next epoch() starts anew
+                self._stream = None  # the job is lost: the next epoch() starts a new stream
                 raise
             self._next = (epoch, micro + 1) if micro + 1 < end else (epoch + 1, 0)
             try:
                 batch = packed.unpack()
             except DataError as error:
-                text = f"{error}. Mend or remove it, or train without such images: data.on_corrupt=skip"
+                text = f"{error}. Fix or remove it, or train without such images: data.on_corrupt=skip"
                 raise DataError(text) from None
             if batch.corrupt:
                 self._count(batch.corrupt)
             yield batch
 
     def _jobs(self) -> Iterator[Job]:
-        # Without end: when the jobs of an epoch are handed out, workers go on with the next.
+        # Endless: after the last job of an epoch, workers continue with the next epoch.
         epoch, micro = self._next
         parts = self._accumulate * self._world_size
         while True:
@@ -195,7 +196,7 @@ class TrainLoader:
             first = "".join(f"\n  {line}" for line in list(self.corrupt)[:5])
             raise DataError(
                 f"{len(self.corrupt)} images cannot be decoded, more than corrupt_budget={self._corrupt_budget}; "
-                f"the first of them:{first}\nMend or remove them, or raise the budget."
+                f"the first of them:{first}\nFix or remove them, or raise the budget."
             )
 
 
@@ -205,13 +206,14 @@ class EvalLoader:
     Args:
         labels: the set to evaluate on.
         transform: deterministic transform of an image.
-        batch_size: images of a batch over all ranks.
+        batch_size: images per batch over all ranks.
         rank, world_size: of this process.
-        num_workers, prefetch, pin_memory, on_corrupt: as for `TrainLoader`; what ``skip`` leaves out is not counted.
-        cache: what `transform` gives, to read in place of the files.
+        num_workers, prefetch, pin_memory, on_corrupt: as in `TrainLoader`; images that ``skip`` leaves out are not
+            counted.
+        cache: results of `transform`, to read instead of the files.
 
     Raises:
-        ValueError: an argument is out of range, or the cache holds what another transform gives.
+        ValueError: an argument is out of range, or the cache holds results of another transform.
         DataError: while iterating: an image cannot be decoded (``stop``).
     """
 
@@ -235,18 +237,18 @@ class EvalLoader:
         self.labels = labels
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         self.share = last - first
-        """Images of this rank."""
+        """number of images of this rank"""
         local = -(-batch_size // world_size)
         largest_share = -(-len(labels) // world_size)
         self.rounds = -(-largest_share // local)
-        """Batches of the rank that has most."""
+        """number of batches of the rank that has most"""
         indices = torch.arange(first, last).numpy()
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
-        transform = AsItIs(transform.image_size) if cache else transform
+        transform = ToTensor(transform.image_size) if cache else transform
         self._loader = _data_loader(
-            partial(Assembler, labels, cache or FileSource(labels), transform, None, on_corrupt == "skip"),
+            partial(Assembler, labels, cache or FileSource(labels), transform, seed=None, skip=on_corrupt == "skip"),
             lambda: self._jobs,
-            num_workers=default_workers(pin_memory) if num_workers is None else num_workers,
+            num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
             batch_bytes=local * (3 * transform.image_size**2 + labels.num_classes),
@@ -261,12 +263,12 @@ class EvalLoader:
             yield packed.unpack()
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         _close(self._loader)
 
 
 def default_workers(gpu: bool) -> int:
-    """Worker processes when none are asked for, from the cores this process may use, shared among the local ranks.
+    """Return the default number of workers for the cores this process may use, which the local ranks share.
 
     With a GPU all cores but one, at most 16. Without, a quarter of them, at least 1: the model needs the others.
     """
@@ -274,15 +276,14 @@ def default_workers(gpu: bool) -> int:
     return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
 
 
-class _Plan:
-    """Sampler of a DataLoader: jobs, and with each a buffer for its batch."""
+class _LentJobs:
+    """Sampler of a DataLoader: jobs, each with a buffer for its batch."""
 
     def __init__(self, jobs: Callable[[], Iterable[Job]], buffers: BatchBuffers) -> None:
-        self._jobs = jobs
-        self._buffers = buffers
+        self._jobs, self._buffers = jobs, buffers
 
     def __iter__(self) -> Iterator[Job]:
-        # Runs when the first job is asked for: the workers have then finished all that was asked of them before.
+        # Runs when the first job is requested: the workers have then finished all earlier jobs.
         self._buffers.take_back()
         for job in self._jobs():
             yield job._replace(buffer=self._buffers.lend())
@@ -296,46 +297,47 @@ def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
 
 
 def _data_loader(
-    assembler: Callable[[BatchBuffers | None], Assembler],
+    assembler: Callable[..., Assembler],
     jobs: Callable[[], Iterable[Job]],
     *,
-    num_workers: int,
+    num_workers: int | None,
     prefetch: int,
     pin_memory: bool,
     batch_bytes: int,
     held: int,
 ) -> DataLoader[PackedBatch]:
-    """`held`: batches that the consumer has at once, the one it is about to ask for included."""
+    """Build the DataLoader; the consumer holds `held` batches at once, including the one it is about to request."""
+    num_workers = default_workers(pin_memory) if num_workers is None else num_workers
     if num_workers < 0 or prefetch < 1:
         raise ValueError(f"num_workers={num_workers}, prefetch={prefetch}: must be at least 0 and 1")
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    # Only forked processes share the buffers: else batches get memory of their own.
+    # Only forked processes share the buffers; others use shared memory for each batch.
     shared = method == "fork" or not num_workers
     in_flight = num_workers * prefetch + held
     buffers = BatchBuffers(in_flight if shared else 0, batch_bytes)
     if not shared:
         _check_shared_memory(batch_bytes * in_flight)
-    # Linux means the thread that started the worker, not the process.
+    # Linux watches the thread that started the worker, not the process.
     main_thread = threading.current_thread() is threading.main_thread()
     return DataLoader(
-        assembler(buffers if shared else None),  # type: ignore[arg-type]
+        assembler(buffers=buffers if shared else None),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=_Plan(jobs, buffers),
+        sampler=_LentJobs(jobs, buffers),
         num_workers=num_workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         prefetch_factor=prefetch if num_workers else None,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=partial(_init_worker, main_thread, method != "forkserver"),
         multiprocessing_context=method if num_workers else None,
-        generator=torch.Generator(),  # else the DataLoader draws from the default one, which belongs to training
+        generator=torch.Generator(),  # otherwise the DataLoader draws from the default generator, which training owns
     )
 
 
 def _start(loader: DataLoader[PackedBatch]) -> Iterator[PackedBatch]:
-    """`iter(loader)`, where a signal during the start of the workers waits for its end.
+    """Return `iter(loader)`; signals that arrive while the workers start are handled afterwards.
 
-    Workers inherit the block and lift it when they ignore these signals: there is no moment at which one could die.
+    Workers inherit the blocked signals and unblock them once they ignore them: no signal can kill a starting worker.
     """
     if not hasattr(signal, "pthread_sigmask"):
         return iter(loader)
@@ -346,15 +348,15 @@ def _start(loader: DataLoader[PackedBatch]) -> Iterator[PackedBatch]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _as_it_is(batch: _T) -> _T:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def _init_worker(die_with_thread: bool, own_child: bool, worker: int) -> None:
-    """In a new worker: one thread, and life and death decided by the main process alone.
+    """Set up a new worker: it uses one thread, ignores signals, and dies with the main process.
 
-    A terminal or a batch system signals the whole process group; the main process must still be given the batches that
-    it needs to finish its step and save.
+    A terminal or a batch system signals the whole process group, but the main process still needs batches from its
+    workers to finish its step and save.
     """
     torch.set_num_threads(1)
     for signum in _GROUP_SIGNALS:
@@ -362,12 +364,12 @@ def _init_worker(die_with_thread: bool, own_child: bool, worker: int) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     if die_with_thread and sys.platform == "linux":
-        # At once, where torch's own watch takes seconds.
+        # torch's own watch for a dead main process takes seconds; this ends the worker immediately.
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
     main = multiprocessing.parent_process()
     if own_child and main is not None and os.getppid() != main.pid:
-        os._exit(1)  # the main process died before: nobody would tell, torch's watch begins later still
+        os._exit(1)  # the main process died before prctl, and torch's watch has not started yet
 
 
 def _check_shared_memory(needed: int) -> None:
@@ -390,6 +392,6 @@ def _close(loader: DataLoader[PackedBatch]) -> None:
     iterator._shutdown_workers()  # type: ignore[attr-defined]
     for worker in workers:
         worker.join(timeout=5)
-        if worker.is_alive():  # stuck in a read: SIGTERM is ignored
+        if worker.is_alive():  # stuck in a read, and SIGTERM is ignored
             worker.kill()
             worker.join()

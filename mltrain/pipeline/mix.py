@@ -11,12 +11,13 @@ import torch
 class BatchMix:
     """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch with a permutation of itself.
 
-    One weight lambda ~ Beta(a, a) and one permutation are drawn for each batch. Mixup: ``lambda x1 + (1 - lambda) x2``.
-    CutMix: a rectangle of relative area 1 - lambda at a random place comes from x2; lambda is then the area left of x1.
+    Each batch draws one weight lambda ~ Beta(a, a) and one permutation. Mixup: ``lambda x1 + (1 - lambda) x2``.
+    CutMix: a rectangle of relative area 1 - lambda at a random place comes from x2; lambda is then the area left of
+    x1.
 
     Args:
-        mixup, cutmix: a of the Beta distribution; 0 switches the kind off. With both on, each batch takes one of them
-            with equal chance.
+        mixup, cutmix: a of the Beta distribution; 0 switches it off. If both are on, each batch uses one of
+            them with equal chance.
         probability: of mixing a batch at all.
         targets: ``linear``: ``lambda y1 + (1 - lambda) y2``, unknown (-1) where the target of either image is unknown;
             ``union``: 1 where either is 1, else unknown where either is, else 0.
@@ -47,15 +48,15 @@ class BatchMix:
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix.
+        """Mix a batch.
 
         Args:
             images: uint8 or float (B, 3, H, W), on any device; not changed.
             targets: (B, C) of 1, 0 and -1.
-            generator: a CPU generator; nothing else is drawn from.
+            generator: a CPU generator, the only source of randomness.
 
         Returns:
-            images, floating point (float32 for uint8), and targets, float32.
+            images in floating point (float32 for uint8), and targets in float32.
         """
         mixed = images if images.is_floating_point() else images.float()
         soft = targets.float()
@@ -89,13 +90,13 @@ class BatchMix:
 
 
 def _beta(a: float, generator: torch.Generator) -> float:
-    """Beta(a, a), as a ratio of gammas."""
-    # torch.distributions takes no generator; this is the call under its Gamma.
+    """Draw from Beta(a, a), as a ratio of gammas."""
+    # torch.distributions takes no generator; its Gamma uses this function.
     first, second = torch._standard_gamma(torch.full((2,), a, dtype=torch.float64), generator=generator).tolist()
     return first / (first + second) if first + second > 0 else 1.0
 
 
 def _span(size: int, share: float, place: float) -> tuple[int, int]:
-    """A stretch of `share` of `size`, centred on a random pixel, clipped."""
+    """Return a range of `share` of `size`, centred on a random pixel and clipped."""
     centre, half = int(place * size), int(share * size) // 2
     return max(0, centre - half), min(size, centre + half)

@@ -1,11 +1,15 @@
-"""Which images an epoch shows, in which order.
+"""Samplers choose the images of an epoch and their order.
 
-A sampler has `order(epoch)`, a pure function of its seed and the epoch that gives int64 indices, and a length: the
-number of indices of every epoch. It may repeat images and leave some out. `TrainLoader` cuts this one order into steps,
+A sampler has `order(epoch)`, a pure function of its seed and the epoch that returns int64 indices, and a length: the
+number of indices in every epoch. It may repeat images and leave some out. `TrainLoader` cuts this one order into steps,
 ranks and micro-batches, so every sampler is the same on any number of ranks and resumes in the middle of an epoch.
 
-All have `epoch_size`, so that runs with different samplers can have equally many steps. Where it is not N, the samplers
-that cycle through images (`UniformSampler`, `ClassAwareSampler`) go on in an epoch where the one before ended.
+All samplers take these arguments:
+    labels: the training set. Only positives count: an unknown target is not positive.
+    stats: its statistics.
+    seed: of the run.
+    epoch_size: images per epoch, so that runs with different samplers can have the same number of steps; by default N,
+        the number of images, or what the sampler's paper says.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sampler(Protocol):
-    """What a loader needs of a sampler."""
+    """The interface of a sampler."""
 
     def __len__(self) -> int: ...
 
@@ -32,15 +36,9 @@ class Sampler(Protocol):
 
 
 class UniformSampler:
-    """Every image once an epoch, shuffled (instance sampling).
+    """Instance sampling: every image once per epoch, shuffled.
 
     With an `epoch_size` other than N, epochs are consecutive pieces of an endless stream of such shuffles.
-
-    Args:
-        labels: the training set.
-        stats: its statistics; not needed here, part of the constructor that all samplers share.
-        seed: of the run.
-        epoch_size: images an epoch; None: N.
     """
 
     def __init__(
@@ -64,25 +62,21 @@ class UniformSampler:
 
 
 class ClassAwareSampler:
-    """Class-aware sampling: classes in shuffled rounds, and of the class drawn its next few images.
+    """Class-aware sampling: draw classes in shuffled rounds, and for each class its next few images.
 
     Shen et al., Relay Backpropagation, arXiv 1512.05830; with `images_per_draw` 3 and `reduce` 4 as the repository of
     Distribution-Balanced Loss ran it (Wu et al., arXiv 2007.09654, "RS"). Every class has an endless cycle of its
-    positives, shuffled anew each time round, and there is one such cycle of the classes. An image is in the cycle of
-    each of its positive classes. The published length of an epoch is int(max_c n_c * C / reduce).
+    positives, reshuffled after each pass, and there is one such cycle of the classes. An image is in the cycle of
+    each of its positive classes. Images without positives are not shown, classes without images are left out (with a
+    warning) and not counted in C. The published length of an epoch is int(max_c n_c * C / reduce).
 
-    Cycles do not start afresh with an epoch. So from the first step to any other, two classes differ by at most one
-    draw, and two images of a class by at most one showing on behalf of that class. Nothing has to be stored for it: the
-    class and the image at any place of the stream are computed from the place.
+    Cycles continue across epochs. So from the first step to any other, the numbers of draws of two classes differ by at
+    most one, and so do those of two images of a class. This needs no state: the class and the image at any position of
+    the stream are functions of the position.
 
     Args:
-        labels: the training set. Only positives count: unknown is not positive. Images without positives are not shown,
-            classes without images are left out (with a warning) and not counted in C.
-        stats: not needed here.
-        seed: of the run.
         images_per_draw: consecutive images of a class each time it is drawn.
         reduce: divisor in the length of an epoch.
-        epoch_size: images an epoch, in place of the published length.
 
     Raises:
         ValueError: an argument is out of range.
@@ -117,8 +111,8 @@ class ClassAwareSampler:
         return self._size
 
     def order(self, epoch: int) -> np.ndarray:
-        # A round draws each of the C classes once. So the k-th round shows of a class the images k * p to k * p + p - 1
-        # of its own cycle, p = images_per_draw, whatever the order of the classes was.
+        # A round draws each of the C classes once. So the k-th round shows the images k * p to k * p + p - 1 of the
+        # cycle of each class, p = images_per_draw, whatever the order of the classes was.
         per_round = len(self._classes) * self._per_draw
         first = epoch * self._size
         start = first // per_round
@@ -132,7 +126,7 @@ class ClassAwareSampler:
         return drawn[first - start * per_round :][: self._size]
 
     def _cycle(self, key: int, length: int, first: int, count: int) -> np.ndarray:
-        """Places `first` to `first + count - 1` of an endless row of shuffles of 0..length - 1."""
+        """Return positions `first` to `first + count - 1` of an endless sequence of shuffles of 0..length - 1."""
         turn = first // length
         turns = (first + count - 1) // length + 1 - turn
         words = _random_words(integer_hash(ORDER, self._seed, key, length), turn * length, turns * length)
@@ -140,22 +134,32 @@ class ClassAwareSampler:
         return shuffled[first - turn * length :][:count]
 
 
-class RepeatFactorSampler:
-    """Repeat-factor sampling: image i is shown r_i = max(1, max_c sqrt(t / f_c)) times an epoch on average.
+class _ExpectedCountSampler:
+    """Base of the samplers that show image i `expected[i]` times per epoch on average, rounded again in each epoch."""
+
+    def __init__(self, expected: np.ndarray, size: int, seed: int) -> None:
+        self._expected, self._size, self._seed = expected, size, seed
+
+    def __len__(self) -> int:
+        return self._size
+
+    def order(self, epoch: int) -> np.ndarray:
+        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
+
+
+class RepeatFactorSampler(_ExpectedCountSampler):
+    """Repeat-factor sampling: show image i r_i = max(1, max_c sqrt(t / f_c)) times per epoch on average.
 
     Gupta et al., LVIS, arXiv 1908.03195: c runs over the positive classes of the image, f_c is the share of
     images that have class c, t is `threshold`. Images without positives have r_i = 1.
 
-    The fractions of the r_i are rounded anew in each epoch, up or down, see `_rounded`. The published scheme rounds
-    each image for itself, so its epochs differ in length; here all epochs have floor(sum_i r_i) images, for which the
-    fractions (not the ones) are scaled down by less than one image an epoch in all.
+    The r_i are rounded again in each epoch, see `_rounded`. The published scheme rounds the r_i independently, so its
+    epochs differ in length; here all epochs have floor(sum_i r_i) images, and to fit, the fractions of the r_i shrink
+    by less than one image per epoch in total. An `epoch_size` scales all r_i by the same factor, so that those of
+    frequent images may fall below 1.
 
     Args:
-        labels: the training set. Only positives count: unknown is not positive.
-        stats: not needed here.
-        seed: of the run.
-        threshold: t; classes rarer than this are repeated. 0.001 is LVIS's; small sets need more.
-        epoch_size: images an epoch, all r_i scaled to it alike (then below 1 for frequent images, where it is small).
+        threshold: t; classes rarer than this are repeated. LVIS has 0.001; small data sets need more.
 
     Raises:
         ValueError: an argument is out of range.
@@ -186,34 +190,22 @@ class RepeatFactorSampler:
         whole = np.floor(factors)
         # cumsum adds one by one; sum does not on every processor, and the length must not depend on that.
         total = int(whole.sum()) + int(np.append(0.0, np.cumsum(factors - whole))[-1])
-        self._size = _epoch_size(epoch_size, total)
-        self._expected = factors if epoch_size is None else factors * (epoch_size / np.cumsum(factors)[-1])
-        self._seed = seed
+        size = _epoch_size(epoch_size, total)
+        expected = factors if epoch_size is None else factors * (epoch_size / np.cumsum(factors)[-1])
+        super().__init__(expected, size, seed)
         logger.info(
             "%s: repeat factors above 1 for %d of %d images, at most %.2f; %d images an epoch",
-            labels.name, repeated, len(labels), factors.max(initial=1.0), self._size,
+            labels.name, repeated, len(labels), factors.max(initial=1.0), size,
         )  # fmt: skip
 
-    def __len__(self) -> int:
-        return self._size
 
-    def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
+class SquareRootSampler(_ExpectedCountSampler):
+    """Square-root sampling: draw a class with probability sqrt(n_c) / sum_k sqrt(n_k), then one of its images.
 
-
-class SquareRootSampler:
-    """Square-root sampling: a class with probability sqrt(n_c) / sum_k sqrt(n_k), then one of its images.
-
-    Kang et al., Decoupling Representation and Classifier, arXiv 1910.09217, equation 1 with q = 1/2. The number of
-    showings to expect of an image is the sum of this over its positive classes. Independent draws would leave out some
-    images and show others often by chance; here each is shown its expected number rounded up or down, see `_rounded`.
-
-    Args:
-        labels: the training set. Only positives count: unknown is not positive. Images without positives are not shown,
-            classes without images left out (with a warning).
-        stats: not needed here.
-        seed: of the run.
-        epoch_size: images an epoch; None: N.
+    Kang et al., Decoupling Representation and Classifier, arXiv 1910.09217, equation 1 with q = 1/2. The expected count
+    of an image is the sum over its positive classes. Independent draws would leave out some images and show others
+    often by chance; here each is shown its expected number of times, rounded up or down, see `_rounded`. Images without
+    positives are not shown, classes without images are left out (with a warning).
 
     Raises:
         ValueError: an argument is out of range.
@@ -226,30 +218,19 @@ class SquareRootSampler:
         rows, columns = labels.positive_pairs()
         counts = np.bincount(columns, minlength=labels.num_classes)
         _warn_of_empty_classes(labels, counts)
-        self._size = _epoch_size(epoch_size, len(labels))
+        size = _epoch_size(epoch_size, len(labels))
         weights = np.bincount(rows, 1 / np.sqrt(counts[columns]), minlength=len(labels))
-        self._expected = weights * (self._size / np.cumsum(np.sqrt(counts))[-1])
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return self._size
-
-    def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
+        super().__init__(weights * (size / np.cumsum(np.sqrt(counts))[-1]), size, seed)
 
 
-class ClassCostSampler:
-    """Images in proportion to the cost of their class; with several labels, to the mean of their costs.
+class ClassCostSampler(_ExpectedCountSampler):
+    """Sampling in proportion to the cost of an image's class, or to the mean cost of its classes.
 
-    An image without positives is shown as one of cost 1, the least. Each is shown its expected number an epoch,
-    rounded up or down, see `_rounded`.
+    An image without positives counts as one of cost 1, the lowest. Each is shown its expected number of times per
+    epoch, rounded up or down, see `_rounded`.
 
     Args:
-        labels: the training set, or the images that a curriculum has chosen of it.
-        stats: not needed here.
-        seed: of the run.
-        class_costs: float64 (C,), above 0, from the curriculum (`curriculum=spbl`); None: all the same.
-        epoch_size: images an epoch; None: N.
+        class_costs: float64 (C,), above 0, from the curriculum (`curriculum=spbl`); None: all equal.
 
     Raises:
         ValueError: an argument is out of range.
@@ -267,28 +248,21 @@ class ClassCostSampler:
         costs = np.ones(labels.num_classes) if class_costs is None else class_costs
         if costs.shape != (labels.num_classes,) or not (costs > 0).all():
             raise ValueError(f"class_costs must be {labels.num_classes} numbers above 0, found {costs}")
-        self._size = _epoch_size(epoch_size, len(labels))
+        size = _epoch_size(epoch_size, len(labels))
         rows, columns = labels.positive_pairs()
         counts = np.bincount(rows, minlength=len(labels))
         weights = np.bincount(rows, costs[columns], minlength=len(labels)) / np.maximum(counts, 1)
         weights[counts == 0] = 1.0
         # cumsum adds one by one; sum does not on every processor
-        self._expected = weights * (self._size / np.cumsum(weights)[-1]) if len(labels) else weights
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return self._size
-
-    def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
+        super().__init__(weights * (size / np.cumsum(weights)[-1]) if len(labels) else weights, size, seed)
 
 
 def _rounded(expected: np.ndarray, total: int, generator: torch.Generator) -> np.ndarray:
-    """Indices, shuffled, `total` of them: i appears floor(expected[i]) or one time more, on average expected[i] times.
+    """Return `total` shuffled indices: i appears floor(expected[i]) times or once more, on average expected[i] times.
 
-    Systematic sampling (Madow, 1949): the fractions are laid end to end in random order and points at distance 1 put
-    over them from a random start; a fraction is rounded up where it holds a point. `total` is the sum of `expected`, or
-    less; then the fractions are scaled down to fit.
+    Systematic sampling (Madow, 1949): lay the fractions end to end in random order and put points at distance 1 on them
+    from a random start; a fraction that holds a point is rounded up. If `total` is less than the sum of `expected`, the
+    fractions are scaled down to fit.
     """
     whole = np.floor(expected)
     fraction = expected - whole
@@ -307,8 +281,8 @@ def _rounded(expected: np.ndarray, total: int, generator: torch.Generator) -> np
 
 
 def _random_words(key: int, first: int, count: int) -> np.ndarray:
-    """Words `first` to `first + count - 1` of an endless row of 64-bit random words, without computing those before."""
-    block, skip = divmod(first, 4)  # Philox gives four words for each value of its counter
+    """Return words `first` to `first + count - 1` of an endless random sequence, without computing the others."""
+    block, skip = divmod(first, 4)  # Philox returns four words for each value of its counter
     words: np.ndarray = np.random.Philox(key=key, counter=block).random_raw(skip + count)
     return words[skip:]
 

@@ -22,6 +22,7 @@ from mltrain.config.rules import SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
+from mltrain.engine.evaluator import Inference
 from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
@@ -300,9 +301,7 @@ def _curriculum(
         train_loader=train_loader,
         score_loader=lambda: eval_loader(cfg, step.dist, splits.train, model),
         make_sampler=make_sampler,
-        dist=step.dist,
-        amp_dtype=step.amp_dtype,
-        channels_last=cfg.runner.channels_last,
+        inference=Inference(step.dist, step.amp_dtype, cfg.runner.channels_last),
         single_label=cfg.task == SINGLE_LABEL,
         folder=folder,
     )

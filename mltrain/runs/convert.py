@@ -24,9 +24,8 @@ from mltrain.errors import CheckpointError, ConfigError
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
-from mltrain.models.published import Published, recognise
-from mltrain.models.published_classes import described, repaired
-from mltrain.models.weights import load_weights, read_checkpoint
+from mltrain.models.published import Published, clean_names, names_by_id, recognise
+from mltrain.models.weights import load_by_name, read_checkpoint
 from mltrain.progress import amount
 from mltrain.runs.folder import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
 from mltrain.runs.zoo import SOURCE_FILE, read_source
@@ -205,12 +204,12 @@ def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: 
         if not path.is_file():
             raise ConfigError(f"classes={classes}: no such file")
         if path.suffix == ".csv" and own is not None:
-            names, origin = described(own, path), f"the file's ids, named in {path.name}"
+            names, origin = names_by_id(own, path), f"the file's ids, named in {path.name}"
         else:
             names, origin = tuple(read_class_names(path)), path.name
         key = f"classes={classes}"
     elif own is not None and (wanted is None or len(own) == wanted):
-        repaired_names, notes = repaired(own)
+        repaired_names, notes = clean_names(own)
         return Names(repaired_names, "from the file", tuple(notes))
     elif dataset:
         names = instantiate(cfg.dataset, "dataset", need_val=False).train.class_names
@@ -241,10 +240,10 @@ def _load(model: Classifier, published: Published, source: str) -> None:
             f"{source}: the head reads {head.in_features} features and {backbone.options['name']} gives "
             f"{model.backbone.num_features}: they are of different models"
         )
-    report = load_weights(model.backbone.model, backbone.state, source=source, convert=_converter(model.backbone.model))
+    report = load_by_name(model.backbone.model, backbone.state, source=source, convert=_converter(model.backbone.model))
     if report.skipped and backbone.num_features is not None:
         raise CheckpointError(f"{report}\n  recognised {backbone.found}, which has no place for what was skipped")
-    load_weights(model.head, head.state, source=f"{source} (head: {head.found})")
+    load_by_name(model.head, head.state, source=f"{source} (head: {head.found})")
 
 
 def _converter(module: torch.nn.Module) -> Any:
@@ -262,7 +261,7 @@ def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, sou
         options["img_size"] = size
     reference = timm.create_model(name, num_classes=published.head.num_classes, **options)
     state = published.backbone.state | published.file_head
-    load_weights(reference, state, source=source, convert=_converter(reference))
+    load_by_name(reference, state, source=source, convert=_converter(reference))
     images = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).float()
     expected, found = reference.eval()(model.normalize(images)), model.eval()(images)
     difference, spread = (expected - found).abs().max().item(), expected.std().item()

@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 
 from mltrain.datasets.splits import Splits
 from mltrain.engine import distributed
-from mltrain.engine.evaluator import Evaluation, evaluate, mean_probabilities
+from mltrain.engine.evaluator import Evaluation, Inference, evaluate, mean_probabilities
 from mltrain.engine.precision import resolve_amp
-from mltrain.engine.runner import check_classes
+from mltrain.engine.state import TrainState
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.runs.assemble import build_data, eval_loader, summarizer
-from mltrain.runs.folder import Weights, all_weights, build_model, choose_weights, on_device, read_weights, stats_of
+from mltrain.runs.folder import Weights, all_weights, build_model, choose_weights, on_device, read_weights
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunOnData:
     config: DictConfig
     folder: Path
     dist: distributed.Distributed
-    state: dict[str, Any]
+    state: TrainState
     splits: Splits
     stats: LabelStats
     """of the training set, as the run counted it; the bounds of its groups are those of the config"""
@@ -41,8 +41,7 @@ class RunOnData:
     @property
     def best(self) -> dict[str, Any]:
         """Epoch, step, weights and figure that validation chose; only "weights" if they were trained elsewhere."""
-        best: dict[str, Any] = self.state["best"]
-        return best
+        return self.state.best
 
     @property
     def summarize(self) -> partial[Summary]:
@@ -64,22 +63,18 @@ class RunOnData:
             name = choose_weights(self.state, weights, self.folder)
             chosen = {name: self.weights[name]}
         with closing(eval_loader(self.config, self.dist, labels, next(iter(chosen.values())))) as loader:
-            return evaluate(chosen, loader, self.summarize, keep_all=keep_all, **self._inference)
+            return evaluate(chosen, loader, self.summarize, self._inference, keep_all=keep_all)
 
     def mean_probabilities(self, labels: LabelSet) -> np.ndarray:
         """Return the mean probability of each class over a split, (C,), with the best weights."""
-        model = self.weights[self.best["weights"]]
+        model = self.weights[self.state.chosen]
         with closing(eval_loader(self.config, self.dist, labels, model)) as loader:
-            return mean_probabilities(model, loader, **self._inference)
+            return mean_probabilities(model, loader, self._inference)
 
     @property
-    def _inference(self) -> dict[str, Any]:
-        return {
-            "dist": self.dist,
-            "amp_dtype": resolve_amp(self.config.runner.amp, self.dist.device),
-            "channels_last": self.config.runner.channels_last,
-            "progress": self.config.logger.progress,
-        }
+    def _inference(self) -> Inference:
+        cfg, amp_dtype = self.config, resolve_amp(self.config.runner.amp, self.dist.device)
+        return Inference(self.dist, amp_dtype, cfg.runner.channels_last, progress=cfg.logger.progress)
 
 
 @contextmanager
@@ -92,10 +87,10 @@ def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
     """
     with distributed.start(cfg.runner.device) as dist:
         state = read_weights(cfg, folder)
-        trained = stats_of(state)
+        trained = state.stats
         if trained is not None:
             trained = replace(trained, head_min=cfg.metrics.head_min, medium_min=cfg.metrics.medium_min)
-        splits, stats = build_data(cfg, dist, trained, state["class_names"])
-        check_classes(state, splits.val.class_names, folder)
+        splits, stats = build_data(cfg, dist, trained, state.class_names)
+        state.check_classes(splits.val.class_names, folder)
         model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
         yield RunOnData(cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model))

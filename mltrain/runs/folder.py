@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load_run
-from mltrain.engine.checkpoint import CheckpointFolder
-from mltrain.engine.run_folder import RAW, STATS
-from mltrain.engine.runner import load_best, load_weights
+from mltrain.engine.run_folder import EMA, RAW, STATS
+from mltrain.engine.state import TrainState, load_fitting, read_best
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier
@@ -68,17 +67,14 @@ def load_finished(
     folder = Path(folder)
     cfg = load_run(folder, overrides) if config is None else config
     state = read_weights(cfg, folder)
-    names = tuple(state["class_names"])
-    stats = stats_of(state)
     chosen = choose_weights(state, weights, folder)
-    model = build_model(cfg, names, stats)
-    own = state["ema"]["module"] if chosen == "ema" else state["model"]
-    load_weights({"model": own}, model, None)
-    return FinishedRun(folder, cfg, model.eval(), names, stats, chosen, state["best"])
+    model = build_model(cfg, state.class_names, state.stats)
+    load_fitting(model, state.weights(chosen))
+    return FinishedRun(folder, cfg, model.eval(), state.class_names, state.stats, chosen, state.best)
 
 
-def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Return the state of a run folder's weights: "model", "ema", "stats", "class_names", "best", as in `best.pt`.
+def read_weights(cfg: DictConfig, folder: Path) -> TrainState:
+    """Read the weights of a run folder and what belongs to them, as `best.pt` has it.
 
     Removes from `cfg` the weights that its model started from: the run's own replace them, and their file may be gone.
 
@@ -90,30 +86,25 @@ def read_weights(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             cfg.model[key] = off
     file = folder / WEIGHTS_FILE
     if (folder / "best.pt").exists() or not file.exists():
-        return load_best(CheckpointFolder(folder))
+        return read_best(folder)
     classes = folder / CLASSES_FILE
     if not classes.is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with one class name per line")
     names = classes.read_text(encoding="utf-8").splitlines()
     # a published run has the counts of its training set, and the label embeddings of a zero-shot head
-    best, counts, embeddings = {"weights": RAW}, folder / STATS, folder / EMBEDDINGS_FILE
+    counts, embeddings = folder / STATS, folder / EMBEDDINGS_FILE
     if embeddings.is_file() and cfg.head.get("embeddings") == EMBEDDINGS_FILE:
         cfg.head.embeddings = str(embeddings)
-    stats = json.loads(counts.read_text(encoding="utf-8")) if counts.is_file() else None
-    return {"model": read_state_dict(file), "ema": None, "stats": stats, "class_names": names, "best": best}
+    stats = LabelStats.from_arrays(json.loads(counts.read_text(encoding="utf-8"))) if counts.is_file() else None
+    return TrainState(read_state_dict(file), None, tuple(names), stats, best={"weights": RAW})
 
 
-def choose_weights(state: dict[str, Any], weights: Weights, folder: Path) -> str:
+def choose_weights(state: TrainState, weights: Weights, folder: Path) -> str:
     """Return the weights that `weights` means, "val" or "ema". Raises ConfigError if the run has no EMA weights."""
-    chosen = str(state["best"]["weights"] if weights == "best" else weights)
-    if chosen == "ema" and state["ema"] is None:
+    chosen = state.chosen if weights == "best" else weights
+    if chosen == EMA and state.ema is None:
         raise ConfigError(f"weights=ema: {folder} has no EMA weights; weights=best takes those it has")
     return chosen
-
-
-def stats_of(state: dict[str, Any]) -> LabelStats | None:
-    """Return the training statistics in the state of `read_weights`; None for weights trained elsewhere."""
-    return None if state["stats"] is None else LabelStats.from_arrays(state["stats"])
 
 
 def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats | None) -> Classifier:
@@ -123,9 +114,9 @@ def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats
     return Classifier(backbone, instantiate(cfg.head, "head", stats=stats, **given))
 
 
-def all_weights(cfg: DictConfig, state: dict[str, Any], model: Classifier) -> dict[str, Classifier]:
+def all_weights(cfg: DictConfig, state: TrainState, model: Classifier) -> dict[str, Classifier]:
     """Return the models with the raw and, if there are any, the EMA weights of `read_weights`, by name."""
-    return load_weights(state, model, None if state["ema"] is None else instantiate(cfg.ema, "ema", model=model))
+    return state.restore(model, None if state.ema is None else instantiate(cfg.ema, "ema", model=model))
 
 
 def on_device(model: Classifier, cfg: DictConfig, device: torch.device) -> Classifier:

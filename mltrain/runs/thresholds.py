@@ -18,6 +18,7 @@ from mltrain.config.rules import MULTI_LABEL
 from mltrain.datasets.splits import Splits
 from mltrain.engine.evaluator import Evaluation
 from mltrain.engine.run_folder import THRESHOLDS, WEIGHTS
+from mltrain.engine.state import TrainState
 from mltrain.engine.tuning import Tuner
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
@@ -88,7 +89,7 @@ def thresholds_of(run: FinishedRun) -> np.ndarray:
 
 def report_thresholds(
     folder: Path,
-    state: Mapping[str, Any],
+    state: TrainState,
     splits: Splits,
     evaluations: Mapping[str, Evaluation],
     summarize: Callable[..., Summary],
@@ -101,7 +102,7 @@ def report_thresholds(
         return None
     found, best = _read(folder / THRESHOLDS)
     reason = no_other_split(splits)
-    if tuple(found["class_names"]) != splits.val.class_names or best != best_identity(state["best"]):
+    if tuple(found["class_names"]) != splits.val.class_names or best != best_identity(state.best):
         reason = "they are of other classes or of an earlier epoch; tune again"
     elif found["tuned_on"]["fingerprint"] != splits.val.fingerprint():
         reason = f"they were found on {found['tuned_on']['name']}, which is not the validation split here"

@@ -87,7 +87,7 @@ def compare(folder: Path, dataset: str, evaluation: Evaluation, images: int) -> 
     published, where = source["published"], models()[source["zoo"]].dataset
     ours = float(evaluation.summaries["val"].scalars["map"])
     if published["metric"] == "envelope":
-        from mltrain.metrics.envelope import envelope_average_precision
+        from mltrain.metrics.average_precision import envelope_average_precision
 
         predictions = evaluation.predictions
         assert predictions is not None, "needs_predictions asked for them"

@@ -21,8 +21,7 @@ from mltrain.config.build import instantiate, load
 from mltrain.config.compose import load_run
 from mltrain.errors import CheckpointError, ConfigError, MltrainError
 from mltrain.metrics import average_precision
-from mltrain.models.published import TRESNETS, recognise
-from mltrain.models.published_classes import described, names_of, repaired
+from mltrain.models.published import TRESNETS, clean_names, names_by_id, names_of, recognise
 from mltrain.models.weights import read_state_dict
 from mltrain.pipeline.loader import EvalLoader
 from mltrain.runs.convert import convert
@@ -283,18 +282,18 @@ def test_class_names_are_read_by_index(content: dict[str, Any], names: tuple[str
 
 
 def test_names_cut_up_by_a_csv_are_repaired_as_far_as_they_can_be() -> None:
-    names, notes = repaired(['"""Pig\'s organ soup"""', "'Cat'", "and melon family'", 'pentathlon"""', "Dog", "Dog"])
+    names, notes = clean_names(['"""Pig\'s organ soup"""', "'Cat'", "and melon family'", 'pentathlon"""', "Dog", "Dog"])
     assert names == ("Pig's organ soup", "Cat", "and melon family'", 'pentathlon"""', "Dog", "Dog (2)")
     assert [note.split(" class names")[0] for note in notes] == ["2", "2", "1"]
-    assert repaired(NAMES) == (tuple(NAMES), [])
+    assert clean_names(NAMES) == (tuple(NAMES), [])
 
 
 def test_ids_get_their_names_from_a_csv_of_descriptions(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text('LabelName,DisplayName\n/m/1,"Apple, red"\n/m/2,Pear\n/m/3,Pear\n/m/4,Fig\n')
-    assert described(["/m/4", "/m/1"], tmp_path / "d.csv") == ("Fig", "Apple, red")
-    assert described(["/m/2", "/m/3"], tmp_path / "d.csv") == ("Pear (/m/2)", "Pear (/m/3)")
+    assert names_by_id(["/m/4", "/m/1"], tmp_path / "d.csv") == ("Fig", "Apple, red")
+    assert names_by_id(["/m/2", "/m/3"], tmp_path / "d.csv") == ("Pear (/m/2)", "Pear (/m/3)")
     with pytest.raises(MltrainError, match="no name for 1 of the 2 classes, the first '/m/9'"):
-        described(["/m/9", "/m/1"], tmp_path / "d.csv")
+        names_by_id(["/m/9", "/m/1"], tmp_path / "d.csv")
 
 
 # -- timm's own files ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mltrain.config.build import instantiate, load
 from mltrain.config.compose import load_run
 from mltrain.engine.run_folder import PREDICTIONS
 from mltrain.errors import ConfigError, DataError
-from mltrain.metrics.envelope import envelope_average_precision
+from mltrain.metrics.average_precision import envelope_average_precision
 from mltrain.models.published import SIZES
 from mltrain.prepare.fetch import CHECKSUMS, STORE
 from mltrain.runs import zoo

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mltrain.metrics import average_precision
-from mltrain.metrics.envelope import envelope_average_precision
+from mltrain.metrics.average_precision import envelope_average_precision
 
 
 def area(scores: list[float], labels: list[int]) -> float:

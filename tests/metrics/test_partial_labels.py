@@ -72,7 +72,7 @@ def test_known_entries_refuse_what_all_predictions_refuse() -> None:
         KnownEntries.from_batch(logits * torch.nan, targets)
     with pytest.raises(ValueError, match="soft targets"):
         KnownEntries.from_batch(logits, targets.float() * 0.5)
-    with pytest.raises(ValueError, match="one of each class"):
+    with pytest.raises(ValueError, match="one per class"):
         summarize(batches(logits, targets), cuts=torch.zeros(3))
     with pytest.raises(ValueError, match="need targets"):
         summarize(logits)

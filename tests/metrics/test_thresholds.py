@@ -131,7 +131,7 @@ def test_adjustment_shifts_classes_and_leaves_their_average_precision() -> None:
     assert torch.equal(logits, before)
     np.testing.assert_allclose(adjusted.numpy(), logits.numpy() - 0.5 * odds, atol=1e-12)
     assert torch.equal(average_precision(adjusted, targets), average_precision(logits, targets))
-    with pytest.raises(ValueError, match="one of each class"):
+    with pytest.raises(ValueError, match="one per class"):
         adjust_logits(logits, odds[:3], 0.5)
 
 

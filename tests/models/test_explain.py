@@ -180,5 +180,5 @@ def test_zero_shot_queries_are_explained_too(tmp_path: Any) -> None:
 
 def test_a_head_without_maps_is_named() -> None:
     model = SimpleNamespace(head=nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="Linear has no class_maps; heads that have: csra, gap"):
+    with pytest.raises(ValueError, match="Linear has no class_maps; heads with class_maps: csra, gap"):
         class_maps(model, torch.zeros(1))  # type: ignore[arg-type]

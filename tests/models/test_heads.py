@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
-from mltrain.models.heads.ml_decoder import _dropout
+from mltrain.models.heads.ml_decoder import dropout_
 
 
 class PlainMLDecoder(nn.Module):
@@ -157,7 +157,7 @@ def test_ml_decoder_drops_differently_for_each_image_in_training_and_not_at_all_
 def test_dropout_keeps_the_expected_share_and_mean_and_passes_gradients_of_what_it_keeps(rate: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(401, 1003, requires_grad=True)
-    y = _dropout(x * 1, rate)
+    y = dropout_(x * 1, rate)
     kept = y != 0
     sigma = math.sqrt(rate * (1 - rate) / x.numel())
     assert kept.float().mean().item() == pytest.approx(1 - rate, abs=5 * sigma + 2e-5)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mltrain.errors import CheckpointError
 from mltrain.models import create_backbone
-from mltrain.models.weights import load_weights, read_checkpoint, read_state_dict
+from mltrain.models.weights import load_by_name, read_checkpoint, read_state_dict
 
 SIZE = 64
 
@@ -88,7 +88,7 @@ def test_a_weight_of_another_shape_is_refused_with_both_shapes_and_nothing_is_co
     before = {k: v.clone() for k, v in model.state_dict().items()}
     state = donor | {"layer1.0.conv1.weight": torch.zeros(64, 32, 3, 3)}
     with pytest.raises(CheckpointError, match=r"layer1.0.conv1.weight: file \(64, 32, 3, 3\), model \(64, 64, 3, 3\)"):
-        load_weights(model, state)
+        load_by_name(model, state)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 

@@ -138,7 +138,7 @@ def test_a_process_killed_while_making_it_leaves_nothing_in_use(labels, tmp_path
     process = multiprocessing.get_context("fork").Process(target=_make_slowly, args=(labels, tmp_path))
     process.start()
     deadline = time.monotonic() + 20
-    while not list(tmp_path.glob("*.partial")):
+    while not list(tmp_path.glob(".*.pixels.*.tmp")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -147,6 +147,7 @@ def test_a_process_killed_while_making_it_leaves_nothing_in_use(labels, tmp_path
     transform = EvalResize(image_size=16)
     cached = cached_images(labels, transform, folder=tmp_path)
     np.testing.assert_array_equal(cached.read(5), transform(read_image(labels.path(5))).permute(1, 2, 0).numpy())
+    assert not list(tmp_path.glob(".*.tmp")), "the space is given back"
 
 
 def _make_counting(labels, folder: Path, counter) -> None:

@@ -338,5 +338,5 @@ def test_a_checkpoint_of_another_training_set_is_refused(overrides: list[str]) -
         other = assemble(load([*overrides, *STAGES, "dataset.num_train=90"]), dist).curriculum
     assert kept is not None and other is not None
     kept.start_epoch(0)
-    with pytest.raises(CheckpointError, match="is of 80 training images, shapes/train has 90"):
+    with pytest.raises(CheckpointError, match="is for 80 training images, shapes/train has 90"):
         other.load_state_dict(kept.state_dict())

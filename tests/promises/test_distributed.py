@@ -52,7 +52,7 @@ def test_what_stops_one_rank_alone_is_all_that_is_said(overrides: list[str], tmp
     images[-1].write_bytes(b"-" * images[-1].stat().st_size)
     done = execute(torchrun(*settings, "runner.max_steps=2"), code=1)
     assert str(images[-1].name) in done.stderr
-    assert "what it says is the reason" in done.stderr
+    assert "its message has the reason" in done.stderr
     assert "mltrain/engine" not in done.stderr, "a traceback of ours, beside torchrun's own"
 
 

@@ -14,7 +14,7 @@ import torch
 from mltrain.config.build import load
 from mltrain.config.identity import run_folder
 from mltrain.engine import distributed
-from mltrain.engine.evaluator import evaluate
+from mltrain.engine.evaluator import Inference, evaluate
 from mltrain.metrics import average_precision
 from mltrain.runs.assemble import build_parts, eval_loader, summarizer, train
 from tests.promises.runs import ROOT, command, execute, fit, state
@@ -121,7 +121,7 @@ def test_real_coco_images_can_be_learnt_by_heart(shared_data: Path, tmp_path: Pa
         splits, stats, model = build_parts(cfg, dist)
         model.load_state_dict(state(run_folder(cfg))["model"])
         loader = eval_loader(cfg, dist, splits.train, model)
-        evaluation = evaluate({"val": model}, loader, summarizer(cfg, stats), dist=dist)
+        evaluation = evaluate({"val": model}, loader, summarizer(cfg, stats), Inference(dist))
         loader.close()
     assert evaluation is not None
     assert len(evaluation.predictions.targets) == 80

@@ -1,4 +1,4 @@
-"""Heads: feature tokens `(B, N, D)`, and where a head names it their grid `(h, w)` -> logits `(B, C)`."""
+"""Heads: feature tokens `(B, N, D)`, and for some heads their grid `(h, w)`, -> logits `(B, C)`."""
 
 from mltrain.models.heads.csra import CSRA
 from mltrain.models.heads.gap import GlobalAveragePool

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.prior import bias_start
+from mltrain.models.heads.common import bias_start
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1,),
@@ -17,7 +17,7 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
     6: (1, 2, 3, 4, 5, 99),
     8: (1, 2, 3, 4, 5, 6, 7, 99),
 }
-"""published, by the number of heads"""
+"""published temperatures, by the number of heads"""
 MAX = 99
 """the temperature that stands for the maximum"""
 
@@ -26,24 +26,23 @@ class CSRA(nn.Module):
     """Class-specific residual attention: tokens `(B, N, D)` -> logits `(B, C)`.
 
     Zhu and Wu, Residual Attention: A Simple but Effective Method for Multi-Label Recognition, ICCV 2021, arXiv
-    2108.02456. Each head has a linear classifier without bias, of unit length: s[c, j] = w[c] . x[j] / |w[c]| for class
+    2108.02456. Each head has a linear classifier of unit length without bias: s[c, j] = w[c] . x[j] / |w[c]| for class
     c at token j. Its logit is
 
         mean_j s[c, j] + lam * sum_j softmax_j(T s[c, j]) s[c, j]
 
-    and those of the heads, which differ in T, are added. T = 99 stands for the maximum in place of the second sum.
+    and the logits of the heads, which differ in T, are added. T = 99 replaces the second sum by the maximum.
 
     Compared with the published formulation restated with 1 x 1 convolutions and loops: values and gradients equal to
-    1e-12 in fp64, values to 1e-6 in fp32 (tests/models). Parameter names are the published ones, the weights (C, D) in
-    place of (C, D, 1, 1).
-    Scores are pooled in fp32 whatever the dtype of the tokens.
+    1e-12 in fp64, values to 1e-6 in fp32 (tests/models). Parameter names are the published ones; the weights are (C, D)
+    instead of (C, D, 1, 1). Scores are pooled in fp32, whatever the dtype of the tokens.
 
     Args:
         in_features: D.
         num_classes: C.
-        num_heads: 1, 2, 4, 6 or 8 have the published temperatures.
+        num_heads: 1, 2, 4, 6 or 8 have published temperatures.
         lam: weight of the attention; published 0.1 for VOC, 0.4 and 0.5 for COCO, 0.3 for WIDER.
-        temperatures: T of each head, in place of the published ones.
+        temperatures: T of each head, instead of the published ones.
         prior: add a trained bias that starts where every class has this probability; None: no bias, as published.
     """
 
@@ -83,8 +82,10 @@ class CSRA(nn.Module):
         return logits if self.bias is None else logits + self.bias
 
     def class_maps(self, tokens: Tensor) -> Tensor:
-        """What each token adds to each logit, (B, C, N): its score, and by its attention; the mean over the tokens and
-        the bias, where there is one, are the logit."""
+        """Return what each token adds to each logit, directly and by its attention, (B, C, N).
+
+        The mean over the tokens plus the bias, if there is one, is the logit.
+        """
         maps: Tensor = sum(head.class_maps(tokens) for head in self.multi_head)  # type: ignore[operator, assignment]
         return maps
 
@@ -115,6 +116,6 @@ class _Head(nn.Module):
         return (scores * (1 + self.lam * scores.shape[1] * attention)).transpose(1, 2)
 
     def _scores(self, tokens: Tensor) -> Tensor:
-        # the weights are scaled rather than the scores: the same product, N times fewer divisions
+        # normalising the weights instead of the scores gives the same product with N times fewer divisions
         scores = F.linear(tokens, F.normalize(self.head.weight, dim=1))
         return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.prior import bias_start
+from mltrain.models.heads.common import bias_start, check_dropout
 
 
 class GlobalAveragePool(nn.Module):
     """Mean over the tokens, dropout, linear layer: tokens `(B, N, D)` -> logits `(B, C)`.
 
-    Weights start from N(0, 0.01), as in TResNet's classifier; the bias from 0, or where a sigmoid answers `prior`.
+    Weights start from N(0, 0.01), as in TResNet's classifier; the bias starts where a sigmoid gives `prior`.
 
     Args:
         in_features: D.
         num_classes: C.
         dropout: probability, on the pooled features.
         bottleneck: width of a linear layer before the classifier, without activation between: ASL's and CSL's models
-            of the 9,605 classes of Open Images have 512, which saves most of the classifier's weights. None: none.
+            of the 9,605 classes of Open Images have 512, which saves most of the classifier's weights. None: no such
+            layer.
         prior: probability that each class has at the start; None: 0.5. With many classes a small one (0.01) saves the
             first steps, which otherwise only learn that most labels are absent.
     """
@@ -36,8 +37,7 @@ class GlobalAveragePool(nn.Module):
         prior: float | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        check_dropout(dropout)
         if bottleneck is not None and bottleneck < 1:
             raise ValueError(f"bottleneck={bottleneck}: must be positive, or None")
         self.dropout = dropout
@@ -57,9 +57,9 @@ class GlobalAveragePool(nn.Module):
         return logits
 
     def class_maps(self, tokens: Tensor) -> Tensor:
-        """What each token adds to each logit, (B, C, N): class activation maps (Zhou et al., arXiv 1512.04150).
+        """Return what each token adds to each logit, (B, C, N): class activation maps (Zhou et al., arXiv 1512.04150).
 
-        Their mean over the tokens and the constant part of the logit (the bias, without a bottleneck) are the logit.
+        The mean over the tokens plus the constant part of the logit (without a bottleneck, the bias) is the logit.
         """
         weight = self.fc.weight if self.bottleneck is None else self.fc.weight @ self.bottleneck.weight
         return F.linear(tokens, weight).transpose(1, 2)

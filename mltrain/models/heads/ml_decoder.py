@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.prior import bias_start
+from mltrain.models.heads.common import bias_start, check_transformer
 
 
 class MLDecoder(nn.Module):
@@ -22,11 +22,11 @@ class MLDecoder(nn.Module):
         h  = norm3(t2 + dropout(W2 dropout(relu(W1 t2))))
 
     then group fully-connected pooling: with f = ceil(C / G), logit c is h[c // f] . W[c // f, :, c % f] + b[c].
-    Attention knows no positions, so the order of the tokens does not matter.
+    Attention has no positions, so the order of the tokens does not matter.
 
     Compared with the published formulation restated with torch modules: outputs and gradients equal to 1e-5 with the
     same weights (tests/models). Parameter names are the published ones without `decoder.`; the queries are saved even
-    where they are not learned. The published code has f = int(C / G + 0.999), one too few for fractions below 0.001.
+    if they are not learned. The published code has f = int(C / G + 0.999), one too few for fractions below 0.001.
 
     Args:
         in_features: D_in.
@@ -38,9 +38,8 @@ class MLDecoder(nn.Module):
         dropout: probability, everywhere including the attention weights.
         learned_queries: train the queries; the paper finds fixed random ones as good.
         prior: probability that each class has at the start; None: 0.5, the published bias of 0.
-        query_scale: start of norm1's scale; published 1. At 1 the queries outweigh what attention reads so far that
-            only 0.6 % of the mean square of h differs between images (tokens of an ImageNet MobileNetV2); 0.1 starts
-            with 19 %.
+        query_scale: initial scale of norm1; published 1. At 1 the queries dominate the result of attention: only 0.6 %
+            of the mean square of h differs between images (tokens of an ImageNet MobileNetV2), with 0.1 it is 19 %.
         pooled: add a linear layer of the mean token to the logits, and start the group pooling from 0: training then
             starts as `gap` does, and the decoder adds to it. Not published; for few images.
     """
@@ -68,12 +67,7 @@ class MLDecoder(nn.Module):
             raise ValueError(
                 f"groups={groups}: must be between 1 and the number of classes, {num_classes}; None: min(100, C)"
             )
-        if num_heads < 1 or ffn_dim < 1:
-            raise ValueError(f"num_heads={num_heads}, ffn_dim={ffn_dim}: must be positive")
-        if dim < 1 or dim % num_heads:
-            raise ValueError(f"dim={dim}: must be a positive multiple of num_heads={num_heads}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        check_transformer(dim, num_heads, ffn_dim, dropout)
         if query_scale <= 0:
             raise ValueError(f"query_scale={query_scale}: must be positive")
         self.num_classes = num_classes
@@ -83,7 +77,7 @@ class MLDecoder(nn.Module):
         self.embed_standart = nn.Linear(in_features, dim)
         self.query_embed = nn.Embedding(self.groups, dim)
         self.query_embed.weight.requires_grad_(learned_queries)
-        layer = _DecoderLayer(dim, num_heads, ffn_dim, dropout)
+        layer = DecoderLayer(dim, num_heads, ffn_dim, dropout)
         nn.init.constant_(layer.norm1.weight, query_scale)
         self.layers = nn.ModuleList([layer])
         self.duplicate_pooling = nn.Parameter(torch.empty(self.groups, dim, self.group_size))
@@ -104,21 +98,23 @@ class MLDecoder(nn.Module):
         return logits if self.pooled is None else logits + self.pooled(tokens.mean(1))
 
     def class_maps(self, tokens: Tensor) -> Tensor:
-        """Attention of each class's group query to the tokens, mean over the heads, (B, C, N), which sums to 1; classes
-        of a group have the same. What `pooled` adds is not in it."""
+        """Return the attention of each class's group query to the tokens, averaged over the heads, (B, C, N).
+
+        It sums to 1 over the tokens. Classes of a group have the same map; the part of `pooled` is not in it.
+        """
         memory = F.relu(self.embed_standart(tokens))
         attention: Tensor = self.layers[0].attention(self.query_embed.weight, memory)  # type: ignore[operator]
         return attention[:, torch.arange(self.num_classes, device=tokens.device) // self.group_size]
 
 
-class _DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):
     """Queries `(G, dim)`, memory `(B, N, dim)` -> `(B, G, dim)`."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        # holds the projections under their published names and starts them as published; its forward is not used
+        # holds the projections under their published names and initialises them as published; its forward is not used
         self.multihead_attn = nn.MultiheadAttention(dim, num_heads)
         self.linear1 = nn.Linear(dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, dim)
@@ -131,7 +127,7 @@ class _DecoderLayer(nn.Module):
         batch, dim = memory.shape[0], memory.shape[2]  # not len(), which torch.export makes a constant
         # Without dropout the query path is the same for every image: computed once, expanded as a view.
         q = queries.unsqueeze(0)
-        t = self.norm1(q + _dropout(q.repeat(batch, 1, 1), rate) if rate else 2 * q)
+        t = self.norm1(q + dropout_(q.repeat(batch, 1, 1), rate) if rate else 2 * q)
         # split, not slices: the gradients of slices are padded to the whole tensor each
         q_weight, kv_weight = self.multihead_attn.in_proj_weight.split((dim, 2 * dim))
         q_bias, kv_bias = self.multihead_attn.in_proj_bias.split((dim, 2 * dim))
@@ -139,32 +135,38 @@ class _DecoderLayer(nn.Module):
         key, value = F.linear(memory, kv_weight, kv_bias).chunk(2, dim=-1)
         a = F.scaled_dot_product_attention(query, self._split(key), self._split(value), dropout_p=rate)
         a = self.multihead_attn.out_proj(a.transpose(1, 2).flatten(2))
-        t = self.norm2(t + _dropout(a, rate))
-        # dropout before relu is the same function as after it, and both can work in place
-        f = self.linear2(F.relu(_dropout(self.linear1(t), rate), inplace=True))
-        return self.norm3(t + _dropout(f, rate))
+        t = self.norm2(t + dropout_(a, rate))
+        return self.norm3(t + feed_forward(self.linear1, self.linear2, t, rate))
 
     def attention(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """Where the queries read, as in `forward` without dropout: mean over the heads, (B, G, N)."""
+        """Return the attention weights of `forward` without dropout, averaged over the heads, (B, G, N)."""
         return attention_weights(self.multihead_attn, self.norm1(2 * queries.unsqueeze(0)), memory)
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, L, dim) -> (B, heads, L, dim / heads)."""
+        """Reshape (B, L, dim) to (B, heads, L, dim / heads)."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
+def project(module: nn.MultiheadAttention, *inputs: Tensor) -> list[Tensor]:
+    """Project query, key and, if given, value, `(B, L, d)`, and split them into heads, `(B, heads, L, d / heads)`."""
+    parts = zip(inputs, module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=False)
+    return [F.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2) for x, w, b in parts]
+
+
 def attention_weights(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Tensor:
-    """Softmax weights of `(B or 1, L, d)` on `(B, N, d)`, mean over the heads: (B, L, N)."""
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    q, k = (
-        F.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-        for x, w, b in zip((query, key), weights[:2], biases[:2], strict=True)
-    )
+    """Return the softmax weights of queries `(B or 1, L, d)` on keys `(B, N, d)`, mean over the heads, (B, L, N)."""
+    q, k = project(module, query, key)
     return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1).mean(1)
 
 
-def _dropout(x: Tensor, rate: float) -> Tensor:
-    """Dropout of a tensor that nothing else needs; on the CPU in place and with cheaper random numbers."""
+def feed_forward(first: nn.Module, second: nn.Module, x: Tensor, rate: float) -> Tensor:
+    """Return dropout(second(dropout(relu(first(x)))))."""
+    # dropout before relu is the same function as after it, and both can work in place
+    return dropout_(second(F.relu(dropout_(first(x), rate), inplace=True)), rate)
+
+
+def dropout_(x: Tensor, rate: float) -> Tensor:
+    """Apply dropout to a tensor that nothing else needs; on the CPU in place and with cheaper random numbers."""
     if not rate:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
@@ -174,10 +176,10 @@ def _dropout(x: Tensor, rate: float) -> Tensor:
 
 
 class _CpuDropout(torch.autograd.Function):
-    """In-place dropout that draws 16 bits an element and keeps one byte of it for the backward pass.
+    """In-place dropout that draws 16 bits per element and keeps one byte of it for the backward pass.
 
-    torch's own draws and keeps a float each, half the time of a step outside its matrix products. The rate is rounded
-    to a multiple of 1/65536, and the scale made to match.
+    torch's own dropout draws and keeps a float per element, which takes half the time of a step outside its matrix
+    products. The rate is rounded to a multiple of 1/65536, and the scale is adjusted to it.
     """
 
     @staticmethod
@@ -188,7 +190,7 @@ class _CpuDropout(torch.autograd.Function):
         ctx.scale = 65536 / (65536 - dropped)
         ctx.save_for_backward(drop)
         ctx.mark_dirty(x)
-        # not a product with the mask: that would convert it to floats first
+        # a product with the mask would convert the mask to floats first
         return x.masked_fill_(drop, 0).mul_(ctx.scale)
 
     @staticmethod

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.prior import bias_start
+from mltrain.models.heads.common import bias_start, check_dropout
 
 
 class PFC(nn.Module):
@@ -14,11 +14,11 @@ class PFC(nn.Module):
 
     The neck and head of Distribution-Balanced Loss (Wu et al., arXiv 2007.09654); no activation in between. Starts as
     published: the first layer from N(0, 2 / dim) (He et al., fan-out), batch-norm at 1 and 0, the last layer from
-    N(0, 0.01^2); biases 0, the last one where a sigmoid answers `prior`.
+    N(0, 0.01^2); biases at 0, the last one where a sigmoid gives `prior`.
 
-    A training batch of one image has no variance: it is normalised with the running statistics, which stay as they are.
-    (With `runner.sync_bn` the batch is that of all ranks.) The batch-norm is the head's: `model.freeze_norm` does not
-    touch it.
+    A training batch of one image has no variance: it is normalised with the running statistics, which do not change.
+    (With `runner.sync_bn` the batch is that of all ranks.) The batch-norm belongs to the head, so `model.freeze_norm`
+    does not affect it.
 
     Args:
         in_features: D.
@@ -37,8 +37,7 @@ class PFC(nn.Module):
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim={dim}: must be positive")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        check_dropout(dropout)
         self.dropout = dropout
         self.neck = nn.Linear(in_features, dim)
         self.norm = nn.BatchNorm1d(dim)
@@ -51,7 +50,7 @@ class PFC(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.neck(tokens.mean(1))
         norm = self.norm
-        # sync_bn has replaced the module by one that is no BatchNorm1d: there every rank has to take part
+        # sync_bn has replaced the module by one that is no BatchNorm1d, in whose forward every rank has to take part
         if self.training and len(x) == 1 and isinstance(norm, nn.BatchNorm1d):
             x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         else:
@@ -60,7 +59,7 @@ class PFC(nn.Module):
         return logits
 
     def class_maps(self, tokens: Tensor) -> Tensor:
-        """What each token adds to each logit, (B, C, N), with the running statistics: as of `GlobalAveragePool`."""
+        """Return what each token adds to each logit, (B, C, N), with running statistics; see `GlobalAveragePool`."""
         assert self.norm.running_var is not None
         scale = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
         weight = (self.fc.weight * scale) @ self.neck.weight

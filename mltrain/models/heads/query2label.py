@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.ml_decoder import _dropout, attention_weights
-from mltrain.models.heads.prior import bias_start
+from mltrain.models.heads.common import bias_start, check_dropout
+from mltrain.models.heads.ml_decoder import attention_weights, dropout_, feed_forward, project
 
 
 class Query2Label(nn.Module):
@@ -19,14 +19,14 @@ class Query2Label(nn.Module):
     is that of DETR, post-norm: with p the sine positions of the grid, q the class queries, memory m = x,
 
         encoder layer:  m = norm1(m + attention(m + p, m + p, m));      m = norm2(m + ffn(m))
-        decoder layer:  t = norm1(t + attention(t + q, t + q, t))       (left out where published, see below)
+        decoder layer:  t = norm1(t + attention(t + q, t + q, t))       (left out as published, see below)
                         t = norm2(t + attention(t + q, m + p, m));      t = norm3(t + ffn(t))
 
     from t = 0, ffn(t) = W2 relu(W1 t), with dropout where DETR has it; a last norm; logit c is W[c] . t[c] + b[c].
 
     Compared with the published formulation restated with torch's own attention modules: outputs and gradients equal to
-    1e-5 with the same weights (tests/models). Parameter names are the published ones (`input_proj.weight` (d, D) in
-    place of (d, D, 1, 1)). The published code fixes p to one size of images; here it follows the grid of the tokens.
+    1e-5 with the same weights (tests/models). Parameter names are published (`input_proj.weight` (d, D)
+    instead of (d, D, 1, 1)). The published code fixes p to one size of images; here it follows the grid of the tokens.
 
     Args:
         in_features: D.
@@ -71,8 +71,7 @@ class Query2Label(nn.Module):
             raise ValueError(
                 f"encoder_layers={encoder_layers}, decoder_layers={decoder_layers}: at least 0 and 1 are needed"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        check_dropout(dropout)
         self.input_proj = nn.Identity() if dim is None else nn.Linear(in_features, dim)
         encoder: list[nn.Module] = [_EncoderLayer(width, num_heads, ffn_dim, dropout) for _ in range(encoder_layers)]
         decoder: list[nn.Module] = [
@@ -95,17 +94,19 @@ class Query2Label(nn.Module):
         return logits
 
     def class_maps(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Attention of each class's query to the tokens in the last layer, mean over the heads, (B, C, N), which sums
-        to 1. With encoder layers a token has read others before."""
+        """Return the attention of each class's query in the last layer to the tokens, mean over the heads, (B, C, N).
+
+        It sums to 1 over the tokens. Behind encoder layers a token contains parts of others.
+        """
         memory = self.input_proj(tokens)
         positions = sine_positions(grid, memory.shape[2], device=memory.device).to(memory.dtype)
         return self.transformer.attention(memory, positions, self.query_embed.weight.to(memory.dtype))
 
 
 def sine_positions(grid: tuple[int, int], dim: int, *, device: torch.device | None = None) -> Tensor:
-    """Position encoding of a grid (h, w), row by row, fp32 (h * w, dim), dim a multiple of 4.
+    """Return the position encoding of a grid (h, w), row by row, fp32 (h * w, dim); dim is a multiple of 4.
 
-    As in DETR, normalised: the rows lie at angles (1 ... h) / h * 2 pi, divided by 10000^(4i / dim), whose sines and
+    As in DETR, normalised: the rows are at angles (1 ... h) / h * 2 pi, divided by 10000^(4i / dim), whose sines and
     cosines alternate over the first half of the channels; the columns likewise over the second.
     """
     half = dim // 2
@@ -136,14 +137,14 @@ class _Transformer(nn.Module):
         return normed
 
     def attention(self, memory: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
-        """Where the queries of the last decoder layer read, mean over the heads: (B, C, N)."""
+        """Return the attention weights of the last decoder layer, averaged over the heads, (B, C, N)."""
         *_, last = self.decoder.layers
         state, keys = self._decode(len(self.decoder.layers) - 1, memory, positions, queries)
         assert isinstance(last, _DecoderLayer)
         return attention_weights(last.multihead_attn, last.placed(state, queries, keys)[1], keys)
 
     def _decode(self, layers: int, memory: Tensor, positions: Tensor, queries: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The state after so many decoder layers, None after none, and the keys that these read."""
+        """Return the state after so many decoder layers, None after 0, and the keys that they read."""
         for layer in self.encoder.layers:
             memory = layer(memory, positions)
         keys = memory + positions
@@ -177,13 +178,13 @@ class _EncoderLayer(nn.Module):
     def forward(self, memory: Tensor, positions: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
         placed = memory + positions
-        x = self.norm1(memory + _dropout(_attention(self.self_attn, placed, placed, memory, rate), rate))
-        normed: Tensor = self.norm2(x + _feed_forward(self, x, rate))
+        x = self.norm1(memory + dropout_(_attention(self.self_attn, placed, placed, memory, rate), rate))
+        normed: Tensor = self.norm2(x + feed_forward(self.linear1, self.linear2, x, rate))
         return normed
 
 
 class _DecoderLayer(nn.Module):
-    """State `(B, C, d)`, None for 0; queries `(C, d)`, keys and memory `(B, N, d)` -> state."""
+    """State `(B, C, d)` or None for zeros, queries `(C, d)`, keys and memory `(B, N, d)` -> state."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, *, self_attention: bool) -> None:
         super().__init__()
@@ -199,24 +200,24 @@ class _DecoderLayer(nn.Module):
     def forward(self, state: Tensor | None, queries: Tensor, keys: Tensor, memory: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
         state, placed = self.placed(state, queries, keys)
-        read = _dropout(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
+        read = dropout_(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
         x = self.norm2(read if state is None else state + read)
-        normed: Tensor = self.norm3(x + _feed_forward(self, x, rate))
+        normed: Tensor = self.norm3(x + feed_forward(self.linear1, self.linear2, x, rate))
         return normed
 
     def placed(self, state: Tensor | None, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The state after self-attention, and it with the queries, which reads the memory."""
+        """Return the state after self-attention, and its sum with the queries, which attends to the memory."""
         rate = self.dropout if self.training else 0.0
         if self.self_attn is not None and self.norm1 is not None:
             x = keys.new_zeros(keys.shape[0], *queries.shape) if state is None else state
             placed = x + queries
-            state = self.norm1(x + _dropout(_attention(self.self_attn, placed, placed, x, rate), rate))
-        # without a state yet, all images have the same queries: projected once
+            state = self.norm1(x + dropout_(_attention(self.self_attn, placed, placed, x, rate), rate))
+        # without a state, all images have the same queries, so they are projected once
         return state, queries.unsqueeze(0) if state is None else state + queries
 
 
 class _GroupWiseLinear(nn.Module):
-    """A linear layer of its own for each query: `(B, C, d)` -> `(B, C)`."""
+    """A separate linear layer for each query: `(B, C, d)` -> `(B, C)`."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
@@ -229,18 +230,8 @@ class _GroupWiseLinear(nn.Module):
 
 
 def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, rate: float) -> Tensor:
-    """`(B or 1, L, d)`, `(B, N, d)`, `(B, N, d)` -> `(B, L, d)`; the module holds names and weights only."""
-
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    q, k, v = (split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    """Attend: `(B or 1, L, d)`, `(B, N, d)`, `(B, N, d)` -> `(B, L, d)`, with the weights of the module."""
+    q, k, v = project(module, query, key, value)
     read = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v, dropout_p=rate)
     out: Tensor = module.out_proj(read.transpose(1, 2).flatten(2))
     return out
-
-
-def _feed_forward(layer: _EncoderLayer | _DecoderLayer, x: Tensor, rate: float) -> Tensor:
-    # dropout before relu is the same function as after it, and both can work in place
-    return _dropout(layer.linear2(F.relu(_dropout(layer.linear1(x), rate), inplace=True)), rate)

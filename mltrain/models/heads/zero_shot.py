@@ -1,4 +1,4 @@
-"""ML-Decoder with queries made from label embeddings: it answers for classes that it was not trained on."""
+"""ML-Decoder with queries made from label embeddings, which predicts classes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.ml_decoder import _DecoderLayer
-from mltrain.models.heads.prior import bias_start
+from mltrain.models.heads.common import bias_start, check_transformer
+from mltrain.models.heads.ml_decoder import DecoderLayer
 from mltrain.models.label_embeddings import label_embeddings
 
 
@@ -17,13 +17,13 @@ class ZeroShotMLDecoder(nn.Module):
     """ML-Decoder's zero-shot mode: tokens `(B, N, D_in)` and a vector of each class's name -> logits `(B, C)`.
 
     Ridnik et al., ML-Decoder, arXiv 2111.12933, section 3.3. The queries are relu(P v[c]) of the label embeddings v, a
-    query for each class; the decoder layer is `MLDecoder`'s; in place of the group pooling one linear layer, shared by
-    all classes: logit c is h[c] . w + b. No weight belongs to a class, so a class that training never saw needs its
-    vector only, and what a class is answered does not depend on the others. Unseen classes are those whose training
-    targets are all unknown (-1): `dataset=nuswide_zsl`, or any data set with `partial=unseen partial.classes=[...]`.
+    query for each class; the decoder layer is `MLDecoder`'s; one linear layer, shared by all classes, replaces the
+    group pooling: logit c is h[c] . w + b. No weight belongs to a class, so an unseen class needs only its vector, and
+    the logit of a class does not depend on the other classes. Unseen classes are those whose training targets are all
+    unknown (-1): `dataset=nuswide_zsl`, or any data set with `partial=unseen partial.classes=[...]`.
 
-    The embeddings are fixed and are no part of the saved weights: weights trained with one list of classes load into a
-    head of another. Parameter names are the published ones without `decoder.`. Compared with the published formulation
+    The embeddings are fixed and not saved with the weights: weights trained with one list of classes load into a head
+    of another. Parameter names are the published ones without `decoder.`. Compared with the published formulation
     restated with torch modules: outputs and gradients equal to 1e-5 (tests/models).
 
     Args:
@@ -31,7 +31,7 @@ class ZeroShotMLDecoder(nn.Module):
         num_classes: C.
         class_names: their names.
         embeddings: file of label embeddings or word vectors, see `mltrain.models.label_embeddings`.
-        dim: width of the decoder, a multiple of `num_heads`; P is left out where the vectors are as long.
+        dim: width of the decoder, a multiple of `num_heads`; P is left out if the vectors have this length.
         num_heads: attention heads.
         ffn_dim: width of the feed-forward layer.
         dropout: probability, everywhere including the attention weights.
@@ -62,18 +62,13 @@ class ZeroShotMLDecoder(nn.Module):
         super().__init__()
         if len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}")
-        if num_heads < 1 or ffn_dim < 1:
-            raise ValueError(f"num_heads={num_heads}, ffn_dim={ffn_dim}: must be positive")
-        if dim < 1 or dim % num_heads:
-            raise ValueError(f"dim={dim}: must be a positive multiple of num_heads={num_heads}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        check_transformer(dim, num_heads, ffn_dim, dropout)
         vectors = torch.from_numpy(label_embeddings(embeddings, class_names))
         self.register_buffer("label_embeddings", vectors, persistent=False)
         length = vectors.shape[1]
         self.wordvec_proj = nn.Identity() if length == dim else nn.Linear(length, dim)
         self.embed_standart = nn.Linear(in_features, dim)
-        self.layers = nn.ModuleList([_DecoderLayer(dim, num_heads, ffn_dim, dropout)])
+        self.layers = nn.ModuleList([DecoderLayer(dim, num_heads, ffn_dim, dropout)])
         self.duplicate_pooling = nn.Parameter(nn.init.xavier_normal_(torch.empty(dim, 1)))
         self.duplicate_pooling_bias = nn.Parameter(torch.full((1,), bias_start(prior)))
 
@@ -85,7 +80,7 @@ class ZeroShotMLDecoder(nn.Module):
         return logits
 
     def class_maps(self, tokens: Tensor) -> Tensor:
-        """Attention of each class's query to the tokens, mean over the heads, (B, C, N), which sums to 1."""
+        """Return the attention of each class's query to the tokens, mean over the heads, (B, C, N); it sums to 1."""
         memory = F.relu(self.embed_standart(tokens))
         queries = F.relu(self.wordvec_proj(self.label_embeddings))
         attention: Tensor = self.layers[0].attention(queries, memory)  # type: ignore[operator]

@@ -1,0 +1,189 @@
+"""The content of a checkpoint and its keys; `mltrain.engine.checkpoint` writes and reads the files.
+
+best.pt    weights, class names, statistics of the training set, config, and how the weights were chosen
+last.pt    the same of the last step, and the position of the training
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.run_folder import EMA, RAW
+from mltrain.errors import CheckpointError
+from mltrain.labels import LabelStats
+from mltrain.models.classifier import Classifier
+from mltrain.optim.ema import ModelEma
+
+
+@dataclass(frozen=True)
+class TrainingPosition:
+    """The part of a checkpoint that only a resumed training needs; of `last.pt` alone."""
+
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    """one record per finished epoch"""
+    seconds: float
+    """spent training and evaluating so far"""
+    loss_sum: float
+    """of the steps of the current epoch"""
+    corrupt: list[str]
+    """images that were left out so far, with the reason"""
+    loss: dict[str, Any] | None = None
+    """None in checkpoints that are older than losses with a state"""
+    curriculum: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """A checkpoint: weights, what they belong to, and in `last.pt` the position of the training."""
+
+    model: dict[str, torch.Tensor]
+    """state dict of the classifier with the raw weights"""
+    ema: dict[str, Any] | None
+    """state dict of `ModelEma`, whose "module" has the averaged weights; None without averaging"""
+    class_names: tuple[str, ...]
+    stats: LabelStats | None
+    """of the training set; None for weights that were trained elsewhere"""
+    best: dict[str, Any]
+    """epoch, step, weights and figure of the best evaluation; only "weights" for weights that were trained elsewhere;
+    empty before the first evaluation"""
+    config: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    """optimizer steps done"""
+    position: TrainingPosition | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the file, in plain values and tensors."""
+        content = {
+            "model": self.model,
+            "ema": self.ema,
+            "stats": None if self.stats is None else _as_tensors(self.stats.to_arrays()),
+            "class_names": list(self.class_names),
+            "config": self.config,
+            "best": self.best or None,
+            "step": self.step,
+        }
+        if self.position is not None:
+            content |= {item.name: getattr(self.position, item.name) for item in fields(self.position)}
+            if self.position.curriculum is None:
+                del content["curriculum"]
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], source: Path) -> TrainState:
+        """Take the content of a file apart.
+
+        Raises:
+            CheckpointError: a key is missing; the message names it and `source`.
+        """
+        try:
+            position = None
+            if "optimizer" in content:
+                required = ("optimizer", "scaler", "history", "seconds", "loss_sum", "corrupt")
+                position = TrainingPosition(
+                    **{key: content[key] for key in required},
+                    loss=content.get("loss"),
+                    curriculum=content.get("curriculum"),
+                )
+            return cls(
+                model=content["model"],
+                ema=content["ema"],
+                class_names=tuple(content["class_names"]),
+                stats=None if content["stats"] is None else LabelStats.from_arrays(content["stats"]),
+                best=content["best"] or {},
+                config=content.get("config", {}),
+                step=content.get("step", 0),
+                position=position,
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{source}: not a checkpoint of a run: {error} is missing") from error
+
+    @property
+    def chosen(self) -> str:
+        """Return the name of the weights that validation chose, `RAW` or `EMA`."""
+        return str(self.best["weights"])
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the raw or the averaged weights, as a state dict of the classifier."""
+        if name == RAW:
+            return self.model
+        assert self.ema is not None
+        averaged: dict[str, torch.Tensor] = self.ema["module"]
+        return averaged
+
+    def restore(self, model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
+        """Load the raw and the averaged weights into their modules, and return these by name.
+
+        Raises:
+            CheckpointError: weights and model do not fit.
+        """
+        load_fitting(model, self.model)
+        if ema is not None:
+            load_fitting(ema, self.ema or {})
+        return named_models(model, ema)
+
+    def check_classes(self, class_names: tuple[str, ...], folder: Path) -> None:
+        """Refuse a data set with other classes: their order is part of the weights.
+
+        Raises:
+            CheckpointError: naming the first class that differs.
+        """
+        saved = self.class_names
+        if saved == class_names:
+            return
+        pairs = itertools.zip_longest(saved, class_names, fillvalue="(none)")
+        k, (old, new) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise CheckpointError(
+            f"{folder}: the checkpoint has {len(saved)} classes, the dataset {len(class_names)}; the first that "
+            f"differs is number {k}, {old!r} in the checkpoint and {new!r} in the dataset. Give the dataset the run "
+            "was trained on."
+        )
+
+
+def read_best(folder: Path) -> TrainState:
+    """Read the best weights of a run folder.
+
+    Raises:
+        CheckpointError: there is no `best.pt` yet, or it cannot be read.
+    """
+    content = CheckpointFolder(folder).load("best")
+    if content is None:
+        raise CheckpointError(f"{folder}: no best.pt; let the run finish an evaluation first")
+    return TrainState.from_dict(content, folder / "best.pt")
+
+
+def load_fitting(module: nn.Module | ModelEma, state: Mapping[str, Any]) -> None:
+    """Load a state dict in which every tensor has to fit.
+
+    Raises:
+        CheckpointError: a name or shape does not fit the module.
+    """
+    try:
+        module.load_state_dict(dict(state))
+    except (RuntimeError, TypeError, KeyError) as error:
+        lines = str(error).splitlines()
+        more = f"\n  ... and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise CheckpointError(
+            "the checkpoint does not fit the model of the config; give the model and head it was trained with: "
+            + "\n".join(lines[:4])
+            + more
+        ) from error
+
+
+def named_models(model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
+    """Return the models to evaluate by the names that results use."""
+    return {RAW: model} | ({} if ema is None else {EMA: cast("Classifier", ema.module)})
+
+
+def _as_tensors(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Turn NumPy arrays into tensors, which are all that loading with `weights_only=True` accepts."""
+    return {key: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for key, v in arrays.items()}
