@@ -53,7 +53,7 @@ class Distributed:
     ) -> None:
         # After an error another rank may be inside a collective, and destroying the group would wait for it. Ending the
         # process closes the connections instead, and the collective of the other rank fails at once.
-        if error is None or isinstance(error, Interrupted):  # all ranks agree on an interruption
+        if error is None or (isinstance(error, Interrupted) and error.agreed):
             self.close()
 
     def close(self) -> None:

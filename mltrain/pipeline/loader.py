@@ -10,10 +10,11 @@ import shutil
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -26,7 +27,12 @@ from mltrain.pipeline.cache import CachedImages, available_cores
 from mltrain.pipeline.samplers import Sampler
 
 _LOG = logging.getLogger(__name__)
-_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+LOOK_SECONDS = 0.5
+"""time between two looks at workers and signals while no batch comes"""
+PATIENCE = 600.0
+"""seconds after which a missing batch is an error"""
 
 
 class TrainLoader:
@@ -58,7 +64,8 @@ class TrainLoader:
 
     Raises:
         ValueError: an argument is out of range, or the sampler gives no image.
-        DataError: while iterating: an image cannot be decoded (``stop``), or too many cannot (``skip``).
+        DataError: while iterating: an image cannot be decoded (``stop``), or too many cannot (``skip``); a worker was
+            killed, or no batch has come for `PATIENCE` seconds.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class TrainLoader:
             raise ValueError(f"{labels.name}: the sampler gives no image")
         self.corrupt: dict[str, None] = {}
         """path and reason of each image that was left out; a resumed run adds those of before"""
+        self.waiting = Waiting(labels)
         self._sampler = sampler
         self._step_size = min(batch_size * accumulate, len(sampler))
         self._accumulate = accumulate
@@ -149,7 +157,7 @@ class TrainLoader:
             return
         if self._stream is None or self._next != (epoch, start):
             self._next = (epoch, start)
-            self._stream = _start(self._loader)
+            self._stream = _start(self._loader, self.waiting)
         stream = self._stream
         for micro in range(start, end):
             if self._stream is not stream or self._next != (epoch, micro):
@@ -214,7 +222,7 @@ class EvalLoader:
 
     Raises:
         ValueError: an argument is out of range, or the cache holds results of another transform.
-        DataError: while iterating: an image cannot be decoded (``stop``).
+        DataError: while iterating: as `TrainLoader`.
     """
 
     def __init__(
@@ -235,6 +243,7 @@ class EvalLoader:
         if cache is not None and cache.resize != repr(transform):
             raise ValueError(f"the cache holds images resized by {cache.resize}, expected {transform!r}")
         self.labels = labels
+        self.waiting = Waiting(labels)
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         self.share = last - first
         """number of images of this rank"""
@@ -259,7 +268,7 @@ class EvalLoader:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Batch]:
-        for packed in _start(self._loader):
+        for packed in _start(self._loader, self.waiting):
             yield packed.unpack()
 
     def close(self) -> None:
@@ -334,18 +343,104 @@ def _data_loader(
     )
 
 
-def _start(loader: DataLoader[PackedBatch]) -> Iterator[PackedBatch]:
+class Waiting:
+    """Wait for the batches of workers; torch's own wait has no end and looks at nothing."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        self.look: Callable[[], None] | None = None
+        """called every `LOOK_SECONDS` while no batch comes; an exception that it raises ends the wait"""
+        self._labels = labels
+
+    def get(self, iterator: Any, loader: weakref.ref[DataLoader[PackedBatch]]) -> Any:
+        """Return what a worker sends next; in place of the method `_get_data` of the DataLoader's iterator.
+
+        Raises:
+            DataError: a worker was killed, or nothing has come for `PATIENCE` seconds.
+        """
+        global _is_waiting
+        _is_waiting = True
+        try:
+            looks = 0  # not a clock: this process may be stopped for an hour and go on
+            while True:
+                try:
+                    self._check_workers(iterator)
+                    success, data = iterator._try_get_data(LOOK_SECONDS)
+                except RuntimeError:  # torch's handler of SIGCHLD raises it too
+                    self._check_workers(iterator)
+                    raise
+                if success:
+                    return data
+                if self.look is not None:
+                    self.look()
+                looks += 1
+                if looks * LOOK_SECONDS >= PATIENCE:
+                    raise DataError(
+                        f"{self._labels.name}: no batch has come from the {len(iterator._workers)} workers for "
+                        f"{PATIENCE / 60:g} minutes: a file or disk does not answer, or a worker was stopped. Check "
+                        f"that the images below {self._labels.root} can be read, then repeat the command"
+                    )
+        except BaseException:
+            _is_waiting = False
+            for worker in iterator._workers:
+                worker.kill()  # it may hang, and nobody needs its batches any more
+            if (owner := loader()) is not None:
+                _close(owner)
+            raise
+        finally:
+            _is_waiting = False
+
+    def _check_workers(self, iterator: Any) -> None:
+        for worker in iterator._workers:
+            if not worker.is_alive():
+                count, code = len(iterator._workers), worker.exitcode or 0
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                raise DataError(
+                    f"{self._labels.name}: a worker that loads images (process {worker.pid}) {how}. Most often memory "
+                    f"has run out: use fewer workers (data.num_workers={count // 2}, now {count}), a smaller "
+                    "runner.batch_size, or more memory (in a container also --shm-size); then repeat the command"
+                )
+
+
+_is_waiting = False
+
+
+def _start(loader: DataLoader[PackedBatch], waiting: Waiting) -> Iterator[PackedBatch]:
     """Return `iter(loader)`; signals that arrive while the workers start are handled afterwards.
 
     Workers inherit the blocked signals and unblock them once they ignore them: no signal can kill a starting worker.
     """
     if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
+        return _patient(iter(loader), loader, waiting)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    child_handler = signal.getsignal(signal.SIGCHLD)
     try:
-        return iter(loader)
+        return _patient(iter(loader), loader, waiting)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _raise_only_while_waiting(child_handler)
+
+
+def _patient(iterator: Any, loader: DataLoader[PackedBatch], waiting: Waiting) -> Iterator[PackedBatch]:
+    if loader.num_workers:
+        iterator._get_data = partial(waiting.get, iterator, weakref.ref(loader))
+    return cast("Iterator[PackedBatch]", iterator)
+
+
+def _raise_only_while_waiting(before: Any) -> None:
+    """Replace the handler that torch has set for SIGCHLD, if it was not `before`.
+
+    It raises an error when a worker has died, wherever the main thread is: in the middle of an optimizer step, too.
+    """
+    torchs = signal.getsignal(signal.SIGCHLD)
+    if torchs != before and callable(torchs) and threading.current_thread() is threading.main_thread():
+
+        def handle(number: int, frame: Any) -> None:
+            if _is_waiting:
+                torchs(number, frame)
+            elif callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGCHLD, handle)
 
 
 def _identity(batch: Any) -> Any:
