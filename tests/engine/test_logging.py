@@ -50,23 +50,24 @@ def test_a_resumed_log_reads_like_one_that_never_stopped(tmp_path):
     log.resume(0)
     for step in (10, 20, 30):
         log.log(step, {"loss": step / 10})
-    log.log(20, {"map": 50.0})
+    log.log(20, {"epoch": 1, "map": 50.0})
     log.close(failed=True)
     with path.open("a") as file:
         file.write('{"step": 40, "lo')  # a kill in the middle of a line
-    log = MetricsLog(path)
-    log.resume(20)
-    log.log(20, {"map": 50.0})  # the evaluation of the resumed step is repeated
-    log.log(20, {"other": 1.0})
-    log.log(30, {"loss": 3.0})
-    log.close(failed=False)
-    assert _records(path) == [
+    expected = [
         {"step": 10, "loss": 1.0},
         {"step": 20, "loss": 2.0},
-        {"step": 20, "map": 50.0},
-        {"step": 20, "other": 1.0},
+        {"step": 20, "epoch": 1, "map": 50.0},
         {"step": 30, "loss": 3.0},
     ]
+    for evaluated in (False, True):  # the evaluation of the resumed step is repeated, or part of the checkpoint
+        log = MetricsLog(path)
+        log.resume(20, evaluated=evaluated)
+        if not evaluated:
+            log.log(20, {"epoch": 1, "map": 50.0})
+        log.log(30, {"loss": 3.0})
+        log.close(failed=False)
+        assert _records(path) == expected
 
 
 def test_a_new_run_starts_an_empty_log(tmp_path):

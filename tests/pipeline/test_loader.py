@@ -286,6 +286,58 @@ def test_signals_to_the_group_leave_the_workers_at_work(labels, signum):
 
 
 @needs_proc
+def test_workers_that_give_nothing_are_an_error_after_a_while_and_can_be_replaced(labels, monkeypatch):
+    monkeypatch.setattr(loader_module, "PATIENCE", 1.0)
+    before = set(_children(os.getpid()))
+    loader = train_loader(labels, num_workers=2)
+    stream = loader.epoch(0)
+    next(stream)
+    workers = set(_children(os.getpid())) - before
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"test: no batch has come from the 2 workers.*can be read"):
+        list(loader.epoch(1))
+    assert _until(lambda: all(_gone(pid) for pid in workers), 3)
+    equal(loader.epoch(0), train_loader(labels).epoch(0))
+    loader.close()
+
+
+@needs_proc
+def test_an_evaluation_looks_around_while_no_batch_comes(labels, monkeypatch):
+    monkeypatch.setattr(loader_module, "LOOK_SECONDS", 0.05)
+    before = set(_children(os.getpid()))
+    loader = EvalLoader(labels, EvalResize(image_size=16), batch_size=1, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    for pid in set(_children(os.getpid())) - before:
+        os.kill(pid, signal.SIGSTOP)
+
+    def look():
+        raise KeyboardInterrupt
+
+    loader.waiting.look = look
+    with pytest.raises(KeyboardInterrupt):
+        list(batches)
+    loader.close()
+    assert len(list(loader)) == len(labels)
+    loader.close()
+
+
+@needs_proc
+def test_a_killed_worker_is_an_error_in_the_wait_and_nowhere_else(labels):
+    before = set(_children(os.getpid()))
+    loader = train_loader(labels, num_workers=2)
+    stream = loader.epoch(0)
+    next(stream)
+    worker = next(iter(set(_children(os.getpid())) - before))
+    os.kill(worker, signal.SIGKILL)
+    time.sleep(0.5)  # torch would raise here, or in the middle of an optimizer step
+    with pytest.raises(DataError, match=rf"process {worker}\) was killed by SIGKILL.*memory.*data.num_workers=1"):
+        list(stream)
+    loader.close()
+
+
+@needs_proc
 def test_a_signal_while_workers_start_does_not_kill_them(labels, monkeypatch):
     slow = loader_module._init_worker
 
