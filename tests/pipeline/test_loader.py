@@ -348,7 +348,7 @@ def test_a_signal_while_workers_start_does_not_kill_them(labels, monkeypatch):
     monkeypatch.setattr(loader_module, "_init_worker", init)
     before = set(_children(os.getpid()))
     loader = train_loader(labels, num_workers=2)
-    started = loader_module._start(loader._loader)
+    started = loader_module._start(loader._loader, loader.waiting)
     workers = set(_children(os.getpid())) - before
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
