@@ -129,9 +129,9 @@ def remove_folder(folder: Path) -> None:
     Raises:
         OSError: the folder cannot be renamed or deleted.
     """
-    old = _beside(folder, "old")
-    folder.replace(old)
-    shutil.rmtree(old)
+    doomed = _beside(folder, "tmp")
+    folder.replace(doomed)
+    shutil.rmtree(doomed)
 
 
 def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = False) -> None:
@@ -139,6 +139,7 @@ def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = Fal
 
     A temporary name has the machine and the process that made it. It is removed if that process is dead, or if nothing
     has changed it for a day, because other machines' processes cannot be watched. What cannot be removed stays.
+    A folder that had moved aside for a new one, which never came, gets its name back.
 
     Args:
         folder: the folder; it may be missing.
@@ -147,7 +148,11 @@ def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = Fal
     """
     for path in leftovers(folder, below=below):
         if name is None or path.name.startswith(f".{name}."):
-            if path.is_dir() and not path.is_symlink():
+            target = path.with_name(path.name[1:].partition(".on-")[0])
+            if path.suffix == ".old" and not target.exists():
+                with suppress(OSError):
+                    path.replace(target)
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 with suppress(OSError):

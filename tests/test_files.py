@@ -93,6 +93,20 @@ def test_what_a_killed_process_leaves_is_removed_and_what_a_live_one_writes_is_n
     assert sorted(names(tmp_path)) == ["b.txt", "folder"]
 
 
+def test_a_folder_whose_successor_never_came_gets_its_name_back(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "one").write_text("1")
+    code = KILLED.replace("file.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)", "").replace(
+        "with", "replace = Path.replace\n"
+        "Path.replace = lambda a, b: replace(a, b) if a.name == 'folder' else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with", 1,
+    ).replace(", atomic_write(place / 'a.txt') as file", "")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert sorted(Path(name).suffix for name in names(tmp_path)) == [".old", ".tmp"]
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["one"]
+
+
 @pytest.mark.parametrize(
     ("name", "days", "removed"),
     [
