@@ -351,13 +351,17 @@ class Waiting:
         """called every `LOOK_SECONDS` while no batch comes; an exception that it raises ends the wait"""
         self._labels = labels
 
-    def get(self, iterator: Any, loader: weakref.ref[DataLoader[PackedBatch]]) -> Any:
-        """Return what a worker sends next; in place of the method `_get_data` of the DataLoader's iterator.
+    def get(self, own: weakref.ref[Any], loader: weakref.ref[DataLoader[PackedBatch]]) -> Any:
+        """Return what a worker sends next; replaces the method `_get_data` of `own`, the iterator of `loader`.
+
+        The references are weak, so that an iterator which nobody uses any more ends its workers at once.
 
         Raises:
             DataError: a worker was killed, or nothing has come for `PATIENCE` seconds.
         """
         global _is_waiting
+        iterator = own()
+        assert iterator is not None, "it is waiting"
         _is_waiting = True
         try:
             looks = 0  # not a clock: this process may be stopped for an hour and go on
@@ -422,7 +426,7 @@ def _start(loader: DataLoader[PackedBatch], waiting: Waiting) -> Iterator[Packed
 
 def _patient(iterator: Any, loader: DataLoader[PackedBatch], waiting: Waiting) -> Iterator[PackedBatch]:
     if loader.num_workers:
-        iterator._get_data = partial(waiting.get, iterator, weakref.ref(loader))
+        iterator._get_data = partial(waiting.get, weakref.ref(iterator), weakref.ref(loader))
     return cast("Iterator[PackedBatch]", iterator)
 
 

@@ -318,7 +318,7 @@ def test_an_evaluation_looks_around_while_no_batch_comes(labels, monkeypatch):
     loader.waiting.look = look
     with pytest.raises(KeyboardInterrupt):
         list(batches)
-    loader.close()
+    loader.waiting.look = None
     assert len(list(loader)) == len(labels)
     loader.close()
 
