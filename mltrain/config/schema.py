@@ -91,7 +91,7 @@ class LoggerOptions:
     tensorboard: bool = True
     tensorboard_curves: bool = True  # PR curves of each evaluation: all classes pooled, and each group
     tensorboard_images: int = number(8, least=0, most=64)  # validation images shown with predictions; 0: none
-    report: bool = True  # report.html in the run folder at the end; tools/report.py writes it at any time
+    report: bool = True  # report.html in the run folder at the end; mltrain report writes it at any time
     wandb: bool = False  # needs mltrain-vision[wandb]
     mlflow: bool = False  # needs mltrain-vision[mlflow]
     project: str = "mltrain"  # project (wandb) or experiment (mlflow) name

@@ -181,7 +181,7 @@ def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed
     if missing:
         raise ConfigError(
             f"WORLD_SIZE={world_size} is set but {', '.join(missing)} is not; start with "
-            f"`torchrun --nproc_per_node=N tools/train.py ...`, or unset WORLD_SIZE to run one process"
+            f"`torchrun --nproc_per_node=N -m mltrain train ...`, or unset WORLD_SIZE to run one process"
         )
     rank, local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
     chosen = _rank_device(device, local_rank)

@@ -9,8 +9,8 @@
     per_class.csv, confusion.csv, predictions.npz                           written at the end, of the validation split;
                         those of the test split end in `_test`
     result.json         figures of the run, written last: a folder that has it is a finished run
-    evaluation*.*, tuning.json    the same of a later evaluation (tools/evaluate.py)
-    thresholds.json     a threshold for each class (tools/tune_thresholds.py)
+    evaluation*.*, tuning.json    the same of a later evaluation (mltrain evaluate)
+    thresholds.json     a threshold for each class (mltrain tune_thresholds)
     source.json, model.safetensors, classes.txt    weights that were trained elsewhere, or are to be published
 
 Figures of the raw weights are under "val" in all of them, those of the averaged weights under "ema": `WEIGHTS` has the
@@ -60,7 +60,7 @@ WEIGHTS = {RAW: "raw", EMA: "EMA"}
 """kinds of weights: key in files -> name for people"""
 SPLITS = {"val": "validation", "test": "test"}
 
-_HOW = "python tools/evaluate.py {run} metrics.save_predictions=true writes them"
+_HOW = "mltrain evaluate {run} metrics.save_predictions=true writes them"
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader builds plain values only
 
 

@@ -350,7 +350,7 @@ def test_every_dataset_config_has_a_plan_that_fits_its_reader(name: str, tmp_pat
         prepare_data(cfg, Options(download=False))
     text = str(caught.value)
     assert "missing" in text and ("://" in text or "torchvision" in text)
-    assert ("python tools/prepare_data.py" in text) == bool(found.files)
+    assert ("mltrain prepare_data" in text) == bool(found.files)
     # Each file that the reader misses in the folders of a source is given by that source.
     given = {str(Path(section["root"], each.into, path)) for each in found.files for path, _ in each.gives}
     missed = {line.split("missing  ")[1] for line in text.splitlines() if "missing  " in line}
