@@ -76,7 +76,7 @@ TYPOS = [
     ("loss=[bce,asl]", "a config has one loss"),
     ("metrics.medium_min=200", "must not be above metrics.head_min=100"),
     ("metrics.threshold=nan", "from 0 to 1"),
-    ("loss._target_=mltrain.report.outcome.write_json", "is not among the packages a config may name"),
+    ("loss._target_=mltrain.report.outcome.write_per_class", "is not among the packages a config may name"),
     ("head._target_=torch.load", "is not among the packages a config may name"),
     ("loss=bce,asl", "for one run each add -m"),
     ("loss@head=asl", "write loss=OPTION"),
