@@ -1,22 +1,29 @@
-"""The common ground of losses that treat each label on its own.
+"""Base of losses that treat each label on its own: a subclass writes two formulas, everything else is here.
 
-Such a loss is ``y * positive(x) + (1 - y) * negative(x)`` for each logit x with target y. A subclass states the two
-terms and their derivatives, and may weight entries and offset logits by class frequencies (`adjust`); everything else
-is here: fp32 inside, unknown labels, soft targets, reductions, and one fused pass for value and gradient (`_pass`).
-`PerLabelLoss` is for terms that are the same for all classes, `PerClassLoss` for terms with constants of the class.
+The loss of a batch is ``sum of up * positive(x) + down * negative(x)`` over its entries, where `up` and `down` follow
+from targets, weights and reduction and have no gradient. So its gradient is the product of (up, down) with the Jacobian
+of the two formulas, and comes with the value in one pass, in the forward call: by autograd over chunks of rows, or in
+one compiled kernel.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mltrain.losses._adjust import Adjustment, At, Targets
-from mltrain.losses._pass import Fused, evaluate
+from mltrain.losses.formula import LARGE
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
+
+CPU_CHUNK = 1 << 16
+"""Entries per chunk of rows: some twenty fp32 tensors of this size stay in the caches, and small beside a batch."""
+DEVICE_CHUNK = 1 << 24
+"""On an accelerator chunks only bound the memory of very large batches."""
 
 
 class PerLabelLoss(nn.Module):
@@ -25,7 +32,7 @@ class PerLabelLoss(nn.Module):
     Called with logits (B, C) of any floating dtype and targets (B, C) of any real dtype: 1 positive, 0 negative,
     anything below 0 unknown (no loss, no gradient), between 0 and 1 soft (the weighted sum of both terms). Computes in
     fp32 (fp64 for fp64 logits), autocast or not; the gradient has the dtype of the logits. Targets are constants, and
-    the gradient can't be differentiated again.
+    the gradient cannot be differentiated again.
 
     Args:
         reduction: ``sum``; ``mean`` over the known entries; ``batchmean``, the sum over B; ``none``, (B, C).
@@ -36,12 +43,9 @@ class PerLabelLoss(nn.Module):
     """
 
     task: ClassVar[str] = "multi_label"
-
     compiled = False
-    """set by `compile`"""
-    _surprised = (
-        False  # whether a compiled kernel has met other targets than 1 and 0: what it costs depends on it, only
-    )
+    """Set by `compile`."""
+    _kernel: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] | None = None
 
     def __init__(self, *, reduction: Reduction) -> None:
         super().__init__()
@@ -49,94 +53,60 @@ class PerLabelLoss(nn.Module):
             raise ValueError(f"reduction={reduction!r} is unknown; allowed: {', '.join(get_args(Reduction))}")
         self.reduction: Reduction = reduction
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a positive label at logit x, and its derivative: finite for every x, also an infinite one."""
+    def positive(self, x: Tensor) -> Tensor:
+        """Return the loss of positive labels at logits x (R, C), which are finite; constants (C,) broadcast."""
         raise NotImplementedError
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a negative label at logit x, and its derivative: finite for every x, also an infinite one."""
+    def negative(self, x: Tensor) -> Tensor:
+        """Return the loss of negative labels at logits x (R, C), which are finite; constants (C,) broadcast."""
         raise NotImplementedError
 
-    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
-        """Sum the negative term over x (n,) but for the indices `skip`, and write its derivative to `out`, 0 at `skip`.
-
-        The hot path on the CPU; override it to work in place, with `work` (2, n) as scratch space. `out` may be `x`; if
-        it isn't, `x` is read only.
-        """
-        loss, derivative = self.negative(x)
-        out.copy_(derivative).index_fill_(0, skip, 0)
-        return loss.index_fill_(0, skip, 0).sum().item()
-
-    # The three terms as the pass calls them: `at` looks up what belongs to the class of each entry.
-
-    def _positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.positive(x)
-
-    def _negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.negative(x)
-
-    def _negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        return self.negative_sum_(x, skip, out, work)
+    def weight(self, targets: Tensor) -> Tensor | None:
+        """Return weights that broadcast with targets (R, C), rows of a batch in the dtype of the computation."""
+        return None
 
     @property
-    def by_class(self) -> bool:
-        """Whether terms or weights differ between classes."""
-        return type(self).adjust is not PerLabelLoss.adjust
+    def weight_needs_batch(self) -> bool:
+        """Whether the weights of a row depend on other rows, so that the batch cannot be computed in chunks."""
+        return False
 
-    def compile(self) -> None:
-        """Let torch.compile make one kernel of the pass: several times faster where there are thousands of classes.
+    def prepare(self, classes: int, dtype: torch.dtype) -> None:
+        """Check or compute what the formulas read, before each batch of so many classes, outside compiled kernels."""
 
-        Takes a C++ compiler on the CPU, Triton on an accelerator, and some seconds at the first call.
+    def compile(self) -> None:  # type: ignore[override]
+        """Compute value and gradient in one kernel made by torch.compile, from the next call on.
+
+        Several times faster for thousands of classes. Needs a C++ compiler on the CPU, Triton on an accelerator, and
+        some seconds at the first call.
         """
         self.compiled = True
 
-    def _selected(self, x: Tensor, y: Tensor, at: At, finite: bool) -> tuple[Tensor, Tensor]:
-        """The positive term where y is 1, the negative one where it is 0.
-
-        Both may be NaN where x is infinite, if it is called as `finite`.
-        """
-        pairs = zip(self._positive(x, at), self._negative(x, at), strict=True)
-        value, derivative = (torch.where(y > 0, a, b) for a, b in pairs)
-        return value, derivative
-
-    def constants(self, device: torch.device, dtype: torch.dtype, classes: int) -> tuple[Tensor, ...]:
-        """What `adjust` takes from the training statistics, none of which belongs into a compiled loop over entries."""
-        return ()
-
-    def adjust(self, targets: Targets) -> Adjustment | None:
-        """Weights of the entries and offsets of the logits of a batch with these targets; None for neither."""
-        return None
-
-    def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
-        """Sum weight * negative term over x (n,), and replace x by the derivative of that.
-
-        The hot path on the CPU where there is an adjustment; override it to work in place, with `weight` (n,) and
-        `work` (n,) as scratch space. x has its offset already.
-        """
-        loss, derivative = self.negative(x)
-        torch.mul(derivative, weight, out=x)
-        return weight.mul_(loss).sum().item()  # torch.dot is less accurate
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         check_shapes(logits, targets)
+        if torch.is_autocast_enabled(logits.device.type):
+            with torch.autocast(logits.device.type, enabled=False):
+                return PerLabelLoss.forward(self, logits, targets)
+        self.prepare(logits.shape[1], torch.promote_types(logits.dtype, torch.float32))
+        if torch.compiler.is_compiling():  # part of a larger compiled graph, which differentiates it
+            return _in_graph(self, logits, targets)
         if torch.is_grad_enabled() and logits.requires_grad:
-            return Fused.apply(logits, targets, self)
-        return evaluate(self, logits.detach(), targets, with_grad=False).loss
+            value: Tensor = _ValueAndGradient.apply(logits, targets, self)
+            return value
+        return _evaluate(self, logits.detach(), targets, with_grad=False).loss
 
     def extra_repr(self) -> str:
-        return ", ".join(
-            f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_") and name != "training"
-        )
+        hidden = {"training", "compiled"}
+        return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_") and k not in hidden)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_kernel"}  # a copy compiles its own
 
 
 class PerClassLoss(PerLabelLoss):
-    """Base of losses whose terms hold constants of the class: margins, offsets, weights, exponents.
-
-    A subclass keeps them as buffers (C,) and states the terms as in `PerLabelLoss`, with one more argument:
-    ``at(buffer)`` broadcasts with x and has its dtype. Entries come as whole rows (R, C) or picked out (k,).
+    """Base of losses whose formulas hold constants of the class (margins, offsets, exponents), as buffers (C,).
 
     Args:
-        num_classes: C, to which logits are held.
+        num_classes: C, the number of classes that logits must have.
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -147,42 +117,201 @@ class PerClassLoss(PerLabelLoss):
         super().__init__(reduction=reduction)
         self.num_classes = num_classes
 
-    @property
-    def by_class(self) -> bool:
-        return True
+    def prepare(self, classes: int, dtype: torch.dtype) -> None:
+        if classes != self.num_classes:
+            raise ValueError(f"logits of {classes} classes, but the loss has {self.num_classes} classes")
 
-    def class_positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        """As `positive`; x (R, C) or (k,)."""
-        raise NotImplementedError
 
-    def class_negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        """As `negative`; x (R, C) or (k,)."""
-        raise NotImplementedError
+class Result(NamedTuple):
+    loss: Tensor
+    """Reduced, or (B, C) for ``none``."""
+    grad: Tensor | None
+    """(B, C), not yet divided by `divisor`."""
+    divisor: Tensor | int
 
-    def class_negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        """As `negative_sum_`, of the flat indices `skip`; x and `out` (R, C), `work` (2, R, C)."""
-        loss, derivative = self.class_negative(x, at)
-        out.copy_(derivative).view(-1).index_fill_(0, skip, 0)
-        return loss.view(-1).index_fill_(0, skip, 0).sum().item()
 
-    def _positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.class_positive(x, at)
+class _ValueAndGradient(torch.autograd.Function):
+    """Compute the gradient together with the value; it waits, in fp32, for the backward call."""
 
-    def _negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.class_negative(x, at)
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, loss: PerLabelLoss) -> Tensor:
+        result = _evaluate(loss, logits.detach(), targets, with_grad=True)
+        ctx.save_for_backward(logits, targets)
+        ctx.source, ctx.grad, ctx.divisor, ctx.dtype = loss, result.grad, result.divisor, logits.dtype
+        return result.loss
 
-    def _negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        shape = (-1, self.num_classes)
-        return self.class_negative_sum_(x.view(shape), skip, out.view(shape), work.view(2, *shape), at)
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True: the gradient would pass for a constant
+            raise RuntimeError(f"{type(ctx.source).__name__} gives first derivatives only: no create_graph=True")
+        # The buffer is handed over, not copied. If the graph is walked again (retain_graph), it is computed again.
+        grad, ctx.grad = ctx.grad, None
+        if grad is None:
+            logits, targets = ctx.saved_tensors
+            grad = _evaluate(ctx.source, logits.detach(), targets, with_grad=True).grad
+        if upstream.dim() == 0 and upstream.device.type == "cpu":
+            factor = upstream.item() / float(ctx.divisor)  # a tensor would make it fp32
+            if factor != 1:
+                grad.mul_(factor)
+        else:
+            grad.mul_(upstream / ctx.divisor)
+        return grad.to(ctx.dtype), None, None
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if logits.dim() == 2 and logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits {tuple(logits.shape)} have to be of the loss's {self.num_classes} classes")
-        return super().forward(logits, targets)
+
+def _evaluate(loss: PerLabelLoss, x: Tensor, y: Tensor, *, with_grad: bool) -> Result:
+    if x.numel() == 0:
+        empty = x.new_zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+        return Result(empty if loss.reduction == "none" else empty.sum(), empty, 1)
+    x, y = x.contiguous(), y.contiguous()
+    return _evaluate_compiled(loss, x, y, with_grad) if loss.compiled else _evaluate_eager(loss, x, y, with_grad)
+
+
+def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
+    """Compute value and gradient by autograd, chunk by chunk, which bounds the memory it takes."""
+    dtype, on_cpu = torch.promote_types(x.dtype, torch.float32), x.device.type == "cpu"
+    all_known = on_cpu and check_targets(y)
+    grad = torch.empty_like(x, dtype=dtype) if with_grad else None
+    step = max((CPU_CHUNK if on_cpu else DEVICE_CHUNK) // x.shape[1], 1)
+    values = []
+    for start in range(0, len(x), len(x) if loss.weight_needs_batch else step):
+        rows = slice(start, None if loss.weight_needs_batch else start + step)
+        part, targets = x[rows].to(dtype).clamp(-LARGE, LARGE), y[rows].to(dtype)
+        up, down = _cotangents(targets, all_known)
+        weight = loss.weight(targets)
+        if weight is not None:
+            up, down = up * weight, down * weight
+        with torch.set_grad_enabled(with_grad):
+            terms = loss.positive(part.requires_grad_(with_grad)), loss.negative(part)
+        if grad is not None:
+            (grad[rows],) = torch.autograd.grad(terms, part, (up, down))
+        value = torch.addcmul(terms[0].detach() * up, terms[1].detach(), down)
+        values.append(value if loss.reduction == "none" else value.sum())
+    if loss.reduction == "none":
+        return Result(torch.cat(values), grad, 1)
+    divisor = _divisor(loss, y, all_known)
+    total = torch.stack(values).sum()
+    return Result(total / divisor, grad, divisor)
+
+
+def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
+    """Compute value and gradient in one compiled kernel.
+
+    On the CPU a first kernel is for targets of 0 and 1, which it verifies; others take a second call. Which kernel has
+    the last word depends on the batch alone, not on earlier batches, so that a resumed run repeats a run exactly.
+    """
+    if loss._kernel is None:
+        loss._kernel = _build_kernel()
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.shape[0] > 1:  # torch.compile specialises on 1
+        x, y = x.detach(), y.detach()
+        torch._dynamo.mark_dynamic(x, 0)
+        torch._dynamo.mark_dynamic(y, 0)
+    if x.device.type != "cpu":
+        share = x.new_ones((len(x), 1), dtype=dtype) / _divisor(loss, y, False)
+        return Result(*loss._kernel(loss, x, y, share, False, with_grad)[:2], 1)
+    if y.numel() < CPU_CHUNK or _is_binary(y[0]):
+        divisor = {"mean": y.numel(), "batchmean": len(x)}.get(loss.reduction, 1)
+        value, grad, other = loss._kernel(loss, x, y, _equal_shares(len(x), divisor, dtype), True, with_grad)
+        assert other is not None
+        if other.item() == 0:
+            return Result(value, grad, 1)
+    divisor = int(_divisor(loss, y, check_targets(y)))
+    value, grad, _ = loss._kernel(loss, x, y, _equal_shares(len(x), divisor, dtype), False, with_grad)
+    return Result(value, grad, 1)
+
+
+def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]:
+    # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
+    function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
+    # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not depend
+    # on the shapes seen before; only the number of rows, which is marked, is dynamic.
+    options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp.enable_floating_point_contract_flag": "fast"}
+    compiled: Callable[..., Any] = torch.compile(function, options=options, dynamic=False)
+    return compiled
+
+
+def _value_and_gradient(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, share: Tensor, binary: bool, with_grad: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return value and gradient, both multiplied by `share` (B, 1), and, for `binary`, 0 if all targets are 0 or 1.
+
+    Sums go by row, in the loop that computes what they sum up: without something of the row, such as its share, the
+    compiler would write all values to memory first.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
+    weight = loss.weight(y)
+    weight = share if weight is None else weight * share
+    if binary:  # a product and a difference take less time than comparisons
+        up = y * weight
+        down = weight - up
+    else:
+        up, down = (part * weight for part in _cotangents(y, False))
+    if with_grad:
+        (positive, negative), pull_back = torch.func.vjp(lambda z: (loss.positive(z), loss.negative(z)), x)
+        (grad,) = pull_back((up, down))
+    else:
+        positive, negative, grad = loss.positive(x), loss.negative(x), None
+    value = positive * up + negative * down
+    other = (y * y - y).abs().sum(1).sum() if binary else None
+    return value if loss.reduction == "none" else value.sum(1).sum(), grad, other
+
+
+def _in_graph(loss: PerLabelLoss, x: Tensor, y: Tensor) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
+    up, down = _cotangents(y, False)
+    value = loss.positive(x) * up + loss.negative(x) * down
+    weight = loss.weight(y)
+    if weight is not None:
+        value = value * weight
+    return value if loss.reduction == "none" else value.sum() / _divisor(loss, y, False)
+
+
+def _cotangents(y: Tensor, all_known: bool) -> tuple[Tensor, Tensor]:
+    """Return the factors of the positive and of the negative term at targets y."""
+    if all_known:
+        return y, 1 - y
+    return y.clamp(min=0), torch.where(y < 0, 0, 1 - y)
+
+
+def _divisor(loss: PerLabelLoss, y: Tensor, all_known: bool) -> Tensor | int:
+    """Return what the reduction divides the sum by; a target of NaN counts as known, so that it shows."""
+    if loss.reduction == "mean":
+        return y.numel() if all_known else (y < 0).logical_not().sum().clamp(min=1)
+    return max(len(y), 1) if loss.reduction == "batchmean" else 1
+
+
+@functools.lru_cache(maxsize=8)
+def _equal_shares(rows: int, divisor: int, dtype: torch.dtype) -> Tensor:
+    """Return 1 / divisor for each row, (rows, 1); kept, as making it each time takes as long as a small kernel."""
+    with torch.inference_mode(False):
+        shares = torch.full((rows, 1), 1 / divisor, dtype=dtype)
+        if rows > 1:
+            torch._dynamo.mark_dynamic(shares, 0)
+        return shares
+
+
+def _is_binary(y: Tensor) -> bool:
+    return bool((y * y == y).all())
+
+
+def check_targets(y: Tensor) -> bool:
+    """Return whether all targets are known.
+
+    Raises:
+        ValueError: a target is above 1.
+    """
+    low, high = torch.aminmax(y)
+    if high.item() > 1:
+        raise ValueError(
+            f"targets must be 1 (positive), 0 (negative), -1 (unknown) or soft in [0, 1]; found {high.item():g}"
+        )
+    return low.item() >= 0
 
 
 def check_shapes(logits: Tensor, targets: Tensor) -> None:
-    """Refuse what is no batch of logits (B, C) with targets of the same shape, with a ValueError."""
+    """Raise a ValueError unless these are logits (B, C) with constant targets of the same shape."""
     if logits.dim() != 2 or not logits.is_floating_point():
         raise ValueError(f"logits must be a floating tensor (B, C), got {logits.dtype} {tuple(logits.shape)}")
     if targets.shape != logits.shape:

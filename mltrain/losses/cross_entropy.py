@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss, check_smoothing
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss, check_smoothing
 from mltrain.losses.base import Reduction
 
 
