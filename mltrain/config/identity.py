@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.schema import LATER
+from mltrain.config.schema import LATER, RESPELLED
 
 # Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
 IRRELEVANT = frozenset(
@@ -31,7 +31,8 @@ IRRELEVANT = frozenset(
 
 
 def run_id(cfg: DictConfig) -> str:
-    """8 hex digits of the resolved config without `IRRELEVANT`, and without what is as before it existed (`LATER`).
+    """Return 8 hex digits of the resolved config without `IRRELEVANT`, and with what came later as before it existed
+    (`LATER`, `RESPELLED`).
 
     Does not depend on the order of keys, on how a number is spelled (1e-4, 0.0001) or on where `paths.data` lies; a
     dataset root outside `paths.data` does count, since other files may lie there.
@@ -75,4 +76,6 @@ def _relevant(node: Any, path: str, data: str) -> Any:
         return [_relevant(item, path, data) for item in node]
     if isinstance(node, str) and data and (node == data or node.startswith(data.rstrip("/") + "/")):
         return "<paths.data>" + node[len(data.rstrip("/")) :]
+    if path in RESPELLED and isinstance(node, str):
+        return RESPELLED[path].get(node, node)
     return node

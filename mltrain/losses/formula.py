@@ -57,7 +57,7 @@ def shifted(s: Sigmoid, clip: float) -> tuple[Tensor, Tensor]:
     """Return p_m = max(p - clip, 0) and log(1 - p_m)."""
     if clip == 0:
         return s.p, s.log_q
-    p = torch.relu(s.p - clip)
+    p = torch.relu(1 - clip - s.q)  # autograd differentiates q exactly where the loss is large, and p where it is small
     if not torch.compiler.is_compiling():
         return p, torch.log1p(-p)
     z = p.detach()
