@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mltrain.losses.formula import LARGE
+from mltrain.losses.graph_pass import Simplify
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
 
@@ -225,7 +226,10 @@ def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None, Tensor | None]
     function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
     # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not depend
     # on the shapes seen before; only the number of rows, which is marked, is dynamic.
-    options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp.enable_floating_point_contract_flag": "fast"}
+    options: dict[str, Any] = {
+        "cpp.enable_floating_point_contract_flag": "fast",
+        "post_grad_custom_pre_pass": Simplify(),
+    }
     compiled: Callable[..., Any] = torch.compile(function, options=options, dynamic=False)
     return compiled
 

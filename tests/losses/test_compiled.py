@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses import AsymmetricLoss, DistributionBalancedLoss, PerLabelLoss, _focusing, _kernel
+from mltrain.losses import AsymmetricLoss, DistributionBalancedLoss, PerLabelLoss, base, formula
 from mltrain.losses.base import Reduction
 from tests.promises.runs import ROOT
 
@@ -79,7 +79,8 @@ def both(eager: PerLabelLoss) -> tuple[PerLabelLoss, PerLabelLoss]:
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling stops short of machine code, which would take minutes."""
     torch.compiler.reset()
-    monkeypatch.setattr(_kernel, "_compiled", lambda function: torch.compile(function, backend="aot_eager"))
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, options, **rest: compiled(f, backend="aot_eager", **rest))
 
 
 @pytest.mark.usefixtures("traced")
@@ -114,12 +115,43 @@ def test_compiled_losses_find_unknown_targets_anywhere() -> None:
 
 
 @pytest.mark.usefixtures("traced")
-def test_one_look_is_enough_where_an_image_has_no_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_kernel_is_enough_where_an_image_has_no_positive(monkeypatch: pytest.MonkeyPatch) -> None:
     eager, compiled = both(DistributionBalancedLoss(stats=stats()))
-    monkeypatch.setattr(_kernel, "_of_any", None)
     x, y = batch("hard")
     y[2] = 0
-    torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
+    expected = value_and_grad(eager, x, y)
+    monkeypatch.setattr(base, "check_targets", None)  # called before the second kernel
+    torch.testing.assert_close(value_and_grad(compiled, x, y), expected)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("loss", [AsymmetricLoss(), DistributionBalancedLoss(stats=stats())], ids=["asl", "db"])
+def test_what_a_batch_gives_does_not_depend_on_earlier_batches(loss: PerLabelLoss) -> None:
+    batches = [batch("hard"), batch("soft"), batch("unknown"), tuple(part[:4] for part in batch("hard"))]
+    batches += [tuple(part[:1] for part in batch("hard"))]
+    alone = [value_and_grad(both(loss)[1], *given) for given in batches]
+    for order in (range(5), reversed(range(5))):
+        compiled = both(loss)[1]
+        for k in order:
+            torch.testing.assert_close(value_and_grad(compiled, *batches[k]), alone[k], rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_kernel_belongs_to_its_loss_and_has_no_limit_of_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    for k in range(10):
+        eager, compiled = both(AsymmetricLoss(gamma_neg=k / 2))
+        for rows in (2, 3, 5):
+            x, y = (part[:rows] for part in batch("hard"))
+            torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_gradients_cannot_be_differentiated_again() -> None:
+    x, y = batch("hard")
+    x.requires_grad_()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(both(AsymmetricLoss())[1](x, y), x, create_graph=True)
 
 
 @pytest.mark.usefixtures("traced")
@@ -136,7 +168,7 @@ def test_compiled_losses_notice_what_is_changed_in_them() -> None:
     assert len(values) == 3
     copies = copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))
     for other in copies:
-        assert other._kept.constants == () and other(x, y).item() in values
+        assert other.compiled and other._kernel is None and other._constants == () and other(x, y).item() in values
 
 
 @pytest.mark.usefixtures("traced")
@@ -158,14 +190,14 @@ def test_compiled_losses_find_soft_targets_anywhere() -> None:
 
 def test_compiled_exponential_and_logarithm_have_the_accuracy_they_state() -> None:
     x = torch.linspace(-87, 88, 400_001)
-    torch.testing.assert_close(_focusing._exp(x).double(), x.double().exp(), rtol=1e-7, atol=0)
+    torch.testing.assert_close(formula._exp(x).double(), x.double().exp(), rtol=1e-7, atol=0)
     far = torch.tensor([0.0, -89, -1e4, -1e9, -1e13, 100, torch.nan])
-    assert _focusing._exp(far).nan_to_num(-1).tolist() == pytest.approx([1, 0, 0, 0, 0, 2e38, -1], abs=1e38)
-    assert _focusing._exp(far)[:5].tolist() == [1, 0, 0, 0, 0]
+    assert formula._exp(far).nan_to_num(-1).tolist() == pytest.approx([1, 0, 0, 0, 0, 2e38, -1], abs=1e38)
+    assert formula._exp(far)[:5].tolist() == [1, 0, 0, 0, 0]
     x = torch.linspace(0, 1, 400_001)
-    torch.testing.assert_close(_focusing._log1p_in_unit(x).double(), x.double().log1p(), rtol=2e-7, atol=0)
+    torch.testing.assert_close(formula._log1p_in_unit(x).double(), x.double().log1p(), rtol=2e-7, atol=0)
     x = torch.cat([torch.linspace(-0.99999, 3, 400_001), torch.logspace(-30, 30, 1001), -torch.logspace(-30, -6, 1001)])
-    torch.testing.assert_close(_focusing._log1p(x).double(), x.double().log1p(), rtol=3e-7, atol=0)
+    torch.testing.assert_close(formula._log1p(x).double(), x.double().log1p(), rtol=3e-7, atol=0)
 
 
 @pytest.mark.slow
