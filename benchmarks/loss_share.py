@@ -1,4 +1,4 @@
-"""Share of a training step (forward and backward of model and loss) that the loss takes: `python benchmarks/loss_share.py`.
+"""Share of a training step that the loss takes: `python benchmarks/loss_share.py`.
 
 Model and loss are timed one after the other in each round: the model's forward call and its backward call with a given
 gradient of the logits, and the loss's forward and backward call on the same logits. Printed: a Markdown table of the

@@ -74,7 +74,7 @@ class PerLabelLoss(nn.Module):
     def prepare(self, classes: int, dtype: torch.dtype) -> None:
         """Check or compute what the formulas read, before each batch of so many classes, outside compiled kernels."""
 
-    def compile(self) -> None:  # type: ignore[override]
+    def compile(self) -> None:
         """Compute value and gradient in one kernel made by torch.compile, from the next call on.
 
         Several times faster for thousands of classes. Needs a C++ compiler on the CPU, Triton on an accelerator, and
@@ -224,8 +224,8 @@ def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool
 def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]:
     # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
     function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
-    # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not depend
-    # on the shapes seen before; only the number of rows, which is marked, is dynamic.
+    # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not
+    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic.
     options: dict[str, Any] = {
         "cpp.enable_floating_point_contract_flag": "fast",
         "post_grad_custom_pre_pass": Simplify(),
@@ -252,7 +252,8 @@ def _value_and_gradient(
     else:
         up, down = (part * weight for part in _cotangents(y, False))
     if with_grad:
-        (positive, negative), pull_back = torch.func.vjp(lambda z: (loss.positive(z), loss.negative(z)), x)
+        vjp: Callable[..., Any] = torch.func.vjp
+        (positive, negative), pull_back = vjp(lambda z: (loss.positive(z), loss.negative(z)), x)
         (grad,) = pull_back((up, down))
     else:
         positive, negative, grad = loss.positive(x), loss.negative(x), None

@@ -16,8 +16,8 @@ class FrequencyWeightedLoss(PerLabelLoss):
     """Base of ``weight * factor * (1 - p_t)^gamma * -log p_t`` with weights from the training frequencies.
 
     p_t is sigmoid(z) of a positive and sigmoid(-s z) of a negative, whose term is divided by s (`neg_scale`); z is x
-    unless a subclass shifts it (`shift`). Without `focal`, factor is 1 and gamma 0. A subclass computes constants of the
-    classes from the counts (`class_constants`), and weights from these (`weight`).
+    unless a subclass shifts it (`shift`). Without `focal`, factor is 1 and gamma 0. A subclass computes constants of
+    the classes from the counts (`class_constants`), and weights from these (`weight`).
 
     The counts are int64 buffers: they follow the module to its device, and a change of its dtype leaves them exact.
     They are not part of its state dict, as a checkpoint holds the LabelStats they come from.

@@ -22,8 +22,10 @@ class Simplify(CustomGraphPass):
             elif node.target is torch.ops.aten.sub.Tensor and node.args[0] is node.args[1]:
                 for product in list(node.users):
                     for total in list(product.users):
-                        if total.target is torch.ops.aten.add.Tensor and total.args[1] is product:
-                            total.replace_all_uses_with(total.args[0])
+                        value = total.args[0]
+                        is_sum = total.target is torch.ops.aten.add.Tensor and total.args[1] is product
+                        if is_sum and product.target is torch.ops.aten.mul.Tensor and isinstance(value, Node):
+                            total.replace_all_uses_with(value)
         graph.eliminate_dead_code()
 
     def uuid(self) -> object:

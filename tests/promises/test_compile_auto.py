@@ -26,8 +26,14 @@ def test_auto_and_false_have_the_id_that_false_had() -> None:
 
 @pytest.mark.parametrize(
     ("device", "classes", "compiler", "pays"),
-    [("cpu", 999, True, False), ("cpu", 1000, True, True), ("cpu", 1000, False, False), ("cuda", 20, True, True)]
-    + [("cuda", 20, False, False), ("mps", 9605, True, False)],
+    [
+        ("cpu", 999, True, False),
+        ("cpu", 1000, True, True),
+        ("cpu", 1000, False, False),
+        ("cuda", 20, True, True),
+        ("cuda", 20, False, False),
+        ("mps", 9605, True, False),
+    ],
 )
 def test_auto_compiles_where_it_pays(
     device: str, classes: int, compiler: bool, pays: bool, monkeypatch: pytest.MonkeyPatch
