@@ -225,8 +225,11 @@ def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None, Tensor | None]
     # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
     function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
     # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not
-    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic.
+    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. With the default
+    # thresholds intermediate values would be written to memory, in tensors of the size of the batch.
     options: dict[str, Any] = {
+        "realize_opcount_threshold": 100,
+        "realize_reads_threshold": 20,
         "cpp.enable_floating_point_contract_flag": "fast",
         "post_grad_custom_pre_pass": Simplify(),
     }

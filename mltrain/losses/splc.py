@@ -54,11 +54,12 @@ class SPLCLoss(PerLabelLoss):
         self.change_epoch = change_epoch
         self.margin = margin
         self.gamma = gamma
-        self.correcting = change_epoch == 0
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch, counted from 0."""
-        self.correcting = epoch >= self.change_epoch
+        self.epoch = epoch
+        self.correcting = epoch >= self.change_epoch  # a compiled kernel depends on this alone
 
     def positive(self, x: Tensor) -> Tensor:
         s = Sigmoid(x - self.margin)
