@@ -9,6 +9,7 @@ one compiled kernel.
 from __future__ import annotations
 
 import functools
+import math
 import types
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -46,7 +47,7 @@ class PerLabelLoss(nn.Module):
     task: ClassVar[str] = "multi_label"
     compiled = False
     """Set by `compile`."""
-    _kernel: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] | None = None
+    _kernel: Callable[..., tuple[Tensor, Tensor | None]] | None = None
 
     def __init__(self, *, reduction: Reduction) -> None:
         super().__init__()
@@ -208,28 +209,28 @@ def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool
         torch._dynamo.mark_dynamic(x, 0)
         torch._dynamo.mark_dynamic(y, 0)
     if x.device.type != "cpu":
-        share = x.new_ones((len(x), 1), dtype=dtype) / _divisor(loss, y, False)
-        return Result(*loss._kernel(loss, x, y, share, False, with_grad)[:2], 1)
-    if y.numel() < CPU_CHUNK or _is_binary(y[0]):
+        rows = x.new_tensor([1, LARGE], dtype=dtype).repeat(len(x), 1)
+        rows[:, 0] /= _divisor(loss, y, False)
+        return Result(*loss._kernel(loss, x, y, rows, False, with_grad), 1)
+    if loss.reduction != "none" and (y.numel() < CPU_CHUNK or _is_binary(y[0])):
         divisor = {"mean": y.numel(), "batchmean": len(x)}.get(loss.reduction, 1)
-        value, grad, other = loss._kernel(loss, x, y, _equal_shares(len(x), divisor, dtype), True, with_grad)
-        assert other is not None
-        if other.item() == 0:
+        value, grad = loss._kernel(loss, x, y, _rows(len(x), divisor, dtype), True, with_grad)
+        if not math.isnan(value.item()):
             return Result(value, grad, 1)
     divisor = int(_divisor(loss, y, check_targets(y)))
-    value, grad, _ = loss._kernel(loss, x, y, _equal_shares(len(x), divisor, dtype), False, with_grad)
+    value, grad = loss._kernel(loss, x, y, _rows(len(x), divisor, dtype), False, with_grad)
     return Result(value, grad, 1)
 
 
-def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]:
+def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None]]:
     # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
     function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
     # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not
-    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. With the default
-    # thresholds intermediate values would be written to memory, in tensors of the size of the batch.
+    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. Thresholds: values that are
+    # used often are computed once, which keeps compilation short; as all are in one loop, none goes to memory.
     options: dict[str, Any] = {
-        "realize_opcount_threshold": 100,
-        "realize_reads_threshold": 20,
+        "realize_opcount_threshold": 30,
+        "realize_reads_threshold": 4,
         "cpp.enable_floating_point_contract_flag": "fast",
         "post_grad_custom_pre_pass": Simplify(),
     }
@@ -238,15 +239,16 @@ def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def _value_and_gradient(
-    loss: PerLabelLoss, x: Tensor, y: Tensor, share: Tensor, binary: bool, with_grad: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return value and gradient, both multiplied by `share` (B, 1), and, for `binary`, 0 if all targets are 0 or 1.
+    loss: PerLabelLoss, x: Tensor, y: Tensor, row: Tensor, binary: bool, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return value and gradient, both times the share of the row; a `binary` value is NaN unless targets are 0 or 1.
 
-    Sums go by row, in the loop that computes what they sum up: without something of the row, such as its share, the
-    compiler would write all values to memory first.
+    `row` (B, 2) has the share, and the bound of the logits. Sums go by row, and the bound is one of the row, so that
+    the compiler makes a single loop over rows and classes, in which all intermediate values stay in registers.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
+    share, bound = row.split(1, 1)
+    x, y = torch.maximum(torch.minimum(x.to(dtype), bound), -bound), y.to(dtype)
     weight = loss.weight(y)
     weight = share if weight is None else weight * share
     if binary:  # a product and a difference take less time than comparisons
@@ -261,8 +263,9 @@ def _value_and_gradient(
     else:
         positive, negative, grad = loss.positive(x), loss.negative(x), None
     value = positive * up + negative * down
-    other = (y * y - y).abs().sum(1).sum() if binary else None
-    return value if loss.reduction == "none" else value.sum(1).sum(), grad, other
+    if binary:
+        value = torch.where(y * y == y, value, torch.nan)
+    return value if loss.reduction == "none" else value.sum(1).sum(), grad
 
 
 def _in_graph(loss: PerLabelLoss, x: Tensor, y: Tensor) -> Tensor:
@@ -291,10 +294,10 @@ def _divisor(loss: PerLabelLoss, y: Tensor, all_known: bool) -> Tensor | int:
 
 
 @functools.lru_cache(maxsize=8)
-def _equal_shares(rows: int, divisor: int, dtype: torch.dtype) -> Tensor:
-    """Return 1 / divisor for each row, (rows, 1); kept, as making it each time takes as long as a small kernel."""
+def _rows(rows: int, divisor: int, dtype: torch.dtype) -> Tensor:
+    """Return (1 / divisor, LARGE) for each row; kept, as making it each time takes as long as a small kernel."""
     with torch.inference_mode(False):
-        shares = torch.full((rows, 1), 1 / divisor, dtype=dtype)
+        shares = torch.tensor([[1 / divisor, LARGE]], dtype=dtype).repeat(rows, 1)
         if rows > 1:
             torch._dynamo.mark_dynamic(shares, 0)
         return shares

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mltrain.labels import LabelStats
 from mltrain.losses.base import Reduction
-from mltrain.losses.formula import sigmoid
+from mltrain.losses.formula import Sigmoid
 from mltrain.losses.frequency import FrequencyWeightedLoss
 
 Form = Literal["repository", "paper"]
@@ -145,4 +145,4 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
         return weight / (top if self.weight_norm == "by_instance" else top.amax())
 
     def _map(self, r: Tensor) -> Tensor:
-        return self.alpha + sigmoid(self.beta * (r - self.mu))
+        return self.alpha + Sigmoid(self.beta * (r - self.mu)).p

@@ -13,20 +13,23 @@ class Simplify(CustomGraphPass):
     def __call__(self, graph: Graph) -> None:
         first: dict[tuple[object, str, str], Node] = {}
         for node in list(graph.nodes):
-            if node.op != "call_function":
-                continue
-            same = first.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
-            if same is not node:
-                node.replace_all_uses_with(same)
-                graph.erase_node(node)
-            elif node.target is torch.ops.aten.sub.Tensor and node.args[0] is node.args[1]:
-                for product in list(node.users):
-                    for total in list(product.users):
-                        value = total.args[0]
-                        is_sum = total.target is torch.ops.aten.add.Tensor and total.args[1] is product
-                        if is_sum and product.target is torch.ops.aten.mul.Tensor and isinstance(value, Node):
-                            total.replace_all_uses_with(value)
+            if node.op == "call_function":
+                same = first.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
+                if same is not node:
+                    node.replace_all_uses_with(same)
+                    graph.erase_node(node)
+        for node in list(graph.nodes):
+            if node.target is torch.ops.aten.add.Tensor and _is_carrier(node.args[1]):
+                node.replace_all_uses_with(node.args[0])
         graph.eliminate_dead_code()
 
     def uuid(self) -> object:
         return get_hash_for_files((__file__,))
+
+
+def _is_carrier(product: object) -> bool:
+    """Return whether this is ``slope * (x - x)``."""
+    if not isinstance(product, Node) or product.target is not torch.ops.aten.mul.Tensor:
+        return False
+    zero = product.args[1]
+    return isinstance(zero, Node) and zero.target is torch.ops.aten.sub.Tensor and zero.args[0] is zero.args[1]

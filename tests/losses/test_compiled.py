@@ -188,16 +188,19 @@ def test_compiled_losses_find_soft_targets_anywhere() -> None:
             compiled(x, wrong)
 
 
-def test_compiled_exponential_and_logarithm_have_the_accuracy_they_state() -> None:
-    x = torch.linspace(-87, 88, 400_001)
-    torch.testing.assert_close(formula._exp(x).double(), x.double().exp(), rtol=1e-7, atol=0)
-    far = torch.tensor([0.0, -89, -1e4, -1e9, -1e13, 100, torch.nan])
-    assert formula._exp(far).nan_to_num(-1).tolist() == pytest.approx([1, 0, 0, 0, 0, 2e38, -1], abs=1e38)
-    assert formula._exp(far)[:5].tolist() == [1, 0, 0, 0, 0]
+def test_polynomials_have_the_accuracy_they_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formula, "_needs_polynomials", lambda _: True)
+    x = torch.linspace(0, 87, 400_001)
+    torch.testing.assert_close(formula._exp_of_minus(x).double(), (-x.double()).exp(), rtol=1e-7, atol=0)
+    far = torch.tensor([87, 89, 1e4, 1e30])
+    assert formula._exp_of_minus(far).tolist() == pytest.approx([1.645e-38] * 4, rel=1e-3)
     x = torch.linspace(0, 1, 400_001)
     torch.testing.assert_close(formula._log1p_in_unit(x).double(), x.double().log1p(), rtol=2e-7, atol=0)
-    x = torch.cat([torch.linspace(-0.99999, 3, 400_001), torch.logspace(-30, 30, 1001), -torch.logspace(-30, -6, 1001)])
-    torch.testing.assert_close(formula._log1p(x).double(), x.double().log1p(), rtol=3e-7, atol=0)
+    x = torch.cat([torch.linspace(1e-4, 4, 400_001), torch.logspace(-37, 37, 1001)])
+    torch.testing.assert_close(formula.log(x).double(), x.double().log(), rtol=2e-7, atol=2e-7)
+    assert formula.log(torch.ones(1)).item() == 0
+    x.requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(formula.log(x).sum(), x)[0], 1 / x.detach())
 
 
 @pytest.mark.slow
