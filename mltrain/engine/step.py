@@ -86,7 +86,7 @@ class TrainStep:
         forward: nn.Module = torch.compile(model) if compile_model else model  # type: ignore[assignment]
         for part in loss.modules() if compile_loss else ():
             if isinstance(part, PerLabelLoss):  # the losses that compiling is tested for; a loss may hold several
-                part.compile()
+                part.compile(required=compile_model)
         if dist.world_size > 1:
             device_ids = [dist.device.index] if dist.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)

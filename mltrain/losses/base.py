@@ -9,6 +9,7 @@ one compiled kernel.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import types
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from mltrain.losses.formula import LARGE
 from mltrain.losses.graph_pass import Simplify
+
+logger = logging.getLogger(__name__)
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
 
@@ -47,6 +50,9 @@ class PerLabelLoss(nn.Module):
     task: ClassVar[str] = "multi_label"
     compiled = False
     """Set by `compile`."""
+    _required = False
+    _failed: frozenset[object] = frozenset()
+    """Kinds of batches whose kernel could not be compiled."""
     _kernel: Callable[..., tuple[Tensor, Tensor | None]] | None = None
 
     def __init__(self, *, reduction: Reduction) -> None:
@@ -75,13 +81,13 @@ class PerLabelLoss(nn.Module):
     def prepare(self, classes: int, dtype: torch.dtype) -> None:
         """Check or compute what the formulas read, before each batch of so many classes, outside compiled kernels."""
 
-    def compile(self) -> None:
+    def compile(self, *, required: bool = True) -> None:
         """Compute value and gradient in one kernel made by torch.compile, from the next call on.
 
         Several times faster for thousands of classes. Needs a C++ compiler on the CPU, Triton on an accelerator, and
-        some seconds at the first call.
+        some seconds at the first call. Unless `required`, batches whose kernel fails are computed eagerly, silently.
         """
-        self.compiled = True
+        self.compiled, self._required = True, required
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         check_shapes(logits, targets)
@@ -101,7 +107,7 @@ class PerLabelLoss(nn.Module):
         return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_") and k not in hidden)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_kernel"}  # a copy compiles its own
+        return {k: v for k, v in self.__dict__.items() if k not in ("_kernel", "_failed")}  # a copy compiles its own
 
 
 class PerClassLoss(PerLabelLoss):
@@ -165,7 +171,8 @@ def _evaluate(loss: PerLabelLoss, x: Tensor, y: Tensor, *, with_grad: bool) -> R
         empty = x.new_zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
         return Result(empty if loss.reduction == "none" else empty.sum(), empty, 1)
     x, y = x.contiguous(), y.contiguous()
-    return _evaluate_compiled(loss, x, y, with_grad) if loss.compiled else _evaluate_eager(loss, x, y, with_grad)
+    result = _evaluate_compiled(loss, x, y, with_grad) if loss.compiled else None
+    return _evaluate_eager(loss, x, y, with_grad) if result is None else result
 
 
 def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
@@ -195,39 +202,54 @@ def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -
     return Result(total / divisor, grad, divisor)
 
 
-def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
-    """Compute value and gradient in one compiled kernel.
+def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result | None:
+    """Compute value and gradient in one compiled kernel, or None if it cannot be compiled and need not be.
 
     On the CPU a first kernel is for targets of 0 and 1, which it verifies; others take a second call. Which kernel has
     the last word depends on the batch alone, not on earlier batches, so that a resumed run repeats a run exactly.
     """
-    if loss._kernel is None:
-        loss._kernel = _build_kernel()
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype, on_cpu = torch.promote_types(x.dtype, torch.float32), x.device.type == "cpu"
     if x.shape[0] > 1:  # torch.compile specialises on 1
         x, y = x.detach(), y.detach()
         torch._dynamo.mark_dynamic(x, 0)
         torch._dynamo.mark_dynamic(y, 0)
-    if x.device.type != "cpu":
+    if on_cpu and loss.reduction != "none" and (y.numel() < CPU_CHUNK or _is_binary(y[0])):
+        divisor = {"mean": y.numel(), "batchmean": len(x)}.get(loss.reduction, 1)
+        result = _call_kernel(loss, x, y, _rows(len(x), divisor, dtype), True, with_grad)
+        if result is None or not math.isnan(result.loss.item()):
+            return result
+    if on_cpu:
+        rows = _rows(len(x), int(_divisor(loss, y, check_targets(y))), dtype)
+    else:
         rows = x.new_tensor([1, LARGE], dtype=dtype).repeat(len(x), 1)
         rows[:, 0] /= _divisor(loss, y, False)
-        return Result(*loss._kernel(loss, x, y, rows, False, with_grad), 1)
-    if loss.reduction != "none" and (y.numel() < CPU_CHUNK or _is_binary(y[0])):
-        divisor = {"mean": y.numel(), "batchmean": len(x)}.get(loss.reduction, 1)
-        value, grad = loss._kernel(loss, x, y, _rows(len(x), divisor, dtype), True, with_grad)
-        if not math.isnan(value.item()):
-            return Result(value, grad, 1)
-    divisor = int(_divisor(loss, y, check_targets(y)))
-    value, grad = loss._kernel(loss, x, y, _rows(len(x), divisor, dtype), False, with_grad)
-    return Result(value, grad, 1)
+    return _call_kernel(loss, x, y, rows, False, with_grad)
+
+
+def _call_kernel(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, rows: Tensor, binary: bool, with_grad: bool
+) -> Result | None:
+    kind = (len(x) > 1, x.shape[1], x.dtype, y.dtype, binary, with_grad)
+    if kind in loss._failed:
+        return None
+    if loss._kernel is None:
+        loss._kernel = _build_kernel()
+    try:
+        return Result(*loss._kernel(loss, x, y, rows, binary, with_grad), 1)
+    except Exception as error:
+        if loss._required:
+            raise
+        logger.debug("%s is computed eagerly, as compiling it failed: %s", type(loss).__name__, error)
+        loss._failed |= {kind}
+        return None
 
 
 def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None]]:
     # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
     function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
     # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not
-    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. Thresholds: values that are
-    # used often are computed once, which keeps compilation short; as all are in one loop, none goes to memory.
+    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. Low thresholds:
+    # what is used often is computed once, which keeps compilation short; in a single loop, nothing goes to memory.
     options: dict[str, Any] = {
         "realize_opcount_threshold": 30,
         "realize_reads_threshold": 4,
