@@ -177,29 +177,40 @@ def _evaluate(loss: PerLabelLoss, x: Tensor, y: Tensor, *, with_grad: bool) -> R
 
 def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
     """Compute value and gradient by autograd, chunk by chunk, which bounds the memory it takes."""
-    dtype, on_cpu = torch.promote_types(x.dtype, torch.float32), x.device.type == "cpu"
+    on_cpu = x.device.type == "cpu"
     all_known = on_cpu and check_targets(y)
-    grad = torch.empty_like(x, dtype=dtype) if with_grad else None
     step = max((CPU_CHUNK if on_cpu else DEVICE_CHUNK) // x.shape[1], 1)
-    values = []
-    for start in range(0, len(x), len(x) if loss.weight_needs_batch else step):
-        rows = slice(start, None if loss.weight_needs_batch else start + step)
-        part, targets = x[rows].to(dtype).clamp(-LARGE, LARGE), y[rows].to(dtype)
-        up, down = _cotangents(targets, all_known)
-        weight = loss.weight(targets)
-        if weight is not None:
-            up, down = up * weight, down * weight
-        with torch.set_grad_enabled(with_grad):
-            terms = loss.positive(part.requires_grad_(with_grad)), loss.negative(part)
-        if grad is not None:
-            (grad[rows],) = torch.autograd.grad(terms, part, (up, down))
-        value = torch.addcmul(terms[0].detach() * up, terms[1].detach(), down)
-        values.append(value if loss.reduction == "none" else value.sum())
-    if loss.reduction == "none":
-        return Result(torch.cat(values), grad, 1)
-    divisor = _divisor(loss, y, all_known)
-    total = torch.stack(values).sum()
-    return Result(total / divisor, grad, divisor)
+    if loss.weight_needs_batch or len(x) <= step:
+        value, grad = _evaluate_chunk(loss, x, y, all_known, with_grad)
+    else:
+        grad = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if with_grad else None
+        values = []
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            value, part = _evaluate_chunk(loss, x[rows], y[rows], all_known, with_grad)
+            values.append(value)
+            if grad is not None:
+                grad[rows] = part
+        value = torch.cat(values) if loss.reduction == "none" else torch.stack(values).sum()
+    divisor = 1 if loss.reduction == "none" else _divisor(loss, y, all_known)
+    return Result(value if isinstance(divisor, int) and divisor == 1 else value / divisor, grad, divisor)
+
+
+def _evaluate_chunk(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, all_known: bool, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the value, summed unless it is wanted by entry, and the gradient, neither divided yet."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
+    up, down = _cotangents(y, all_known)
+    weight = loss.weight(y)
+    if weight is not None:
+        up, down = up * weight, down * weight
+    with torch.set_grad_enabled(with_grad):
+        terms = loss.positive(x.requires_grad_(with_grad)), loss.negative(x)
+    grad = torch.autograd.grad(terms, x, (up, down))[0] if with_grad else None
+    value = torch.addcmul(terms[0].detach() * up, terms[1].detach(), down)
+    return value if loss.reduction == "none" else value.sum(), grad
 
 
 def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result | None:

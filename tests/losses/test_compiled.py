@@ -159,14 +159,13 @@ def test_what_a_batch_gives_does_not_depend_on_earlier_batches(loss: PerLabelLos
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_kernel_belongs_to_its_loss_and_has_no_limit_of_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    for k in range(4):
-        eager, compiled = both(AsymmetricLoss(gamma_neg=k / 2))
-        for rows in (2, 3, 5):
-            x, y = (part[:rows] for part in batch("hard"))
-            torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
+def test_a_kernel_belongs_to_its_loss_and_has_no_limit_of_sizes() -> None:
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=2):
+        for k in range(4):
+            eager, compiled = both(AsymmetricLoss(gamma_neg=k / 2))
+            for rows in (2, 3, 5):
+                x, y = (part[:rows] for part in batch("hard"))
+                torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
 
 
 @pytest.mark.usefixtures("traced")
