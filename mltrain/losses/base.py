@@ -189,7 +189,7 @@ def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -
             rows = slice(start, start + step)
             value, part = _evaluate_chunk(loss, x[rows], y[rows], all_known, with_grad)
             values.append(value)
-            if grad is not None:
+            if grad is not None and part is not None:
                 grad[rows] = part
         value = torch.cat(values) if loss.reduction == "none" else torch.stack(values).sum()
     divisor = 1 if loss.reduction == "none" else _divisor(loss, y, all_known)
