@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, OLDER_SPELLINGS
 
 # Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
 IRRELEVANT = frozenset(
@@ -76,4 +76,6 @@ def _relevant(node: Any, path: str, data: str) -> Any:
         return [_relevant(item, path, data) for item in node]
     if isinstance(node, str) and data and (node == data or node.startswith(data.rstrip("/") + "/")):
         return "<paths.data>" + node[len(data.rstrip("/")) :]
+    if path in OLDER_SPELLINGS and isinstance(node, str):
+        return OLDER_SPELLINGS[path].get(node, node)
     return node

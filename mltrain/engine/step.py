@@ -65,7 +65,8 @@ class TrainStep:
         amp_dtype: torch.dtype | None = None,
         clip_grad_norm: float | None = None,
         channels_last: bool = True,
-        compile: bool = False,
+        compile_model: bool = False,
+        compile_loss: bool = False,
     ) -> None:
         self.loss, self.optimizer, self.schedule, self.ema, self.mix = loss, optimizer, schedule, ema, mix
         self.dist, self.seed = dist, seed
@@ -73,10 +74,10 @@ class TrainStep:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.scaler = torch.amp.GradScaler(dist.device.type) if amp_dtype is torch.float16 else None
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
-        for part in loss.modules() if compile else ():
-            if isinstance(part, PerLabelLoss):  # what compiling is tested for; a loss may hold several
-                part.compile()
+        forward: nn.Module = torch.compile(model) if compile_model else model  # type: ignore[assignment]
+        for part in loss.modules() if compile_loss else ():
+            if isinstance(part, PerLabelLoss):  # the losses that compiling is tested for; a loss may hold several
+                part.compile(required=compile_model)
         if dist.world_size > 1:
             device_ids = [dist.device.index] if dist.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)

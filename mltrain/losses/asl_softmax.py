@@ -9,8 +9,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss, check_gamma, check_smoothing, log_probabilities
 from mltrain.losses.base import Reduction
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss, check_gamma, check_smoothing, log_probabilities
 
 Form = Literal["published", "corrected"]
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss, check_smoothing
 from mltrain.losses.base import Reduction
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss, check_smoothing
 
 
 class CrossEntropy(SoftmaxLoss):

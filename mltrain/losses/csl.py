@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Adjustment, Targets
 from mltrain.losses.asl import AsymmetricLoss
 
 Mode = Literal["selective", "negative", "ignore", "ignore_normalize"]
@@ -135,9 +134,8 @@ class ClassAwareSelectiveLoss(nn.Module):
 class _Normalized(AsymmetricLoss):
     """ASL whose entries weigh 1 + 1 / (1 + k), k the known labels of the image."""
 
-    def adjust(self, targets: Targets) -> Adjustment:
-        known = (targets.dense >= 0).sum(1, keepdim=True).to(targets.dtype)
-        return Adjustment(row=1 + 1 / (1 + known))
+    def weight(self, targets: Tensor) -> Tensor:
+        return 1 + 1 / (1 + (targets >= 0).sum(1, keepdim=True).to(targets.dtype))
 
 
 def read_prior(path: str | Path, class_names: tuple[str, ...]) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Adjustment, Targets
-from mltrain.losses._weighted import FrequencyWeightedLoss
 from mltrain.losses.base import Reduction
+from mltrain.losses.frequency import FrequencyWeightedLoss
 
 
 class InverseFrequencyLoss(FrequencyWeightedLoss):
@@ -49,6 +51,10 @@ class InverseFrequencyLoss(FrequencyWeightedLoss):
         self.gamma = gamma
         self.focal_factor = focal_factor
 
-    def adjust(self, targets: Targets) -> Adjustment:
-        weights = (self.known.clamp(min=1) / self.counts(targets)).pow(self.power)
-        return Adjustment(column=weights / weights.mean() if self.normalize else weights)
+    def class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Compute the weights."""
+        weights = (self.known.clamp(min=1) / self.counts(dtype)).pow(self.power)
+        return (weights / weights.mean() if self.normalize else weights,)
+
+    def weight(self, targets: Tensor) -> Tensor:
+        return self._constants[0]

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss
 from mltrain.losses.base import Reduction
 from mltrain.losses.ldam import check_drw_epoch
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss
 
 
 class LDAMSoftmaxLoss(SoftmaxLoss):
