@@ -21,10 +21,11 @@ class AsymmetricLoss(PerLabelLoss):
     of mixed exponents.
 
     Args:
-        gamma_neg: focusing exponent of the negatives, >= 0.
-        gamma_pos: focusing exponent of the positives, >= 0.
-        clip: probability margin m in [0, 1): negatives with p <= m are free.
-        detach_weight: do not differentiate the focusing weight.
+        gamma_neg: focusing exponent of the negatives, >= 0. The authors' ladder for new data is 0, 2, 4.
+        gamma_pos: focusing exponent of the positives, >= 0. 0 in the authors' training code, 1 in their advice for new
+            data.
+        clip: probability margin in [0, 1): negatives with p <= clip are free.
+        detach_weight: hold the focusing weight constant in the gradient, as the authors' training code does.
         reduction: see `PerLabelLoss`; the paper's is the sum, to which its learning rates belong.
 
     Raises:

@@ -40,7 +40,7 @@ class PerLabelLoss(nn.Module):
     the gradient cannot be differentiated again.
 
     Args:
-        reduction: ``sum``; ``mean`` over the known entries; ``batchmean``, the sum over B; ``none``, (B, C).
+        reduction: ``sum``, ``mean`` over known entries or ``batchmean`` (sum / B). ``none`` returns (B, C).
 
     Raises:
         ValueError: logits not floating or not 2-D, targets of another shape or requiring a gradient, an unknown

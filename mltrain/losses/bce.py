@@ -15,8 +15,9 @@ class BinaryCrossEntropy(PerLabelLoss):
     Equal to `torch.nn.functional.binary_cross_entropy_with_logits` (fp64: 1e-12) where every label is known.
 
     Args:
-        pos_weight: w, the weight of the positive term.
-        label_smoothing: e, moves targets from 1 to 1 - e/2 and from 0 to e/2, soft ones in proportion.
+        pos_weight: weight of the positive term.
+        label_smoothing: e: targets of 1 become 1 - e/2, those of 0 become e/2, unknown ones stay. Soft targets move in
+            proportion.
         reduction: see `PerLabelLoss`.
 
     Raises:

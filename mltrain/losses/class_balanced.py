@@ -32,13 +32,15 @@ class ClassBalancedLoss(FrequencyWeightedLoss):
 
     Args:
         stats: frequencies of the training set.
-        beta: in [0, 1): 0 weighs all classes alike, towards 1 by inverse frequency. The paper tries 0.9 to 0.9999.
-        mode: see above.
-        normalize: scale the weights so that the classes' e(n_c) have mean 1, as the paper does; the
-            Distribution-Balanced code does not, which makes the loss some ten times smaller at beta 0.9.
-        focal: use the focal weight and factor, else BCE.
+        beta: beta of the effective number (1 - beta^n) / (1 - beta), in [0, 1); 0 weighs all classes alike. Towards 1
+            weights come near inverse frequency. The paper tries 0.9 to 0.9999.
+        mode: n of the entry's class (``by_class``), or one per image by its positives: ``average_n``, ``average_w``,
+            ``min_n``.
+        normalize: scale the weights to mean 1 over the classes, as the paper does. The Distribution-Balanced code does
+            not, which makes the loss some ten times smaller at beta 0.9.
+        focal: use the focal weight and factor; without, the loss is weighted BCE.
         gamma: focusing exponent, >= 0.
-        focal_factor: constant in front of the focal loss.
+        focal_factor: constant in front of the focal loss; 2 in the Distribution-Balanced code.
         reduction: see `PerLabelLoss`.
 
     Raises:

@@ -17,7 +17,8 @@ class CrossEntropy(SoftmaxLoss):
     with the same weights and smoothing, in fp64 to 1e-12; ``mean`` differs: it divides by the number of images.
 
     Args:
-        label_smoothing: e, in [0, 1): Szegedy et al., CVPR 2016, arXiv:1512.00567.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1). Szegedy et al., CVPR 2016,
+            arXiv:1512.00567.
         stats, class_weight, beta, reduction: see `SoftmaxLoss`.
 
     Raises:

@@ -43,21 +43,20 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
 
     Args:
         stats: frequencies of the training set.
-        rebalance: use the weights w, else 1.
+        rebalance: use the weights alpha + sigmoid(beta * (r - mu)).
         alpha: lowest weight, >= 0.
-        beta: steepness of the map, above 0.
-        mu: its centre, where w = alpha + 0.5. ``auto`` is the mean of r over the positives of the training set, which
-            is N / sum_c n_c where each image has a positive (0.23 for COCO-MLT, where the paper has 0.2; 0.49 for
-            VOC-MLT, where it has 0.3), and at most 1, the largest r of a positive.
-        weight_norm: divide the weights by the largest that their image (``by_instance``) or the batch (``by_batch``)
-            has over all classes.
+        beta: steepness of the weights, above 0.
+        mu: r at which the weight is alpha + 0.5; ``auto``: mean of r over the training positives; the paper: 0.2 and
+            0.3. The mean is N / sum_c n_c if each image has a positive (0.23 for COCO-MLT, where the paper has 0.2;
+            0.49 for VOC-MLT, where it has 0.3), and at most 1, the largest r of a positive.
+        weight_norm: divide the weights by the largest of their image (``by_instance``) or of the batch (``by_batch``).
         ntr: use negative-tolerant regularisation.
-        neg_scale: l, above 0; the paper has 2 for COCO-MLT, 5 for VOC-MLT.
-        init_bias: kappa.
+        neg_scale: lambda, above 0; the paper has 2 for COCO-MLT and 5 for VOC-MLT.
+        init_bias: kappa, the strength of the class prior.
         focal: use the focal weight and factor.
         gamma: focusing exponent, >= 0.
-        focal_factor: constant in front of the focal loss ("balance_param" of the authors' code).
-        form: where paper and code differ, ``repository`` or ``paper``.
+        focal_factor: constant in front of the focal loss, "balance_param" in the authors' code.
+        form: ``repository`` divides the class prior by lambda, as the authors' code does; ``paper`` does not.
         reduction: see `PerLabelLoss`; the authors' is the mean.
 
     Raises:

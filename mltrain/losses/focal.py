@@ -19,9 +19,10 @@ class FocalLoss(PerLabelLoss):
     `detach_weight=True` does.
 
     Args:
-        gamma: focusing exponent, >= 0; 0 is (alpha-weighted) binary cross-entropy.
-        alpha: weight of the positive term in [0, 1], the negative one getting 1 - alpha; None for eq. 4.
-        detach_weight: do not differentiate the focusing weight.
+        gamma: focusing exponent of positives and negatives, >= 0; 0 is (alpha-weighted) binary cross-entropy.
+        alpha: weight of the positives in [0, 1], 1 - alpha for the negatives; null for none (equation 4). The paper's
+            detector uses 0.25.
+        detach_weight: hold the focusing weight constant in the gradient, as the ASL family's focal baseline does.
         reduction: see `PerLabelLoss`.
 
     Raises:

@@ -32,8 +32,9 @@ class GHMLoss(PerLabelLoss):
     fp64: 1e-6.
 
     Args:
-        bins: of [0, 1].
-        momentum: of the average, in [0, 1); the authors' configuration is 0.75 with 30 bins.
+        bins: equal bins of the gradient norm in [0, 1].
+        momentum: momentum of the moving average of the density, in [0, 1); 0 looks at each micro-batch alone. The
+            authors' configuration is 0.75 with 30 bins.
         reduction: see `PerLabelLoss`; the mean over the known entries is the paper's.
 
     Raises:

@@ -21,8 +21,8 @@ class HillLoss(PerLabelLoss):
     (1e-6) and with the formula in fp64 with autograd (1e-11). Theirs takes log(sigmoid), which is NaN below about -104.
 
     Args:
-        lam: lambda of the negative term, >= 1.
-        margin: m, which a positive's logit has to clear.
+        lam: lambda of the negative term (lambda - p) p^2, >= 1.
+        margin: margin that a positive's logit has to clear.
         gamma: focusing exponent of the positives, >= 0.
         reduction: see `PerLabelLoss`; the paper's is the sum.
 

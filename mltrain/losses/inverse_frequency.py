@@ -20,9 +20,10 @@ class InverseFrequencyLoss(FrequencyWeightedLoss):
 
     Args:
         stats: frequencies of the training set.
-        power: above 0.
-        normalize: scale the weights to mean 1 over the classes; without, those of rare classes are in the hundreds.
-        focal: use the focal weight and factor, else BCE.
+        power: the weight of a class is (images / positives) ^ power, power above 0.
+        normalize: scale the weights to mean 1 over the classes, unlike the Distribution-Balanced code. Without it those
+            of rare classes are in the hundreds.
+        focal: use the focal weight and factor; without, the loss is weighted BCE.
         gamma: focusing exponent, >= 0.
         focal_factor: constant in front of the focal loss.
         reduction: see `PerLabelLoss`.

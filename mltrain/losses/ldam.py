@@ -27,11 +27,12 @@ class LDAMLoss(PerClassLoss):
     start of every epoch, also of a resumed one.
 
     Args:
-        max_margin: margin of the rarest class, in logits, >= 0; the authors' 0.5, and 0.3 on iNaturalist. 0 and scale 1
-            is binary cross-entropy.
-        scale: s; 1 for an ordinary linear head. The authors' 30 belongs to cosine logits in [-1, 1].
-        drw_epoch: epoch from which classes are weighted; None: never.
-        drw_beta: beta of the weights, in [0, 1).
+        max_margin: margin of the rarest class in logits, >= 0; the authors' 0.5, on iNaturalist 0.3. 0 and scale 1 is
+            binary cross-entropy.
+        scale: factor of the logits, 1 for an ordinary linear head; the authors' 30 is for cosine logits. These lie in
+            [-1, 1].
+        drw_epoch: deferred re-weighting: classes are weighted from this epoch on, counted from 0; null: never.
+        drw_beta: beta of these weights (1-beta)/(1-beta^n), mean 1, in [0, 1).
         reduction: see `PerLabelLoss`.
 
     Raises:

@@ -22,7 +22,7 @@ class LogitAdjustedLoss(PerClassLoss):
     The same adjustment of a model trained without: `mltrain.metrics.thresholds`.
 
     Args:
-        tau: strength; 0 is binary cross-entropy.
+        tau: strength: tau times the log prior odds is added to the logits in training; 0 is BCE.
         reduction: see `PerLabelLoss`.
 
     Raises:

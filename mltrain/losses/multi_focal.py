@@ -24,11 +24,12 @@ class MultiFocalLoss(PerClassLoss):
     cut at 1e-8, and a soft target is the weighted sum of both terms.
 
     Args:
-        gamma_neg: focusing exponent of the negatives, >= 0, to which w_c is added.
+        gamma_neg: focusing exponent of the negatives, >= 0, to which the class's weight w_c is added.
         gamma_pos: focusing exponent of the positives, >= 0.
         clip: probability margin in [0, 1): negatives with p <= clip are free.
-        exponent: of the weight, >= 0; 0 weighs all classes 1 and is ASL with gamma_neg + 1.
-        detach_weight: do not differentiate the focusing weight, as the authors' code does.
+        exponent: exponent of the weight 1 - log(n / n_max), >= 0. The authors' "multi-grained focal" has 1/6 with
+            gamma_neg 4; 0 weighs all classes 1 and is ASL with gamma_neg + 1.
+        detach_weight: hold the focusing weight constant in the gradient, as the authors' training code does.
         reduction: see `PerLabelLoss`; the authors' is the sum.
 
     Raises:

@@ -25,9 +25,9 @@ class RobustAsymmetricLoss(PerLabelLoss):
         gamma_neg: focusing exponent of the negatives, >= 0.
         gamma_pos: focusing exponent of the positives, >= 0.
         clip: probability margin in [0, 1): negatives with p <= clip are free.
-        lam: Hill's lambda, >= 1; 1.5 as in Hill's paper.
+        lam: lambda of Hill's weight on the negatives, >= 1; 1.5 as in Hill's paper.
         epsilon_1: change of the first coefficient of -log p as a series in q, at most 1.
-        epsilon_2: the same, of the second coefficient, at most 1: -2.5 makes it 1/2 + 5/4.
+        epsilon_2: change of the second coefficient, at most 1; -2.5 makes it 1/2 + 5/4.
         reduction: see `PerLabelLoss`; the authors' is the sum.
 
     Raises:

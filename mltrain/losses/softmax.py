@@ -27,13 +27,13 @@ class SoftmaxLoss(nn.Module):
 
     Args:
         stats: frequencies of the training set; needed for class weights.
-        class_weight: of an image, by the class of its label with n training images: ``none``; ``inverse``, 1 / n;
-            ``sqrt``, n^-1/2; ``effective``, (1 - beta) / (1 - beta^n) (Cui et al., CVPR 2019, arXiv:1901.05555). Scaled
-            to mean 1 over the classes; n of a class without images counts as 1. ``curriculum``: the class costs of a
-            curriculum (`set_class_costs`), all the same before there are any.
-        beta: of ``effective``, in [0, 1).
-        reduction: ``sum``; ``mean`` over the images with a known label, whatever they weigh (torch's weighted mean
-            divides by the weights); ``batchmean``, the sum over B; ``none``, (B,).
+        class_weight: weight of an image by its label's class: none, inverse, sqrt, effective or curriculum. With n
+            training images: ``inverse`` 1 / n; ``sqrt`` n^-1/2; ``effective`` (1 - beta) / (1 - beta^n) (Cui et al.,
+            CVPR 2019, arXiv:1901.05555); scaled to mean 1 over the classes, and n of a class without images counts as
+            1. ``curriculum``: the class costs of a curriculum (`set_class_costs`), all equal before there are any.
+        beta: beta of ``effective``, in [0, 1).
+        reduction: ``sum``, ``mean`` over images with a known label or ``batchmean`` (sum / B). The mean ignores the
+            images' weights (torch's weighted mean divides by them); ``none`` returns (B,).
 
     Raises:
         ValueError: an option outside its range; logits that are not floating, not 2-D, of one class, or of another

@@ -25,9 +25,9 @@ class SPLCLoss(PerLabelLoss):
     The epoch comes from `set_epoch`, which the runner calls at the start of every epoch, also of a resumed one.
 
     Args:
-        tau: probability from which a negative is corrected, in (0, 1); 0.6, the paper's 0.65 where few labels miss.
-        change_epoch: epochs that train without correction.
-        margin: m, which a positive's logit has to clear.
+        tau: negatives of a higher probability are taken for positives, in (0, 1); 0.65 if few labels are missing.
+        change_epoch: epochs that train without this correction.
+        margin: margin that a labelled positive's logit has to clear.
         gamma: focusing exponent, >= 0.
         reduction: see `PerLabelLoss`; the paper's is the sum.
 
