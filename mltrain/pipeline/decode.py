@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import struct
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from mltrain.errors import DataError
+from mltrain.pipeline.image_file import identify, read_file
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -35,17 +35,12 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     torchvision's libjpeg-turbo, if present, decodes ordinary JPEG files: the same pixels as Pillow, 15 % faster.
 
     Raises:
-        DataError: no such file, not an image, truncated, damaged, or a decompression bomb (more than twice
-            ``PIL.Image.MAX_IMAGE_PIXELS``). The message has the path and the reason.
+        DataError: no regular file, not an image of `image_file.FORMATS`, truncated, damaged, or a decompression bomb
+            (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``). The message has the path and the reason.
     """
+    data = read_file(path)
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{os.fspath(path)}: cannot read the file: {error.strerror or error}") from error
-    if not len(data):
-        raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(data.data)) as image:
+        with identify(data) as image:
             if decode_jpeg is not None and _is_plain_jpeg(image):
                 # It fails on damaged files, and if torchvision was built without libjpeg: then Pillow decides.
                 with contextlib.suppress(RuntimeError, AttributeError):
@@ -59,7 +54,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image of a known format"
+        return "not an image of a format that is read (PostScript and other vector formats are not)"
     return str(error) or type(error).__name__
 
 
