@@ -66,9 +66,12 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically, with the line ends of `text`."""
+    """Write a UTF-8 text file atomically, with the line ends of `text`.
+
+    Bytes of file names that are not UTF-8, which Python keeps as lone surrogates, become escapes: \\udcff.
+    """
     with atomic_write(path) as temporary:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

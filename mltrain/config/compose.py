@@ -107,7 +107,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         raise ConfigError(_no_run(Path(folder)))
     try:
         cfg = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path}: holds no config")

@@ -60,7 +60,7 @@ class MetricsLog:
         """Drop the records after `step` and open the file."""
         kept = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)
                 if record is not None and record["step"] <= step:
                     kept.append(line)

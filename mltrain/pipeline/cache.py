@@ -118,7 +118,7 @@ def cached_images(
 def _key(labels: LabelSet, resize: EvalResize | ShorterSide) -> str:
     digest = hashlib.sha256(f"{_VERSION}\0{resize!r}\0".encode())
     for path in labels.image_paths:
-        digest.update(os.path.realpath(path).encode() + b"\0")
+        digest.update(os.path.realpath(path).encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()[:16]
 
 
