@@ -267,7 +267,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
         commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         commit, status = (
             subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10, check=True
+                ["git", "-C", str(folder), *command], capture_output=True, encoding="utf-8", timeout=10, check=True
             ).stdout.strip()
             for command in commands
         )
