@@ -77,12 +77,13 @@ def prepare_streams() -> None:
       Characters that cannot be written become escapes. Names on standard input may be any bytes.
     - Closed streams become /dev/null, because the next file that is opened would get their number.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for number in (0, 1, 2):
+        with suppress(OSError):
+            _open_null(number)
+    for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            with suppress(OSError):
-                _open_null(number)
-            null = Path(os.devnull).open("w" if number else "r", encoding="utf-8")  # noqa: SIM115  (stays open)
+            null = Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115  (stays open)
             setattr(sys, name, null)
         elif isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
             if name == "stdin":
