@@ -239,7 +239,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result."""
+        """True if the run has a result."""
         return bool(self.result)
 
     @property
@@ -249,7 +249,7 @@ class RunFolder:
 
     @property
     def single_label(self) -> bool:
-        """Whether an image has one label."""
+        """True if an image has one label."""
         return self.task == "single_label"
 
     @property

@@ -57,7 +57,7 @@ class RunRecord(RunFolder):
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result that can be read."""
+        """True if the run has a result that can be read."""
         return self.status == "finished"
 
     @property
