@@ -49,6 +49,8 @@ class CachedImages:
 
     def __init__(self, labels: LabelSet, resize: str, pixels: Path, index: np.ndarray) -> None:
         self.resize = resize
+        self.damaged: list[str] = []
+        """stays empty: what was damaged is not known after decoding"""
         self._labels = labels
         self._file = pixels
         self._index = index
