@@ -9,6 +9,7 @@ from typing import Any
 
 # Control characters but line end and tab (and but the codes of bold text), and marks that turn the direction of text.
 _UNSAFE = re.compile("(?!\x1b\\[[01]m)[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
 _FORMULA = re.compile("'*[=+@\t\r-]")
 
 
@@ -73,7 +74,7 @@ def csv_cell(value: Any) -> Any:
 
     Such text begins with = + - @ tab or carriage return (OWASP, CSV Injection). `csv_text` takes the quote off.
     """
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
 def csv_text(cell: str) -> str:

@@ -98,11 +98,11 @@ def test_names_with_control_characters_do_not_reach_a_terminal(capsys: pytest.Ca
 
 
 def test_cells_that_a_spreadsheet_would_run_get_a_quote() -> None:
-    names = ["=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\rx", "'=x", "''=x"]
+    names = ["=1+1", "+a", "-x", "-1+1", "@SUM(A1)", "\tx", "\rx", "'=x", "''=x"]
     assert [csv_cell(name) for name in names] == [f"'{name}" for name in names]
-    plain = ["cat", "'cat", "a=b", "", 3, -1.5, "'"]
+    plain = ["cat", "'cat", "a=b", "", 3, -1.5, "'", "-1.5", "+1e-3"]
     assert [csv_cell(value) for value in plain] == plain
-    for name in [*names, "cat", "'cat", "'", ""]:
+    for name in [*names, "-1.5", "'-1.5", "cat", "'cat", "'", ""]:
         assert csv_text(csv_cell(name)) == name
     stream = io.StringIO()
     LabelWriter(stream, "csv").write("-a.jpg", [("=cmd|' /C calc'!A0", 0.5)])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mltrain.errors import DataError
-from tests.promises.runs import TINY, fit
+from tests.promises.runs import ROOT, TINY, fit
 
 SETTINGS = [text for text in TINY if not text.startswith("dataset.")]
 
@@ -47,3 +47,10 @@ def test_one_image_at_a_batch_norm_layer_is_one_message(tmp_path: Path, option: 
     rows = ["0.png,a,train", "1.png,b,train"] if option == "runner.batch_size=1" else ["0.png,a;b,train"]
     text = refused(tmp_path, [*rows, *VAL], option, "model.image_size=32")
     assert "step 0: a batch of one image has no variance at a batch-norm layer" in text and "runner.batch_size" in text
+
+
+def test_image_files_are_opened_in_one_place() -> None:
+    """It takes regular files of listed formats only; Pillow alone would open pipes and start Ghostscript."""
+    for path in (ROOT / "mltrain").rglob("*.py"):
+        if path.name != "image_file.py":
+            assert "Image.open(" not in path.read_text(encoding="utf-8"), path
