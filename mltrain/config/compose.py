@@ -107,7 +107,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         raise ConfigError(_no_run(Path(folder)))
     try:
         cfg = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path}: holds no config")
@@ -304,7 +304,28 @@ def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
     try:
         return _compose(overrides, source).hydra
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(message([explain(error)])) from error
+        raise ConfigError(message([_unknown_setting(overrides, source) or explain(error)])) from error
+
+
+def _unknown_setting(overrides: Sequence[str], source: Source) -> str | None:
+    """Return a text on the first `hydra.` key that Hydra does not have, with the nearest key, or None."""
+    groups = [text for text in overrides if not text.lstrip("+~").startswith("hydra.")]
+    try:
+        settings = OmegaConf.create({"hydra": _compose(groups, source).hydra})
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError):
+        return None  # a group is wrong, which `explain` says
+    for text in overrides:
+        node: Any = settings
+        keys = text.partition("=")[0].split(".")
+        for depth, key in enumerate(keys if keys[0] == "hydra" else ()):
+            if not isinstance(node, DictConfig):
+                break
+            if key not in node:
+                inside = ".".join(keys[:depth])
+                hint = did_you_mean(key, map(str, node), f"{inside}.{{}}")
+                return f"{text}: Hydra has no {inside}.{key}{hint}\nallowed: {', '.join(sorted(map(str, node)))}"
+            node = node._get_node(key)
+    return None
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mltrain.engine.signals import from_flags, to_flags
-from mltrain.errors import NonFiniteError
+from mltrain.errors import DataError, NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
 from mltrain.seeding import generator_for, seed_step
@@ -139,8 +139,17 @@ class TrainStep:
         targets = batch.targets.to(device, non_blocking=True)
         if self.mix is not None:
             images, targets = self.mix(images, targets, mix_generator(self.seed, step, micro, self.dist.rank))
-        with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            logits = self.forward_model(images)
+        try:
+            with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                logits = self.forward_model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                f"step {step}: a batch of one image has no variance at a batch-norm layer whose map is 1 x 1. Each "
+                "process needs at least two images in each part of a step: raise runner.batch_size (it is over all "
+                "processes), lower runner.accumulate, train on more images, or use a larger model.image_size"
+            ) from error
         return logits, targets
 
     def _weights(self, batches: Sequence[Batch]) -> list[float]:

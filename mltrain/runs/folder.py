@@ -90,13 +90,24 @@ def read_weights(cfg: DictConfig, folder: Path) -> TrainState:
     classes = folder / CLASSES_FILE
     if not classes.is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with one class name per line")
-    names = classes.read_text(encoding="utf-8").splitlines()
+    names = read_class_lines(classes)
     # a published run has the counts of its training set, and the label embeddings of a zero-shot head
     counts, embeddings = folder / STATS, folder / EMBEDDINGS_FILE
     if embeddings.is_file() and cfg.head.get("embeddings") == EMBEDDINGS_FILE:
         cfg.head.embeddings = str(embeddings)
-    stats = LabelStats.from_arrays(json.loads(counts.read_text(encoding="utf-8"))) if counts.is_file() else None
+    try:
+        stats = LabelStats.from_arrays(json.loads(counts.read_text(encoding="utf-8"))) if counts.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{counts}: cannot be read: {error}") from error
     return TrainState(read_state_dict(file), None, tuple(names), stats, best={"weights": RAW})
+
+
+def read_class_lines(path: Path) -> list[str]:
+    """Return the class names of a `classes.txt`, one per line. Raises CheckpointError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def choose_weights(state: TrainState, weights: Weights, folder: Path) -> str:
