@@ -75,7 +75,7 @@ class PerLabelLoss(nn.Module):
 
     @property
     def weight_needs_batch(self) -> bool:
-        """Whether the weights of a row depend on other rows, so that the batch cannot be computed in chunks."""
+        """True if the weights of a row depend on other rows, so that the batch cannot be computed in chunks."""
         return False
 
     def prepare(self, classes: int, dtype: torch.dtype) -> None:

@@ -119,7 +119,7 @@ class ClassAwareSelectiveLoss(nn.Module):
         return loss + self.unknown(logits, negatives.to(torch.int8) - 1)
 
     def _select(self, logits: Tensor, unknown: Tensor) -> Tensor:
-        """Of the unknown entries, bool (B, C), those that count as negatives."""
+        """Return the unknown entries that count as negatives, bool (B, C)."""
         chosen = unknown.clone()
         if self.prior is not None:
             if self.prior.numel() != logits.shape[1]:
@@ -145,7 +145,7 @@ class _Normalized(AsymmetricLoss):
 
 
 def read_prior(path: str | Path, class_names: tuple[str, ...]) -> np.ndarray:
-    """The priors of a csv file with the columns `class` and `prior`, fp32 (C,), in the order of `class_names`.
+    """Read class priors from a csv file (columns `class`, `prior`): fp32 (C,) in the order of `class_names`.
 
     Raises:
         DataError: not readable, no such columns, a class that is missing or listed twice, a number outside 0 to 1.

@@ -58,7 +58,7 @@ class SoftmaxLoss(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def image_loss(self, x: Tensor, t: Tensor) -> Tensor:
-        """The loss of each image (B,), class weights included, at logits x (B, C) and targets t (B, C) >= 0."""
+        """Return the loss of each image (B,), weighted by class, at logits x (B, C) and targets t (B, C) >= 0."""
         raise NotImplementedError
 
     def set_class_costs(self, costs: np.ndarray) -> None:
@@ -68,7 +68,7 @@ class SoftmaxLoss(nn.Module):
             self.weight.copy_(torch.from_numpy(costs / costs.mean()))
 
     def divisor(self, targets: Tensor) -> int:
-        """What ``mean`` divides by, which the training step asks for: images with a known label."""
+        """Return the number of images with a known label, which ``mean`` divides by; the training step asks for it."""
         return int((targets > 0).any(dim=1).sum())
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class SoftmaxLoss(nn.Module):
 
 
 def class_weights(stats: LabelStats | None, kind: ClassWeight, beta: float) -> Tensor:
-    """The weights of `SoftmaxLoss`, float64 (C,) of mean 1."""
+    """Compute the weights of `SoftmaxLoss`, float64 (C,) of mean 1."""
     if kind not in get_args(ClassWeight):
         raise ValueError(f"class_weight={kind!r} is unknown; allowed: {', '.join(get_args(ClassWeight))}")
     if not 0 <= beta < 1:
@@ -130,7 +130,7 @@ def class_weights(stats: LabelStats | None, kind: ClassWeight, beta: float) -> T
 
 
 def log_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
-    """log p and log(1 - p) of the softmax of x (B, C), exact also where p rounds to 1."""
+    """Return log p and log(1 - p) of the softmax of x (B, C), exact also where p rounds to 1."""
     x = x - x.detach().amax(1, keepdim=True)
     top = x.argmax(1, keepdim=True)
     logp = F.log_softmax(x, dim=1)
