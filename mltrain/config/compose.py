@@ -6,6 +6,7 @@ default. `check_config` then says whether there is such an option, as for a key 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import check_config, check_options, find_problems, message
 from mltrain.config.identity import default_name
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
+from mltrain.config.targets import OPTION
 from mltrain.errors import ConfigError
+from mltrain.safe_yaml import check_yaml
 from mltrain.text import did_you_mean, nearest, spell
 
 log = logging.getLogger(__name__)
@@ -75,8 +78,13 @@ class Scan:
     invalid_groups: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
 
 
-def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> DictConfig:
-    """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems."""
+def load(
+    overrides: Sequence[str] = (), *, source: Source | None = None, allow_targets: Sequence[str] = ()
+) -> DictConfig:
+    """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems.
+
+    `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.allow_targets=[...]`.
+    """
     source = source or Source()
     scan = scan_overrides(overrides, source)
     composed, problems = None, list(scan.problems)
@@ -91,7 +99,8 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    checked, found = find_problems(composed, origin=_Origin(overrides, scan, choices, source))
+    granted = [*allow_targets, *_granted(overrides)]
+    checked, found = find_problems(composed, allow_targets=granted, origin=_Origin(overrides, scan, choices, source))
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
         raise ConfigError(message(problems))
@@ -100,14 +109,37 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
     return checked
 
 
-def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError."""
+def _granted(overrides: Sequence[str]) -> list[Any]:
+    """Return the packages that overrides allow."""
+    parser = OverridesParser.create()
+    granted: Any = []
+    for raw in overrides:
+        override = _parse(parser, raw)
+        if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
+            continue
+        key, value = override.key_or_group, override.value()
+        if key == OPTION:
+            granted = value
+        elif key == OPTION.split(".")[0] and isinstance(value, dict):
+            granted = value.get(OPTION.split(".")[1], granted)
+    return list(granted) if isinstance(granted, list) else [granted]
+
+
+def load_run(
+    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, allow_targets: Sequence[str] = ()
+) -> DictConfig:
+    """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError.
+
+    `allow_targets` are packages that `_target_` may name too; what the folder allows itself counts for nothing.
+    """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(_no_run(Path(folder)))
     try:
-        cfg = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text)
+        cfg = OmegaConf.load(io.StringIO(text))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path}: holds no config")
@@ -119,7 +151,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         if override.is_sweep_override() or override.is_delete() or override.package is not None:
             raise ConfigError(f"{raw}: only KEY=VALUE can change a finished run's config")
         if override.key_or_group == "dataset" and not isinstance(override.value(), dict):
-            _choose_dataset(cfg, str(override.value()), overrides)
+            _choose_dataset(cfg, str(override.value()), overrides, allow_targets)
             continue
         if isinstance(override.value(), str) and isinstance(cfg.get(override.key_or_group), DictConfig):
             group = override.key_or_group
@@ -128,7 +160,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    return check_config(cfg)
+    return check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
 
 
 def _no_run(given: Path) -> str:
@@ -141,11 +173,12 @@ def _no_run(given: Path) -> str:
     return f"{given}: no run folder: it has no config.yaml{f'; one below it is {below}' if below else ''}"
 
 
-def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> None:
+def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allow_targets: Sequence[str]) -> None:
     """Set another data set. If it is the one that the run has, its options stay, but paths.data may move its files."""
     moved = [raw for raw in overrides if raw.startswith("paths.data=")]
-    own = [raw for raw in overrides if raw.startswith("dataset.")]
-    chosen = load([f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]).dataset
+    own = [raw for raw in overrides if raw.startswith(("dataset.", OPTION))]
+    words = [f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]
+    chosen = load(words, allow_targets=allow_targets).dataset
     before = cfg.get("dataset", {})
     if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
         cfg.dataset = chosen
