@@ -11,8 +11,9 @@ from mltrain.config.compose import load, load_run
 from mltrain.config.schema import INJECTED
 from mltrain.config.signatures import Signature, TargetError, locate
 from mltrain.config.targets import Permission, component_signature
+from mltrain.config.types import is_finite
 from mltrain.errors import ConfigError
-from mltrain.text import nearest
+from mltrain.text import nearest, spell
 
 __all__ = ["instantiate", "load", "load_run"]
 
@@ -69,6 +70,8 @@ def _bind(signature: Signature, options: dict[str, Any], injected: dict[str, Any
             near = nearest(key, signature.parameters)
             hint = f"; did you mean {path}.{near}?" if near else ""
             raise ConfigError(f"{path}.{key}: {signature.name} has no option {key}{hint}")
+        if not is_finite(options[key]):
+            raise ConfigError(f"{path}.{key}={spell(options[key])}: numbers are finite")
     given = {name: value for name, value in injected.items() if name in signature.parameters}
     missing = [name for name in signature.required if name not in options and name not in given]
     if missing:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mltrain.config.identity import names_folder
 from mltrain.config.rules import curriculum_problems, task_problems
 from mltrain.config.schema import (
     DEFAULTS_FOR_OLDER_RUNS,
@@ -21,14 +22,16 @@ from mltrain.config.schema import (
 )
 from mltrain.config.signatures import UNKNOWN, Signature, TargetError, read_signature
 from mltrain.config.targets import OPTION, Permission, component_signature, is_foreign, permission_problem
-from mltrain.config.types import Kind
+from mltrain.config.types import Kind, is_finite
 from mltrain.errors import ConfigError
-from mltrain.safe_yaml import MOST_VALUES
 from mltrain.text import nearest, spell
 
 Origin = Callable[[str], str]  # where a key was set, for the message; "" where unknown
 _CHECKED = "checked"  # flag of a config whose paths.allow_targets comes from the command line; no file can set it
 _MISSING = "has no value yet (???); set it"
+_MOST_INTERPOLATIONS = 30
+_MOST_VALUES = 100_000
+_FOLDER_NAME = "names a folder below paths.runs: no absolute path, '..' or control character"
 UNSET = "<no value: ???>"  # ??? in a file: OmegaConf itself would skip it where there is a default
 _BROKEN = object()  # a value whose interpolation failed: reported once, judged no further
 
@@ -70,6 +73,7 @@ def find_problems(
 ) -> tuple[DictConfig, list[str]]:
     """Return the checked config and its problems; each text begins with the path of its key."""
     checker = _Checker(origin)
+    _check_length(cfg)
     tree = checker.resolve(cfg, "")
     tree.pop("hydra", None)
     checker.permit(tree, allow_targets)
@@ -88,6 +92,24 @@ def _references(node: DictConfig | ListConfig, key: Any) -> list[str]:
     if not OmegaConf.is_interpolation(node, key):
         return []
     return re.findall(r"\$\{([\w.]+)\}", str(_raw(node, key)))
+
+
+def _check_length(cfg: DictConfig) -> None:
+    """Refuse values of many interpolations: a chain of them can expand to a text longer than the memory."""
+    found = 0
+    waiting = [OmegaConf.to_container(cfg, resolve=False)]
+    while waiting:
+        value: Any = waiting.pop()
+        if isinstance(value, str):
+            count = value.count("${")
+            found += count if count > 1 else 0
+        else:
+            waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if found > _MOST_INTERPOLATIONS:
+        raise ConfigError(
+            f"{found} interpolations stand in values with several of them; at most {_MOST_INTERPOLATIONS} are allowed: "
+            "write values instead"
+        )
 
 
 def permission_of(cfg: DictConfig) -> Permission:
@@ -137,16 +159,17 @@ class _Checker:
 
     def resolve_value(self, node: DictConfig | ListConfig, key: Any, path: str) -> Any:
         self.count += 1
-        if self.count > MOST_VALUES:
-            raise ConfigError(f"{path}: interpolations expand the config to more than {MOST_VALUES:,} values")
+        if self.count > _MOST_VALUES:
+            raise ConfigError(f"{path}: interpolations expand the config to more than {_MOST_VALUES:,} values")
         try:
             value = node[key]
         except RecursionError:
-            self.problem(path, f"cannot be resolved: it refers to itself: {_raw(node, key)}")
-            return _BROKEN
+            return self.circle(node, key, path)
         except OmegaConfBaseException as error:
             missing = OmegaConf.is_missing(node, key)
             text = str(error).split("\n")[0]
+            if text.startswith("Recursive"):
+                return self.circle(node, key, path)
             self.problem(path, _MISSING if missing else f"cannot be resolved: {text}")
             return _BROKEN
         if value == UNSET:
@@ -155,9 +178,13 @@ class _Checker:
         if not isinstance(value, (DictConfig, ListConfig)):
             return value
         if id(value) in self.open:
-            self.problem(path, f"cannot be resolved: it refers to itself: {_raw(node, key)}")
-            return _BROKEN
+            return self.circle(node, key, path)
         return self.resolve(value, path)
+
+    def circle(self, node: DictConfig | ListConfig, key: Any, path: str) -> Any:
+        self.references.pop(path)  # or each would be left out as a repetition of the next
+        self.problem(path, f"cannot be resolved: {_raw(node, key)} leads in a circle")
+        return _BROKEN
 
     def permit(self, tree: dict[str, Any], granted: Sequence[Any]) -> None:
         """Replace the packages that a file allows by those that the command line allows."""
@@ -195,6 +222,11 @@ class _Checker:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
                 tree[name] = self.component(tree[name], name, name)
+        for path, name in (("name", tree["name"]), ("dataset.name", _get(tree, "dataset", "name"))):
+            if isinstance(name, str) and not names_folder(name):
+                self.problem(
+                    path, "names a folder below paths.runs: no absolute path, '..' or control character", value=name
+                )
         for path, text in (*task_problems(tree), *curriculum_problems(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
@@ -328,7 +360,7 @@ class _Checker:
             return False
         if kind.accepts(value):
             return True
-        text = f"must be {kind}{bounds}"
+        text = f"must be {kind}{bounds}" + ("" if is_finite(value) else "; numbers are finite")
         if isinstance(value, str):
             near = nearest(value, [word for word in str(kind).split(" | ") if word.isidentifier()])
             if near and near not in ("int", "float", "string", "path"):
@@ -354,6 +386,11 @@ class _Checker:
                 return f"{name}.{key}"
         near = nearest(key, sorted({k for keys in others.values() for k in keys}), cutoff=0.75)
         return next((f"{name}.{near}" for name, keys in others.items() if near in keys), None)
+
+
+def _get(tree: dict[str, Any], section: str, key: str) -> Any:
+    node = tree.get(section)
+    return node.get(key) if isinstance(node, dict) else None
 
 
 def _holds_target(value: Any) -> bool:

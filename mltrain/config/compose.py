@@ -17,17 +17,20 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.check import check_config, check_options, find_problems, message
-from mltrain.config.identity import default_name
+from mltrain.config.check import UNSET, check_config, check_options, find_problems, message
+from mltrain.config.identity import default_name, names_folder
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.targets import OPTION
 from mltrain.errors import ConfigError
@@ -92,6 +95,9 @@ def load(
         composed = _compose(scan.overrides, source)
         if scan.choices and scan.experiments:
             _replace_chosen_sections(composed, scan, source)
+    except RecursionError:
+        chosen = ", ".join(text.lstrip("+") for text in scan.experiments) or source.name
+        problems.append(f"{chosen}: its list of defaults leads back to itself; remove one entry of the circle")
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         problems.append(explain(error))
     if composed is None:
@@ -106,6 +112,8 @@ def load(
         raise ConfigError(message(problems))
     if checked.name is None:
         checked.name = default_name(checked, choices)
+        if not names_folder(checked.name):
+            raise ConfigError(f"{checked.name}: cannot name a run folder; set name=NAME")
     return checked
 
 
@@ -299,17 +307,44 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
             scan.experiments.append("+" + text)
 
 
+class _CheckedFiles(FileConfigSource):
+    """Config files as Hydra reads them, but checked: see `check_yaml`; and ??? replaces a default, so it is noticed."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        if path.is_file():
+            try:
+                check_yaml(path.read_text(encoding="utf-8"))
+            except (ValueError, OSError, yaml.YAMLError) as error:
+                raise ValueError(f"{path}: {error}") from error
+        result = super().load_config(config_path)
+        if isinstance(result.config, DictConfig) and not config_path.startswith("hydra/"):
+            for key in [key for key in result.config if key not in ("defaults", "hydra")]:
+                _mark_missing(result.config, key)
+        return result
+
+
+def _mark_missing(node: DictConfig, key: Any) -> None:
+    if OmegaConf.is_missing(node, key):
+        node[key] = UNSET
+    elif not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
+        for inner in node[key]:
+            _mark_missing(node[key], inner)
+
+
 @contextmanager
 def _hydra(folder: Path) -> Iterator[None]:
     """Let Hydra compose from a folder, also inside a job that Hydra itself has started."""
-    state = GlobalHydra.instance()
-    outer = state.hydra
+    state, sources = GlobalHydra.instance(), SourcesRegistry.instance().types
+    outer, files = state.hydra, sources.get("file", FileConfigSource)
     state.clear()
+    sources["file"] = _CheckedFiles
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
+        sources["file"] = files
 
 
 def prefer_own_configs(source: Source) -> None:
@@ -333,11 +368,43 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
 
 
 def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
-    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError."""
+    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError.
+
+    They name classes, commands of a cluster and variables of the environment. So a recipe or another file outside
+    configs/hydra may set numbers and the values to try (hydra.sweeper.params), and all the rest is refused.
+    """
     try:
-        return _compose(overrides, source).hydra
+        settings = _compose(overrides, source).hydra
+        words = [raw for raw in overrides if raw.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        for group in ("launcher", "sweeper"):  # a recipe may choose one of ours
+            choice = settings.runtime.choices.get(f"hydra/{group}")
+            if (source.folder / "hydra" / group / f"{choice}.yaml").is_file() and f"hydra/{group}=" not in str(words):
+                words.append(f"hydra/{group}={choice}")
+        ours, found = (_flat(node) for node in (_compose(words, source).hydra, settings))
+        for key, value in found.items():
+            same = key in ours and ours[key] == value
+            if not same and not isinstance(value, (int, float)) and not key.startswith("sweeper.params."):
+                raise ConfigError(f"hydra.{key}={spell(value)}: a file cannot set it; it belongs on the command line")
+        return settings
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(message([explain(error)])) from error
+
+
+def _flat(settings: DictConfig) -> dict[str, Any]:
+    """Return those of Hydra's settings that can run something, by dotted key."""
+    flat: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [
+        (name, OmegaConf.to_container(settings[name], resolve=False))
+        for name in ("launcher", "sweeper", "callbacks", "hydra_logging", "job_logging")
+    ]
+    waiting.append(("job.env_set", OmegaConf.to_container(settings.job.env_set, resolve=False)))
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{key}", inner) for key, inner in value.items()]
+        else:
+            flat[path] = value
+    return flat
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:
