@@ -33,8 +33,8 @@ class ComponentKind:
 
     meaning: str
     """of a target, for messages"""
-    home: str
-    """module or package of ours that defines them"""
+    home: tuple[str, ...]
+    """modules and packages of ours that define them"""
     returns: tuple[str, ...] = ()
     """annotations of what our functions return; empty: our components are classes"""
     takes: str | None = None
@@ -51,48 +51,51 @@ _MODULE = "torch.nn.Module"
 _TRANSFORM = "torchvision.transforms.v2.Transform"
 _TRANSFORMS = ("torchvision.transforms.v2.",)
 KINDS: dict[str, ComponentKind] = {
-    "dataset": ComponentKind("a function that returns Splits", "mltrain.datasets", ("Splits",), takes="name"),
+    "dataset": ComponentKind("a function that returns Splits", ("mltrain.datasets",), ("Splits",), takes="name"),
     "partial": ComponentKind(
-        "a function of labels that returns a LabelSet", "mltrain.datasets", ("LabelSet",), takes="labels"
+        "a function of labels that returns a LabelSet",
+        ("mltrain.datasets.partial", "mltrain.datasets.unseen"),
+        ("LabelSet",),
+        takes="labels",
     ),
-    "model": ComponentKind("a function that returns a Backbone", "mltrain.models.backbone", ("Backbone",)),
+    "model": ComponentKind("a function that returns a Backbone", ("mltrain.models.backbone",), ("Backbone",)),
     "head": ComponentKind(
         f"a {_MODULE}",
-        "mltrain.models.heads",
+        ("mltrain.models.heads",),
         base=_MODULE,
         others=("torch.nn.modules.", "timm.layers."),
         nests=True,
     ),
     "loss": ComponentKind(
-        f"a {_MODULE}", "mltrain.losses", base=_MODULE, others=("torch.nn.modules.", "timm.loss."), nests=True
+        f"a {_MODULE}", ("mltrain.losses",), base=_MODULE, others=("torch.nn.modules.", "timm.loss."), nests=True
     ),
-    "sampler": ComponentKind("a sampler class", "mltrain.pipeline.samplers", takes="labels"),
-    "curriculum": ComponentKind("a curriculum class", "mltrain.curriculum", takes="labels"),
+    "sampler": ComponentKind("a sampler class", ("mltrain.pipeline.samplers",), takes="labels"),
+    "curriculum": ComponentKind("a curriculum class", ("mltrain.curriculum",), takes="labels"),
     "augment": ComponentKind(
         f"an augmentation class, or a {_TRANSFORM}",
-        "mltrain.pipeline.augment",
+        ("mltrain.pipeline.augment",),
         base=_TRANSFORM,
         others=_TRANSFORMS,
         nests=True,
     ),
     "eval_resize": ComponentKind(
         f"a resize class, or a {_TRANSFORM}",
-        "mltrain.pipeline.augment",
+        ("mltrain.pipeline.augment",),
         base=_TRANSFORM,
         others=_TRANSFORMS,
         nests=True,
     ),
-    "mix": ComponentKind("a class that mixes batches", "mltrain.pipeline.mix"),
+    "mix": ComponentKind("a class that mixes batches", ("mltrain.pipeline.mix",)),
     "optimizer": ComponentKind(
         "a torch.optim.Optimizer, or a function that returns one",
-        "mltrain.optim.optimizers",
+        ("mltrain.optim.optimizers",),
         ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD", "torch.optim.Optimizer"),
         takes="model",
         base="torch.optim.Optimizer",
         others=("torch.optim.", "timm.optim."),
     ),
-    "schedule": ComponentKind("a schedule class", "mltrain.optim.schedules", takes="steps_per_epoch"),
-    "ema": ComponentKind("a class that averages weights", "mltrain.optim.ema", takes="model"),
+    "schedule": ComponentKind("a schedule class", ("mltrain.optim.schedules",), takes="steps_per_epoch"),
+    "ema": ComponentKind("a class that averages weights", ("mltrain.optim.ema",), takes="model"),
 }
 # Packages that the command line cannot allow either: KINDS has what a config may name of them.
 _FIXED = frozenset(
@@ -158,13 +161,14 @@ def component_signature(target: Any, section: str, permission: Permission, *, ne
 
 def _check_own(target: str, section: str, signature: Signature, permission: Permission) -> None:
     kind, (module, node) = KINDS[section], find_definition(target)
-    if not _within(module.dotted, (kind.home,)):
+    rooms = {".".join(name.split(".")[:2]) for name in kind.home}
+    if not _within(module.dotted, kind.home) or not _within(target, rooms):
         raise TargetError(_refusal(target, section, permission))
     if isinstance(node, ast.FunctionDef):
         fits = node.returns is not None and ast.unparse(node.returns) in kind.returns
     else:
         fits = not kind.returns
-    private = any(part.startswith("_") for part in target.split("."))
+    private = any(part.startswith("_") for part in [*target.split("."), *module.dotted.split(".")])
     if private or not fits or (kind.takes is not None and kind.takes not in signature.parameters):
         raise TargetError(f"is not what {section} takes: {kind.meaning}")
 
@@ -195,7 +199,7 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
 
 def _refusal(target: str, section: str, permission: Permission) -> str:
     kind = KINDS[section]
-    places = ", ".join(f"{name}.*" for name in (kind.home, *map(_public, kind.others), *permission.packages))
+    places = ", ".join(f"{name}.*" for name in (*kind.home, *map(_public, kind.others), *permission.packages))
     return f"is not among the packages a config may name for {section}: {places} ({permission.advice(target)})"
 
 
