@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.check import permission_of
+from mltrain.config.check import holds_target, permission_of
 from mltrain.config.compose import load, load_run
 from mltrain.config.schema import INJECTED
 from mltrain.config.signatures import Signature, TargetError, locate
 from mltrain.config.targets import Permission, component_signature
-from mltrain.config.types import is_finite
+from mltrain.config.types import ANY, FINITE, is_finite
 from mltrain.errors import ConfigError
 from mltrain.text import nearest, spell
 
@@ -52,6 +52,11 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
         call = locate(target)
     except TargetError as error:
         raise ConfigError(f"{path}._target_={target}: {error}") from error
+    for key, value in node.items():
+        kind = signature.parameters[key].kind if key in signature.parameters else ANY
+        if key != "_target_" and not holds_target(value) and not kind.accepts(value):
+            finite = "" if is_finite(value) else f"; {FINITE}"
+            raise ConfigError(f"{path}.{key}={spell(value)}: must be {kind}{finite}")
     options = {
         key: _build(value, f"{path}.{key}", injected, permission) for key, value in node.items() if key != "_target_"
     }
@@ -70,8 +75,6 @@ def _bind(signature: Signature, options: dict[str, Any], injected: dict[str, Any
             near = nearest(key, signature.parameters)
             hint = f"; did you mean {path}.{near}?" if near else ""
             raise ConfigError(f"{path}.{key}: {signature.name} has no option {key}{hint}")
-        if not is_finite(options[key]):
-            raise ConfigError(f"{path}.{key}={spell(options[key])}: numbers are finite")
     given = {name: value for name, value in injected.items() if name in signature.parameters}
     missing = [name for name in signature.required if name not in options and name not in given]
     if missing:

@@ -22,7 +22,7 @@ from mltrain.config.schema import (
 )
 from mltrain.config.signatures import UNKNOWN, Signature, TargetError, read_signature
 from mltrain.config.targets import OPTION, Permission, component_signature, is_foreign, permission_problem
-from mltrain.config.types import Kind, is_finite
+from mltrain.config.types import FINITE, Kind, is_finite
 from mltrain.errors import ConfigError
 from mltrain.text import nearest, spell
 
@@ -328,7 +328,7 @@ class _Checker:
                 self.problem(here, "cannot be set: the program works it out and passes it", value=value)
             elif key in signature.parameters:
                 kind = signature.parameters[key].kind
-                if _holds_target(value):
+                if holds_target(value):
                     self.nested({key: value}, path, section)
                 elif self.typed(here, kind, value):
                     node[key] = _listed(kind.convert(value))
@@ -360,7 +360,7 @@ class _Checker:
             return False
         if kind.accepts(value):
             return True
-        text = f"must be {kind}{bounds}" + ("" if is_finite(value) else "; numbers are finite")
+        text = f"must be {kind}{bounds}" + ("" if is_finite(value) else f"; {FINITE}")
         if isinstance(value, str):
             near = nearest(value, [word for word in str(kind).split(" | ") if word.isidentifier()])
             if near and near not in ("int", "float", "string", "path"):
@@ -393,10 +393,11 @@ def _get(tree: dict[str, Any], section: str, key: str) -> Any:
     return node.get(key) if isinstance(node, dict) else None
 
 
-def _holds_target(value: Any) -> bool:
+def holds_target(value: Any) -> bool:
+    """Return whether a value is a component or has one inside."""
     if isinstance(value, dict):
-        return "_target_" in value or any(_holds_target(item) for item in value.values())
-    return isinstance(value, list) and any(_holds_target(item) for item in value)
+        return "_target_" in value or any(holds_target(item) for item in value.values())
+    return isinstance(value, list) and any(holds_target(item) for item in value)
 
 
 def _contains_broken(value: Any) -> bool:

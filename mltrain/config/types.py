@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,14 @@ from mltrain.text import spell
 Resolve = Callable[[str], "ast.expr | None"]  # the expression a module-level alias stands for
 
 
+LARGEST = 3.4e38  # the largest float32
+FINITE = f"numbers are finite, and at most {LARGEST}"
+
+
 def is_finite(value: Any) -> bool:
-    """Return whether a value, or every value inside a list or mapping, is no NaN, infinity or integer beyond floats."""
+    """Return whether a number, or every number inside a list or mapping, is finite; float32 must hold it too."""
     if isinstance(value, (int, float)):
-        return -sys.float_info.max <= value <= sys.float_info.max  # False for NaN
+        return -LARGEST <= value <= LARGEST  # False for NaN
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return all(is_finite(item) for item in items)
 

@@ -55,49 +55,10 @@ ACTS = re.compile(
     "pull|fork|spawn|launch|install|register|script|trace",
     re.IGNORECASE,
 )
-CALLS = frozenset(
-    [
-        "open",
-        "load",
-        "save",
-        "system",
-        "popen",
-        "Popen",
-        "run",
-        "urlopen",
-        "urlretrieve",
-        "exec",
-        "eval",
-        "compile",
-        "__import__",
-        "import_module",
-        "unlink",
-        "remove",
-        "rename",
-        "mkdir",
-        "makedirs",
-        "rmtree",
-        "write",
-        "read",
-        "loads",
-        "dump",
-        "dumps",
-        "Unpickler",
-        "Pickler",
-        "download",
-        "download_url",
-        "call",
-        "check_call",
-        "load_state_dict_from_url",
-        "hf_hub_download",
-        "safe_open",
-        "save_file",
-        "load_file",
-        "connect",
-        "check_output",
-        "execve",
-        "kill",
-    ]
+CALLS = re.compile(
+    r"open|load|loads|save|dump|dumps|read|write|system|[pP]open|run|call|check_call|check_output|execve|exec|eval|compile|"
+    r"urlopen|urlretrieve|download|download_url|hf_hub_download|load_state_dict_from_url|load_file|save_file|safe_open|"
+    r"__import__|import_module|unlink|remove|rename|mkdir|makedirs|rmtree|connect|kill|Unpickler|Pickler"
 )
 
 
@@ -113,7 +74,9 @@ def corpus() -> tuple[str, ...]:
         for name, module in sorted(sys.modules.items())
         if name.split(".")[0] in ("torch", "torchvision", "timm") and isinstance(module, types.ModuleType)
         for key, value in sorted(vars(module).items())
-        if not key.startswith("_") and callable(value) and (ACTS.search(key) or CALLS.intersection(called(value)))
+        if not key.startswith("_")
+        and callable(value)
+        and (ACTS.search(key) or any(map(CALLS.fullmatch, called(value))))
     )
 
 
@@ -128,7 +91,7 @@ def called(value: Any) -> Iterator[str]:
 def test_the_corpus_is_large() -> None:
     names = corpus()
     assert len(names) > 1000
-    assert {"torch.load", "timm.models.load_state_dict", "torchvision.io.read_file"} <= set(names)
+    assert {"torch.load", "timm.models.load_checkpoint", "torchvision.io.read_file"} <= set(names)
 
 
 @pytest.mark.parametrize("section", KINDS)
@@ -277,10 +240,7 @@ def test_a_file_gives_no_permission(mine: Source, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "expected"),
     [
-        *(
-            (name, "no config may call")
-            for name in ("posix", "os", "builtins", "torch", "timm.models", "mltrain", "yaml")
-        ),
+        *((name, "no config may call") for name in ("posix", "os", "builtins", "torch", "timm.models", "mltrain")),
         *((name, "must be names of packages") for name in ("a b", "''", "1", "${name}", "a..b", "*")),
     ],
 )
@@ -463,7 +423,7 @@ def test_a_value_to_be_set_is_not_taken_from_the_defaults(source: Source, tmp_pa
     ],
 )
 def test_interpolations_in_a_circle_are_refused(words: list[str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="leads in a circle|parent node"):
+    with pytest.raises(ConfigError, match=r"leads in a circle|parent node"):
         load(words)
 
 
