@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
 def run_folder(cfg: DictConfig) -> Path:
     """Return `<paths.runs>/<dataset.name>/<name>/<run_id>`."""
     return Path(cfg.paths.runs) / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
+
+
+def names_folder(name: str) -> bool:
+    """Return whether a name stays inside the folder that it is appended to, and can be created there."""
+    parts = Path(name).parts
+    return (
+        not Path(name).is_absolute()
+        and name.isprintable()
+        and all(p != ".." and len(os.fsencode(p)) < 256 for p in parts)
+    )
 
 
 def default_name(cfg: DictConfig, choices: dict[str, Any] | None = None) -> str:

@@ -105,7 +105,7 @@ class PathsOptions:
 
     data: str = "data"  # where dataset configs look for their files
     runs: str = "runs"  # run folders: <runs>/<dataset.name>/<name>/<id>
-    allow_targets: list[str] = field(default_factory=list)  # more packages that `_target_` may name
+    allow_targets: list[str] = field(default_factory=list)  # your packages that `_target_` may name; not from a file
 
 
 SECTIONS: dict[str, type] = {
@@ -151,12 +151,6 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
 
 # Values that came later for what older configs spell otherwise: both have the id of the older spelling.
 OLDER_SPELLINGS: dict[str, dict[Any, Any]] = {"runner.compile": {"auto": False}}
-
-# Packages whose code a config may call: parts of torch, because torch.load or a download is no loss.
-ALLOWED_TARGETS = (
-    *(f"mltrain.{part}." for part in ("curriculum", "datasets", "longtail", "losses", "models", "optim", "pipeline")),
-    *("torch.nn.", "torch.optim.", "torchvision.ops.", "torchvision.transforms.", "timm."),
-)
 
 
 @dataclass(frozen=True)

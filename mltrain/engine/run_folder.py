@@ -32,6 +32,7 @@ import yaml
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelStats
+from mltrain.safe_yaml import read_yaml
 from mltrain.text import csv_text
 
 CONFIG = "config.yaml"
@@ -61,7 +62,6 @@ WEIGHTS = {RAW: "raw", EMA: "EMA"}
 SPLITS = {"val": "validation", "test": "test"}
 
 _HOW = "mltrain evaluate {run} metrics.save_predictions=true writes them"
-_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader builds plain values only
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,8 +336,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{folder}: no run folder: it has no {CONFIG}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML_LOADER)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        tree = read_yaml(path)
+    except (yaml.YAMLError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{path}: holds no config")

@@ -52,6 +52,8 @@ class SoftmaxLoss(nn.Module):
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction={reduction!r} is unknown; allowed: {', '.join(get_args(Reduction))}")
         self.reduction: Reduction = reduction
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta={beta} must be in [0, 1)")
         self.class_weight = class_weight
         self.beta = beta
         weight = None if class_weight == "none" else class_weights(stats, class_weight, beta).float()

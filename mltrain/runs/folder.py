@@ -48,7 +48,12 @@ class FinishedRun:
 
 
 def load_finished(
-    folder: str | Path, *, weights: Weights = "best", overrides: Sequence[str] = (), config: DictConfig | None = None
+    folder: str | Path,
+    *,
+    weights: Weights = "best",
+    overrides: Sequence[str] = (),
+    config: DictConfig | None = None,
+    allow_targets: Sequence[str] = (),
 ) -> FinishedRun:
     """Load config, model and classes of a run folder; no data set is read, no GPU is used.
 
@@ -59,13 +64,14 @@ def load_finished(
         weights: "best" takes the raw or the EMA weights, whichever validation chose; "val" the raw; "ema".
         overrides: KEY=VALUE changes of the config.
         config: what `load_run(folder, overrides)` gave, where the caller has it.
+        allow_targets: packages that the config may name, see docs/security.md.
 
     Raises:
         ConfigError: no run folder, a wrong override, or EMA weights of a run that has none.
         CheckpointError: the weights are missing, damaged, or do not fit the config.
     """
     folder = Path(folder)
-    cfg = load_run(folder, overrides) if config is None else config
+    cfg = load_run(folder, overrides, allow_targets=allow_targets) if config is None else config
     state = read_weights(cfg, folder)
     chosen = choose_weights(state, weights, folder)
     model = build_model(cfg, state.class_names, state.stats)

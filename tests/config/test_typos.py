@@ -197,7 +197,9 @@ def test_a_nested_target_is_checked_like_any_other() -> None:
 def test_what_paths_allow_targets_names_is_imported_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_losses.py").write_text("class Mine:\n    def __init__(self, *, beta=1.0): self.beta = beta\n")
+    (tmp_path / "my_losses.py").write_text(
+        "from torch import nn\n\nclass Mine(nn.Module):\n    def __init__(self, *, beta=1.0): self.beta = beta\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "configs/loss").mkdir(parents=True)
     (tmp_path / "configs/loss/mine.yaml").write_text("_target_: my_losses.Mine\nbeta: 2.0\n")
