@@ -1,4 +1,4 @@
-"""Command line: `mltrain COMMAND ARGUMENTS`, or `python tools/COMMAND.py ARGUMENTS`.
+"""Command line: `mltrain COMMAND ARGUMENTS`, or `mltrain COMMAND ARGUMENTS`.
 
     find the command -> parse -> show the help, or check config and options -> run
 
@@ -309,5 +309,5 @@ def _help(command: Command, given: argparse.Namespace) -> str:
 
 def typed() -> str:
     """Return the command line of this process, for a user to repeat it: `mltrain COMMAND ARGUMENTS`."""
-    script = Path(sys.argv[0]).stem  # tools/COMMAND.py, else the console command or __main__.py
+    script = Path(sys.argv[0]).stem  # mltrain COMMAND, else the console command or __main__.py
     return shlex.join(["mltrain", *([script] if script in COMMANDS else []), *sys.argv[1:]])

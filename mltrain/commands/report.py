@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mltrain import console
 from mltrain.cli import Command
 from mltrain.config.schema import number
 from mltrain.engine.run_folder import JOB, SPLITS, is_run_folder, read_jobs, weights_key
@@ -144,7 +144,7 @@ def job_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _run(arguments: Sequence[str], options: Options) -> None:
-    sys.stdout.write(f"{report(arguments, options)}\n")
+    console.write(f"{report(arguments, options)}\n")
 
 
 COMMAND = Command(_run, about=__doc__, takes="arguments", options=Options, dashes=True, needs_arguments=True)

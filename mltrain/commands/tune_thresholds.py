@@ -29,9 +29,8 @@ from mltrain.files import write_json
 if TYPE_CHECKING:
     from mltrain.datasets.splits import Splits
     from mltrain.engine.evaluator import Evaluation
-    from mltrain.engine.tuning import Tuner
     from mltrain.metrics.thresholds import Criterion
-    from mltrain.runs.thresholds import TuningPlan
+    from mltrain.runs.thresholds import Tuner, TuningPlan
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +71,8 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: Options) -> dict[str
     """
     import torch
 
-    from mltrain.engine.tuning import Tuner
     from mltrain.runs.evaluation import open_on_data
-    from mltrain.runs.thresholds import best_identity, tuning_report
+    from mltrain.runs.thresholds import Tuner, best_identity, tuning_report
 
     criterion = _criterion(cfg, options)
     with open_on_data(cfg, folder) as run:

@@ -28,7 +28,7 @@ VERSION = 1
 DONE = "written.json"
 CLASSES = tuple(str(k) for k in range(10))
 LONG_TAIL = (
-    "python tools/create_longtail_dataset.py dataset=digits curve=exponential max=100 min=4 val_per_class=20 makes a "
+    "mltrain create_longtail_dataset dataset=digits curve=exponential max=100 min=4 val_per_class=20 makes a "
     "long-tailed one; dataset.split=null trains on all of them"
 )
 
@@ -51,7 +51,7 @@ def digits(
         name: name of the LabelSets and the run folder.
         root: folder for the PNGs.
         test_per_class: test images of each class, which has at least 174.
-        split: folder of a split that `tools/create_longtail_dataset.py dataset=digits` has written with the same
+        split: folder of a split that `mltrain create_longtail_dataset dataset=digits` has written with the same
             `test_per_class`; train and val come from it. None: train is everything but the test set.
         val_fraction: without `split`: above 0, val is this share of train; at 0 the test set stands in for val.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.

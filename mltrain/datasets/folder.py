@@ -15,6 +15,7 @@ import numpy as np
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
+from mltrain.files import walk
 from mltrain.labels import LabelSet
 from mltrain.text import first_few
 
@@ -121,7 +122,7 @@ def _images(place: Path, label: str) -> tuple[list[str], int]:
     """Return the images of a class, relative to `place` and sorted, and the number of other files."""
     images: list[str] = []
     others = 0
-    for folder_, below, files in os.walk(place / label, followlinks=True):
+    for folder_, below, files in walk(place / label):
         below[:] = [entry for entry in below if not entry.startswith(".")]
         for file in files:
             if file.startswith("."):

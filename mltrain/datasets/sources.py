@@ -1,4 +1,4 @@
-"""Sources of the public data sets: one table for the readers' messages and for tools/prepare_data.py.
+"""Sources of the public data sets: one table for the readers' messages and for mltrain prepare_data.
 
 Sizes were quoted by people who downloaded the files; a server's own number takes precedence. Checksums are those that
 torchvision publishes; for files without one, `prepare_data` notes the SHA-256 of the first download.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MB, GB = 10**6, 10**9
-TOOL = "python tools/prepare_data.py, with the same dataset=... arguments,"
+TOOL = "mltrain prepare_data, with the same dataset=... arguments,"
 ELSEWHERE = "To use a copy elsewhere: dataset.root=FOLDER"
 
 
@@ -47,7 +47,7 @@ class PublishedCounts(NamedTuple):
 
 
 class Retrieval(NamedTuple):
-    """How to get a data set."""
+    """Files to download, or instructions, to get a data set."""
 
     files: tuple[RemoteFile, ...] = ()
     by_hand: str = ""
@@ -153,7 +153,7 @@ def mlt_how(folder: str) -> str:
     """Say where the training set of a long-tailed benchmark is; `folder` is that of the published repository."""
     return (
         f"The split: dataset.split=FOLDER, the published class_freq.pkl, class_split.pkl and image ids ({MLT_PAGE}, "
-        f"folder {folder}), or a split that tools/import_longtail_split.py or tools/create_longtail_dataset.py wrote"
+        f"folder {folder}), or a split that mltrain import_longtail_split or mltrain create_longtail_dataset wrote"
     )
 
 

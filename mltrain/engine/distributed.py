@@ -25,6 +25,7 @@ from torch import nn
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 
 logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 ANNOUNCE_SECONDS = 10.0
@@ -188,7 +189,7 @@ def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed
     if missing:
         raise ConfigError(
             f"WORLD_SIZE={world_size} is set but {', '.join(missing)} is not; start with "
-            f"`torchrun --nproc_per_node=N tools/train.py ...`, or unset WORLD_SIZE to run one process"
+            f"`torchrun --nproc_per_node=N -m mltrain train ...`, or unset WORLD_SIZE to run one process"
         )
     rank, local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
     chosen = _rank_device(device, local_rank)
@@ -285,6 +286,20 @@ def _parse(request: str) -> torch.device | None:
     return device
 
 
+def has_compiler(device: torch.device) -> bool:
+    """Return whether torch.compile works on the device, without a word of error where it does not."""
+    try:
+        _compile_one_line(device)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the compiler, training goes on without it
+        logger.debug("torch.compile does not work on %s: %s", device.type, error)
+        return False
+    return True
+
+
+def _compile_one_line(device: torch.device) -> None:
+    torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+
+
 def check_compiler(device: torch.device) -> None:
     """Compile a kernel of one line.
 
@@ -292,7 +307,7 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: torch.compile has no compiler for the device.
     """
     try:
-        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+        _compile_one_line(device)
     except (RuntimeError, OSError) as error:
         why = str(error).strip().partition("\n")[0]
         needed = "a C++ compiler" if device.type == "cpu" else "Triton"

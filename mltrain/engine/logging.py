@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
+import mltrain
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
@@ -65,7 +66,7 @@ class MetricsLog:
         """Drop the records after `step`, without `evaluated` also the evaluation there, and open the file."""
         kept = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)
                 if record is None or record["step"] > step:
                     continue
@@ -234,14 +235,14 @@ def make_sinks(folder: Path, config: Mapping[str, Any], dist: Distributed) -> Si
 
 def save_environment(folder: Path) -> None:
     """Write environment.json: versions, git commit of the source, hardware and command line of this start."""
-    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "hydra-core", "omegaconf", "mltrain")
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "hydra-core", "omegaconf")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {**{name: _version(name) for name in packages}, "mltrain": mltrain.__version__},
         "git": _git(Path(__file__).parent),
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "gpus": gpus,
@@ -265,7 +266,9 @@ def _numbers(scalars: Scalars) -> list[tuple[str, float]]:
 
 def _require(package: str, key: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{key}=true needs the package {package}: pip install 'mltrain[{package}]', or {key}=false")
+        raise ConfigError(
+            f"{key}=true needs the package {package}: pip install 'mltrain-vision[{package}]', or {key}=false"
+        )
 
 
 def _run_name(folder: Path) -> str:
@@ -286,7 +289,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
         commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         commit, status = (
             subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10, check=True
+                ["git", "-C", str(folder), *command], capture_output=True, encoding="utf-8", timeout=10, check=True
             ).stdout.strip()
             for command in commands
         )

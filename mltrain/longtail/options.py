@@ -1,4 +1,4 @@
-"""Options of `build_longtail` and of tools/create_longtail_dataset.py."""
+"""Options of `build_longtail` and of mltrain create_longtail_dataset."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def label_embeddings(
 ) -> np.ndarray:
     """Return a vector for each class, float32 `(C, E)`, from a file of label embeddings or of word vectors.
 
-    - `.npz` with `class_names` (N,) and `vectors` (N, E), as tools/build_label_embeddings.py writes it.
+    - `.npz` with `class_names` (N,) and `vectors` (N, E), as mltrain build_label_embeddings writes it.
     - `.pt`, `.pth`: a dict of the same two, or of a vector by class name; none of its code is run.
     - anything else: text in the format of word2vec (with or without its first line of two numbers), GloVe or fastText,
       one word and its numbers per line, also as `.gz`. It is streamed, and only the required words are kept. A class
@@ -49,7 +49,7 @@ def label_embeddings(
     path = Path(path).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file of label embeddings; tools/build_label_embeddings.py makes one from word vectors. "
+            f"{path}: no such file of label embeddings; mltrain build_label_embeddings makes one from word vectors. "
             f"Formats: {FORMATS}"
         )
     if path.suffix not in (".npz", ".pt", ".pth"):
@@ -66,7 +66,7 @@ def label_embeddings(
         more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise DataError(
             f"{path}: {len(missing)} of {len(class_names)} classes are not in it:{shown}{more}\n"
-            "Build one for these classes: tools/build_label_embeddings.py"
+            "Build one for these classes: mltrain build_label_embeddings"
         )
     return _checked(path, vectors[[row[name] for name in class_names]], class_names)
 
@@ -227,6 +227,6 @@ def _missing_words(path: Path, missing: Mapping[str, Sequence[str]], classes: in
         [
             f"{path}: {len(missing)} of {classes} classes have no vector:",
             *lines,
-            "Name other words for them: tools/build_label_embeddings.py aliases=FILE, one line class=words per class",
+            "Name other words for them: mltrain build_label_embeddings aliases=FILE, one line class=words per class",
         ]
     )

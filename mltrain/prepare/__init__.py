@@ -1,1 +1,1 @@
-"""Preparing a data set: download, unpack, verify, shrink. Used by tools/prepare_data.py."""
+"""Preparing a data set: download, unpack, verify, shrink. Used by mltrain prepare_data."""

@@ -126,9 +126,9 @@ def _use(card: CardContent) -> str:
 
 With mltrain and this folder, here called FOLDER:
 {get}
-    python tools/predict.py FOLDER photos/*.jpg
-    python tools/evaluate.py FOLDER dataset.{place}=WHERE_THE_DATA_ARE
-    python tools/export.py FOLDER                   # one ONNX file that needs neither mltrain nor PyTorch
+    mltrain predict FOLDER photos/*.jpg
+    mltrain evaluate FOLDER dataset.{place}=WHERE_THE_DATA_ARE
+    mltrain export FOLDER                   # one ONNX file that needs neither mltrain nor PyTorch
 
 In Python: `from mltrain import Predictor`, then `Predictor.from_run("FOLDER")("photo.jpg")`.
 

@@ -2,7 +2,7 @@
 
     predictions.npz                     of the validation split       } written at the end of a run
     predictions_test.npz                of the test split             }
-    evaluation_val_predictions.npz      the same, of tools/evaluate.py RUN metrics.save_predictions=true
+    evaluation_val_predictions.npz      the same, of mltrain evaluate RUN metrics.save_predictions=true
     evaluation_test_predictions.npz
 
 Each holds `files` and `class_names` (strings), `targets` (int8, (N, C)) and `logits_val` (raw weights) or `logits_ema`

@@ -22,11 +22,23 @@ def check_data(cfg: DictConfig, splits: Splits) -> None:
     if cfg.task == SINGLE_LABEL:
         for labels in given:
             check_one_label(labels)
+    _check_known(splits.train)
     for labels in given[1:]:  # all but those of training
         _check_evaluable(labels, cfg.metrics)
     if cfg.data.check_files:
         for labels in given:
             check_files(labels)
+
+
+def _check_known(labels: LabelSet) -> None:
+    """Refuse a training set without a known target: its loss would be 0."""
+    listed = {value: len(labels.pairs(value)[0]) for value in (1, 0, -1)}
+    known = len(labels) * labels.num_classes - listed[-1] if labels.fill == 0 else listed[1] + listed[0]
+    if not known:
+        raise DataError(
+            f"{labels.name}: all targets of the {len(labels)} images are unknown (-1), so there is nothing to learn; "
+            "check the labels, dataset.unlabelled and partial"
+        )
 
 
 def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
@@ -40,6 +52,11 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
         )
     if labels.fill == 0:
         negatives = len(labels) - positives - unknowns
+    if not labels.fully_labelled and not ((positives > 0) & (negatives > 0)).any():
+        raise DataError(
+            f"{labels.name}: no class has both a positive and a negative image, because targets are unknown: every "
+            "ranking would look perfect (mAP 100); add known negatives, or evaluate on another split"
+        )
     enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives)
     if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
         raise DataError(

@@ -147,3 +147,20 @@ def test_a_list_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_a_value_outside_the_choice_is_a_wrong_argument(tmp_path: Path, wrong: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         list_files(root=lists(tmp_path, train="a.jpg 0\n", val="b.jpg 0\n"), **wrong)
+
+
+def test_links_that_lead_around_are_left_out(tmp_path: Path) -> None:
+    root = Path(touch(tmp_path, "train/cat/1.jpg", "train/cat/deep/2.jpg", "train/dog/3.jpg", "val/cat/4.jpg"))
+    (root / "train/cat/deep/up").symlink_to(root / "train/cat")
+    (root / "train/cat/other").symlink_to(root / "train/dog")
+    (root / "train/dog/other").symlink_to(root / "train/cat")
+    (root / "train/cat/self").symlink_to(root / "train/cat/self")
+    labels = folder(root=str(root)).train
+    assert {labels.file(i) for i in range(len(labels))} == {
+        "cat/1.jpg",
+        "cat/deep/2.jpg",
+        "cat/other/3.jpg",
+        "dog/3.jpg",
+        "dog/other/1.jpg",
+        "dog/other/deep/2.jpg",
+    }

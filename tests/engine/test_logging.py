@@ -108,7 +108,7 @@ def test_tensorboard_reads_back_what_was_logged_and_forgets_what_a_resume_voids(
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, one_rank, monkeypatch, package):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     one_rank.is_main = False  # every rank must refuse, or the others would wait for the main one
-    with pytest.raises(ConfigError, match=rf"logger\.{package}=true needs.*pip install 'mltrain\[{package}\]'"):
+    with pytest.raises(ConfigError, match=rf"logger\.{package}=true needs.*pip install 'mltrain-vision\[{package}\]'"):
         make_sinks(tmp_path, _config(**{package: True}), one_rank)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -11,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mltrain.errors import DataError
 from mltrain.pipeline import batch as batch_module
-from mltrain.pipeline import loader as loader_module
+from mltrain.pipeline import workers as workers_module
 from mltrain.pipeline.augment import EvalResize, TrainAugment
 from mltrain.pipeline.batch import Batch
-from mltrain.pipeline.loader import EvalLoader, TrainLoader, default_workers
+from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.pipeline.samplers import UniformSampler
+from mltrain.pipeline.workers import default_workers
+
+from .conftest import make_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -96,7 +101,9 @@ def test_an_epoch_continues_exactly_from_any_step(labels, workers):
 
 def test_what_comes_before_the_start_is_not_loaded(labels, monkeypatch):
     read = []
-    monkeypatch.setattr(batch_module, "read_image", lambda path: read.append(path) or np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(
+        batch_module, "read_image", lambda path, damage: read.append(path) or np.zeros((8, 8, 3), np.uint8)
+    )
     loader = train_loader(labels)
     list(loader.epoch(0, start_step=4))
     assert len(read) == 4
@@ -226,6 +233,34 @@ def test_a_batch_of_corrupt_images_only_is_empty(damaged, workers):
     loader.close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_jpeg_files_with_damage_that_libjpeg_decodes_are_counted_in_one_line(tmp_path, workers, caplog, capfd):
+    generator = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / f"{i}.jpg"
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path, quality=90)
+        if i in (2, 5):
+            data = bytearray(path.read_bytes())
+            data[3000:3400] = bytes(400)
+            path.write_bytes(data)
+    labels = make_labels(tmp_path)
+    training = train_loader(labels, batch_size=4, accumulate=1, num_workers=workers)
+    evaluation = EvalLoader(labels, EvalResize(image_size=16), batch_size=4, num_workers=workers)
+    for loader, batches in ((training, lambda: training.epoch(0)), (evaluation, lambda: evaluation)):
+        caplog.clear()
+        taken = list(itertools.islice(batches(), 2))  # as the runner does: no more than there are
+        assert sum(len(batch.indices) for batch in taken) == 8, "training and evaluation use them as before"
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert (
+            line.startswith("test: damaged JPEG files: 2; used as far as they decode") and "Corrupt JPEG data" in line
+        )
+        assert str(tmp_path) in line
+        list(batches())
+        assert len(caplog.records) == 1, "the same files are not reported again"
+        loader.close()
+    assert "Corrupt JPEG" not in capfd.readouterr().err
+
+
 def test_pinned_batches_are_the_same(labels):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device to pin memory for")
@@ -237,12 +272,12 @@ def test_pinned_batches_are_the_same(labels):
 
 
 def _children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
 
 
 def _gone(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -287,7 +322,7 @@ def test_signals_to_the_group_leave_the_workers_at_work(labels, signum):
 
 @needs_proc
 def test_workers_that_give_nothing_are_an_error_after_a_while_and_can_be_replaced(labels, monkeypatch):
-    monkeypatch.setattr(loader_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(workers_module, "PATIENCE", 1.0)
     before = set(_children(os.getpid()))
     loader = train_loader(labels, num_workers=2)
     stream = loader.epoch(0)
@@ -304,7 +339,7 @@ def test_workers_that_give_nothing_are_an_error_after_a_while_and_can_be_replace
 
 @needs_proc
 def test_an_evaluation_looks_around_while_no_batch_comes(labels, monkeypatch):
-    monkeypatch.setattr(loader_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(workers_module, "LOOK_SECONDS", 0.05)
     before = set(_children(os.getpid()))
     loader = EvalLoader(labels, EvalResize(image_size=16), batch_size=1, num_workers=1)
     batches = iter(loader)
@@ -339,16 +374,16 @@ def test_a_killed_worker_is_an_error_in_the_wait_and_nowhere_else(labels):
 
 @needs_proc
 def test_a_signal_while_workers_start_does_not_kill_them(labels, monkeypatch):
-    slow = loader_module._init_worker
+    slow = workers_module._init_worker
 
     def init(*args):
         time.sleep(0.3)  # the moment before a worker decides what it does at a signal
         slow(*args)
 
-    monkeypatch.setattr(loader_module, "_init_worker", init)
+    monkeypatch.setattr(workers_module, "_init_worker", init)
     before = set(_children(os.getpid()))
     loader = train_loader(labels, num_workers=2)
-    started = loader_module._start(loader._loader, loader.waiting)
+    started = workers_module.start_loading(loader._loader, loader.waiting)
     workers = set(_children(os.getpid())) - before
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
@@ -367,14 +402,14 @@ def _load_and_wait(labels, ready) -> None:
 @needs_proc
 @pytest.mark.parametrize("while_starting", [False, True])
 def test_workers_die_with_the_process(labels, monkeypatch, while_starting):
-    init = loader_module._init_worker
+    init = workers_module._init_worker
 
     def slow(*args):
         time.sleep(0.5 * args[-1])  # the second worker has not begun when the first has given a batch
         init(*args)
 
     if while_starting:
-        monkeypatch.setattr(loader_module, "_init_worker", slow)
+        monkeypatch.setattr(workers_module, "_init_worker", slow)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=_load_and_wait, args=(labels, ready))
@@ -413,7 +448,7 @@ def test_a_start_beyond_the_epoch_and_an_empty_set_are_refused(labels):
 
 
 def test_default_workers_share_the_cores_among_local_ranks(monkeypatch):
-    monkeypatch.setattr("mltrain.pipeline.loader.available_cores", lambda: 32)
+    monkeypatch.setattr("mltrain.pipeline.workers.available_cores", lambda: 32)
     assert (default_workers(True), default_workers(False)) == (16, 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert (default_workers(True), default_workers(False)) == (3, 1)

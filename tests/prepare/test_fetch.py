@@ -350,7 +350,7 @@ def test_every_dataset_config_has_a_plan_that_fits_its_reader(name: str, tmp_pat
         prepare_data(cfg, Options(download=False))
     text = str(caught.value)
     assert "missing" in text and ("://" in text or "torchvision" in text)
-    assert ("python tools/prepare_data.py" in text) == bool(found.files)
+    assert ("mltrain prepare_data" in text) == bool(found.files)
     # Each file that the reader misses in the folders of a source is given by that source.
     given = {str(Path(section["root"], each.into, path)) for each in found.files for path, _ in each.gives}
     missed = {line.split("missing  ")[1] for line in text.splitlines() if "missing  " in line}
@@ -416,7 +416,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -
     child.send_signal(signal.SIGINT)
     stderr = child.communicate()[1]
     assert child.returncode == 130 and "Traceback" not in stderr, stderr
-    assert stderr.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
+    assert stderr.endswith("everything done so far is kept; repeat the command to go on\ninterrupted\n")
     assert 0 < part.stat().st_size < 300_000
 
 

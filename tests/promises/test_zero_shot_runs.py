@@ -31,7 +31,10 @@ def word_vectors(path: Path) -> Path:
     """Made-up vectors of all shapes and of some other words."""
     rng = np.random.default_rng(0)
     words = {*(part for name in CLASS_NAMES for part in name.split()), "the", "of"}
-    path.write_text("".join(f"{w} {' '.join(f'{x:.3f}' for x in rng.standard_normal(8))}\n" for w in sorted(words)))
+    path.write_text(
+        "".join(f"{w} {' '.join(f'{x:.3f}' for x in rng.standard_normal(8))}\n" for w in sorted(words)),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -65,7 +68,7 @@ def test_a_run_reports_seen_and_unseen_classes_and_evaluates_again_the_same(
 def test_mistakes_are_known_before_data_and_say_what_to_do(overrides: list[str], tmp_path: Path) -> None:
     coco = [item for item in overrides if not item.startswith("dataset.")]
     missing = [*coco, "dataset=coco", f"paths.data={tmp_path}", *HEAD]
-    with pytest.raises(ConfigError, match=r"coco.npz: no such file of label embeddings; tools/build_label_embeddings"):
+    with pytest.raises(ConfigError, match=r"coco.npz: no such file of label embeddings; mltrain build_label_"):
         train(load(missing))
     with pytest.raises(ConfigError, match=r"metrics.best=map_unseen: no class is unseen in shapes/val.*partial=unseen"):
         train(load([*overrides, "metrics.best=map_unseen"]))

@@ -185,7 +185,7 @@ def test_no_interval_where_predictions_are_missing_or_of_other_images(tmp_path: 
     add_differences(table, "loss=bce", resamples=20)
     why = {row.settings["loss"]: row.difference.why for row in table.rows if row.difference}
     assert all(row.difference.low is None for row in table.rows if row.difference)
-    assert why["asl"].startswith("RUN: the run has kept no predictions of the val split; python tools/evaluate.py RUN")
+    assert why["asl"].startswith("RUN: the run has kept no predictions of the val split; mltrain evaluate RUN")
     assert "other images" in why["db"] and "of another evaluation" in why["focal"]
 
 

@@ -43,4 +43,4 @@ def test_training_is_finished_when_its_report_fails(
     monkeypatch.setattr("mltrain.report.html.run_report.RunFolder", fail)
     folder = fit(overrides(tmp_path, *WITH_REPORT))
     assert (folder / "result.json").is_file()
-    assert "no report was written (MemoryError: no room); try again: python tools/report.py" in caplog.text
+    assert "no report was written (MemoryError: no room); try again: mltrain report" in caplog.text

@@ -232,7 +232,7 @@ def test_a_failing_report_is_a_warning_with_the_command(
     monkeypatch.setattr("mltrain.report.html.run_report.write_page", lambda *_: 1 / 0)
     report_at_end(run, {"val": tmp_path})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "ZeroDivisionError" in caplog.text and f"python tools/report.py '{run}'" in caplog.text
+    assert "ZeroDivisionError" in caplog.text and f"mltrain report '{run}'" in caplog.text
     assert not (run / "report.html").exists()
 
 

@@ -304,4 +304,4 @@ def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
 def no_pictures(images: Path | None) -> str:
     """Return the sentence on missing pictures."""
     found = "their folder is not known" if images is None else f"they are not in {images}"
-    return f" Without pictures: {found} (--images FOLDER of tools/report.py names it)."
+    return f" Without pictures: {found} (mltrain report RUN images=FOLDER names it)."

@@ -58,7 +58,7 @@ def report_at_end(folder: Path, images: Mapping[str, str | Path]) -> None:
     try:
         path = write_run_report(folder, images=images)
     except Exception as error:  # noqa: BLE001  the training is done; its report must not make it fail
-        command = f"python tools/report.py {shlex.quote(str(folder))}"
+        command = f"mltrain report {shlex.quote(str(folder))}"
         logger.warning("no report was written (%s: %s); try again: %s", type(error).__name__, error, command)
         return
     logger.info("report: %s (%.1f s)", path, time.perf_counter() - started)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mltrain.engine.evaluator import Predictions
-from mltrain.engine.tuning import Method, Tuner
 from mltrain.metrics import summarize
 from mltrain.metrics.counts import count_above
+from mltrain.runs.thresholds import Method, Tuner
 
 ODDS = np.log(np.linspace(0.02, 0.5, 6))
 SUMMARIZE = functools.partial(summarize, group_indices={"head": [0, 1], "tail": [2, 3, 4, 5]})
