@@ -144,6 +144,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "metrics.min_negatives": 0,
     "head.bottleneck": None,
     "dataset.unseen": None,
+    "dataset.blank": "negative",
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},

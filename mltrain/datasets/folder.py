@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
@@ -20,7 +21,6 @@ from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 HOW = (
     "Expected one folder per class: ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg (names: dataset.train, "
     "dataset.val). For classes directly in ROOT: dataset.train=. dataset.val_fraction=0.1; for list files: dataset=list"
