@@ -435,7 +435,8 @@ def _check_names(path: Path, header: _Header, layout: _Format, rows: dict[str, _
     if labels and set(labels) <= {"0", "1", "0.0", "1.0"} and layout.labels_column != "labels":
         raise DataError(
             f"{path}: column {layout.labels_column!r} holds {' and '.join(sorted(labels))} only, which is 1 or 0 for "
-            f"one class, not a list of labels. For a file with one column per class leave dataset.labels_column out. {keep}"
+            f"one class, not a list of labels. For a file with one column per class leave dataset.labels_column out. "
+            f"{keep}"
         )
     found = in_cells.better_separator(labels, layout.separator)
     if found is not None:

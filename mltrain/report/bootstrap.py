@@ -149,7 +149,7 @@ def resampled_figures(
     members = {"map": np.arange(logits.shape[1])} | {f"map_{name}": np.asarray(found) for name, found in groups.items()}
     for part, ap, positives, negatives in resampled_average_precision(logits, targets, weights):
         missing = positives == 0
-        counts = missing | ((positives >= min_positives) & (negatives >= min_negatives))
+        counts = missing | ((positives >= min_positives) & (negatives >= max(1, min_negatives)))
         if absent != "zero":
             counts &= ~missing
         used = np.where(counts & ~missing, ap, 0.0)

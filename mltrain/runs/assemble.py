@@ -43,7 +43,7 @@ from mltrain.report.outcome import write_confusion, write_per_class
 from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
 from mltrain.runs.board import attach_board, finish_board
-from mltrain.runs.check_data import check_data, check_unseen
+from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.seeding import seed_start
@@ -184,6 +184,8 @@ def build_data(
         except DataError:
             dry_run(cfg)  # the config's own mistakes come first: data can take a day to fetch
             raise
+    if stats is None:
+        check_trainable(splits.train)
     fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
     if fewer is not None:
         splits = splits._replace(train=fewer)

@@ -29,6 +29,15 @@ def check_data(cfg: DictConfig, splits: Splits) -> None:
             check_files(labels)
 
 
+def check_trainable(labels: LabelSet) -> None:
+    """Refuse a training set without a positive label."""
+    if not len(labels.positive_pairs()[0]):
+        raise DataError(
+            f"{labels.name}: no training image has a label ({len(labels)} images, {labels.num_classes} classes), so "
+            "there is nothing to learn; check the annotations of the training split"
+        )
+
+
 def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
     """Refuse a split whose metrics would be refused after training."""
     absent, classes = metrics.absent, labels.num_classes
@@ -40,11 +49,13 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
         )
     if labels.fill == 0:
         negatives = len(labels) - positives - unknowns
-    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives)
+    least_negatives = max(1, metrics.min_negatives)
+    enough = (positives >= metrics.min_positives) & (negatives >= least_negatives)
     if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
         raise DataError(
-            f"{labels.name}: no class has {metrics.min_positives} known positives and {metrics.min_negatives} known "
-            "negatives; lower metrics.min_positives or metrics.min_negatives"
+            f"{labels.name}: no class has {metrics.min_positives} known positives and {least_negatives} known "
+            "negatives, so there is nothing to evaluate: without a negative every ranking is perfect. Add verified "
+            "negatives, or lower metrics.min_positives or metrics.min_negatives if they are above 1"
         )
     if absent == "error" and len(empty):
         names = ", ".join(labels.class_names[k] for k in empty[:5])
