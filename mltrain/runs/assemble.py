@@ -155,6 +155,11 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
     if getattr(loss, "reduction", None) == "none":
         raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
+    if not type(loss).__module__.startswith("mltrain.") and stats.unknowns.any():
+        raise ConfigError(
+            f"loss._target_={cfg.loss._target_}: {int(stats.unknowns.sum())} training targets are unknown (-1), which "
+            "only the losses of mltrain leave out; use one of them, such as loss=bce or loss=asl"
+        )
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
     train_loader = build_train_loader(cfg, dist, parts)
     step = TrainStep(
