@@ -43,6 +43,7 @@ def coco(
     keep_unlabelled: bool = False,
     annotations: str = "annotations/instances_{split}{year}.json",
     images: str = "{split}{year}",
+    need_train: bool = True,
 ) -> Splits:
     """COCO train and val.
 
@@ -57,6 +58,8 @@ def coco(
             keeps them.
         annotations: annotation file under `root`; ``{split}`` becomes train or val, ``{year}`` the year.
         images: image folder under `root`, with the same placeholders.
+        need_train: the program sets it to False to evaluate; train may then have no images on disk, or no annotation
+            file, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken.
@@ -66,17 +69,23 @@ def coco(
         {split: pattern.replace("{split}", split).replace("{year}", str(year)) for split in ("train", "val")}
         for pattern in (annotations, images)
     )
-    require_paths(name, [Path(root, place) for place in (*files.values(), *folders.values())], HOW)
-    train, val = (
-        read_coco(
+    splits = ("train", "val") if need_train else ("val",)
+    require_paths(name, [Path(root, place[split]) for place in (files, folders) for split in splits], HOW)
+
+    def read(split: str) -> LabelSet:
+        return read_coco(
             root=root,
             keep_unlabelled=keep_unlabelled,
             annotation_file=files[split],
             image_dir=folders[split],
             name=f"{name}/{split}",
         )
-        for split in ("train", "val")
-    )
+
+    val = read("val")
+    if not need_train and not Path(root, files["train"]).exists():
+        log.info("%s: no %s, so there are no training images, which evaluation does not need", name, files["train"])
+        return Splits(val.select([], f"{name}/train"), val)
+    train = read("train")
     return Splits(train, _with_classes_of(train, val))
 
 

@@ -80,6 +80,7 @@ class ImageFinder:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.abspath(root)
         self._folders: dict[str, dict[str, str] | None] = {}
+        self._stems: dict[str, dict[str, list[str]]] = {}
 
     def find(self, image: str, where: str = "") -> str:
         """Return the normalized path of an image, relative to the root unless it is absolute.
@@ -96,14 +97,37 @@ class ImageFinder:
         found = self._on_disk(path)
         if complete or found is not None:
             return found or path
+        same = self._with_suffix(path)
+        if len(same) > 1:
+            raise DataError(f"{where}: {image!r} has no suffix, and there are {first_few(same)}; name one of them")
+        return same[0] if same else path
+
+    def find_suffix(self, path: str, suffix: str, where: str) -> str:
+        """Return `path` with `suffix`, or with the suffix of the file that is there instead.
+
+        Raises:
+            DataError: several images have other suffixes.
+        """
+        parent, name = os.path.split(path)
+        if one_spelling(name) + suffix in (self._entries(parent) or {}):
+            return self._on_disk(path + suffix) or path + suffix
+        same = self._with_suffix(path)
+        if len(same) > 1:
+            raise DataError(f"{where}: there are {first_few(same)} for {name!r}; keep one of them")
+        return same[0] if same else path + suffix
+
+    def _with_suffix(self, path: str) -> list[str]:
+        """Return the images whose path up to the suffix is `path`, sorted."""
         parent, name = os.path.split(path)
         place = self._on_disk(parent) if parent else ""
-        entries = None if place is None else self._entries(place)
-        same = [entry for key, entry in (entries or {}).items() if os.path.splitext(key)[0] == one_spelling(name)]
-        images = sorted(entry for entry in same if entry.lower().endswith(SUFFIXES))
-        if len(images) > 1:
-            raise DataError(f"{where}: {image!r} has no suffix, and there are {', '.join(images)}; name one of them")
-        return os.path.join(place or "", images[0]) if images else path
+        if place is None or self._entries(place) is None:
+            return []
+        if place not in self._stems:
+            stems = self._stems[place] = {}
+            for key, entry in (self._entries(place) or {}).items():
+                if entry.lower().endswith(SUFFIXES):
+                    stems.setdefault(os.path.splitext(key)[0], []).append(entry)
+        return sorted(os.path.join(place, entry) for entry in self._stems[place].get(one_spelling(name), []))
 
     def key(self, path: str) -> str:
         """Return the same text for a path below the root, whether it is absolute or relative."""

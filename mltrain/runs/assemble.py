@@ -180,22 +180,30 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
 
 
 def build_data(
-    cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None, class_names: Sequence[str] = ()
+    cfg: DictConfig,
+    dist: distributed.Distributed,
+    stats: LabelStats | None = None,
+    class_names: Sequence[str] = (),
+    *,
+    training: bool = True,
 ) -> tuple[Splits, LabelStats]:
-    """Read and check the splits, order their classes as `class_names`, and compute the training statistics."""
+    """Read and check the splits, order their classes as `class_names`, and compute the training statistics.
+
+    Without `training` the training images need not be there.
+    """
     with dist.first():  # one process generates what a dataset keeps on disk
         try:
-            splits: Splits = instantiate(cfg.dataset, "dataset")
+            splits: Splits = instantiate(cfg.dataset, "dataset", **({} if training else {"need_train": False}))
         except DataError:
             dry_run(cfg)  # the config's own mistakes come first: data can take a day to fetch
             raise
-    if stats is None:
+    if training:
         check_trainable(splits.train)
     fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
     if fewer is not None:
         splits = splits._replace(train=fewer)
     splits = in_class_order(splits, class_names or splits.train.class_names)
-    check_data(cfg, splits)
+    check_data(cfg, splits, training=training)
     return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
 
 

@@ -11,8 +11,10 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
 
 
-def check_data(cfg: DictConfig, splits: Splits) -> None:
+def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> None:
     """Refuse splits that overlap, cannot be evaluated as the config says, or lack image files.
+
+    Without `training`, the training images are looked at by path only: they need not be there.
 
     Raises:
         DataError: what is wrong, and where.
@@ -20,12 +22,12 @@ def check_data(cfg: DictConfig, splits: Splits) -> None:
     check_splits(splits)
     given = [labels for labels in splits if labels is not None]
     if cfg.task == SINGLE_LABEL:
-        for labels in given:
+        for labels in given if training else given[1:]:
             check_one_label(labels)
     for labels in given[1:]:  # all but those of training
         _check_evaluable(labels, cfg.metrics)
     if cfg.data.check_files:
-        for labels in given:
+        for labels in given if training else given[1:]:
             check_files(labels)
 
 

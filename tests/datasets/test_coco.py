@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,18 @@ def test_an_image_with_backslashes_is_found(tmp_path: Path) -> None:
     labels = read_coco(root=tmp_path, year=2017, split="train")
     assert labels.file(0) == "a/b.jpg"
     check_files(labels)
+
+
+def test_evaluation_needs_no_training_images(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    expected = coco(root=str(root), year=2017)
+    shutil.rmtree(root / "train2017")
+    with pytest.raises(DataError, match=r"missing .*train2017"):
+        coco(root=str(root), year=2017)
+    without_images = coco(root=str(root), year=2017, need_train=False)
+    (root / "annotations" / "instances_train2017.json").unlink()
+    without_file = coco(root=str(root), year=2017, need_train=False)
+    assert without_images.train.fingerprint() == expected.train.fingerprint() and len(without_file.train) == 0
+    for splits in (without_images, without_file):
+        assert splits.val.fingerprint() == expected.val.fingerprint()
+        check_splits(splits)

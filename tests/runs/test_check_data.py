@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mltrain.commands.evaluate import evaluate
+from mltrain.config.build import load_run
 from mltrain.errors import ConfigError, DataError
 from tests.promises.runs import TINY, fit
 
@@ -64,3 +66,17 @@ def test_a_loss_of_torch_trains_and_refuses_unknown_targets(tmp_path: Path) -> N
     rows[0] = "sea;?sun,train"
     with pytest.raises(ConfigError, match=r"BCEWithLogitsLoss: 1 training targets are unknown \(-1\)"):
         fit([*table(tmp_path, rows), *loss, "name=other"])
+
+
+def test_a_run_is_evaluated_without_its_training_images(tmp_path: Path) -> None:
+    rows = ["sea,train", "sun,train"] * 10 + ["sea,val", "sun,val"] * 10
+    folder = fit(table(tmp_path, rows))
+    before = json.loads((folder / "result.json").read_text())
+    for k in range(20):
+        (tmp_path / f"{k}.jpg").unlink()
+    after = evaluate(load_run(folder), folder)
+    weights = before["best"]["weights"]
+    assert after is not None and after[weights]["map"] == before[weights]["map"]
+    (tmp_path / "20.jpg").unlink()
+    with pytest.raises(DataError, match="1 of 20 image files are missing"):
+        evaluate(load_run(folder), folder)
