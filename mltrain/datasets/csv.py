@@ -182,9 +182,8 @@ def csv_file(
         by_split.setdefault(train_split if row.split is None else row.split, []).append(image)
     if test_split is None and "test" in by_split and "test" not in (train_split, val_split):
         test_split = "test"
-    train_split, val_split, test_split = (
-        None if split is None else _as_written(split, by_split) for split in (train_split, val_split, test_split)
-    )
+    train_split, val_split = _as_written(train_split, by_split), _as_written(val_split, by_split)
+    test_split = None if test_split is None else _as_written(test_split, by_split)
     chosen = {"train": train_split, "val": None if val_fraction > 0 else val_split, "test": test_split}
     made: dict[str, LabelSet] = {}
     for part, split in chosen.items():

@@ -122,7 +122,7 @@ def read_folder(
         files = [files[k] for k in kept]
         rows, columns = np.unique(np.stack([rows, columns]), axis=1)
     pairs = compress(rows, columns, np.ones(len(rows), dtype=np.int8), len(files))
-    return LabelSet(name=title, root=place, files=files, class_names=names, **pairs)
+    return LabelSet(name=title, root=place, files=files, class_names=names, fill=0, **pairs)
 
 
 def _first_copies(place: Path, files: list[str]) -> np.ndarray | None:
