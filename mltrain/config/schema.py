@@ -79,7 +79,7 @@ class MetricsOptions:
         | None
     ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
     min_positives: int = number(1, least=1)  # classes with fewer known positives are left out of class means
-    min_negatives: int = number(0, least=0)  # the same of known negatives; 0 is read as 1
+    min_negatives: int = number(0, least=0)  # the same of known negatives; at least 1 where entries are unknown
     save_predictions: bool | None = None  # logits and targets in the run folder; null: of the best weights, up to:
     predictions_mb: float = number(100.0, least=0)  # size of a split's logits that save_predictions=null keeps
 

@@ -66,8 +66,8 @@ def summarize(
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
         min_positives, min_negatives: a class with positives, but with fewer known positives or known negatives than
-            this, is left out of the means over classes; `classes_below_support` counts them. A class without a known
-            negative has an AP of 1 for any model and is always left out.
+            this, is left out of the means over classes; `classes_below_support` counts them. A class with unknown
+            entries and no known negative has an AP of 1 for any model and is always left out.
 
     Returns:
         Summary. Among the scalars `map` is the mean AP of the classes, `map_weighted` the mean weighted by their known
@@ -92,8 +92,10 @@ def summarize(
         raise ValueError(f"none of the {classes} classes has a positive: there is nothing to evaluate")
     counts = entries.count_above(logit_of(threshold) if cuts is None else cuts)
     unsupported = ~missing & (counts.positives < min_positives)
-    least_negatives = max(1, min_negatives)  # without a negative every ranking is perfect
-    unsupported |= ~missing & (entries.negatives() < least_negatives)
+    negatives = entries.negatives()
+    partial = counts.positives + negatives < entries.images
+    unsupported |= ~missing & ((negatives < min_negatives) | (partial & (negatives == 0)))
+    least_negatives = max(int(partial.any()), min_negatives)
     evaluable = ~unsupported if absent == "zero" else ~(missing | unsupported)
     if not evaluable.any():
         raise ValueError(

@@ -51,8 +51,10 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
         )
     if labels.fill == 0:
         negatives = len(labels) - positives - unknowns
-    least_negatives = max(1, metrics.min_negatives)
-    enough = (positives >= metrics.min_positives) & (negatives >= least_negatives)
+    # A partially labelled class needs a known negative: without one every ranking is perfect.
+    partial = positives + negatives < len(labels)
+    least_negatives = max(int(partial.any()), metrics.min_negatives)
+    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives) & ((negatives > 0) | ~partial)
     if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
         raise DataError(
             f"{labels.name}: no class has {metrics.min_positives} known positives and {least_negatives} known "
