@@ -71,7 +71,7 @@ def arguments(about: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="ours as runner.compile=true has it")
+    parser.add_argument("--compile", action="store_true", help="ours compiled, as runner.compile=auto has it here")
     parser.add_argument("--compile-textbook", action="store_true", help="the textbook with torch.compile")
     parser.add_argument("--calls", type=int, help="in a turn; default: 1, more for small shapes")
     parser.add_argument("--rounds", type=int, default=41)

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -25,6 +26,14 @@ except ImportError:  # Windows has no fcntl: there the user starts one process a
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class LockedError(MltrainError):
@@ -57,9 +66,12 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically, with the line ends of `text`."""
+    """Write a UTF-8 text file atomically, with the line ends of `text`.
+
+    Bytes of file names that are not UTF-8, which Python keeps as lone surrogates, become escapes: \\udcff.
+    """
     with atomic_write(path) as temporary:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -107,6 +119,29 @@ def atomic_folder(folder: Path, *, sync: bool = True) -> Iterator[Path]:
             sync_to_disk(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """Return what a path is if it exists and is no regular file ("a folder", "a device" ...), else None."""
+    try:
+        return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk down a folder as `os.walk` does, symbolic links followed, but never into a folder around the current one."""
+    around = {os.fspath(folder): {os.path.realpath(folder)}}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        outer = around.pop(place)
+        for name in list(folders):
+            below = os.path.join(place, name)  # noqa: PTH118  (as os.walk joins them)
+            real = os.path.realpath(below)
+            if real in outer:
+                folders.remove(name)
+            else:
+                around[below] = outer | {real}
+        yield place, folders, files
 
 
 def sync_to_disk(path: Path) -> None:

@@ -34,8 +34,8 @@ class LabelSet:
         fill: target of every class that an image does not list: 0 (fully annotated) or -1 (partially annotated).
 
     Raises:
-        ValueError: sizes do not fit, a class index is out of range, an image lists a class twice, or a target is not 1,
-            0 or -1.
+        ValueError: sizes do not fit, a class name has a line break, a class index is out of range, an image lists a
+            class twice, or a target is not 1, 0 or -1.
     """
 
     __slots__ = ("_files", "_indices", "_indptr", "_values", "class_names", "fill", "name", "root")
@@ -71,6 +71,7 @@ class LabelSet:
         if len(set(self.class_names)) != c:
             repeated = sorted({x for x in self.class_names if self.class_names.count(x) > 1})
             raise ValueError(f"{self.name}: class names appear more than once: {repeated[:5]}")
+        check_class_names(self.class_names, self.name)
         starts_and_ends = len(self._indptr) == n + 1 and self._indptr[0] == 0 and self._indptr[-1] == listed
         if not starts_and_ends or len(self._values) != listed:
             raise ValueError(f"{self.name}: rows do not fit: {n} files, indptr {len(self._indptr)}, {listed} entries")
@@ -172,7 +173,7 @@ class LabelSet:
 
     def file(self, i: int) -> str:
         """Return image file i as listed, relative to `root`."""
-        return bytes(self._files[i]).decode()
+        return bytes(self._files[i]).decode(errors="surrogateescape")
 
     def path(self, i: int) -> str:
         """Return the full path of image i."""
@@ -395,8 +396,21 @@ def _exactly(given: np.ndarray, dtype: type[np.signedinteger[Any]], what: str) -
     return made
 
 
+def check_class_names(names: Iterable[str], place: str) -> None:
+    """Raise ValueError if a class name has a line break or bytes that are no text: `classes.txt` could not hold it."""
+    broken = [name for name in names if len(f"{name}.".splitlines()) > 1]
+    if broken:
+        raise ValueError(f"{place}: {len(broken)} class names have line breaks: {broken[:5]}; rename these classes")
+    foreign = [name for name in names if any("\ud800" <= sign <= "\udfff" for sign in name)]
+    if foreign:
+        raise ValueError(
+            f"{place}: {len(foreign)} class names are not UTF-8: {foreign[:5]}; rename these classes (or folders), or "
+            "set a UTF-8 locale: LC_ALL=C.UTF-8"
+        )
+
+
 def _encode(files: Sequence[str]) -> np.ndarray:
-    encoded = [file.encode() for file in files]
+    encoded = [file.encode(errors="surrogateescape") for file in files]  # a file name may be any bytes
     return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
 
 

@@ -38,7 +38,7 @@ def splitmix64(value: int) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _word(text: str) -> int:
-    data = text.encode()
+    data = text.encode(errors="surrogateescape")
     return zlib.crc32(data) | (zlib.adler32(data) << 32)
 
 
@@ -74,7 +74,7 @@ def integer_generator(*key: int) -> torch.Generator:
 
 def hashed_order(seed: int, names: Sequence[str]) -> list[int]:
     """Return the indices of `names` in a random order that depends on seed and names alone, not on their order."""
-    digests = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names]
+    digests = [hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogateescape")).digest() for name in names]
     return sorted(range(len(names)), key=digests.__getitem__)
 
 

@@ -1,10 +1,16 @@
-"""Text for messages: the nearest valid name, and values as the command line writes them."""
+"""Text for messages and files: the nearest valid name, values as the command line writes them, safe characters."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+# Control characters but line end and tab (and but the codes of bold text), and marks that turn the direction of text.
+_UNSAFE = re.compile("(?!\x1b\\[[01]m)[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
+_FORMULA = re.compile("'*[=+@\t\r-]")
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -56,3 +62,21 @@ def spell(value: Any) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun, "1 run" or "2 runs"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal: control characters other than line ends become escapes (\\x1b)."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value for a CSV file that people open: text that a spreadsheet would run as a formula gets a quote (').
+
+    Such text begins with = + - @ tab or carriage return (OWASP, CSV Injection). `csv_text` takes the quote off.
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+
+def csv_text(cell: str) -> str:
+    """Return the text that `csv_cell` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -11,13 +11,13 @@ The tables are written to standard output.
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from mltrain import console
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.schema import number
@@ -65,7 +65,7 @@ def dataset_stats(cfg: DictConfig, options: Options) -> dict[str, Any]:
     groups = counted["train"].stats
     numbers = {part: label_stats.summary(split, groups, options.top) for part, split in counted.items()}
     text = label_stats.tables(numbers, counted, options.top)
-    sys.stdout.write(text + "\n")
+    console.write(text + "\n")
     if options.json:
         with writing(Path(options.json), "json") as file:
             write_json(file, numbers)

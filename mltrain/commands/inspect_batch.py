@@ -13,12 +13,12 @@ epoch, compared with its count in the data. No weights are loaded, no run folder
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mltrain import console
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.schema import number
@@ -110,7 +110,7 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     with writing(Path(options.out)) as out:
         write_picture(out, batch_picture(images, rows, stats.class_names, most=options.images))
     text = "\n\n".join(blocks)
-    sys.stdout.write(text + "\n")
+    console.write(text + "\n")
     logger.info("picture: %s", out)
     return text
 

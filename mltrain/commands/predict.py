@@ -13,23 +13,26 @@ reported and left out; the exit code is then 2.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.config.schema import number
-from mltrain.errors import DataError
+from mltrain.console import SafeOutput, output_is_closed
+from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write
 from mltrain.progress import Meter
-from mltrain.runs.outputs import copies_folder, writing
+from mltrain.runs.outputs import copies_folder, refuse_input, writing
+
+if TYPE_CHECKING:
+    from mltrain.report.labelled import Output
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,10 @@ def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
     from mltrain.runs.predictor import Predictor, image_files
 
     files = image_files(images)
+    if options.out is None and output_is_closed():
+        raise ConfigError("standard output is closed: name a file for the labels, out=FILE")
+    if options.out is not None:
+        refuse_input(Path(options.out), "out", files)
     places = _places(files, options.annotated)
     predictor = Predictor.from_run(
         load_finished(folder, weights=options.weights, config=cfg),
@@ -79,24 +86,20 @@ def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
     )
     bad = 0
     begin = time.perf_counter()
-    try:
-        on_terminal = options.out is None and sys.stdout.isatty()  # then the labels themselves show the progress
-        meter = Meter("predicting", len(files), unit="images", mode="off" if on_terminal else "auto")
-        with _output(options.out) as stream, meter:
-            writer = LabelWriter(stream, options.format, width=max(map(len, files)))
-            for place, found in zip(places, predictor.predict(files), strict=True):
-                meter.add(1)
-                if found.error is not None:
-                    logger.warning("%s", found.error)
-                    writer.write_error(found.image, found.error)
-                    bad += 1
-                    continue
-                writer.write(found.image, found.labels)
-                if place is not None:
-                    annotate(read_image(found.image), found.labels, place)
-    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+    on_terminal = options.out is None and sys.stdout.isatty()  # then the labels themselves show the progress
+    meter = Meter("predicting", len(files), unit="images", mode="off" if on_terminal else "auto")
+    with _output(options.out) as stream, meter:
+        writer = LabelWriter(stream, options.format, width=max(map(len, files)))
+        for place, found in zip(places, predictor.predict(files), strict=True):
+            meter.add(1)
+            if found.error is not None:
+                logger.warning("%s", found.error)
+                writer.write_error(found.image, found.error)
+                bad += 1
+                continue
+            writer.write(found.image, found.labels)
+            if place is not None:
+                annotate(read_image(found.image), found.labels, place)
     taken = time.perf_counter() - begin
     many = "s"[: len(files) > 1]
     logger.info("%d image%s, %.0f per second on %s", len(files), many, len(files) / taken, predictor.device)
@@ -116,16 +119,16 @@ def _places(files: Sequence[str], folder: str | None) -> Sequence[Path | None]:
 
 
 @contextmanager
-def _output(out: str | None) -> Iterator[TextIO]:
+def _output(out: str | None) -> Iterator[Output]:
     """Yield standard output, or a file that gets its name when it is complete."""
     if out is None:
-        yield sys.stdout
+        yield SafeOutput(sys.stdout)
         sys.stdout.flush()
         return
     with ExitStack() as opened:
         with writing(Path(out)) as path:
             temporary = opened.enter_context(atomic_write(path))
-            stream = opened.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+            stream = opened.enter_context(temporary.open("w", encoding="utf-8", newline="", errors="backslashreplace"))
         yield stream
 
 

@@ -38,7 +38,9 @@ from mltrain.engine.run_folder import (
     THRESHOLDS,
 )
 from mltrain.errors import ConfigError, MltrainError
+from mltrain.labels import check_class_names
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, option_name
+from mltrain.text import csv_cell, csv_text
 
 if TYPE_CHECKING:
     from mltrain.runs.folder import FinishedRun
@@ -98,6 +100,10 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
         raise ConfigError(f"out={out}: the folder has other files; choose an empty or a new folder")
     started = copy.deepcopy(cfg)  # load_finished clears the keys about the start of the training
     run = load_finished(folder, weights=options.weights, config=cfg)
+    try:
+        check_class_names(run.class_names, str(folder))
+    except ValueError as error:
+        raise ConfigError(f"{error}; {CLASSES_FILE} has one name per line") from error
     try:
         out.mkdir(parents=True, exist_ok=True)
         # Write all files before any gets its name: an interruption leaves the old folder.
@@ -171,7 +177,7 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
         with (folder / PER_CLASS["val"]).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(card.per_class[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(card.per_class)
+            writer.writerows({key: csv_cell(cell) for key, cell in row.items()} for row in card.per_class)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 
@@ -228,7 +234,7 @@ def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     other = "val_" if weights == "ema" else "ema_"
     return [
-        {k.replace(f"{weights}_", "val_", 1) if k.startswith(f"{weights}_") else k: v for k, v in row.items()
+        {k.replace(f"{weights}_", "val_", 1) if k.startswith(f"{weights}_") else k: csv_text(v) for k, v in row.items()
          if not k.startswith(other)}
         for row in rows
     ]  # fmt: skip

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mltrain import console
 from mltrain.cli import Command
 from mltrain.config.compose import load_run
 from mltrain.config.schema import number
@@ -177,7 +177,7 @@ def image_roots(folder: Path) -> dict[str, Path]:
 
 
 def _run(arguments: Sequence[str], options: Options) -> None:
-    sys.stdout.write(f"{report(arguments, options)}\n")
+    console.write(f"{report(arguments, options)}\n")
 
 
 COMMAND = Command(_run, about=__doc__, takes="arguments", options=Options, dashes=True, needs_arguments=True)

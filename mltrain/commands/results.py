@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mltrain import console
 from mltrain.cli import Command
 from mltrain.config.schema import PathsOptions, number
 from mltrain.engine.run_folder import weights_key
@@ -91,7 +92,7 @@ def results(arguments: Sequence[str], options: Options) -> None:
     except ValueError as error:  # the library refuses an option or filter
         raise ConfigError(str(error)) from error
     if options.out is None:
-        sys.stdout.write(text)
+        console.write(text)
     else:
         with writing(Path(options.out)) as out:
             write_text(out, text)

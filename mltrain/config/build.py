@@ -6,12 +6,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.check import allowed_targets, signature_of
+from mltrain.config.check import holds_target, permission_of
 from mltrain.config.compose import load, load_run
 from mltrain.config.schema import INJECTED
 from mltrain.config.signatures import Signature, TargetError, locate
+from mltrain.config.targets import Permission, component_signature
+from mltrain.config.types import ANY, FINITE, is_finite
 from mltrain.errors import ConfigError
-from mltrain.text import nearest
+from mltrain.text import nearest, spell
 
 __all__ = ["instantiate", "load", "load_run"]
 
@@ -29,34 +31,34 @@ def instantiate(section: DictConfig | dict[str, Any], path: str, **injected: Any
         raise ValueError(f"{', '.join(stray)} cannot be injected in {path}: not in mltrain.config.schema.INJECTED")
     if isinstance(section, DictConfig):
         root = section._get_root()
-        allowed = allowed_targets({"paths": _plain(OmegaConf.select(root, "paths"))})
-        tree = OmegaConf.to_container(section, resolve=True)
-    else:
-        allowed, tree = allowed_targets({}), section
-    return _build(tree, path, injected, allowed)
+        permission = permission_of(root) if isinstance(root, DictConfig) else Permission()
+        return _build(OmegaConf.to_container(section, resolve=True), path, injected, permission)
+    return _build(section, path, injected, Permission())
 
 
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
-
-
-def _build(node: Any, path: str, injected: dict[str, Any], allowed: tuple[str, ...]) -> Any:
+def _build(node: Any, path: str, injected: dict[str, Any], permission: Permission) -> Any:
     if isinstance(node, list):
-        return [_build(item, f"{path}.{index}", injected, allowed) for index, item in enumerate(node)]
+        return [_build(item, f"{path}.{index}", injected, permission) for index, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
     if "_target_" not in node:
-        return {key: _build(value, f"{path}.{key}", injected, allowed) for key, value in node.items()}
+        return {key: _build(value, f"{path}.{key}", injected, permission) for key, value in node.items()}
     target = node["_target_"]
     if target is None:
         return None
     try:
-        signature = signature_of(target, allowed)
+        section = path.split(".")[0]
+        signature = component_signature(target, section, permission, nested=path != section)
         call = locate(target)
     except TargetError as error:
         raise ConfigError(f"{path}._target_={target}: {error}") from error
+    for key, value in node.items():
+        kind = signature.parameters[key].kind if key in signature.parameters else ANY
+        if key != "_target_" and not holds_target(value) and not kind.accepts(value):
+            finite = "" if is_finite(value) else f"; {FINITE}"
+            raise ConfigError(f"{path}.{key}={spell(value)}: must be {kind}{finite}")
     options = {
-        key: _build(value, f"{path}.{key}", injected, allowed) for key, value in node.items() if key != "_target_"
+        key: _build(value, f"{path}.{key}", injected, permission) for key, value in node.items() if key != "_target_"
     }
     arguments = _bind(signature, options, injected, path)
     try:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mltrain.config.identity import names_folder
 from mltrain.config.rules import curriculum_problems, task_problems
 from mltrain.config.schema import (
-    ALLOWED_TARGETS,
     DEFAULTS_FOR_OLDER_RUNS,
     INJECTED,
     SECTIONS,
@@ -20,24 +20,26 @@ from mltrain.config.schema import (
     RootOptions,
     section_options,
 )
-from mltrain.config.signatures import (
-    PACKAGE,
-    UNKNOWN,
-    Signature,
-    TargetError,
-    import_signature,
-    read_signature,
-)
-from mltrain.config.types import Kind
+from mltrain.config.signatures import UNKNOWN, Signature, TargetError, read_signature
+from mltrain.config.targets import OPTION, Permission, component_signature, is_foreign, permission_problem
+from mltrain.config.types import FINITE, Kind, is_finite
 from mltrain.errors import ConfigError
 from mltrain.text import nearest, spell
 
 Origin = Callable[[str], str]  # where a key was set, for the message; "" where unknown
+_CHECKED = "checked"  # flag of a config whose paths.allow_targets comes from the command line; no file can set it
+_MISSING = "has no value yet (???); set it"
+_MOST_INTERPOLATIONS = 30
+_MOST_VALUES = 100_000
+_FOLDER_NAME = "names a folder below paths.runs: no absolute path, '..' or control character"
+UNSET = "<no value: ???>"  # ??? in a file: OmegaConf itself would skip it where there is a default
 _BROKEN = object()  # a value whose interpolation failed: reported once, judged no further
 
 
-def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictConfig:
+def check_config(cfg: DictConfig, *, allow_targets: Sequence[Any] = (), origin: Origin = lambda path: "") -> DictConfig:
     """Return the config resolved, with defaults filled in, in struct mode.
+
+    `allow_targets` are the packages that the command line allows; what the config has there counts for nothing.
 
     Built-in sections are checked against the dataclasses of `schema`, components against their target's signature,
     which is read from source; a target of another package is imported, once everything else is found right.
@@ -46,7 +48,7 @@ def check_config(cfg: DictConfig, *, origin: Origin = lambda path: "") -> DictCo
         ConfigError: with every unknown, missing, misplaced or ill-typed key: its path, its value, what is allowed and
             the nearest valid name.
     """
-    checked, problems = find_problems(cfg, origin=origin)
+    checked, problems = find_problems(cfg, allow_targets=allow_targets, origin=origin)
     if problems:
         raise ConfigError(message(problems))
     return checked
@@ -66,41 +68,55 @@ def message(problems: list[str]) -> str:
     return "\n".join([head, *("  " + problem.replace("\n", "\n      ") for problem in problems)])
 
 
-def find_problems(cfg: DictConfig, *, origin: Origin = lambda path: "") -> tuple[DictConfig, list[str]]:
+def find_problems(
+    cfg: DictConfig, *, allow_targets: Sequence[Any] = (), origin: Origin = lambda path: ""
+) -> tuple[DictConfig, list[str]]:
     """Return the checked config and its problems; each text begins with the path of its key."""
     checker = _Checker(origin)
+    _check_length(cfg)
     tree = checker.resolve(cfg, "")
     tree.pop("hydra", None)
+    checker.permit(tree, allow_targets)
     checker.root(tree)
-    checked = OmegaConf.create(tree) if not checker.found else OmegaConf.create()
-    OmegaConf.set_struct(checked, True)
+    checked = OmegaConf.create(tree if not checker.found else {}, flags={"struct": True, _CHECKED: True})
     return checked, checker.problems
+
+
+def _raw(node: DictConfig | ListConfig, key: Any) -> Any:
+    """Return a value as it is written, interpolations unresolved."""
+    return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
 
 
 def _references(node: DictConfig | ListConfig, key: Any) -> list[str]:
     """Return the keys that a value refers to, such as `${runner.epochs}`."""
     if not OmegaConf.is_interpolation(node, key):
         return []
-    return re.findall(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[key]))  # type: ignore[index]
+    return re.findall(r"\$\{([\w.]+)\}", str(_raw(node, key)))
 
 
-def allowed_targets(tree: dict[str, Any]) -> tuple[str, ...]:
-    paths = tree.get("paths")
-    extra = paths.get("allow_targets") if isinstance(paths, dict) else None
-    names = [name for name in extra if isinstance(name, str) and name] if isinstance(extra, list) else []
-    return (*ALLOWED_TARGETS, *(name.rstrip(".") + "." for name in names))
+def _check_length(cfg: DictConfig) -> None:
+    """Refuse values of many interpolations: a chain of them can expand to a text longer than the memory."""
+    found = 0
+    waiting = [OmegaConf.to_container(cfg, resolve=False)]
+    while waiting:
+        value: Any = waiting.pop()
+        if isinstance(value, str):
+            count = value.count("${")
+            found += count if count > 1 else 0
+        else:
+            waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if found > _MOST_INTERPOLATIONS:
+        raise ConfigError(
+            f"{found} interpolations stand in values with several of them; at most {_MOST_INTERPOLATIONS} are allowed: "
+            "write values instead"
+        )
 
 
-def signature_of(target: Any, allowed: tuple[str, ...]) -> Signature:
-    """Return the signature of a `_target_`. Raises TargetError if it is not allowed or does not exist."""
-    if not isinstance(target, str):
-        raise TargetError(f"must be the dotted name of a class or function, e.g. {PACKAGE}.losses.AsymmetricLoss")
-    ours = target.startswith(PACKAGE + ".")
-    signature = read_signature(target) if ours else None  # first: a misspelt name of ours gets its suggestion
-    if not (target + ".").startswith(allowed):
-        prefixes = ", ".join(prefix + "*" for prefix in allowed)
-        raise TargetError(f"is not among the packages a config may name: {prefixes} (paths.allow_targets adds more)")
-    return signature if signature is not None else import_signature(target, allowed)
+def permission_of(cfg: DictConfig) -> Permission:
+    """Return the permission that `load` or `load_run` left in a checked config; a config of a file has none."""
+    if not cfg._get_flag(_CHECKED):
+        return Permission()
+    return Permission(tuple(cfg.paths.allow_targets))
 
 
 class _Checker:
@@ -108,7 +124,9 @@ class _Checker:
         self.origin = origin
         self.found: list[tuple[str, str]] = []  # path, text
         self.references: dict[str, list[str]] = {}
-        self.allowed: tuple[str, ...] = ALLOWED_TARGETS
+        self.permission = Permission()
+        self.open: list[int] = []  # containers that are being resolved
+        self.count = 0
         self.names: dict[str, list[str]] = {}  # section -> its valid keys, to suggest from
         self.foreign: list[tuple[dict[str, Any], str, str]] = []  # components that only an import can judge
 
@@ -129,23 +147,61 @@ class _Checker:
         """Return plain dicts and lists, interpolations resolved; one that fails is a problem and becomes `_BROKEN`."""
         keys: Iterable[Any] = node.keys() if isinstance(node, DictConfig) else range(len(node))
         items = []
+        self.open.append(id(node))
         for key in keys:
             here = f"{path}.{key}" if path else str(key)
             if here == "hydra":
                 continue
             self.references[here] = _references(node, key)
-            try:
-                value = node[key]
-            except OmegaConfBaseException as error:
-                missing = OmegaConf.is_missing(node, key)
-                text = str(error).split("\n")[0]
-                self.problem(here, "has no value yet (???); set it" if missing else f"cannot be resolved: {text}")
-                value = _BROKEN
-            items.append((key, self.resolve(value, here) if isinstance(value, (DictConfig, ListConfig)) else value))
+            items.append((key, self.resolve_value(node, key, here)))
+        self.open.pop()
         return dict(items) if isinstance(node, DictConfig) else [value for _, value in items]
 
+    def resolve_value(self, node: DictConfig | ListConfig, key: Any, path: str) -> Any:
+        self.count += 1
+        if self.count > _MOST_VALUES:
+            raise ConfigError(f"{path}: interpolations expand the config to more than {_MOST_VALUES:,} values")
+        try:
+            value = node[key]
+        except RecursionError:
+            return self.circle(node, key, path)
+        except OmegaConfBaseException as error:
+            missing = OmegaConf.is_missing(node, key)
+            text = str(error).split("\n")[0]
+            if text.startswith("Recursive"):
+                return self.circle(node, key, path)
+            self.problem(path, _MISSING if missing else f"cannot be resolved: {text}")
+            return _BROKEN
+        if value == UNSET:
+            self.problem(path, _MISSING)
+            return _BROKEN
+        if not isinstance(value, (DictConfig, ListConfig)):
+            return value
+        if id(value) in self.open:
+            return self.circle(node, key, path)
+        return self.resolve(value, path)
+
+    def circle(self, node: DictConfig | ListConfig, key: Any, path: str) -> Any:
+        self.references.pop(path)  # or each would be left out as a repetition of the next
+        self.problem(path, f"cannot be resolved: {_raw(node, key)} leads in a circle")
+        return _BROKEN
+
+    def permit(self, tree: dict[str, Any], granted: Sequence[Any]) -> None:
+        """Replace the packages that a file allows by those that the command line allows."""
+        paths = tree.setdefault("paths", {})
+        if not isinstance(paths, dict):
+            return
+        name = OPTION.rpartition(".")[2]
+        found = paths.get(name)
+        paths[name] = list(granted)
+        for package in granted:
+            problem = permission_problem(package)
+            if problem is not None:
+                self.problem(OPTION, problem, value=package)
+        in_files = tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
+        self.permission = Permission(tuple(item for item in granted if isinstance(item, str)), in_files)
+
     def root(self, tree: dict[str, Any]) -> None:
-        self.allowed = allowed_targets(tree)
         base = section_options(RootOptions)
         frame = {name: section_options(section) for name, section in SECTIONS.items()}
         self.names = {name: sorted(options) for name, options in frame.items()}
@@ -166,6 +222,11 @@ class _Checker:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
                 tree[name] = self.component(tree[name], name, name)
+        for path, name in (("name", tree["name"]), ("dataset.name", _get(tree, "dataset", "name"))):
+            if isinstance(name, str) and not names_folder(name):
+                self.problem(
+                    path, "names a folder below paths.runs: no absolute path, '..' or control character", value=name
+                )
         for path, text in (*task_problems(tree), *curriculum_problems(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
@@ -231,13 +292,12 @@ class _Checker:
             return node
         if target is None:
             return self.switched_off(node, path, section)
-        external = isinstance(target, str) and not target.startswith(PACKAGE + ".")
         try:
-            if external and (target + ".").startswith(self.allowed):
+            if is_foreign(target, section, self.permission):
                 self.foreign.append((node, path, section))
                 self.nested(node, path, section)
                 return node
-            signature = signature_of(target, self.allowed)
+            signature = component_signature(target, section, self.permission, nested=path != section)
         except TargetError as error:
             self.problem(f"{path}._target_", str(error), value=target)
             return node
@@ -253,7 +313,7 @@ class _Checker:
 
     def foreign_component(self, node: dict[str, Any], path: str, section: str) -> None:
         try:
-            signature = signature_of(node["_target_"], self.allowed)
+            signature = component_signature(node["_target_"], section, self.permission, nested=path != section)
         except TargetError as error:
             self.problem(f"{path}._target_", str(error), value=node["_target_"])
             return
@@ -268,7 +328,7 @@ class _Checker:
                 self.problem(here, "cannot be set: the program works it out and passes it", value=value)
             elif key in signature.parameters:
                 kind = signature.parameters[key].kind
-                if _holds_target(value):
+                if holds_target(value):
                     self.nested({key: value}, path, section)
                 elif self.typed(here, kind, value):
                     node[key] = _listed(kind.convert(value))
@@ -300,7 +360,7 @@ class _Checker:
             return False
         if kind.accepts(value):
             return True
-        text = f"must be {kind}{bounds}"
+        text = f"must be {kind}{bounds}" + ("" if is_finite(value) else f"; {FINITE}")
         if isinstance(value, str):
             near = nearest(value, [word for word in str(kind).split(" | ") if word.isidentifier()])
             if near and near not in ("int", "float", "string", "path"):
@@ -330,10 +390,16 @@ class _Checker:
         return next((f"{name}.{near}" for name, keys in others.items() if near in keys), None)
 
 
-def _holds_target(value: Any) -> bool:
+def _get(tree: dict[str, Any], section: str, key: str) -> Any:
+    node = tree.get(section)
+    return node.get(key) if isinstance(node, dict) else None
+
+
+def holds_target(value: Any) -> bool:
+    """Return whether a value is a component or has one inside."""
     if isinstance(value, dict):
-        return "_target_" in value or any(_holds_target(item) for item in value.values())
-    return isinstance(value, list) and any(_holds_target(item) for item in value)
+        return "_target_" in value or any(holds_target(item) for item in value.values())
+    return isinstance(value, list) and any(holds_target(item) for item in value)
 
 
 def _contains_broken(value: Any) -> bool:

@@ -6,6 +6,7 @@ default. `check_config` then says whether there is such an option, as for a key 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -16,19 +17,24 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.check import check_config, check_options, find_problems, message
-from mltrain.config.identity import default_name
+from mltrain.config.check import UNSET, check_config, check_options, find_problems, message
+from mltrain.config.identity import default_name, names_folder
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
+from mltrain.config.targets import OPTION
 from mltrain.errors import ConfigError
+from mltrain.safe_yaml import check_yaml
 from mltrain.text import did_you_mean, nearest, spell
 
 log = logging.getLogger(__name__)
@@ -75,8 +81,13 @@ class Scan:
     invalid_groups: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
 
 
-def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> DictConfig:
-    """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems."""
+def load(
+    overrides: Sequence[str] = (), *, source: Source | None = None, allow_targets: Sequence[str] = ()
+) -> DictConfig:
+    """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems.
+
+    `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.allow_targets=[...]`.
+    """
     source = source or Source()
     scan = scan_overrides(overrides, source)
     composed, problems = None, list(scan.problems)
@@ -84,6 +95,9 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
         composed = _compose(scan.overrides, source)
         if scan.choices and scan.experiments:
             _replace_chosen_sections(composed, scan, source)
+    except RecursionError:
+        chosen = ", ".join(text.lstrip("+") for text in scan.experiments) or source.name
+        problems.append(f"{chosen}: its list of defaults leads back to itself; remove one entry of the circle")
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         problems.append(explain(error))
     if composed is None:
@@ -91,23 +105,49 @@ def load(overrides: Sequence[str] = (), *, source: Source | None = None) -> Dict
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    checked, found = find_problems(composed, origin=_Origin(overrides, scan, choices, source))
+    granted = [*allow_targets, *_granted(overrides)]
+    checked, found = find_problems(composed, allow_targets=granted, origin=_Origin(overrides, scan, choices, source))
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
         raise ConfigError(message(problems))
     if checked.name is None:
         checked.name = default_name(checked, choices)
+        if not names_folder(checked.name):
+            raise ConfigError(f"{checked.name}: cannot name a run folder; set name=NAME")
     return checked
 
 
-def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError."""
+def _granted(overrides: Sequence[str]) -> list[Any]:
+    """Return the packages that overrides allow."""
+    parser = OverridesParser.create()
+    granted: Any = []
+    for raw in overrides:
+        override = _parse(parser, raw)
+        if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
+            continue
+        key, value = override.key_or_group, override.value()
+        if key == OPTION:
+            granted = value
+        elif key == OPTION.split(".")[0] and isinstance(value, dict):
+            granted = value.get(OPTION.split(".")[1], granted)
+    return list(granted) if isinstance(granted, list) else [granted]
+
+
+def load_run(
+    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, allow_targets: Sequence[str] = ()
+) -> DictConfig:
+    """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError.
+
+    `allow_targets` are packages that `_target_` may name too; what the folder allows itself counts for nothing.
+    """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(_no_run(Path(folder)))
     try:
-        cfg = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text)
+        cfg = OmegaConf.load(io.StringIO(text))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path}: holds no config")
@@ -119,7 +159,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         if override.is_sweep_override() or override.is_delete() or override.package is not None:
             raise ConfigError(f"{raw}: only KEY=VALUE can change a finished run's config")
         if override.key_or_group == "dataset" and not isinstance(override.value(), dict):
-            _choose_dataset(cfg, str(override.value()), overrides)
+            _choose_dataset(cfg, str(override.value()), overrides, allow_targets)
             continue
         if isinstance(override.value(), str) and isinstance(cfg.get(override.key_or_group), DictConfig):
             group = override.key_or_group
@@ -128,7 +168,7 @@ def load_run(folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    return check_config(cfg)
+    return check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
 
 
 def _no_run(given: Path) -> str:
@@ -141,11 +181,12 @@ def _no_run(given: Path) -> str:
     return f"{given}: no run folder: it has no config.yaml{f'; one below it is {below}' if below else ''}"
 
 
-def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str]) -> None:
+def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allow_targets: Sequence[str]) -> None:
     """Set another data set. If it is the one that the run has, its options stay, but paths.data may move its files."""
     moved = [raw for raw in overrides if raw.startswith("paths.data=")]
-    own = [raw for raw in overrides if raw.startswith("dataset.")]
-    chosen = load([f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]).dataset
+    own = [raw for raw in overrides if raw.startswith(("dataset.", OPTION))]
+    words = [f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]
+    chosen = load(words, allow_targets=allow_targets).dataset
     before = cfg.get("dataset", {})
     if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
         cfg.dataset = chosen
@@ -266,17 +307,44 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
             scan.experiments.append("+" + text)
 
 
+class _CheckedFiles(FileConfigSource):
+    """Config files as Hydra reads them, but checked: see `check_yaml`; and ??? replaces a default, so it is noticed."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        if path.is_file():
+            try:
+                check_yaml(path.read_text(encoding="utf-8"))
+            except (ValueError, OSError, yaml.YAMLError) as error:
+                raise ValueError(f"{path}: {error}") from error
+        result = super().load_config(config_path)
+        if isinstance(result.config, DictConfig) and not config_path.startswith("hydra/"):
+            for key in [key for key in result.config if key not in ("defaults", "hydra")]:
+                _mark_missing(result.config, key)
+        return result
+
+
+def _mark_missing(node: DictConfig, key: Any) -> None:
+    if OmegaConf.is_missing(node, key):
+        node[key] = UNSET
+    elif not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
+        for inner in node[key]:
+            _mark_missing(node[key], inner)
+
+
 @contextmanager
 def _hydra(folder: Path) -> Iterator[None]:
     """Let Hydra compose from a folder, also inside a job that Hydra itself has started."""
-    state = GlobalHydra.instance()
-    outer = state.hydra
+    state, sources = GlobalHydra.instance(), SourcesRegistry.instance().types
+    outer, files = state.hydra, sources.get("file", FileConfigSource)
     state.clear()
+    sources["file"] = _CheckedFiles
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
+        sources["file"] = files
 
 
 def prefer_own_configs(source: Source) -> None:
@@ -300,11 +368,64 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
 
 
 def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
-    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError."""
+    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError.
+
+    They name classes, commands of a cluster and variables of the environment. So a recipe or another file outside
+    configs/hydra may set numbers and the values to try (hydra.sweeper.params), and all the rest is refused.
+    """
     try:
-        return _compose(overrides, source).hydra
+        settings = _compose(overrides, source).hydra
+        words = [raw for raw in overrides if raw.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        for group in ("launcher", "sweeper"):  # a recipe may choose one of ours
+            choice = settings.runtime.choices.get(f"hydra/{group}")
+            if (source.folder / "hydra" / group / f"{choice}.yaml").is_file() and f"hydra/{group}=" not in str(words):
+                words.append(f"hydra/{group}={choice}")
+        ours, found = (_flat(node) for node in (_compose(words, source).hydra, settings))
+        for key, value in found.items():
+            same = key in ours and ours[key] == value
+            if not same and not isinstance(value, (int, float)) and not key.startswith("sweeper.params."):
+                raise ConfigError(f"hydra.{key}={spell(value)}: a file cannot set it; it belongs on the command line")
+        return settings
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(message([explain(error)])) from error
+        raise ConfigError(message([_unknown_setting(overrides, source) or explain(error)])) from error
+
+
+def _unknown_setting(overrides: Sequence[str], source: Source) -> str | None:
+    """Return a text on the first `hydra.` key that Hydra does not have, with the nearest key, or None."""
+    groups = [text for text in overrides if not text.lstrip("+~").startswith("hydra.")]
+    try:
+        settings = OmegaConf.create({"hydra": _compose(groups, source).hydra})
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError):
+        return None  # a group is wrong, which `explain` says
+    for text in overrides:
+        node: Any = settings
+        keys = text.partition("=")[0].split(".")
+        for depth, key in enumerate(keys if keys[0] == "hydra" else ()):
+            if not isinstance(node, DictConfig):
+                break
+            if key not in node:
+                inside = ".".join(keys[:depth])
+                hint = did_you_mean(key, map(str, node), f"{inside}.{{}}")
+                return f"{text}: Hydra has no {inside}.{key}{hint}\nallowed: {', '.join(sorted(map(str, node)))}"
+            node = node._get_node(key)
+    return None
+
+
+def _flat(settings: DictConfig) -> dict[str, Any]:
+    """Return those of Hydra's settings that can run something, by dotted key."""
+    flat: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [
+        (name, OmegaConf.to_container(settings[name], resolve=False))
+        for name in ("launcher", "sweeper", "callbacks", "hydra_logging", "job_logging")
+    ]
+    waiting.append(("job.env_set", OmegaConf.to_container(settings.job.env_set, resolve=False)))
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{key}", inner) for key, inner in value.items()]
+        else:
+            flat[path] = value
+    return flat
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:

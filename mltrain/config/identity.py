@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, OLDER_SPELLINGS
 
 # Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
 IRRELEVANT = frozenset(
@@ -52,6 +53,16 @@ def run_folder(cfg: DictConfig) -> Path:
     return Path(cfg.paths.runs) / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
 
 
+def names_folder(name: str) -> bool:
+    """Return whether a name stays inside the folder that it is appended to, and can be created there."""
+    parts = Path(name).parts
+    return (
+        not Path(name).is_absolute()
+        and name.isprintable()
+        and all(p != ".." and len(os.fsencode(p)) < 256 for p in parts)
+    )
+
+
 def default_name(cfg: DictConfig, choices: dict[str, Any] | None = None) -> str:
     """Return `<model>-<head>-<loss>`, made of the chosen options or, if unknown, of the components' names."""
     choices = choices or {}
@@ -76,4 +87,6 @@ def _relevant(node: Any, path: str, data: str) -> Any:
         return [_relevant(item, path, data) for item in node]
     if isinstance(node, str) and data and (node == data or node.startswith(data.rstrip("/") + "/")):
         return "<paths.data>" + node[len(data.rstrip("/")) :]
+    if path in OLDER_SPELLINGS and isinstance(node, str):
+        return OLDER_SPELLINGS[path].get(node, node)
     return node

@@ -48,7 +48,7 @@ def task_of_loss(target: str) -> str | None:
 def task_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for everything in a resolved config that its task rules out."""
     task = tree.get("task")
-    if task not in BEST:
+    if not isinstance(task, str) or task not in BEST:
         return
     sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
     target = sections.get("loss", {}).get("_target_")

@@ -43,7 +43,7 @@ class RunnerOptions:
     clip_grad_norm: float | None = number(None, least=0)  # null: no clipping
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps ...
     channels_last: bool = True
-    compile: bool = False  # torch.compile model and loss; needs a C++ compiler (CPU) or Triton (GPU)
+    compile: Literal["auto"] | bool = "auto"  # auto: torch.compile the loss where that pays; true: the model too
     sync_bn: bool = False  # batch-norm statistics over all ranks
     evaluate_every: int = number(1, least=1)  # epochs; the last epoch is always evaluated
     checkpoint_every_minutes: float = number(10.0, least=0)  # besides the one at each epoch's end; 0: only that
@@ -105,7 +105,7 @@ class PathsOptions:
 
     data: str = "data"  # where dataset configs look for their files
     runs: str = "runs"  # run folders: <runs>/<dataset.name>/<name>/<id>
-    allow_targets: list[str] = field(default_factory=list)  # more packages that `_target_` may name
+    allow_targets: list[str] = field(default_factory=list)  # your packages that `_target_` may name; not from a file
 
 
 SECTIONS: dict[str, type] = {
@@ -150,11 +150,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "curriculum": {"_target_": None},
 }
 
-# Packages whose code a config may call: parts of torch, because torch.load or a download is no loss.
-ALLOWED_TARGETS = (
-    *(f"mltrain.{part}." for part in ("curriculum", "datasets", "longtail", "losses", "models", "optim", "pipeline")),
-    *("torch.nn.", "torch.optim.", "torchvision.ops.", "torchvision.transforms.", "timm."),
-)
+# Values that came later for what older configs spell otherwise: both have the id of the older spelling.
+OLDER_SPELLINGS: dict[str, dict[Any, Any]] = {"runner.compile": {"auto": False}}
 
 
 @dataclass(frozen=True)

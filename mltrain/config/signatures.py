@@ -134,7 +134,7 @@ def read_module(dotted: str) -> Module | None:
 @cache
 def read_signature(target: str) -> Signature:
     """Return the signature of a class or function of this package, from its source. Raises TargetError."""
-    owner, node = _definition(target)
+    owner, node = find_definition(target)
     if isinstance(node, ast.ClassDef):
         return _class_signature(owner, node)
     if isinstance(node, ast.FunctionDef):
@@ -148,7 +148,7 @@ def read_constant(target: str, name: str) -> Any:
 
     Raises TargetError.
     """
-    owner, node = _definition(target)
+    owner, node = find_definition(target)
     return _class_constant(owner, node, name) if isinstance(node, ast.ClassDef) else None
 
 
@@ -169,7 +169,7 @@ def _class_constant(module: Module, node: ast.ClassDef, name: str) -> Any:
     return None
 
 
-def _definition(target: str) -> tuple[Module, ast.stmt]:
+def find_definition(target: str) -> tuple[Module, ast.stmt]:
     """Return the module of this package that defines a target, and the statement. Raises TargetError."""
     parts = target.split(".")
     module, depth = None, 0
@@ -276,24 +276,15 @@ def locate(target: str) -> Any:
     raise TargetError(f"there is no module {parts[0]}")
 
 
-def import_signature(target: str, allowed: tuple[str, ...]) -> Signature:
-    """Return the signature of a target of another package by importing it. Raises TargetError.
-
-    Its defining module must be allowed too: `torch.nn.os.system` is reached through torch, yet is not torch's.
-    """
-    found = locate(target)
-    if not callable(found):
-        raise TargetError("is no class or function")
-    home = str(getattr(found, "__module__", None)) + "."
-    if not home.startswith(allowed):
-        raise TargetError(f"is defined in {home[:-1]}, which a config may not name (paths.allow_targets adds more)")
+def signature_of_object(name: str, found: Any) -> Signature:
+    """Return the signature of an imported class or function."""
     try:
         signature = inspect.signature(found)
-    except ValueError:
-        return Signature(target.rsplit(".", 1)[-1], {}, open=True)
+    except (TypeError, ValueError):
+        return Signature(name, {}, open=True)
     parameters: dict[str, Parameter] = {}
-    for name, parameter in signature.parameters.items():
+    for key, parameter in signature.parameters.items():
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            parameters[name] = Parameter(required=parameter.default is parameter.empty)
+            parameters[key] = Parameter(required=parameter.default is parameter.empty)
     is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    return Signature(target.rsplit(".", 1)[-1], parameters, is_open)
+    return Signature(name, parameters, is_open)

@@ -12,8 +12,20 @@ from mltrain.text import spell
 Resolve = Callable[[str], "ast.expr | None"]  # the expression a module-level alias stands for
 
 
+LARGEST = 3.4e38  # the largest float32
+FINITE = f"numbers are finite, and at most {LARGEST}"
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a number, or every number inside a list or mapping, is finite; float32 must hold it too."""
+    if isinstance(value, (int, float)):
+        return -LARGEST <= value <= LARGEST  # False for NaN
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return all(is_finite(item) for item in items)
+
+
 class Kind:
-    """The kind of an option's values. This base accepts anything: the annotation is unknown here."""
+    """The kind of an option's values. This base accepts anything finite: the annotation is unknown here."""
 
     @property
     def is_text(self) -> bool:
@@ -21,7 +33,7 @@ class Kind:
         return False
 
     def accepts(self, value: Any) -> bool:
-        return True
+        return is_finite(value)
 
     def convert(self, value: Any) -> Any:
         """Convert an accepted value to the annotation's type: an int to float, a list to tuple."""
@@ -43,7 +55,7 @@ class Atom(Kind):
     def accepts(self, value: Any) -> bool:
         if isinstance(value, bool):
             return self.type is bool
-        return isinstance(value, (int, float) if self.type is float else self.type)
+        return is_finite(value) and isinstance(value, (int, float) if self.type is float else self.type)
 
     def convert(self, value: Any) -> Any:
         return float(value) if self.type is float else value

@@ -19,6 +19,7 @@ from mltrain.datasets.names import NO_DATA, SUFFIXES, one_spelling, warn_of_case
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
+from mltrain.files import walk
 from mltrain.labels import LabelSet, compress
 from mltrain.text import first_few
 
@@ -168,7 +169,7 @@ def _is_no_data(folder_: str) -> bool:
 def _images(place: Path, label: str, left_out: Counter[str]) -> list[str]:
     """Return the images of a class folder, relative to `place` and sorted; count other files by their suffix."""
     images: list[str] = []
-    for folder_, below, files in os.walk(place / label, followlinks=True):
+    for folder_, below, files in walk(place / label):
         below[:] = [entry for entry in below if not _is_no_data(entry)]
         for file in files:
             if file.startswith("."):

@@ -19,6 +19,7 @@ from mltrain.datasets.sources import NUSWIDE_CSV_HOW as HOW
 from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.datasets.unseen import read_class_split, with_unseen, zero_shot
 from mltrain.errors import DataError
+from mltrain.files import walk
 from mltrain.labels import LabelSet
 
 PARTS = ("train", "val", "test")
@@ -126,7 +127,7 @@ def _by_name(folder: Path, images: list[str]) -> dict[str, str]:
     """Find each image below `folder` by its file name; return image -> path."""
     found: dict[str, str] = {}
     repeated: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in walk(folder):
         folders.sort()
         below = os.path.relpath(place, folder)
         for file in files:

@@ -47,7 +47,7 @@ class PublishedCounts(NamedTuple):
 
 
 class Retrieval(NamedTuple):
-    """How to get a data set."""
+    """Files to download, or instructions, to get a data set."""
 
     files: tuple[RemoteFile, ...] = ()
     by_hand: str = ""

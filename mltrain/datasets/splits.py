@@ -13,6 +13,7 @@ import numpy as np
 from mltrain.datasets.reading import check_choice
 from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
+from mltrain.files import kind_of
 from mltrain.labels import LabelSet
 from mltrain.progress import track
 from mltrain.seeding import hashed_order
@@ -151,21 +152,30 @@ def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unkn
 
 
 def check_files(labels: LabelSet) -> None:
-    """Check that the file of every image exists, before hours of training depend on it.
+    """Check that every image is a regular file, before hours of training depend on it.
 
     Lists each folder once instead of calling `stat` for each image.
 
     Raises:
-        DataError: files are missing; the message has the first 5, their number, and the folder they should be in.
+        DataError: files are missing, or are folders, pipes, devices or links that lead nowhere; the message has the
+            first 5, their number, and the folder they should be in.
     """
     title = f"{labels.name}: looking for files"
     missing: list[str] = []
+    others: list[str] = []
     alike: tuple[str, str] | None = None
     for file, name, folder in _with_folders(labels, title):
-        if name not in folder.inodes:
+        if name in folder.others:
+            others.append(f"{file}: {folder.others[name]}")
+        elif name not in folder.inodes:
             missing.append(file)
             if alike is None and (other := _alike(name, folder.inodes)) is not None:
                 alike = (name, other)
+    if others:
+        raise DataError(
+            f"{labels.name}: {len(others)} of {len(labels)} images under {Path(labels.root).absolute()} are no regular "
+            f"files; remove them, or copy the images there:{first_lines(others)}"
+        )
     if not missing:
         return
     root = Path(labels.root).absolute()
@@ -285,7 +295,7 @@ def _with_folders(labels: LabelSet, title: str) -> Iterator[tuple[str, str, _Fol
 
 
 class _Folder:
-    """Files in a folder: their inodes by name, and the targets of the symbolic links among them."""
+    """Regular files in a folder: their inodes by name, and the targets of the symbolic links among them."""
 
     def __init__(self, folder: Path) -> None:
         self.path = os.path.realpath(folder)
@@ -294,18 +304,31 @@ class _Folder:
         self.links: dict[str, str] = {}
         self.devices: dict[str, int] = {}
         """devices of the targets of links"""
+        self.others: dict[str, str] = {}
+        """what each other entry is: a folder, a pipe, a link that leads nowhere"""
         try:
             self.device = folder.stat().st_dev
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_symlink():
-                        self.links[entry.name] = os.path.realpath(entry.path)
-                        if entry.is_file():
-                            status = entry.stat()
-                            self.inodes[entry.name], self.devices[entry.name] = status.st_ino, status.st_dev
-                    elif not entry.is_dir():
+                        self._follow(entry)
+                    elif entry.is_file():
                         self.inodes[entry.name] = entry.inode()
+                    else:
+                        self.others[entry.name] = kind_of(entry.path) or "no file"
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             raise DataError(f"{folder.absolute()}: cannot be listed ({error.strerror})") from error
+
+    def _follow(self, link: os.DirEntry[str]) -> None:
+        """Add a symbolic link."""
+        self.links[link.name] = os.path.realpath(link.path)
+        try:
+            if link.is_file():
+                status = link.stat()
+                self.inodes[link.name], self.devices[link.name] = status.st_ino, status.st_dev
+            elif (kind := kind_of(link.path)) is not None:
+                self.others[link.name] = f"a link to {kind}"
+        except OSError as error:
+            self.others[link.name] = f"a symbolic link that cannot be followed ({error.strerror})"

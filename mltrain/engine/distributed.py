@@ -7,6 +7,7 @@ single rank.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from torch import nn
 
 from mltrain.errors import ConfigError, Interrupted, MltrainError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -226,6 +229,20 @@ def _parse(request: str) -> torch.device | None:
     return device
 
 
+def has_compiler(device: torch.device) -> bool:
+    """Return whether torch.compile works on the device, without a word of error where it does not."""
+    try:
+        _compile_one_line(device)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the compiler, training goes on without it
+        logger.debug("torch.compile does not work on %s: %s", device.type, error)
+        return False
+    return True
+
+
+def _compile_one_line(device: torch.device) -> None:
+    torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+
+
 def check_compiler(device: torch.device) -> None:
     """Compile a kernel of one line.
 
@@ -233,7 +250,7 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: torch.compile has no compiler for the device.
     """
     try:
-        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+        _compile_one_line(device)
     except (RuntimeError, OSError) as error:
         why = str(error).strip().partition("\n")[0]
         needed = "a C++ compiler" if device.type == "cpu" else "Triton"

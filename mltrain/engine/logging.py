@@ -61,7 +61,7 @@ class MetricsLog:
         """Drop the records after `step` and open the file."""
         kept = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)
                 if record is not None and record["step"] <= step:
                     kept.append(line)
@@ -270,7 +270,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
         commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         commit, status = (
             subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10, check=True
+                ["git", "-C", str(folder), *command], capture_output=True, encoding="utf-8", timeout=10, check=True
             ).stdout.strip()
             for command in commands
         )

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +32,8 @@ import yaml
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelStats
+from mltrain.safe_yaml import read_yaml
+from mltrain.text import csv_text
 
 CONFIG = "config.yaml"
 STATS = "stats.json"
@@ -61,7 +62,6 @@ WEIGHTS = {RAW: "raw", EMA: "EMA"}
 SPLITS = {"val": "validation", "test": "test"}
 
 _HOW = "mltrain evaluate {run} metrics.save_predictions=true writes them"
-_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader builds plain values only
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, in their order."""
         try:
-            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
+            lines = (self.folder / METRICS).read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return []
         parsed = (parse_record(line) for line in lines)
@@ -183,8 +183,8 @@ class RunFolder:
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
-            return np.array([row[1:] for row in rows], dtype=np.int64), header[1:]
-        except (OSError, ValueError) as error:
+            return np.array([row[1:] for row in rows], dtype=np.int64), [csv_text(name) for name in header[1:]]
+        except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
 
     def predictions_file(self, split: str) -> Path | None:
@@ -218,7 +218,7 @@ class RunFolder:
             with np.load(path, allow_pickle=False) as arrays:
                 if f"logits_{weights}" not in arrays:
                     raise DataError(f"{path}: holds no logits of the weights {weights!r}; {how}")
-                return SavedPredictions(
+                saved = SavedPredictions(
                     logits=arrays[f"logits_{weights}"],
                     targets=arrays["targets"],
                     files=tuple(arrays["files"].tolist()),
@@ -226,14 +226,20 @@ class RunFolder:
                     split=split,
                     weights=weights,
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: cannot be read ({error}); {how}") from error
+                shape = (len(saved.files), len(saved.class_names))
+                if saved.logits.shape != shape or saved.targets.shape != shape:
+                    raise ValueError(f"{shape[0]} files and {shape[1]} classes, but logits {saved.logits.shape}")
+                return saved
+        except DataError:
+            raise
+        except Exception as error:  # damaged archives and arrays raise nearly every type
+            raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}); {how}") from error
 
     # -- facts from the files ----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result."""
+        """True if the run has a result."""
         return bool(self.result)
 
     @property
@@ -243,7 +249,7 @@ class RunFolder:
 
     @property
     def single_label(self) -> bool:
-        """Whether an image has one label."""
+        """True if an image has one label."""
         return self.task == "single_label"
 
     @property
@@ -330,8 +336,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{folder}: no run folder: it has no {CONFIG}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML_LOADER)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        tree = read_yaml(path)
+    except (yaml.YAMLError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{path}: holds no config")
@@ -394,7 +400,7 @@ def _read_class_table(path: Path) -> ClassTable:
             header, rows = next(reader), list(reader)
         columns: Mapping[str, Sequence[str]] = dict(zip(header, zip(*rows, strict=True), strict=True))
         return ClassTable(
-            names=list(columns["class"]),
+            names=[csv_text(name) for name in columns["class"]],
             groups=list(columns["group"]),
             train_positives=np.array(columns["train_positives"], dtype=np.int64),
             columns={
@@ -403,5 +409,5 @@ def _read_class_table(path: Path) -> ClassTable:
                 if name not in ("class", "group", "train_positives")
             },
         )
-    except (OSError, ValueError, KeyError, StopIteration) as error:
+    except (OSError, ValueError, KeyError, StopIteration, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error

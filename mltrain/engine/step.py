@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mltrain.engine.signals import from_flags, to_flags
-from mltrain.errors import NonFiniteError
+from mltrain.errors import DataError, NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
 from mltrain.seeding import generator_for, seed_step
@@ -65,7 +65,8 @@ class TrainStep:
         amp_dtype: torch.dtype | None = None,
         clip_grad_norm: float | None = None,
         channels_last: bool = True,
-        compile: bool = False,
+        compile_model: bool = False,
+        compile_loss: bool = False,
     ) -> None:
         self.loss, self.optimizer, self.schedule, self.ema, self.mix = loss, optimizer, schedule, ema, mix
         # Losses of other packages, such as torch.nn.BCEWithLogitsLoss, want targets of the type of the logits.
@@ -75,10 +76,10 @@ class TrainStep:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.scaler = torch.amp.GradScaler(dist.device.type) if amp_dtype is torch.float16 else None
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
-        for part in loss.modules() if compile else ():
-            if isinstance(part, PerLabelLoss):  # what compiling is tested for; a loss may hold several
-                part.compile()
+        forward: nn.Module = torch.compile(model) if compile_model else model  # type: ignore[assignment]
+        for part in loss.modules() if compile_loss else ():
+            if isinstance(part, PerLabelLoss):  # the losses that compiling is tested for; a loss may hold several
+                part.compile(required=compile_model)
         if dist.world_size > 1:
             device_ids = [dist.device.index] if dist.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)
@@ -143,8 +144,17 @@ class TrainStep:
         targets = batch.targets.to(device, non_blocking=True)
         if self.mix is not None:
             images, targets = self.mix(images, targets, mix_generator(self.seed, step, micro, self.dist.rank))
-        with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            logits = self.forward_model(images)
+        try:
+            with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                logits = self.forward_model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                f"step {step}: a batch of one image has no variance at a batch-norm layer whose map is 1 x 1. Each "
+                "process needs at least two images in each part of a step: raise runner.batch_size (it is over all "
+                "processes), lower runner.accumulate, train on more images, or use a larger model.image_size"
+            ) from error
         return logits, targets
 
     def _weights(self, batches: Sequence[Batch]) -> list[float]:

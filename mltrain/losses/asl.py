@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mltrain.losses._adjust import At
-from mltrain.losses._focusing import either_term, negative_term, negative_term_sum_, positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid, focused, shifted
 
 
 class AsymmetricLoss(PerLabelLoss):
@@ -22,10 +21,11 @@ class AsymmetricLoss(PerLabelLoss):
     of mixed exponents.
 
     Args:
-        gamma_neg: focusing exponent of the negatives, >= 0.
-        gamma_pos: focusing exponent of the positives, >= 0.
-        clip: probability margin m in [0, 1): negatives with p <= m are free.
-        detach_weight: do not differentiate the focusing weight.
+        gamma_neg: focusing exponent of the negatives, >= 0. The authors' ladder for new data is 0, 2, 4.
+        gamma_pos: focusing exponent of the positives, >= 0. 0 in the authors' training code, 1 in their advice for new
+            data.
+        clip: probability margin in [0, 1): negatives with p <= clip are free.
+        detach_weight: hold the focusing weight constant in the gradient, as the authors' training code does.
         reduction: see `PerLabelLoss`; the paper's is the sum, to which its learning rates belong.
 
     Raises:
@@ -52,15 +52,10 @@ class AsymmetricLoss(PerLabelLoss):
         self.clip = clip
         self.detach_weight = detach_weight
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return positive_term(x, gamma=self.gamma_pos, detach=self.detach_weight)
+    def positive(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        return focused(-s.log_p, s.q, self.gamma_pos, detach=self.detach_weight)
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return negative_term(x, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)
-
-    def _selected(self, x: Tensor, y: Tensor, at: At, finite: bool) -> tuple[Tensor, Tensor]:
-        gammas = {"gamma_pos": self.gamma_pos, "gamma_neg": self.gamma_neg}
-        return either_term(x, y, **gammas, clip=self.clip, detach=self.detach_weight, finite=finite)
-
-    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
-        return negative_term_sum_(x, skip, out, work, gamma=self.gamma_neg, clip=self.clip, detach=self.detach_weight)
+    def negative(self, x: Tensor) -> Tensor:
+        p, log_q = shifted(Sigmoid(x), self.clip)
+        return focused(-log_q, p, self.gamma_neg, detach=self.detach_weight)

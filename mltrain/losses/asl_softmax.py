@@ -9,8 +9,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss, check_gamma, check_smoothing, log_probabilities
 from mltrain.losses.base import Reduction
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss, check_gamma, check_smoothing, log_probabilities
 
 Form = Literal["published", "corrected"]
 
@@ -33,8 +33,8 @@ class AsymmetricSoftmaxLoss(SoftmaxLoss):
     Args:
         gamma_neg: focusing exponent of the other classes, >= 0.
         gamma_pos: focusing exponent of the label, >= 0.
-        label_smoothing: e, in [0, 1).
-        form: see above.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        form: with ``published`` gamma_neg acts through label smoothing alone, with ``corrected`` on a term of its own.
         stats, class_weight, beta, reduction: see `SoftmaxLoss`.
 
     Raises:

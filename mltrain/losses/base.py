@@ -1,22 +1,34 @@
-"""The common ground of losses that treat each label on its own.
+"""Base of losses that treat each label on its own: a subclass writes two formulas, everything else is here.
 
-Such a loss is ``y * positive(x) + (1 - y) * negative(x)`` for each logit x with target y. A subclass states the two
-terms and their derivatives, and may weight entries and offset logits by class frequencies (`adjust`); everything else
-is here: fp32 inside, unknown labels, soft targets, reductions, and one fused pass for value and gradient (`_pass`).
-`PerLabelLoss` is for terms that are the same for all classes, `PerClassLoss` for terms with constants of the class.
+The loss of a batch is ``sum of up * positive(x) + down * negative(x)`` over its entries, where `up` and `down` follow
+from targets, weights and reduction and have no gradient. So its gradient is the product of (up, down) with the Jacobian
+of the two formulas, and comes with the value in one pass, in the forward call: by autograd over chunks of rows, or in
+one compiled kernel.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+import functools
+import logging
+import math
+import types
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mltrain.losses._adjust import Adjustment, At, Targets
-from mltrain.losses._pass import Fused, evaluate
+from mltrain.losses.formula import LARGE
+from mltrain.losses.graph_pass import Simplify
+
+logger = logging.getLogger(__name__)
 
 Reduction = Literal["sum", "mean", "batchmean", "none"]
+
+CPU_CHUNK = 1 << 16
+"""Entries per chunk of rows: some twenty fp32 tensors of this size stay in the caches, and small beside a batch."""
+DEVICE_CHUNK = 1 << 24
+"""On an accelerator chunks only bound the memory of very large batches."""
 
 
 class PerLabelLoss(nn.Module):
@@ -25,10 +37,10 @@ class PerLabelLoss(nn.Module):
     Called with logits (B, C) of any floating dtype and targets (B, C) of any real dtype: 1 positive, 0 negative,
     anything below 0 unknown (no loss, no gradient), between 0 and 1 soft (the weighted sum of both terms). Computes in
     fp32 (fp64 for fp64 logits), autocast or not; the gradient has the dtype of the logits. Targets are constants, and
-    the gradient can't be differentiated again.
+    the gradient cannot be differentiated again.
 
     Args:
-        reduction: ``sum``; ``mean`` over the known entries; ``batchmean``, the sum over B; ``none``, (B, C).
+        reduction: ``sum``, ``mean`` over known entries or ``batchmean`` (sum / B). ``none`` returns (B, C).
 
     Raises:
         ValueError: logits not floating or not 2-D, targets of another shape or requiring a gradient, an unknown
@@ -36,12 +48,12 @@ class PerLabelLoss(nn.Module):
     """
 
     task: ClassVar[str] = "multi_label"
-
     compiled = False
-    """set by `compile`"""
-    _surprised = (
-        False  # whether a compiled kernel has met other targets than 1 and 0: what it costs depends on it, only
-    )
+    """Set by `compile`."""
+    _required = False
+    _failed: frozenset[object] = frozenset()
+    """Kinds of batches whose kernel could not be compiled."""
+    _kernel: Callable[..., tuple[Tensor, Tensor | None]] | None = None
 
     def __init__(self, *, reduction: Reduction) -> None:
         super().__init__()
@@ -49,94 +61,60 @@ class PerLabelLoss(nn.Module):
             raise ValueError(f"reduction={reduction!r} is unknown; allowed: {', '.join(get_args(Reduction))}")
         self.reduction: Reduction = reduction
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a positive label at logit x, and its derivative: finite for every x, also an infinite one."""
+    def positive(self, x: Tensor) -> Tensor:
+        """Return the loss of positive labels at logits x (R, C), which are finite; constants (C,) broadcast."""
         raise NotImplementedError
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a negative label at logit x, and its derivative: finite for every x, also an infinite one."""
+    def negative(self, x: Tensor) -> Tensor:
+        """Return the loss of negative labels at logits x (R, C), which are finite; constants (C,) broadcast."""
         raise NotImplementedError
 
-    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
-        """Sum the negative term over x (n,) but for the indices `skip`, and write its derivative to `out`, 0 at `skip`.
-
-        The hot path on the CPU; override it to work in place, with `work` (2, n) as scratch space. `out` may be `x`; if
-        it isn't, `x` is read only.
-        """
-        loss, derivative = self.negative(x)
-        out.copy_(derivative).index_fill_(0, skip, 0)
-        return loss.index_fill_(0, skip, 0).sum().item()
-
-    # The three terms as the pass calls them: `at` looks up what belongs to the class of each entry.
-
-    def _positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.positive(x)
-
-    def _negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.negative(x)
-
-    def _negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        return self.negative_sum_(x, skip, out, work)
-
-    @property
-    def by_class(self) -> bool:
-        """Whether terms or weights differ between classes."""
-        return type(self).adjust is not PerLabelLoss.adjust
-
-    def compile(self) -> None:
-        """Let torch.compile make one kernel of the pass: several times faster where there are thousands of classes.
-
-        Takes a C++ compiler on the CPU, Triton on an accelerator, and some seconds at the first call.
-        """
-        self.compiled = True
-
-    def _selected(self, x: Tensor, y: Tensor, at: At, finite: bool) -> tuple[Tensor, Tensor]:
-        """The positive term where y is 1, the negative one where it is 0.
-
-        Both may be NaN where x is infinite, if it is called as `finite`.
-        """
-        pairs = zip(self._positive(x, at), self._negative(x, at), strict=True)
-        value, derivative = (torch.where(y > 0, a, b) for a, b in pairs)
-        return value, derivative
-
-    def constants(self, device: torch.device, dtype: torch.dtype, classes: int) -> tuple[Tensor, ...]:
-        """What `adjust` takes from the training statistics, none of which belongs into a compiled loop over entries."""
-        return ()
-
-    def adjust(self, targets: Targets) -> Adjustment | None:
-        """Weights of the entries and offsets of the logits of a batch with these targets; None for neither."""
+    def weight(self, targets: Tensor) -> Tensor | None:
+        """Return weights that broadcast with targets (R, C), rows of a batch in the dtype of the computation."""
         return None
 
-    def weighted_negative_sum_(self, x: Tensor, weight: Tensor, work: Tensor) -> float:
-        """Sum weight * negative term over x (n,), and replace x by the derivative of that.
+    @property
+    def weight_needs_batch(self) -> bool:
+        """True if the weights of a row depend on other rows, so that the batch cannot be computed in chunks."""
+        return False
 
-        The hot path on the CPU where there is an adjustment; override it to work in place, with `weight` (n,) and
-        `work` (n,) as scratch space. x has its offset already.
+    def prepare(self, classes: int, dtype: torch.dtype) -> None:
+        """Check or compute what the formulas read, before each batch of so many classes, outside compiled kernels."""
+
+    def compile(self, *, required: bool = True) -> None:
+        """Compute value and gradient in one kernel made by torch.compile, from the next call on.
+
+        Several times faster for thousands of classes. Needs a C++ compiler on the CPU, Triton on an accelerator, and
+        some seconds at the first call. Unless `required`, batches whose kernel fails are computed eagerly, silently.
         """
-        loss, derivative = self.negative(x)
-        torch.mul(derivative, weight, out=x)
-        return weight.mul_(loss).sum().item()  # torch.dot is less accurate
+        self.compiled, self._required = True, required
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         check_shapes(logits, targets)
+        if torch.is_autocast_enabled(logits.device.type):
+            with torch.autocast(logits.device.type, enabled=False):
+                return PerLabelLoss.forward(self, logits, targets)
+        self.prepare(logits.shape[1], torch.promote_types(logits.dtype, torch.float32))
+        if torch.compiler.is_compiling():  # part of a larger compiled graph, which differentiates it
+            return _in_graph(self, logits, targets)
         if torch.is_grad_enabled() and logits.requires_grad:
-            return Fused.apply(logits, targets, self)
-        return evaluate(self, logits.detach(), targets, with_grad=False).loss
+            value: Tensor = _ValueAndGradient.apply(logits, targets, self)
+            return value
+        return _evaluate(self, logits.detach(), targets, with_grad=False).loss
 
     def extra_repr(self) -> str:
-        return ", ".join(
-            f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_") and name != "training"
-        )
+        hidden = {"training", "compiled"}
+        return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_") and k not in hidden)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_kernel", "_failed")}  # a copy compiles its own
 
 
 class PerClassLoss(PerLabelLoss):
-    """Base of losses whose terms hold constants of the class: margins, offsets, weights, exponents.
-
-    A subclass keeps them as buffers (C,) and states the terms as in `PerLabelLoss`, with one more argument:
-    ``at(buffer)`` broadcasts with x and has its dtype. Entries come as whole rows (R, C) or picked out (k,).
+    """Base of losses whose formulas hold constants of the class (margins, offsets, exponents), as buffers (C,).
 
     Args:
-        num_classes: C, to which logits are held.
+        num_classes: C, the number of classes that logits must have.
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -147,42 +125,237 @@ class PerClassLoss(PerLabelLoss):
         super().__init__(reduction=reduction)
         self.num_classes = num_classes
 
-    @property
-    def by_class(self) -> bool:
-        return True
+    def prepare(self, classes: int, dtype: torch.dtype) -> None:
+        if classes != self.num_classes:
+            raise ValueError(f"logits of {classes} classes, but the loss has {self.num_classes} classes")
 
-    def class_positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        """As `positive`; x (R, C) or (k,)."""
-        raise NotImplementedError
 
-    def class_negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        """As `negative`; x (R, C) or (k,)."""
-        raise NotImplementedError
+class Result(NamedTuple):
+    loss: Tensor
+    """Reduced, or (B, C) for ``none``."""
+    grad: Tensor | None
+    """(B, C), not yet divided by `divisor`."""
+    divisor: Tensor | int
 
-    def class_negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        """As `negative_sum_`, of the flat indices `skip`; x and `out` (R, C), `work` (2, R, C)."""
-        loss, derivative = self.class_negative(x, at)
-        out.copy_(derivative).view(-1).index_fill_(0, skip, 0)
-        return loss.view(-1).index_fill_(0, skip, 0).sum().item()
 
-    def _positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.class_positive(x, at)
+class _ValueAndGradient(torch.autograd.Function):
+    """Compute the gradient together with the value; it waits, in fp32, for the backward call."""
 
-    def _negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return self.class_negative(x, at)
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, loss: PerLabelLoss) -> Tensor:
+        result = _evaluate(loss, logits.detach(), targets, with_grad=True)
+        ctx.save_for_backward(logits, targets)
+        ctx.source, ctx.grad, ctx.divisor, ctx.dtype = loss, result.grad, result.divisor, logits.dtype
+        return result.loss
 
-    def _negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        shape = (-1, self.num_classes)
-        return self.class_negative_sum_(x.view(shape), skip, out.view(shape), work.view(2, *shape), at)
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True: the gradient would pass for a constant
+            raise RuntimeError(f"{type(ctx.source).__name__} gives first derivatives only: no create_graph=True")
+        # The buffer is handed over, not copied. If the graph is walked again (retain_graph), it is computed again.
+        grad, ctx.grad = ctx.grad, None
+        if grad is None:
+            logits, targets = ctx.saved_tensors
+            grad = _evaluate(ctx.source, logits.detach(), targets, with_grad=True).grad
+        if upstream.dim() == 0 and upstream.device.type == "cpu":
+            factor = upstream.item() / float(ctx.divisor)  # a tensor would make it fp32
+            if factor != 1:
+                grad.mul_(factor)
+        else:
+            grad.mul_(upstream / ctx.divisor)
+        return grad.to(ctx.dtype), None, None
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if logits.dim() == 2 and logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits {tuple(logits.shape)} have to be of the loss's {self.num_classes} classes")
-        return super().forward(logits, targets)
+
+def _evaluate(loss: PerLabelLoss, x: Tensor, y: Tensor, *, with_grad: bool) -> Result:
+    if x.numel() == 0:
+        empty = x.new_zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+        return Result(empty if loss.reduction == "none" else empty.sum(), empty, 1)
+    x, y = x.contiguous(), y.contiguous()
+    result = _evaluate_compiled(loss, x, y, with_grad) if loss.compiled else None
+    return _evaluate_eager(loss, x, y, with_grad) if result is None else result
+
+
+def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
+    """Compute value and gradient by autograd, chunk by chunk, which bounds the memory it takes."""
+    on_cpu = x.device.type == "cpu"
+    all_known = on_cpu and check_targets(y)
+    step = max((CPU_CHUNK if on_cpu else DEVICE_CHUNK) // x.shape[1], 1)
+    if loss.weight_needs_batch or len(x) <= step:
+        value, grad = _evaluate_chunk(loss, x, y, all_known, with_grad)
+    else:
+        grad = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if with_grad else None
+        values = []
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            value, part = _evaluate_chunk(loss, x[rows], y[rows], all_known, with_grad)
+            values.append(value)
+            if grad is not None and part is not None:
+                grad[rows] = part
+        value = torch.cat(values) if loss.reduction == "none" else torch.stack(values).sum()
+    divisor = 1 if loss.reduction == "none" else _divisor(loss, y, all_known)
+    return Result(value if isinstance(divisor, int) and divisor == 1 else value / divisor, grad, divisor)
+
+
+def _evaluate_chunk(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, all_known: bool, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the value, summed unless it is wanted by entry, and the gradient, neither divided yet."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
+    up, down = _cotangents(y, all_known)
+    weight = loss.weight(y)
+    if weight is not None:
+        up, down = up * weight, down * weight
+    with torch.set_grad_enabled(with_grad):
+        terms = loss.positive(x.requires_grad_(with_grad)), loss.negative(x)
+    grad = torch.autograd.grad(terms, x, (up, down))[0] if with_grad else None
+    value = torch.addcmul(terms[0].detach() * up, terms[1].detach(), down)
+    return value if loss.reduction == "none" else value.sum(), grad
+
+
+def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result | None:
+    """Compute value and gradient in one compiled kernel, or None if it cannot be compiled and need not be.
+
+    On the CPU a first kernel is for targets of 0 and 1, which it verifies; others take a second call. Which kernel has
+    the last word depends on the batch alone, not on earlier batches, so that a resumed run repeats a run exactly.
+    """
+    dtype, on_cpu = torch.promote_types(x.dtype, torch.float32), x.device.type == "cpu"
+    if x.shape[0] > 1:  # torch.compile specialises on 1
+        x, y = x.detach(), y.detach()
+        torch._dynamo.mark_dynamic(x, 0)
+        torch._dynamo.mark_dynamic(y, 0)
+    if on_cpu and loss.reduction != "none" and (y.numel() < CPU_CHUNK or _is_binary(y[0])):
+        divisor = {"mean": y.numel(), "batchmean": len(x)}.get(loss.reduction, 1)
+        result = _call_kernel(loss, x, y, _rows(len(x), divisor, dtype), True, with_grad)
+        if result is None or not math.isnan(result.loss.item()):
+            return result
+    if on_cpu:
+        rows = _rows(len(x), int(_divisor(loss, y, check_targets(y))), dtype)
+    else:
+        rows = x.new_tensor([1, LARGE], dtype=dtype).repeat(len(x), 1)
+        rows[:, 0] /= _divisor(loss, y, False)
+    return _call_kernel(loss, x, y, rows, False, with_grad)
+
+
+def _call_kernel(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, rows: Tensor, binary: bool, with_grad: bool
+) -> Result | None:
+    kind = (len(x) > 1, x.shape[1], x.dtype, y.dtype, binary, with_grad)
+    if kind in loss._failed:
+        return None
+    if loss._kernel is None:
+        loss._kernel = _build_kernel()
+    try:
+        return Result(*loss._kernel(loss, x, y, rows, binary, with_grad), 1)
+    except Exception as error:
+        if loss._required:
+            raise
+        logger.debug("%s is computed eagerly, as compiling it failed: %s", type(loss).__name__, error)
+        loss._failed |= {kind}
+        return None
+
+
+def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
+    function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
+    # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not
+    # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. Low thresholds:
+    # what is used often is computed once, which keeps compilation short; in a single loop, nothing goes to memory.
+    options: dict[str, Any] = {
+        "realize_opcount_threshold": 30,
+        "realize_reads_threshold": 4,
+        "cpp.enable_floating_point_contract_flag": "fast",
+        "post_grad_custom_pre_pass": Simplify(),
+    }
+    compiled: Callable[..., Any] = torch.compile(function, options=options, dynamic=False)
+    return compiled
+
+
+def _value_and_gradient(
+    loss: PerLabelLoss, x: Tensor, y: Tensor, row: Tensor, binary: bool, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return value and gradient, both times the share of the row; a `binary` value is NaN unless targets are 0 or 1.
+
+    `row` (B, 2) has the share, and the bound of the logits. Sums go by row, and the bound is one of the row, so that
+    the compiler makes a single loop over rows and classes, in which all intermediate values stay in registers.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    share, bound = row.split(1, 1)
+    x, y = torch.maximum(torch.minimum(x.to(dtype), bound), -bound), y.to(dtype)
+    weight = loss.weight(y)
+    weight = share if weight is None else weight * share
+    if binary:  # a product and a difference take less time than comparisons
+        up = y * weight
+        down = weight - up
+    else:
+        up, down = (part * weight for part in _cotangents(y, False))
+    if with_grad:
+        vjp: Callable[..., Any] = torch.func.vjp
+        (positive, negative), pull_back = vjp(lambda z: (loss.positive(z), loss.negative(z)), x)
+        (grad,) = pull_back((up, down))
+    else:
+        positive, negative, grad = loss.positive(x), loss.negative(x), None
+    value = positive * up + negative * down
+    if binary:
+        value = torch.where(y * y == y, value, torch.nan)
+    return value if loss.reduction == "none" else value.sum(1).sum(), grad
+
+
+def _in_graph(loss: PerLabelLoss, x: Tensor, y: Tensor) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
+    up, down = _cotangents(y, False)
+    value = loss.positive(x) * up + loss.negative(x) * down
+    weight = loss.weight(y)
+    if weight is not None:
+        value = value * weight
+    return value if loss.reduction == "none" else value.sum() / _divisor(loss, y, False)
+
+
+def _cotangents(y: Tensor, all_known: bool) -> tuple[Tensor, Tensor]:
+    """Return the factors of the positive and of the negative term at targets y."""
+    if all_known:
+        return y, 1 - y
+    return y.clamp(min=0), torch.where(y < 0, 0, 1 - y)
+
+
+def _divisor(loss: PerLabelLoss, y: Tensor, all_known: bool) -> Tensor | int:
+    """Return what the reduction divides the sum by; a target of NaN counts as known, so that it shows."""
+    if loss.reduction == "mean":
+        return y.numel() if all_known else (y < 0).logical_not().sum().clamp(min=1)
+    return max(len(y), 1) if loss.reduction == "batchmean" else 1
+
+
+@functools.lru_cache(maxsize=8)
+def _rows(rows: int, divisor: int, dtype: torch.dtype) -> Tensor:
+    """Return (1 / divisor, LARGE) for each row; kept, as making it each time takes as long as a small kernel."""
+    with torch.inference_mode(False):
+        shares = torch.tensor([[1 / divisor, LARGE]], dtype=dtype).repeat(rows, 1)
+        if rows > 1:
+            torch._dynamo.mark_dynamic(shares, 0)
+        return shares
+
+
+def _is_binary(y: Tensor) -> bool:
+    return bool((y * y == y).all())
+
+
+def check_targets(y: Tensor) -> bool:
+    """Return whether all targets are known.
+
+    Raises:
+        ValueError: a target is above 1.
+    """
+    low, high = torch.aminmax(y)
+    if high.item() > 1:
+        raise ValueError(
+            f"targets must be 1 (positive), 0 (negative), -1 (unknown) or soft in [0, 1]; found {high.item():g}"
+        )
+    return low.item() >= 0
 
 
 def check_shapes(logits: Tensor, targets: Tensor) -> None:
-    """Refuse what is no batch of logits (B, C) with targets of the same shape, with a ValueError."""
+    """Raise a ValueError unless these are logits (B, C) with constant targets of the same shape."""
     if logits.dim() != 2 or not logits.is_floating_point():
         raise ValueError(f"logits must be a floating tensor (B, C), got {logits.dtype} {tuple(logits.shape)}")
     if targets.shape != logits.shape:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mltrain.losses._focusing import negative_term, negative_term_sum_, positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid
 
 
 class BinaryCrossEntropy(PerLabelLoss):
@@ -15,8 +15,9 @@ class BinaryCrossEntropy(PerLabelLoss):
     Equal to `torch.nn.functional.binary_cross_entropy_with_logits` (fp64: 1e-12) where every label is known.
 
     Args:
-        pos_weight: w, the weight of the positive term.
-        label_smoothing: e, moves targets from 1 to 1 - e/2 and from 0 to e/2, soft ones in proportion.
+        pos_weight: weight of the positive term.
+        label_smoothing: e: targets of 1 become 1 - e/2, those of 0 become e/2, unknown ones stay. Soft targets move in
+            proportion.
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -39,12 +40,8 @@ class BinaryCrossEntropy(PerLabelLoss):
             targets = torch.where(targets < 0, -1, smooth)
         return super().forward(logits, targets)
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, derivative = positive_term(x, gamma=0, detach=True)
-        return value * self.pos_weight, derivative * self.pos_weight
+    def positive(self, x: Tensor) -> Tensor:
+        return -self.pos_weight * Sigmoid(x).log_p
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return negative_term(x, gamma=0, clip=0, detach=True)
-
-    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
-        return negative_term_sum_(x, skip, out, work, gamma=0, clip=0, detach=True)
+    def negative(self, x: Tensor) -> Tensor:
+        return -Sigmoid(x).log_q

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Adjustment, Targets
-from mltrain.losses._weighted import FrequencyWeightedLoss
 from mltrain.losses.base import Reduction
+from mltrain.losses.frequency import FrequencyWeightedLoss
 
 Mode = Literal["by_class", "average_n", "average_w", "min_n"]
 
@@ -33,13 +32,15 @@ class ClassBalancedLoss(FrequencyWeightedLoss):
 
     Args:
         stats: frequencies of the training set.
-        beta: in [0, 1): 0 weighs all classes alike, towards 1 by inverse frequency. The paper tries 0.9 to 0.9999.
-        mode: see above.
-        normalize: scale the weights so that the classes' e(n_c) have mean 1, as the paper does; the
-            Distribution-Balanced code does not, which makes the loss some ten times smaller at beta 0.9.
-        focal: use the focal weight and factor, else BCE.
+        beta: beta of the effective number (1 - beta^n) / (1 - beta), in [0, 1); 0 weighs all classes alike. Towards 1
+            weights come near inverse frequency. The paper tries 0.9 to 0.9999.
+        mode: n of the entry's class (``by_class``), or one per image by its positives: ``average_n``, ``average_w``,
+            ``min_n``.
+        normalize: scale the weights to mean 1 over the classes, as the paper does. The Distribution-Balanced code does
+            not, which makes the loss some ten times smaller at beta 0.9.
+        focal: use the focal weight and factor; without, the loss is weighted BCE.
         gamma: focusing exponent, >= 0.
-        focal_factor: constant in front of the focal loss.
+        focal_factor: constant in front of the focal loss; 2 in the Distribution-Balanced code.
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -70,19 +71,25 @@ class ClassBalancedLoss(FrequencyWeightedLoss):
         self.gamma = gamma
         self.focal_factor = focal_factor
 
-    def adjust(self, targets: Targets) -> Adjustment:
-        counts = self.counts(targets)
-        by_class = self._inverse_effective_number(counts)
-        scale = 1 / by_class.mean() if self.normalize else 1.0
+    def class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Compute n_c, e(n_c), and what weights are multiplied by."""
+        counts = self.counts(dtype)
+        weights = self._inverse_effective_number(counts)
+        return counts, weights, 1 / weights.mean() if self.normalize else torch.ones_like(weights[0])
+
+    def weight(self, targets: Tensor) -> Tensor:
+        counts, weights, scale = self._constants
         if self.mode == "by_class":
-            return Adjustment(column=by_class * scale)
+            return weights * scale
         if self.mode == "min_n":
-            return Adjustment(row=self._inverse_effective_number(targets.minima(counts)) * scale)
-        labels = targets.sums(torch.ones_like(counts))
+            smallest = torch.where(targets > 0, counts, torch.inf).amin(1, keepdim=True)
+            return self._inverse_effective_number(smallest) * scale
+        positives = targets.clamp(min=0)
+        labels = positives.sum(1, keepdim=True)
+        mean = (positives * (counts if self.mode == "average_n" else weights)).sum(1, keepdim=True) / labels
         if self.mode == "average_n":
-            mean = torch.where(labels > 0, targets.sums(counts) / labels, torch.inf)
-            return Adjustment(row=self._inverse_effective_number(mean) * scale)
-        return Adjustment(row=torch.where(labels > 0, targets.sums(by_class) / labels, 1 - self.beta) * scale)
+            return self._inverse_effective_number(torch.where(labels > 0, mean, torch.inf)) * scale
+        return torch.where(labels > 0, mean, 1 - self.beta) * scale
 
     def _inverse_effective_number(self, n: Tensor) -> Tensor:
         log = math.log(self.beta) if self.beta > 0 else -math.inf

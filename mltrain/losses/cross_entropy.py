@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss, check_smoothing
 from mltrain.losses.base import Reduction
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss, check_smoothing
 
 
 class CrossEntropy(SoftmaxLoss):
@@ -17,7 +17,8 @@ class CrossEntropy(SoftmaxLoss):
     with the same weights and smoothing, in fp64 to 1e-12; ``mean`` differs: it divides by the number of images.
 
     Args:
-        label_smoothing: e, in [0, 1): Szegedy et al., CVPR 2016, arXiv:1512.00567.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1). Szegedy et al., CVPR 2016,
+            arXiv:1512.00567.
         stats, class_weight, beta, reduction: see `SoftmaxLoss`.
 
     Raises:

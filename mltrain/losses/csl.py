@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Adjustment, Targets
 from mltrain.losses.asl import AsymmetricLoss
 
 Mode = Literal["selective", "negative", "ignore", "ignore_normalize"]
@@ -38,20 +37,26 @@ class ClassAwareSelectiveLoss(nn.Module):
       probable ones, as many in all, but not quite the same. All else in the loss does not depend on how a step is cut.
 
     The prior of a class is the probability that a model trained with ``ignore`` gives it on average over the
-    training images: `tools/class_prior.py` writes it. Without a prior ``selective`` goes by probability alone.
+    training images: `mltrain class_prior` writes it. Without a prior ``selective`` goes by probability alone.
     Compared with the authors' code in all four modes: 1e-6. As in `AsymmetricLoss`, logarithms are not cut at 1e-8.
 
     Called with logits (B, C) and targets (B, C), 1, 0, -1 or soft; see `PerLabelLoss` for types and precision.
 
     Args:
-        mode: see above.
-        gamma_pos, gamma_neg, gamma_unknown: focusing exponents, >= 0. The authors' are 0, 1, 4 for labels that
-            miss at random, 0, 3, 4 where a fixed number per class is known, and 0, 1, 2 in their code.
+        mode: unknown labels that count as negatives: all (``negative``), none (``ignore``, ``ignore_normalize``),
+            ``selective``. See above.
+        gamma_pos: focusing exponent of the positives, >= 0.
+        gamma_neg: focusing exponent of the known negatives, >= 0. The paper has 3 if a fixed number of labels per class
+            is known.
+        gamma_unknown: focusing exponent of the unknown labels that count as negatives, >= 0; the paper's 4. The
+            authors' code has 2.
         clip: probability margin in [0, 1): negatives with p <= clip are free.
-        prior: csv file with the columns `class` and `prior` (0 to 1), as `tools/class_prior.py` writes it.
-        prior_threshold: of ``selective``, 0 to 1; 0.05 in the authors' code, 0.5 in their recipes.
-        topk: of ``selective``, per image of the batch; 0 switches it off.
-        reduction: ``sum``, the authors', or ``batchmean``, sum / B.
+        prior: csv file of class priors, as `mltrain class_prior` writes it. It has the columns class and prior (0 to
+            1).
+        prior_threshold: ``selective`` leaves out unknown labels of classes with a higher prior; 0.5 in the authors'
+            recipes. 0.05 in their code.
+        topk: ``selective`` leaves out this many times B unknown labels of highest probability; 0: none. Per batch.
+        reduction: ``sum``, the authors', or ``batchmean`` (sum / B).
 
     Raises:
         ValueError: an argument outside its range, a prior in another mode; inputs as in `PerLabelLoss`.
@@ -114,7 +119,7 @@ class ClassAwareSelectiveLoss(nn.Module):
         return loss + self.unknown(logits, negatives.to(torch.int8) - 1)
 
     def _select(self, logits: Tensor, unknown: Tensor) -> Tensor:
-        """Of the unknown entries, bool (B, C), those that count as negatives."""
+        """Return the unknown entries that count as negatives, bool (B, C)."""
         chosen = unknown.clone()
         if self.prior is not None:
             if self.prior.numel() != logits.shape[1]:
@@ -135,18 +140,17 @@ class ClassAwareSelectiveLoss(nn.Module):
 class _Normalized(AsymmetricLoss):
     """ASL whose entries weigh 1 + 1 / (1 + k), k the known labels of the image."""
 
-    def adjust(self, targets: Targets) -> Adjustment:
-        known = (targets.dense >= 0).sum(1, keepdim=True).to(targets.dtype)
-        return Adjustment(row=1 + 1 / (1 + known))
+    def weight(self, targets: Tensor) -> Tensor:
+        return 1 + 1 / (1 + (targets >= 0).sum(1, keepdim=True).to(targets.dtype))
 
 
 def read_prior(path: str | Path, class_names: tuple[str, ...]) -> np.ndarray:
-    """The priors of a csv file with the columns `class` and `prior`, fp32 (C,), in the order of `class_names`.
+    """Read class priors from a csv file (columns `class`, `prior`): fp32 (C,) in the order of `class_names`.
 
     Raises:
         DataError: not readable, no such columns, a class that is missing or listed twice, a number outside 0 to 1.
     """
-    advice = "tools/class_prior.py RUN writes such a file (columns: class, prior)"
+    advice = "mltrain class_prior RUN writes such a file (columns: class, prior)"
     found: dict[str, float] = {}
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Adjustment, Targets
-from mltrain.losses._focusing import finite_sigmoid_
-from mltrain.losses._weighted import FrequencyWeightedLoss
 from mltrain.losses.base import Reduction
+from mltrain.losses.formula import Sigmoid
+from mltrain.losses.frequency import FrequencyWeightedLoss
 
 Form = Literal["repository", "paper"]
 WeightNorm = Literal["by_instance", "by_batch"]
@@ -44,21 +43,20 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
 
     Args:
         stats: frequencies of the training set.
-        rebalance: use the weights w, else 1.
+        rebalance: use the weights alpha + sigmoid(beta * (r - mu)).
         alpha: lowest weight, >= 0.
-        beta: steepness of the map, above 0.
-        mu: its centre, where w = alpha + 0.5. ``auto`` is the mean of r over the positives of the training set, which
-            is N / sum_c n_c where each image has a positive (0.23 for COCO-MLT, where the paper has 0.2; 0.49 for
-            VOC-MLT, where it has 0.3), and at most 1, the largest r of a positive.
-        weight_norm: divide the weights by the largest that their image (``by_instance``) or the batch (``by_batch``)
-            has over all classes.
+        beta: steepness of the weights, above 0.
+        mu: r at which the weight is alpha + 0.5; ``auto``: mean of r over the training positives; the paper: 0.2 and
+            0.3. The mean is N / sum_c n_c if each image has a positive (0.23 for COCO-MLT, where the paper has 0.2;
+            0.49 for VOC-MLT, where it has 0.3), and at most 1, the largest r of a positive.
+        weight_norm: divide the weights by the largest of their image (``by_instance``) or of the batch (``by_batch``).
         ntr: use negative-tolerant regularisation.
-        neg_scale: l, above 0; the paper has 2 for COCO-MLT, 5 for VOC-MLT.
-        init_bias: kappa.
+        neg_scale: lambda, above 0; the paper has 2 for COCO-MLT and 5 for VOC-MLT.
+        init_bias: kappa, the strength of the class prior.
         focal: use the focal weight and factor.
         gamma: focusing exponent, >= 0.
-        focal_factor: constant in front of the focal loss ("balance_param" of the authors' code).
-        form: where paper and code differ, ``repository`` or ``paper``.
+        focal_factor: constant in front of the focal loss, "balance_param" in the authors' code.
+        form: ``repository`` divides the class prior by lambda, as the authors' code does; ``paper`` does not.
         reduction: see `PerLabelLoss`; the authors' is the mean.
 
     Raises:
@@ -119,31 +117,31 @@ class DistributionBalancedLoss(FrequencyWeightedLoss):
         self.focal_factor = focal_factor
         self.form = form
 
-    def adjust(self, targets: Targets) -> Adjustment:
-        _, inverse, log_odds = self._constants(targets)
-        offset = log_odds if self.ntr else None
-        if not self.rebalance:
-            return Adjustment(offset=offset)
-        # Infinite without positives. Bounded, it still takes every class of fewer than 1e10 positives to the limit.
-        row = self.beta * targets.sums(inverse).reciprocal().clamp(max=1e12)
-        scale = None
-        if self.weight_norm is not None and row.numel() and inverse.numel():
-            top = self._map(row * inverse.amax())
-            scale = 1 / (top if self.weight_norm == "by_instance" else top.amax().expand_as(top))
-        return Adjustment(offset=offset, row=row, column=inverse, curve=self._map, scale=scale)
+    @property
+    def weight_needs_batch(self) -> bool:
+        return self.weight_norm == "by_batch"
 
-    def _map(self, steep: Tensor) -> Tensor:
-        """The weight of beta * r, in place."""
-        return finite_sigmoid_(steep.sub_(self.beta * self.mu)).add_(self.alpha)
-
-    def _class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """n_c, 1 / n_c and b_c."""
-        counts = self.positives.clamp(min=1).to(dtype)
-        return counts, counts.reciprocal(), self._offset(dtype)
-
-    def _offset(self, dtype: torch.dtype) -> Tensor:
-        """b_c (C,)."""
+    def class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Compute 1 / n_c and b_c."""
         known = self.known.clamp(min=1).to(dtype)
         positives = torch.minimum(self.positives.to(dtype).clamp(min=0.5), known - 0.5)
         strength = self.init_bias if self.form == "paper" else self.init_bias / self.neg_scale
-        return ((known - positives) / positives).log_().mul_(-strength)
+        return 1 / self.counts(dtype), -strength * torch.log((known - positives) / positives)
+
+    def shift(self, x: Tensor) -> Tensor:
+        return x + self._constants[1] if self.ntr else x
+
+    def weight(self, targets: Tensor) -> Tensor | None:
+        if not self.rebalance:
+            return None
+        inverse = self._constants[0]
+        # Infinite without positives. Bounded, it still takes every class of fewer than 1e10 positives to the limit.
+        rate = (targets.clamp(min=0) * inverse).sum(1, keepdim=True).reciprocal().clamp(max=1e12)
+        weight = self._map(rate * inverse)
+        if self.weight_norm is None:
+            return weight
+        top = self._map(rate * inverse.amax())
+        return weight / (top if self.weight_norm == "by_instance" else top.amax())
+
+    def _map(self, r: Tensor) -> Tensor:
+        return self.alpha + Sigmoid(self.beta * (r - self.mu)).p

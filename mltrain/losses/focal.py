@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mltrain.losses._focusing import negative_term, negative_term_sum_, positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid, focused
 
 
 class FocalLoss(PerLabelLoss):
@@ -19,9 +19,10 @@ class FocalLoss(PerLabelLoss):
     `detach_weight=True` does.
 
     Args:
-        gamma: focusing exponent, >= 0; 0 is (alpha-weighted) binary cross-entropy.
-        alpha: weight of the positive term in [0, 1], the negative one getting 1 - alpha; None for eq. 4.
-        detach_weight: do not differentiate the focusing weight.
+        gamma: focusing exponent of positives and negatives, >= 0; 0 is (alpha-weighted) binary cross-entropy.
+        alpha: weight of the positives in [0, 1], 1 - alpha for the negatives; null for none (equation 4). The paper's
+            detector uses 0.25.
+        detach_weight: hold the focusing weight constant in the gradient, as the ASL family's focal baseline does.
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -45,17 +46,10 @@ class FocalLoss(PerLabelLoss):
         self.alpha = alpha
         self.detach_weight = detach_weight
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, derivative = positive_term(x, gamma=self.gamma, detach=self.detach_weight)
-        return (value, derivative) if self.alpha is None else (value * self.alpha, derivative * self.alpha)
+    def positive(self, x: Tensor) -> Tensor:
+        s, weight = Sigmoid(x), 1.0 if self.alpha is None else self.alpha
+        return focused(-weight * s.log_p, s.q, self.gamma, detach=self.detach_weight)
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, derivative = negative_term(x, gamma=self.gamma, clip=0, detach=self.detach_weight)
-        return (value, derivative) if self.alpha is None else (value * (1 - self.alpha), derivative * (1 - self.alpha))
-
-    def negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor) -> float:
-        total = negative_term_sum_(x, skip, out, work, gamma=self.gamma, clip=0, detach=self.detach_weight)
-        if self.alpha is None:
-            return total
-        out.mul_(1 - self.alpha)
-        return total * (1 - self.alpha)
+    def negative(self, x: Tensor) -> Tensor:
+        s, weight = Sigmoid(x), 1.0 if self.alpha is None else 1 - self.alpha
+        return focused(-weight * s.log_q, s.p, self.gamma, detach=self.detach_weight)

@@ -7,8 +7,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss, check_gamma, log_probabilities
 from mltrain.losses.base import Reduction
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss, check_gamma, log_probabilities
 
 
 class FocalSoftmaxLoss(SoftmaxLoss):

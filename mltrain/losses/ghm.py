@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mltrain.losses._focusing import negative_term, positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid
 
 
 class GHMLoss(PerLabelLoss):
@@ -32,8 +32,9 @@ class GHMLoss(PerLabelLoss):
     fp64: 1e-6.
 
     Args:
-        bins: of [0, 1].
-        momentum: of the average, in [0, 1); the authors' configuration is 0.75 with 30 bins.
+        bins: equal bins of the gradient norm in [0, 1].
+        momentum: momentum of the moving average of the density, in [0, 1); 0 looks at each micro-batch alone. The
+            authors' configuration is 0.75 with 30 bins.
         reduction: see `PerLabelLoss`; the mean over the known entries is the paper's.
 
     Raises:
@@ -106,17 +107,18 @@ class _Weighted(PerLabelLoss):
 
     def __init__(self, weights: Tensor, reduction: Reduction) -> None:
         super().__init__(reduction=reduction)
-        self._of_bin = weights
+        self._weight_of_bin = weights
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._weigh(torch.sigmoid(-x), *positive_term(x, gamma=0, detach=True))
+    def positive(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        return -self._weight(s.q) * s.log_p
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._weigh(torch.sigmoid(x), *negative_term(x, gamma=0, clip=0, detach=True))
+    def negative(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        return -self._weight(s.p) * s.log_q
 
-    def _weigh(self, norm: Tensor, value: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
-        weight = self._of_bin.to(norm.dtype)[_bin(norm, len(self._of_bin))]
-        return value * weight, derivative * weight
+    def _weight(self, norm: Tensor) -> Tensor:
+        return self._weight_of_bin.to(norm.dtype)[_bin(norm.detach(), len(self._weight_of_bin))]
 
 
 def _bin(norm: Tensor, bins: int) -> Tensor:

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mltrain.losses._focusing import positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid, focused
 
 
 class HillLoss(PerLabelLoss):
@@ -22,8 +21,8 @@ class HillLoss(PerLabelLoss):
     (1e-6) and with the formula in fp64 with autograd (1e-11). Theirs takes log(sigmoid), which is NaN below about -104.
 
     Args:
-        lam: lambda of the negative term, >= 1.
-        margin: m, which a positive's logit has to clear.
+        lam: lambda of the negative term (lambda - p) p^2, >= 1.
+        margin: margin that a positive's logit has to clear.
         gamma: focusing exponent of the positives, >= 0.
         reduction: see `PerLabelLoss`; the paper's is the sum.
 
@@ -42,17 +41,17 @@ class HillLoss(PerLabelLoss):
         self.margin = margin
         self.gamma = gamma
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return positive_term(x - self.margin, gamma=self.gamma, detach=False)
+    def positive(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x - self.margin)
+        return focused(-s.log_p, s.q, self.gamma)
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        p = torch.sigmoid(x)
-        squared = p * p
-        return (self.lam - p) * squared, (2 * self.lam - 3 * p) * squared * torch.sigmoid(-x)
+    def negative(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        return (self.lam - 1 + s.q) * s.p**2
 
 
 def check_margin(margin: float, gamma: float) -> None:
-    """ValueError unless both are finite and gamma is not negative."""
+    """Raise a ValueError unless both are finite and gamma is not negative."""
     if not abs(margin) < float("inf"):
         raise ValueError(f"margin={margin} must be a finite number")
     if not 0 <= gamma < float("inf"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from mltrain.labels import LabelStats
-from mltrain.losses._adjust import Adjustment, Targets
-from mltrain.losses._weighted import FrequencyWeightedLoss
 from mltrain.losses.base import Reduction
+from mltrain.losses.frequency import FrequencyWeightedLoss
 
 
 class InverseFrequencyLoss(FrequencyWeightedLoss):
@@ -18,9 +20,10 @@ class InverseFrequencyLoss(FrequencyWeightedLoss):
 
     Args:
         stats: frequencies of the training set.
-        power: above 0.
-        normalize: scale the weights to mean 1 over the classes; without, those of rare classes are in the hundreds.
-        focal: use the focal weight and factor, else BCE.
+        power: the weight of a class is (images / positives) ^ power, power above 0.
+        normalize: scale the weights to mean 1 over the classes, unlike the Distribution-Balanced code. Without it those
+            of rare classes are in the hundreds.
+        focal: use the focal weight and factor; without, the loss is weighted BCE.
         gamma: focusing exponent, >= 0.
         focal_factor: constant in front of the focal loss.
         reduction: see `PerLabelLoss`.
@@ -49,6 +52,10 @@ class InverseFrequencyLoss(FrequencyWeightedLoss):
         self.gamma = gamma
         self.focal_factor = focal_factor
 
-    def adjust(self, targets: Targets) -> Adjustment:
-        weights = (self.known.clamp(min=1) / self.counts(targets)).pow(self.power)
-        return Adjustment(column=weights / weights.mean() if self.normalize else weights)
+    def class_constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Compute the weights."""
+        weights = (self.known.clamp(min=1) / self.counts(dtype)).pow(self.power)
+        return (weights / weights.mean() if self.normalize else weights,)
+
+    def weight(self, targets: Tensor) -> Tensor:
+        return self._constants[0]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._focusing import negative_term, negative_term_sum_, positive_term
-from mltrain.losses.base import At, PerClassLoss, Reduction
+from mltrain.losses.base import PerClassLoss, Reduction
+from mltrain.losses.formula import Sigmoid
 
 
 class LDAMLoss(PerClassLoss):
@@ -27,11 +27,12 @@ class LDAMLoss(PerClassLoss):
     start of every epoch, also of a resumed one.
 
     Args:
-        max_margin: margin of the rarest class, in logits, >= 0; the authors' 0.5, and 0.3 on iNaturalist. 0 and scale 1
-            is binary cross-entropy.
-        scale: s; 1 for an ordinary linear head. The authors' 30 belongs to cosine logits in [-1, 1].
-        drw_epoch: epoch from which classes are weighted; None: never.
-        drw_beta: beta of the weights, in [0, 1).
+        max_margin: margin of the rarest class in logits, >= 0; the authors' 0.5, on iNaturalist 0.3. 0 and scale 1 is
+            binary cross-entropy.
+        scale: factor of the logits, 1 for an ordinary linear head; the authors' 30 is for cosine logits. These lie in
+            [-1, 1].
+        drw_epoch: deferred re-weighting: classes are weighted from this epoch on, counted from 0; null: never.
+        drw_beta: beta of these weights (1-beta)/(1-beta^n), mean 1, in [0, 1).
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -71,36 +72,20 @@ class LDAMLoss(PerClassLoss):
         self.register_buffer("drw_weights", (weights / weights.mean()).float(), persistent=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch it is, from 0."""
+        """Begin an epoch, counted from 0."""
         self.reweighted = self.drw_epoch is not None and epoch >= self.drw_epoch
 
-    def class_positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        value, derivative = positive_term((x - at(self.margins)) * self.scale, gamma=0, detach=True)
-        return self._weighted(value, derivative * self.scale, at)
+    def positive(self, x: Tensor) -> Tensor:
+        return -Sigmoid(self.scale * (x - self.margins)).log_p
 
-    def class_negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        value, derivative = negative_term(x * self.scale, gamma=0, clip=0, detach=True)
-        return self._weighted(value, derivative * self.scale, at)
+    def negative(self, x: Tensor) -> Tensor:
+        return -Sigmoid(self.scale * x).log_q
 
-    def _weighted(self, value: Tensor, derivative: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        if not self.reweighted:
-            return value, derivative
-        weights = at(self.drw_weights)
-        return value * weights, derivative * weights
-
-    def class_negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        if self.reweighted:
-            return super().class_negative_sum_(x, skip, out, work, at)
-        if self.scale != 1:
-            x = torch.mul(x, self.scale, out=out)
-        flat = out.view(-1)
-        total = negative_term_sum_(x.view(-1), skip, flat, work.view(2, -1), gamma=0, clip=0, detach=True)
-        if self.scale != 1:
-            flat.mul_(self.scale)
-        return total
+    def weight(self, targets: Tensor) -> Tensor | None:
+        return self.drw_weights if self.reweighted else None
 
 
 def check_drw_epoch(drw_epoch: int | None) -> None:
-    """ValueError for an epoch that there is not."""
+    """Raise a ValueError for a negative epoch."""
     if drw_epoch is not None and drw_epoch < 0:
         raise ValueError(f"drw_epoch={drw_epoch} must be 0 or above")

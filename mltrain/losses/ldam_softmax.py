@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._softmax import ClassWeight, SoftmaxLoss
 from mltrain.losses.base import Reduction
 from mltrain.losses.ldam import check_drw_epoch
+from mltrain.losses.softmax import ClassWeight, SoftmaxLoss
 
 
 class LDAMSoftmaxLoss(SoftmaxLoss):
@@ -26,10 +26,12 @@ class LDAMSoftmaxLoss(SoftmaxLoss):
     lower rate. The epoch comes from `set_epoch`, which the runner calls at the start of every epoch.
 
     Args:
-        max_margin: margin of the rarest class, in logits, >= 0; the authors' 0.5, and 0.3 on iNaturalist. 0 and scale 1
-            is cross-entropy.
-        scale: s; 1 for an ordinary linear head. The authors' 30 belongs to cosine logits in [-1, 1].
-        drw_epoch: epoch from which `class_weight` applies; None: from the start.
+        max_margin: margin of the rarest class in logits, >= 0; the authors' 0.5, on iNaturalist 0.3. 0 and scale 1 is
+            cross-entropy.
+        scale: factor of the logits, 1 for an ordinary linear head; the authors' 30 is for cosine logits. These lie in
+            [-1, 1].
+        drw_epoch: deferred re-weighting: class_weight (the paper's: effective) applies from this epoch on; null:
+            always.
         stats, class_weight, beta, reduction: see `SoftmaxLoss`.
 
     Raises:

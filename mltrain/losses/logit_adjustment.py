@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mltrain.labels import LabelStats
-from mltrain.losses._focusing import negative_term, negative_term_sum_, positive_term
-from mltrain.losses.base import At, PerClassLoss, Reduction
+from mltrain.losses.base import PerClassLoss, Reduction
+from mltrain.losses.formula import Sigmoid
 
 
 class LogitAdjustedLoss(PerClassLoss):
@@ -22,7 +22,7 @@ class LogitAdjustedLoss(PerClassLoss):
     The same adjustment of a model trained without: `mltrain.metrics.thresholds`.
 
     Args:
-        tau: strength; 0 is binary cross-entropy.
+        tau: strength: tau times the log prior odds is added to the logits in training; 0 is BCE.
         reduction: see `PerLabelLoss`.
 
     Raises:
@@ -38,12 +38,8 @@ class LogitAdjustedLoss(PerClassLoss):
         self.tau = tau
         self.register_buffer("offsets", torch.as_tensor(tau * stats.log_prior_odds(), dtype=torch.float32))
 
-    def class_positive(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return positive_term(x + at(self.offsets), gamma=0, detach=True)
+    def positive(self, x: Tensor) -> Tensor:
+        return -Sigmoid(x + self.offsets).log_p
 
-    def class_negative(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        return negative_term(x + at(self.offsets), gamma=0, clip=0, detach=True)
-
-    def class_negative_sum_(self, x: Tensor, skip: Tensor, out: Tensor, work: Tensor, at: At) -> float:
-        flat = torch.add(x, at(self.offsets), out=out).view(-1)
-        return negative_term_sum_(flat, skip, flat, work.view(2, -1), gamma=0, clip=0, detach=True)
+    def negative(self, x: Tensor) -> Tensor:
+        return -Sigmoid(x + self.offsets).log_q

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mltrain.losses._focusing import LARGE, TINY, power_, softplus
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid, focused, shifted
 
 
 class RobustAsymmetricLoss(PerLabelLoss):
@@ -26,9 +25,9 @@ class RobustAsymmetricLoss(PerLabelLoss):
         gamma_neg: focusing exponent of the negatives, >= 0.
         gamma_pos: focusing exponent of the positives, >= 0.
         clip: probability margin in [0, 1): negatives with p <= clip are free.
-        lam: Hill's lambda, >= 1; 1.5 as in Hill's paper.
+        lam: lambda of Hill's weight on the negatives, >= 1; 1.5 as in Hill's paper.
         epsilon_1: change of the first coefficient of -log p as a series in q, at most 1.
-        epsilon_2: the same, of the second coefficient, at most 1: -2.5 makes it 1/2 + 5/4.
+        epsilon_2: change of the second coefficient, at most 1; -2.5 makes it 1/2 + 5/4.
         reduction: see `PerLabelLoss`; the authors' is the sum.
 
     Raises:
@@ -65,26 +64,13 @@ class RobustAsymmetricLoss(PerLabelLoss):
         self.epsilon_1 = epsilon_1
         self.epsilon_2 = epsilon_2
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        p, q = torch.sigmoid(x), torch.sigmoid(-x)
-        inner = softplus(-x) - (self.epsilon_1 + self.epsilon_2 / 2 * q) * q
-        slope = q * (p * (self.epsilon_1 + self.epsilon_2 * q) - 1)
-        if self.gamma_pos == 0:
-            return inner, slope
-        weight = power_(q.clone(), self.gamma_pos)  # its derivative is -gamma p weight
-        return inner * weight, weight * (slope - self.gamma_pos * p * inner.clamp(max=LARGE))
+    def positive(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        series = self.epsilon_1 * s.q + self.epsilon_2 / 2 * s.q**2
+        return focused(-s.log_p - series, s.q, self.gamma_pos)
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        p, q = torch.sigmoid(x), torch.sigmoid(-x)
-        shifted = (p - self.clip).clamp_(min=0) if self.clip else p
-        log = -torch.log1p(-shifted) if self.clip else softplus(x).clamp(max=LARGE)
-        weight = power_(shifted.clone(), self.gamma_neg)
-        hill, other = (self.lam - 1 + q) * p * p, self.lam - 1 + shifted
-        # The derivatives in p of the factors, times p q; q / (1 - p_m) is 1 at clip 0, where 1 - p_m may be 0.
-        share = q / (1 - shifted) if self.clip else 1.0
-        slope = hill * other * share + q * log * (hill + other * p * (2 * self.lam - 3 * p))
-        if self.gamma_neg:
-            slope = slope + q * self.gamma_neg * (log * hill * other) / shifted.clamp(min=TINY)
-        value = log * weight * hill * other
-        slope = slope * weight * p * (p > self.clip)
-        return value, slope
+    def negative(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        p_m, log_q = shifted(s, self.clip)
+        hill = (self.lam - 1 + s.q) * s.p**2
+        return focused(-hill * (self.lam - 1 + p_m) * log_q, p_m, self.gamma_neg)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mltrain.losses._focusing import negative_term, positive_term
 from mltrain.losses.base import PerLabelLoss, Reduction
+from mltrain.losses.formula import Sigmoid, focused
 from mltrain.losses.hill import check_margin
 
 
@@ -25,9 +25,9 @@ class SPLCLoss(PerLabelLoss):
     The epoch comes from `set_epoch`, which the runner calls at the start of every epoch, also of a resumed one.
 
     Args:
-        tau: probability from which a negative is corrected, in (0, 1); 0.6, the paper's 0.65 where few labels miss.
-        change_epoch: epochs that train without correction.
-        margin: m, which a positive's logit has to clear.
+        tau: negatives of a higher probability are taken for positives, in (0, 1); 0.65 if few labels are missing.
+        change_epoch: epochs that train without this correction.
+        margin: margin that a labelled positive's logit has to clear.
         gamma: focusing exponent, >= 0.
         reduction: see `PerLabelLoss`; the paper's is the sum.
 
@@ -54,19 +54,18 @@ class SPLCLoss(PerLabelLoss):
         self.change_epoch = change_epoch
         self.margin = margin
         self.gamma = gamma
-        self.epoch = 0
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch it is, from 0."""
+        """Begin an epoch, counted from 0."""
         self.epoch = epoch
+        self.correcting = epoch >= self.change_epoch  # a compiled kernel depends on this alone
 
-    def positive(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return positive_term(x - self.margin, gamma=self.gamma, detach=False)
+    def positive(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x - self.margin)
+        return focused(-s.log_p, s.q, self.gamma)
 
-    def negative(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, derivative = negative_term(x, gamma=self.gamma, clip=0, detach=False)
-        if self.epoch < self.change_epoch:
-            return value, derivative
-        missing = torch.sigmoid(x) > self.tau
-        corrected, slope = positive_term(x, gamma=self.gamma, detach=False)
-        return torch.where(missing, corrected, value), torch.where(missing, slope, derivative)
+    def negative(self, x: Tensor) -> Tensor:
+        s = Sigmoid(x)
+        loss = focused(-s.log_q, s.p, self.gamma)
+        return torch.where(s.p > self.tau, focused(-s.log_p, s.q, self.gamma), loss) if self.correcting else loss

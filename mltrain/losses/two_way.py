@@ -30,8 +30,8 @@ class TwoWayLoss(nn.Module):
     from 0 to 0.5, unknown below 0 (in neither sum, no gradient). Computes in fp32 (fp64 for fp64 logits).
 
     Args:
-        temperature_pos: t_p, above 0.
-        temperature_neg: t_n, above 0.
+        temperature_pos: temperature of the soft minimum over positives, above 0.
+        temperature_neg: temperature of the soft maximum over negatives, above 0.
 
     Raises:
         ValueError: a temperature not above 0; inputs as in `PerLabelLoss`.

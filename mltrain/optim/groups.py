@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 from torch import nn
@@ -31,13 +32,14 @@ def parameter_groups(
     Raises:
         ValueError: a negative or zero option, no trainable parameter, or a head multiplier for a model without `head`.
     """
-    if lr <= 0:
-        raise ValueError(f"lr must be above 0, got {lr}")
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
-    if head_lr_multiplier <= 0:
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be above 0 and finite, got {lr}")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be 0 or more and finite, got {weight_decay}")
+    if not 0 < head_lr_multiplier < math.inf:
         raise ValueError(
-            f"head_lr_multiplier must be above 0, got {head_lr_multiplier}; to keep a part fixed, freeze its parameters"
+            f"head_lr_multiplier must be above 0 and finite, got {head_lr_multiplier}; to keep a part fixed, freeze "
+            "its parameters"
         )
     groups: dict[str, dict[str, Any]] = {
         f"{part}_{kind}": {

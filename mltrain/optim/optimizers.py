@@ -11,6 +11,7 @@ default ones.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def adam(
     groups = parameter_groups(
         model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
     )
-    return torch.optim.Adam(groups, lr=lr, betas=_betas(betas), eps=eps, fused=_fused(groups, fused))
+    return torch.optim.Adam(groups, lr=lr, betas=_betas(betas), eps=_finite("eps", eps), fused=_fused(groups, fused))
 
 
 def adamw(
@@ -57,7 +58,7 @@ def adamw(
     groups = parameter_groups(
         model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
     )
-    return torch.optim.AdamW(groups, lr=lr, betas=_betas(betas), eps=eps, fused=_fused(groups, fused))
+    return torch.optim.AdamW(groups, lr=lr, betas=_betas(betas), eps=_finite("eps", eps), fused=_fused(groups, fused))
 
 
 def sgd(
@@ -75,7 +76,16 @@ def sgd(
     groups = parameter_groups(
         model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
     )
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_fused(groups, fused))
+    return torch.optim.SGD(
+        groups, lr=lr, momentum=_finite("momentum", momentum), nesterov=nesterov, fused=_fused(groups, fused)
+    )
+
+
+def _finite(name: str, value: float) -> float:
+    """Return a value of which torch checks only that it is not negative."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return value
 
 
 def _betas(betas: tuple[float, float]) -> tuple[float, float]:

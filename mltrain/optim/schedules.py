@@ -44,8 +44,10 @@ class OneCycle:
         self.total_steps = _total_steps(steps_per_epoch, epochs)
         if not 0 <= pct_start <= 1:
             raise ValueError(f"pct_start must lie in 0..1, got {pct_start}")
-        if div_factor <= 0 or final_div_factor <= 0:
-            raise ValueError(f"div_factor and final_div_factor must be above 0, got {div_factor}, {final_div_factor}")
+        if not (0 < div_factor < math.inf and 0 < final_div_factor < math.inf):
+            raise ValueError(
+                f"div_factor and final_div_factor must be above 0 and finite, got {div_factor}, {final_div_factor}"
+            )
         if not 0 <= base_momentum <= max_momentum < 1:
             raise ValueError(
                 f"0 <= base_momentum <= max_momentum < 1 is required, got {base_momentum} and {max_momentum}"
@@ -131,10 +133,10 @@ class MultiStep:
     ) -> None:
         self.total_steps = _total_steps(steps_per_epoch, epochs)
         self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
-        if any(milestone <= 0 for milestone in milestones) or sorted(set(milestones)) != list(milestones):
+        if not all(0 < milestone < math.inf for milestone in milestones) or sorted(set(milestones)) != list(milestones):
             raise ValueError(f"milestones must be epochs above 0 in increasing order, got {list(milestones)}")
-        if gamma <= 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma must be above 0 and finite, got {gamma}")
         self._milestones = [round(milestone * steps_per_epoch) for milestone in milestones]
         self._gamma = gamma
 
@@ -195,7 +197,7 @@ class _Warmup:
     """A linear climb from `start` to 1 over `steps` steps."""
 
     def __init__(self, steps_per_epoch: int, epochs: float, steps: int | None, start: float) -> None:
-        if epochs < 0 or (steps is not None and steps < 0):
+        if not 0 <= epochs < math.inf or (steps is not None and steps < 0):
             raise ValueError(f"warmup_epochs and warmup_steps must be 0 or more, got {epochs} and {steps}")
         if epochs and steps is not None:
             raise ValueError(f"give warmup_epochs or warmup_steps, not both (got {epochs} and {steps})")

@@ -173,8 +173,8 @@ class TrainAugment:
         for name, value in (("flip", flip), ("cutout", cutout)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: must be in 0..1")
-        if color_jitter < 0:
-            raise ValueError(f"color_jitter={color_jitter}: must not be negative")
+        if not 0 <= color_jitter < math.inf:
+            raise ValueError(f"color_jitter={color_jitter}: must be 0 or more, and finite")
         if randaugment_ops < 0 or not 0 <= randaugment_magnitude <= 30:
             raise ValueError(
                 f"randaugment_ops={randaugment_ops}, randaugment_magnitude={randaugment_magnitude}: "

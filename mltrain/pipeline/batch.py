@@ -49,6 +49,9 @@ class ToTensor:
 class ImageSource(Protocol):
     """A source of images: files, or a cache of resized ones."""
 
+    damaged: list[str]
+    """one line for each damaged JPEG file among those read; the reader empties it"""
+
     def read(self, index: int) -> np.ndarray: ...
 
 
@@ -75,6 +78,8 @@ class PackedBatch(NamedTuple):
     indices: np.ndarray
     corrupt: list[str]
     error: str | None
+    damaged: list[str]
+    """one line (path and reason) for each JPEG file that is damaged and was decoded nevertheless"""
 
     def unpack(self) -> Batch:
         """Return views of the buffer.
@@ -108,9 +113,10 @@ class FileSource:
 
     def __init__(self, labels: LabelSet) -> None:
         self._labels = labels
+        self.damaged: list[str] = []
 
     def read(self, index: int) -> np.ndarray:
-        return read_image(self._labels.path(index))
+        return read_image(self._labels.path(index), self.damaged)
 
 
 class Assembler:
@@ -157,7 +163,7 @@ class Assembler:
                 image = self._source.read(index)
             except DataError as error:
                 if not self._skip:
-                    return PackedBatch(buffer, count, size, classes, job.indices, [], str(error))
+                    return PackedBatch(buffer, count, size, classes, job.indices, [], str(error), [])
                 corrupt.append(str(error))
                 continue
             if generator is not None and self._seed is not None:
@@ -172,7 +178,9 @@ class Assembler:
             kept.append(index)
         indices = np.asarray(kept, dtype=np.int64)
         targets[: len(kept)] = torch.from_numpy(self._labels.targets_batch(indices))
-        return PackedBatch(buffer, count, size, classes, indices, corrupt, None)
+        damaged = self._source.damaged.copy()
+        self._source.damaged.clear()
+        return PackedBatch(buffer, count, size, classes, indices, corrupt, None, damaged)
 
     def _memory(self, job: Job, size: int) -> torch.Tensor:
         if job.buffer is not None:

@@ -49,6 +49,8 @@ class CachedImages:
 
     def __init__(self, labels: LabelSet, resize: str, pixels: Path, index: np.ndarray) -> None:
         self.resize = resize
+        self.damaged: list[str] = []
+        """stays empty: what was damaged is not known after decoding"""
         self._labels = labels
         self._file = pixels
         self._index = index
@@ -118,7 +120,7 @@ def cached_images(
 def _key(labels: LabelSet, resize: EvalResize | ShorterSide) -> str:
     digest = hashlib.sha256(f"{_VERSION}\0{resize!r}\0".encode())
     for path in labels.image_paths:
-        digest.update(os.path.realpath(path).encode() + b"\0")
+        digest.update(os.path.realpath(path).encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import functools
 import os
 import struct
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
 from mltrain.errors import DataError
+from mltrain.pipeline.image_file import identify, read_file
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -19,11 +22,13 @@ except ImportError:  # deprecated since torchvision 0.29; Pillow gives the same 
     decode_jpeg = None
 
 _ORIENTATION = 0x0112
+_CAPTURE = threading.Lock()
+_DAMAGE = (b"Corrupt JPEG data", b"Premature end of JPEG file")  # how libjpeg begins its warnings of damage
 # Exceptions of Pillow for metadata that it cannot parse.
 _BAD_METADATA = (SyntaxError, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, struct.error)
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], damage: list[str] | None = None) -> np.ndarray:
     """Read an image as RGB, uint8 (H, W, 3), C-contiguous and writable, upright (EXIF orientation applied).
 
     - transparency (RGBA, LA, palette or colour-key) is composited on white;
@@ -34,22 +39,25 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     torchvision's libjpeg-turbo, if present, decodes ordinary JPEG files: the same pixels as Pillow, 15 % faster.
 
+    Args:
+        path: the file.
+        damage: gets a line (path and reason) if libjpeg finds an ordinary JPEG file damaged and decodes it
+            nevertheless. Of several threads that decode at once, one finds out: libjpeg tells standard error only.
+
     Raises:
-        DataError: no such file, not an image, truncated, damaged, or a decompression bomb (more than twice
-            ``PIL.Image.MAX_IMAGE_PIXELS``). The message has the path and the reason.
+        DataError: no regular file, not an image of `image_file.FORMATS`, truncated, damaged, or a decompression bomb
+            (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``). The message has the path and the reason.
     """
+    data = read_file(path)
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{os.fspath(path)}: cannot read the file: {error.strerror or error}") from error
-    if not len(data):
-        raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(data.data)) as image:
+        with identify(data) as image:
             if decode_jpeg is not None and _is_plain_jpeg(image):
                 # It fails on damaged files, and if torchvision was built without libjpeg: then Pillow decides.
                 with contextlib.suppress(RuntimeError, AttributeError):
-                    return decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+                    if damage is None:
+                        return _decode_jpeg(data)
+                    with _damage_of(path, damage):
+                        return _decode_jpeg(data)
             return to_rgb(image)
     except MemoryError:
         raise
@@ -57,9 +65,51 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{os.fspath(path)}: cannot decode the image: {_reason(error)}") from error
 
 
+def _decode_jpeg(data: np.ndarray) -> np.ndarray:
+    pixels: torch.Tensor = decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB)
+    return pixels.permute(1, 2, 0).numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def _pipe(process: int) -> tuple[int, int]:
+    """Return a pipe of this process; a forked worker must not read what its parent wrote."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer
+
+
+@contextlib.contextmanager
+def _damage_of(path: str | os.PathLike[str], damage: list[str]) -> Iterator[None]:
+    """Add libjpeg's first warning of damage to `damage`; what else goes to standard error meanwhile is passed on.
+
+    torchvision does not give libjpeg's warnings: they appear, without the file's name, in standard error only.
+    """
+    if not _CAPTURE.acquire(blocking=False):  # another thread has taken standard error
+        yield
+        return
+    reader, writer = _pipe(os.getpid())
+    kept = os.dup(2)
+    os.dup2(writer, 2)
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        os.dup2(kept, 2)
+        with contextlib.suppress(OSError):  # usually nothing was written
+            lines = os.read(reader, 65536).splitlines(keepends=True)
+            found = [line for line in lines if line.startswith(_DAMAGE)]
+            if found and finished:
+                damage.append(f"{os.fspath(path)}: {found[0].decode(errors='replace').strip()}")
+            os.write(kept, b"".join(line for line in lines if line not in found))
+        os.close(kept)
+        _CAPTURE.release()
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image of a known format"
+        return "not an image of a format that is read (PostScript and other vector formats are not)"
     return str(error) or type(error).__name__
 
 

@@ -92,6 +92,7 @@ class TrainLoader:
             raise ValueError(f"{labels.name}: the sampler gives no image")
         self.corrupt: dict[str, None] = {}
         """path and reason of each image that was left out; a resumed run adds those of before"""
+        self._damage = _Damage(labels.name)
         self._sampler = sampler
         self._step_size = min(batch_size * accumulate, len(sampler))
         self._accumulate = accumulate
@@ -141,6 +142,7 @@ class TrainLoader:
     def close(self) -> None:
         """End the workers."""
         self._stream = None
+        self._damage.report()
         _close(self._loader)
 
     def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -160,6 +162,7 @@ class TrainLoader:
                 self._stream = None  # the job is lost: the next epoch() starts a new stream
                 raise
             self._next = (epoch, micro + 1) if micro + 1 < end else (epoch + 1, 0)
+            self._damage.add(packed.damaged)
             try:
                 batch = packed.unpack()
             except DataError as error:
@@ -167,6 +170,8 @@ class TrainLoader:
                 raise DataError(text) from None
             if batch.corrupt:
                 self._count(batch.corrupt)
+            if micro + 1 == end:
+                self._damage.report()
             yield batch
 
     def _jobs(self) -> Iterator[Job]:
@@ -235,6 +240,7 @@ class EvalLoader:
         if cache is not None and cache.resize != repr(transform):
             raise ValueError(f"the cache holds images resized by {cache.resize}, expected {transform!r}")
         self.labels = labels
+        self._damage = _Damage(labels.name)
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         self.share = last - first
         """number of images of this rank"""
@@ -259,7 +265,10 @@ class EvalLoader:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Batch]:
-        for packed in _start(self._loader):
+        for number, packed in enumerate(_start(self._loader), 1):
+            self._damage.add(packed.damaged)
+            if number == len(self._jobs):
+                self._damage.report()
             yield packed.unpack()
 
     def close(self) -> None:
@@ -274,6 +283,30 @@ def default_workers(gpu: bool) -> int:
     """
     cores = available_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
+
+
+class _Damage:
+    """JPEG files of a set that are damaged in their data, which libjpeg decodes nevertheless."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._files: dict[str, None] = {}
+        self._reported = 0
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Count files, each once."""
+        self._files.update(dict.fromkeys(lines))
+
+    def report(self) -> None:
+        """Say in one line how many files are damaged, if more are than were said before."""
+        if len(self._files) > self._reported:
+            self._reported = len(self._files)
+            _LOG.warning(
+                "%s: damaged JPEG files: %d; used as far as they decode; get them again, or remove them. First: %s",
+                self._name,
+                self._reported,
+                next(iter(self._files)),
+            )
 
 
 class _LentJobs:

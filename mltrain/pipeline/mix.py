@@ -34,8 +34,8 @@ class BatchMix:
         probability: float = 1.0,
         targets: Literal["linear", "union"] = "linear",
     ) -> None:
-        if mixup < 0 or cutmix < 0 or mixup == cutmix == 0:
-            raise ValueError(f"mixup={mixup}, cutmix={cutmix}: must not be negative, and one of them must be positive")
+        if not (0 <= mixup < math.inf and 0 <= cutmix < math.inf) or mixup == cutmix == 0:
+            raise ValueError(f"mixup={mixup}, cutmix={cutmix}: must be 0 or more and finite, and one of them positive")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability={probability}: must be in 0..1")
         if targets not in ("linear", "union"):

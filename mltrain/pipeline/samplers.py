@@ -15,6 +15,7 @@ All samplers take these arguments:
 from __future__ import annotations
 
 import logging
+import math
 from typing import Protocol
 
 import numpy as np
@@ -95,8 +96,8 @@ class ClassAwareSampler:
     ) -> None:
         if images_per_draw < 1:
             raise ValueError(f"images_per_draw={images_per_draw}: must be positive")
-        if reduce <= 0:
-            raise ValueError(f"reduce={reduce}: must be above 0")
+        if not 0 < reduce < math.inf:
+            raise ValueError(f"reduce={reduce}: must be above 0 and finite")
         rows, columns = labels.positive_pairs()
         counts = np.bincount(columns, minlength=labels.num_classes)
         _warn_of_empty_classes(labels, counts)

@@ -20,6 +20,7 @@ from mltrain.files import atomic_write, write_json
 from mltrain.labels import LabelSet
 from mltrain.pipeline.cache import available_cores
 from mltrain.pipeline.decode import read_image
+from mltrain.pipeline.image_file import open_image
 from mltrain.prepare.download import disk_error
 from mltrain.progress import Meter
 from mltrain.text import first_lines
@@ -161,7 +162,7 @@ def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]
     copy.parent.mkdir(parents=True, exist_ok=True)
     height, width = pixels.shape[:2]
     scale = size / min(height, width)
-    with Image.open(source) as image:
+    with open_image(source) as image:
         form = SAVED.get(image.format or "")
     with atomic_write(copy, sync=False) as temporary:
         if scale >= 1 or form is None:

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mltrain.report.pictures import captioned, write_picture
+from mltrain.text import csv_cell, printable
 
 Format = Literal["table", "csv", "jsonl"]
 Labels = Sequence[tuple[str, float]]  # name and probability, best first
@@ -20,11 +21,19 @@ MIN_WIDTH, MAX_WIDTH = 320, 1024
 """width of annotated copies in pixels"""
 
 
+class Output(Protocol):
+    """A text stream, or the part of one that is needed."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+
 class LabelWriter:
     """Writer of the labels of one image after the other.
 
-    - ``table``: a line for each image, its file and then its labels with their scores;
-    - ``csv``: columns image, label, score, a row for each label; an image without a label has one row without;
+    - ``table``: a line for each image, its file and then its labels with their scores, control characters escaped;
+    - ``csv``: columns image, label, score, a row for each label; an image without a label has one row without; text
+      that a spreadsheet would run as a formula has a quote in front (`csv_cell`);
     - ``jsonl``: a line for each image, ``{"image": ..., "labels": [{"label": ..., "score": ...}]}``; an image that
       could not be read has ``"error"`` instead of ``"labels"``. The other formats leave it out.
 
@@ -34,7 +43,7 @@ class LabelWriter:
         width: width of the first column of a table.
     """
 
-    def __init__(self, stream: TextIO, form: Format, *, width: int = 0) -> None:
+    def __init__(self, stream: Output, form: Format, *, width: int = 0) -> None:
         self._stream = stream
         self._form = form
         self._width = width
@@ -46,11 +55,11 @@ class LabelWriter:
         """Write the labels of an image."""
         if self._form == "table":
             text = "  ".join(f"{name} {score:.2f}" for name, score in labels)
-            self._stream.write(f"{image:<{self._width}}  {text or '-'}\n")
+            self._stream.write(printable(f"{image:<{self._width}}  {text or '-'}".replace("\n", "\\n")) + "\n")
         elif self._form == "csv":
-            self._csv.writerows([image, name, f"{score:.6g}"] for name, score in labels)
+            self._csv.writerows([csv_cell(image), csv_cell(name), f"{score:.6g}"] for name, score in labels)
             if not labels:
-                self._csv.writerow([image, "", ""])
+                self._csv.writerow([csv_cell(image), "", ""])
         else:
             self._json({"image": image, "labels": [{"label": n, "score": float(f"{s:.6g}")} for n, s in labels]})
 

@@ -14,7 +14,7 @@ from mltrain.report.compare import Comparison, Row, Score
 from mltrain.report.published import Published
 from mltrain.report.runs import lookup, spelled
 from mltrain.report.tables import markdown_table, short_title
-from mltrain.text import counted
+from mltrain.text import counted, csv_cell
 
 TITLES = {"seconds": "time", "images_per_second": "img/s", "runs": "seeds"}
 """of columns that are no figures of the metrics"""
@@ -268,6 +268,10 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
     out = io.StringIO()
     writer = csv.DictWriter(out, fields, restval="", lineterminator="\n")
     writer.writeheader()
+
+    def write(line: dict[str, Any]) -> None:
+        writer.writerow({key: csv_cell(value) for key, value in line.items()})
+
     for k, table in enumerate(tables):
         where = {"dataset": table.dataset, "task": table.task, "split": table.split, "weights": table.weights}
         for row in table.rows:
@@ -283,17 +287,17 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
                 d = row.difference
                 bounds = [_csv_number(value) for value in (d.value, d.low, d.high)]
                 line |= dict(zip(ends, [*bounds, d.figure, d.baseline.label, d.why], strict=True))
-            writer.writerow(line)
+            write(line)
         for run in table.unfinished:
             line = {"status": run.status, **where, "note": f"{run.folder}: {run.note}"}
             line |= {key: spelled(value) for key in settings for found, value in [lookup(run, key)] if found}
-            writer.writerow(line)
+            write(line)
         for item in published[k] if published else ():
             note = "; ".join(
                 [item.label, *item.differences, *(f"metric: {m}" for m in item.metric_differences), item.source]
             )
             line = {"status": "published", "dataset": table.dataset, "task": table.task, "note": note}
-            writer.writerow(line | {key: value for key, value in item.figures.items() if key in figures})
+            write(line | {key: value for key, value in item.figures.items() if key in figures})
     return out.getvalue()
 
 

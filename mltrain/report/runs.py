@@ -12,7 +12,6 @@ from __future__ import annotations
 import fnmatch
 import math
 import operator
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 from mltrain.engine.lock import run_lock
 from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, flatten, read_json
 from mltrain.errors import DataError, MltrainError
+from mltrain.files import walk
 
 Load = Callable[[Path], "tuple[dict[str, Any], dict[str, Any]]"]
 """Run folder -> its whole config, and the settings that can change results, flat: `{"loss": "asl", "loss.gamma_neg":
@@ -57,7 +57,7 @@ class RunRecord(RunFolder):
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result that can be read."""
+        """True if the run has a result that can be read."""
         return self.status == "finished"
 
     @property
@@ -88,7 +88,7 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield folders with their files; does not enter the folders inside a run folder."""
-    for path, names, files in os.walk(folder, followlinks=True):
+    for path, names, files in walk(folder):
         yield Path(path), files
         names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
 

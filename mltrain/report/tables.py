@@ -10,6 +10,7 @@ from typing import Any
 from mltrain.engine.run_folder import WEIGHTS
 from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES
+from mltrain.text import csv_cell, printable
 
 HEADLINES = (
     ("map", "map_head", "map_medium", "map_tail", "OF1", "CF1"),
@@ -73,6 +74,7 @@ def abridged(rows: Sequence[Sequence[str]], most: int) -> list[Sequence[str]]:
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
     """Lay out columns padded to their widest cell, aligned to the left (those in `left`) or to the right."""
+    header, rows = [*map(printable, header)], [[*map(printable, row)] for row in rows]
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
     lines = [
         "  ".join(row[k].ljust(w) if k in left else row[k].rjust(w) for k, w in enumerate(widths)).rstrip()
@@ -92,9 +94,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]], *, line_end: str = "\r\n") -> None:
-    """Write the rows of a CSV file, the header first, atomically."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator=line_end).writerows(rows)
+    """Write the rows of a CSV file, the header first, atomically; `csv_text` reads text back."""
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        csv.writer(file, lineterminator=line_end).writerows(map(csv_cell, row) for row in rows)
 
 
 def metrics_table(result: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from timm.layers import convert_sync_batchnorm
 from torch import nn
@@ -50,6 +51,9 @@ from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
 
+COMPILED_CLASSES = 1000
+"""Classes from which ``runner.compile=auto`` compiles the loss on a CPU."""
+
 
 class Parts(NamedTuple):
     """Data, statistics and model, which evaluation needs as well as training."""
@@ -73,12 +77,34 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
             if dist.is_main:
                 logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
             return result
-        if cfg.runner.compile:
+        if cfg.runner.compile is True:
             distributed.check_compiler(dist.device)
+        cfg = _compile_as_before(cfg, folder)
         runner = assemble(cfg, dist)
         attach_board(cfg, runner)
         outcome = runner.fit()
         return None if outcome is None else _write(cfg, runner, outcome)
+
+
+def _compile_as_before(cfg: DictConfig, folder: Path) -> DictConfig:
+    """Return the config with ``runner.compile=false`` instead of auto if a run that is resumed began with that.
+
+    Both have the same run id, but an eager and a compiled loss may differ in the last bits.
+    """
+    before = folder / "config.yaml"
+    if cfg.runner.compile != "auto" or not before.exists() or not (folder / "last.pt").exists():
+        return cfg
+    if OmegaConf.select(OmegaConf.load(before), "runner.compile") is not False:
+        return cfg
+    cfg = cfg.copy()
+    OmegaConf.update(cfg, "runner.compile", False)
+    return cfg
+
+
+def _compiling_pays(device: torch.device, classes: int) -> bool:
+    """Return whether a compiled loss saves more than its compilation costs, and can be compiled here at all."""
+    pays = classes >= COMPILED_CLASSES if device.type == "cpu" else device.type == "cuda"
+    return pays and distributed.has_compiler(device)
 
 
 @contextmanager
@@ -174,7 +200,9 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
         amp_dtype=resolve_amp(cfg.runner.amp, dist.device),
         clip_grad_norm=cfg.runner.clip_grad_norm,
         channels_last=cfg.runner.channels_last,
-        compile=cfg.runner.compile,
+        compile_model=cfg.runner.compile is True,
+        compile_loss=cfg.runner.compile is True
+        or (cfg.runner.compile == "auto" and _compiling_pays(dist.device, len(stats.class_names))),
     )
     return step, train_loader
 

@@ -24,6 +24,7 @@ def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> Non
     if cfg.task == SINGLE_LABEL:
         for labels in given if training else given[1:]:
             check_one_label(labels)
+    _check_known(splits.train)
     for labels in given[1:]:  # all but those of training
         _check_evaluable(labels, cfg.metrics)
     if cfg.data.check_files:
@@ -37,6 +38,17 @@ def check_trainable(labels: LabelSet) -> None:
         raise DataError(
             f"{labels.name}: no training image has a label ({len(labels)} images, {labels.num_classes} classes), so "
             "there is nothing to learn; check the annotations of the training split"
+        )
+
+
+def _check_known(labels: LabelSet) -> None:
+    """Refuse a training set without a known target: its loss would be 0."""
+    listed = {value: len(labels.pairs(value)[0]) for value in (1, 0, -1)}
+    known = len(labels) * labels.num_classes - listed[-1] if labels.fill == 0 else listed[1] + listed[0]
+    if not known:
+        raise DataError(
+            f"{labels.name}: all targets of the {len(labels)} images are unknown (-1), so there is nothing to learn; "
+            "check the labels, dataset.unlabelled and partial"
         )
 
 
@@ -55,6 +67,12 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
     partial = positives + negatives < len(labels)
     least_negatives = max(int(partial.any()), metrics.min_negatives)
     enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives) & ((negatives > 0) | ~partial)
+    if not labels.fully_labelled and not ((positives > 0) & (negatives > 0)).any():
+        raise DataError(
+            f"{labels.name}: no class has both a positive and a negative image, because targets are unknown, so there "
+            "is nothing to evaluate: every ranking would look perfect (mAP 100); add known negatives, or evaluate on "
+            "another split"
+        )
     if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
         raise DataError(
             f"{labels.name}: no class has {metrics.min_positives} known positives and {least_negatives} known "

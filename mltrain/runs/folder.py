@@ -48,7 +48,12 @@ class FinishedRun:
 
 
 def load_finished(
-    folder: str | Path, *, weights: Weights = "best", overrides: Sequence[str] = (), config: DictConfig | None = None
+    folder: str | Path,
+    *,
+    weights: Weights = "best",
+    overrides: Sequence[str] = (),
+    config: DictConfig | None = None,
+    allow_targets: Sequence[str] = (),
 ) -> FinishedRun:
     """Load config, model and classes of a run folder; no data set is read, no GPU is used.
 
@@ -59,13 +64,14 @@ def load_finished(
         weights: "best" takes the raw or the EMA weights, whichever validation chose; "val" the raw; "ema".
         overrides: KEY=VALUE changes of the config.
         config: what `load_run(folder, overrides)` gave, where the caller has it.
+        allow_targets: packages that the config may name, see docs/security.md.
 
     Raises:
         ConfigError: no run folder, a wrong override, or EMA weights of a run that has none.
         CheckpointError: the weights are missing, damaged, or do not fit the config.
     """
     folder = Path(folder)
-    cfg = load_run(folder, overrides) if config is None else config
+    cfg = load_run(folder, overrides, allow_targets=allow_targets) if config is None else config
     state = read_weights(cfg, folder)
     chosen = choose_weights(state, weights, folder)
     model = build_model(cfg, state.class_names, state.stats)
@@ -90,13 +96,24 @@ def read_weights(cfg: DictConfig, folder: Path) -> TrainState:
     classes = folder / CLASSES_FILE
     if not classes.is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} is there, but no {CLASSES_FILE} with one class name per line")
-    names = classes.read_text(encoding="utf-8").splitlines()
+    names = read_class_lines(classes)
     # a published run has the counts of its training set, and the label embeddings of a zero-shot head
     counts, embeddings = folder / STATS, folder / EMBEDDINGS_FILE
     if embeddings.is_file() and cfg.head.get("embeddings") == EMBEDDINGS_FILE:
         cfg.head.embeddings = str(embeddings)
-    stats = LabelStats.from_arrays(json.loads(counts.read_text(encoding="utf-8"))) if counts.is_file() else None
+    try:
+        stats = LabelStats.from_arrays(json.loads(counts.read_text(encoding="utf-8"))) if counts.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{counts}: cannot be read: {error}") from error
     return TrainState(read_state_dict(file), None, tuple(names), stats, best={"weights": RAW})
+
+
+def read_class_lines(path: Path) -> list[str]:
+    """Return the class names of a `classes.txt`, one per line. Raises CheckpointError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def choose_weights(state: TrainState, weights: Weights, folder: Path) -> str:

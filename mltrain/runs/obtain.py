@@ -50,7 +50,8 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
     from mltrain.runs.convert import convert  # torch, which a failing download does not wait for
 
     origin = {"zoo": name, "about": model.about, "url": model.url, "page": model.page, "published": model.published}
-    return convert(file, model.options, out=out, overwrite=source is not None, origin=origin)
+    options = [word for word in model.options if "allow_targets" not in word]  # no file gives that permission
+    return convert(file, options, out=out, overwrite=source is not None, origin=origin)
 
 
 def _obtain(word: str, model: ZooModel, folder: Path) -> Path:

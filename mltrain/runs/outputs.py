@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mltrain.datasets.folder import SUFFIXES
 from mltrain.errors import ConfigError
 
 
@@ -44,6 +45,15 @@ def copies_folder(folder: Path, option: str, copies: Iterable[Path], originals: 
     except OSError as error:
         raise ConfigError(f"{option}={folder}: cannot be created: {error.strerror or error}") from error
     return folder
+
+
+def refuse_input(path: Path, option: str, originals: Iterable[str]) -> None:
+    """Raise ConfigError if an output file would replace one of the images, or another image file."""
+    found = _identity(path)
+    if path.suffix.lower() in SUFFIXES or (found and found in map(_identity, map(Path, originals))):
+        raise ConfigError(
+            f"{option}={path}: this is one of the images, or named like one; choose a name such as labels.txt"
+        )
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -110,6 +110,7 @@ class Predictor:
         thresholds: str | Path | None = None,
         topk: int | None = None,
         device: str | None = None,
+        allow_targets: Sequence[str] = (),
     ) -> Predictor:
         """Build the predictor of a run folder.
 
@@ -121,13 +122,14 @@ class Predictor:
             thresholds: another file of thresholds.
             topk: most labels per image; without `threshold`, exactly this many.
             device: auto, cpu, cuda, cuda:N, mps; None: the run's runner.device.
+            allow_targets: packages that the run's config may name, see docs/security.md.
 
         Raises:
             ConfigError: no run folder, thresholds of another model, a device that is not there.
             CheckpointError: the weights are missing, damaged, or do not fit.
         """
         if not isinstance(run, FinishedRun):
-            run = load_finished(run, weights=weights)
+            run = load_finished(run, weights=weights, allow_targets=allow_targets)
         cfg = run.config
         values = _thresholds(run, threshold, thresholds, topk)
         target = single_device(cfg.runner.device if device is None else device)

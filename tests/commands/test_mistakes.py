@@ -36,6 +36,8 @@ def refused(call: Call, *words: object) -> str:
         ),
         (["train", "seed=0,1"], "for one run each add -m"),
         (["find_lr", "hydra.sweep.dir=x"], "Hydra's own settings are for sweeps (-m)"),
+        (["train", "-m", "seed=0,1", "hydra.lancher.n_jobs=2"], "no hydra.lancher; did you mean hydra.launcher?"),
+        (["train", "-m", "seed=0,1", "hydra.sweep.dri=x"], "did you mean hydra.sweep.dir?\n      allowed: dir, subdir"),
         (["find_lr", "steps=many"], "steps=many: must be int of at least 20"),
         (["find_lr", "steps=3"], "steps=3: must be int of at least 20"),
         (["find_lr", "start=1", "end=0.1"], "start=1.0 must be below end=0.1"),

@@ -11,11 +11,14 @@ from mltrain.config.compose import Source, load
 from mltrain.errors import ConfigError
 
 PROBE = """
-class Probe:
+from torch import nn
+
+class Probe(nn.Module):
     def __init__(self, *, in_features, size: tuple[int, int] = (1, 1), inner=None, parts=(), fail=False):
         if fail:
             raise ValueError("no good")
-        self.__dict__.update(locals())
+        super().__init__()
+        self.__dict__.update({key: value for key, value in locals().items() if key != "self"})
 """
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mltrain.config.signatures import UNKNOWN, TargetError, import_signature, locate, read_signature
+from mltrain.config.signatures import UNKNOWN, TargetError, locate, read_signature
+from mltrain.config.targets import Permission, component_signature
 from mltrain.config.types import parse_annotation
 from mltrain.text import spell
 
@@ -100,12 +101,14 @@ def test_a_target_that_is_not_there_is_refused_with_the_nearest(target: str, mes
 
 
 def test_a_signature_of_another_package_is_read_by_importing_it() -> None:
-    read = import_signature("torch.nn.BCEWithLogitsLoss", ("torch.nn.",))
+    read = component_signature("torch.nn.BCEWithLogitsLoss", "loss", Permission())
     assert "pos_weight" in read.parameters
     with pytest.raises(TargetError, match="did you mean BCEWithLogitsLoss"):
-        import_signature("torch.nn.BCEWithLogitLoss", ("torch.nn.",))
+        component_signature("torch.nn.BCEWithLogitLoss", "loss", Permission())
+    with pytest.raises(TargetError, match="is no class or function"):
+        component_signature("torch.nn.functional.math.sqrt", "loss", Permission())
     with pytest.raises(TargetError, match="is defined in"):
-        import_signature("torch.nn.functional.math.sqrt", ("torch.nn.",))
+        component_signature("torch.nn.modules.module.OrderedDict", "loss", Permission())
 
 
 def test_aliases_are_followed() -> None:

@@ -76,7 +76,7 @@ TYPOS = [
     ("loss=[bce,asl]", "a config has one loss"),
     ("metrics.medium_min=200", "must not be above metrics.head_min=100"),
     ("metrics.threshold=nan", "from 0 to 1"),
-    ("loss._target_=mltrain.report.outcome.write_json", "is not among the packages a config may name"),
+    ("loss._target_=mltrain.report.outcome.write_per_class", "is not among the packages a config may name"),
     ("head._target_=torch.load", "is not among the packages a config may name"),
     ("loss=bce,asl", "for one run each add -m"),
     ("loss@head=asl", "write loss=OPTION"),
@@ -197,7 +197,9 @@ def test_a_nested_target_is_checked_like_any_other() -> None:
 def test_what_paths_allow_targets_names_is_imported_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_losses.py").write_text("class Mine:\n    def __init__(self, *, beta=1.0): self.beta = beta\n")
+    (tmp_path / "my_losses.py").write_text(
+        "from torch import nn\n\nclass Mine(nn.Module):\n    def __init__(self, *, beta=1.0): self.beta = beta\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "configs/loss").mkdir(parents=True)
     (tmp_path / "configs/loss/mine.yaml").write_text("_target_: my_losses.Mine\nbeta: 2.0\n")

@@ -32,7 +32,7 @@ def write(path: Path, images: list[int], pairs: list[tuple[int, int]], **more: A
         "categories": CATEGORIES,
         **more,
     }
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
     return path
 
 
@@ -102,9 +102,9 @@ def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path
 
 
 def edit(path: Path, change: Any) -> None:
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     change(data)
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -231,3 +231,20 @@ def test_lists_find_files_as_the_csv_reader_does(tmp_path: Path) -> None:
     assert sorted([*splits.train.files, *splits.val.files]) == ["a/1.jpg", "a/2.png"]
     with pytest.raises(DataError, match="listed a second time"):
         one_list(tmp_path, "a/1.jpg 0\na/1 1\n")
+
+
+def test_links_that_lead_around_are_left_out(tmp_path: Path) -> None:
+    root = Path(touch(tmp_path, "train/cat/1.jpg", "train/cat/deep/2.jpg", "train/dog/3.jpg", "val/cat/4.jpg"))
+    (root / "train/cat/deep/up").symlink_to(root / "train/cat")
+    (root / "train/cat/other").symlink_to(root / "train/dog")
+    (root / "train/dog/other").symlink_to(root / "train/cat")
+    (root / "train/cat/self").symlink_to(root / "train/cat/self")
+    labels = folder(root=str(root)).train
+    assert {labels.file(i) for i in range(len(labels))} == {
+        "cat/1.jpg",
+        "cat/deep/2.jpg",
+        "cat/other/3.jpg",
+        "dog/3.jpg",
+        "dog/other/1.jpg",
+        "dog/other/deep/2.jpg",
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,38 @@ def test_missing_files_are_counted_and_the_first_five_named(tmp_path: Path) -> N
     assert re.findall(r"x/\d\.jpg", message) == [f"x/{i}.jpg" for i in range(1, 6)]
 
 
-@pytest.mark.parametrize("kind", ["folder", "broken link", "no folder"])
-def test_a_path_that_is_no_file_counts_as_missing(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["broken link", "no folder"])
+def test_a_link_to_nothing_counts_as_missing(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "images"
-    if kind == "folder":
-        (root / "0.jpg").mkdir(parents=True)
-    elif kind == "broken link":
+    if kind == "broken link":
         root.mkdir()
         (root / "0.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(DataError, match="1 of 1 image files are missing"):
         check_files(labelled(root, ["0.jpg"]))
+
+
+@pytest.mark.parametrize(
+    "kind", ["a folder", "a named pipe (FIFO)", "a socket", "a link to a device", "cannot be followed"]
+)
+def test_an_image_that_is_no_regular_file_is_named_with_what_it_is(tmp_path: Path, kind: str) -> None:
+    touch(tmp_path, "1.jpg")
+    path = tmp_path / "0.jpg"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(str(path))
+    elif kind == "a link to a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "cannot be followed":
+        path.symlink_to(path)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(
+        DataError, match=rf"1 of 2 images under .* are no regular files.*\n  0\.jpg: .*{re.escape(kind)}"
+    ):
+        check_files(labelled(tmp_path, ["0.jpg", "1.jpg"]))
+    check_files(labelled(tmp_path, ["1.jpg"]))
 
 
 def test_present_files_pass_through_links_and_folders_above(tmp_path: Path) -> None:
@@ -97,7 +120,12 @@ def test_made_up_inode_numbers_do_not_look_like_an_overlap(tmp_path: Path, monke
 
     class Entry:
         def __init__(self, entry: os.DirEntry[str]) -> None:
-            self.name, self.path, self.is_symlink, self.is_dir = entry.name, entry.path, entry.is_symlink, entry.is_dir
+            self.name, self.path, self.is_symlink, self.is_file = (
+                entry.name,
+                entry.path,
+                entry.is_symlink,
+                entry.is_file,
+            )
 
         def inode(self) -> int:
             return 0xFFFFFFFF

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mltrain.config.compose import load_run
 from mltrain.engine import run_folder
 from mltrain.engine.run_folder import RunFolder, flatten, is_run_folder, read_jobs, weights_key
-from mltrain.errors import DataError
+from mltrain.errors import ConfigError, DataError
+from mltrain.report.tables import write_csv
 from tests.promises.runs import environment
 from tests.report.made_runs import class_names, make_run
 
@@ -122,3 +124,46 @@ def test_reading_a_run_needs_neither_torch_nor_omegaconf(tmp_path: Path) -> None
     command = [sys.executable, "-c", code, str(run)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_damaged_predictions_are_an_error_with_the_path_whatever_is_damaged(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    path = RunFolder(run).predictions_file("val")
+    assert path is not None
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    failed = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        start = int(generator.integers(0, len(whole)))
+        damaged[start : start + 40] = generator.integers(
+            0, 256, len(damaged[start : start + 40]), dtype=np.uint8
+        ).tobytes()
+        path.write_bytes(damaged[: int(generator.integers(1, len(whole)))] if failed % 5 == 4 else damaged)
+        try:
+            RunFolder(run).predictions()
+        except DataError as error:
+            assert str(path) in str(error) and "evaluate" in str(error)
+            failed += 1
+    assert failed > 100
+
+
+def test_bytes_that_are_not_utf8_cost_the_line_and_no_more(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = RunFolder(run).metrics
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe{"step": 1\n')
+    assert RunFolder(run).metrics == before
+    (run / "config.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(DataError, match=r"config\.yaml: cannot be read: 'utf-8' codec"):
+        _ = RunFolder(run).config
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: 'utf-8' codec"):
+        load_run(run)
+
+
+def test_class_names_that_look_like_formulas_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: x\n", encoding="utf-8")
+    rows = [["class", "group", "train_positives"], ["=1+1", "head", 3], ["'=x", "tail", 1], ["cat", "tail", 2]]
+    write_csv(tmp_path / "per_class.csv", rows)
+    assert "'=1+1,head" in (tmp_path / "per_class.csv").read_text(encoding="utf-8")
+    assert RunFolder(tmp_path).classes["val"].names == ["=1+1", "'=x", "cat"]

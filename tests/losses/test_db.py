@@ -17,7 +17,7 @@ from torch import Tensor
 from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.losses import ClassBalancedLoss, DistributionBalancedLoss, InverseFrequencyLoss, PerLabelLoss
-from mltrain.losses._pass import CPU_PIECE
+from mltrain.losses.base import CPU_CHUNK
 from tests.losses.test_per_label import KINDS, make_targets, value_and_grad
 
 PLAIN_DB: dict[str, Any] = {"ntr": False, "focal": False}
@@ -228,7 +228,7 @@ def test_gamma_zero_keeps_the_factor() -> None:
         torch.testing.assert_close(got, 3 * expected)
 
 
-@pytest.mark.parametrize("rows", [1, CPU_PIECE // 300 - 1, CPU_PIECE // 300 + 1, 2 * (CPU_PIECE // 300) + 3])
+@pytest.mark.parametrize("rows", [1, CPU_CHUNK // 300 - 1, CPU_CHUNK // 300 + 1, 2 * (CPU_CHUNK // 300) + 3])
 @pytest.mark.parametrize("kind", ["hard", "unknown"])
 def test_pieces_join_without_a_seam(rows: int, kind: str) -> None:
     x, y = torch.randn(rows, 300), make_targets(kind, (rows, 300))

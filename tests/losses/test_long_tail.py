@@ -28,7 +28,7 @@ from mltrain.losses import (
     PerLabelLoss,
     RobustAsymmetricLoss,
 )
-from mltrain.losses._pass import CPU_PIECE
+from mltrain.losses.base import CPU_CHUNK
 
 IMAGES = 1000
 
@@ -281,10 +281,10 @@ def test_inputs_and_the_loss_are_never_changed(case: str, dtype: torch.dtype) ->
 
 
 @each_case
-@pytest.mark.parametrize("classes", [7, CPU_PIECE - 1, CPU_PIECE + 1])
+@pytest.mark.parametrize("classes", [7, CPU_CHUNK - 1, CPU_CHUNK + 1])
 def test_pieces_join_without_a_seam(case: str, classes: int) -> None:
     make, terms = CASES[case]
-    rows = max(2, int(1.3 * CPU_PIECE / classes))
+    rows = max(2, int(1.3 * CPU_CHUNK / classes))
     stats = make_stats([1 + k % 900 for k in range(classes)])
     x, y = torch.randn(rows, classes), make_targets("unknown", (rows, classes)).to(torch.int8)
     y[0, 0] = y[-1, -1] = 1

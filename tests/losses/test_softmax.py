@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mltrain.labels import LabelStats
 from mltrain.losses import AsymmetricSoftmaxLoss, CrossEntropy, FocalSoftmaxLoss, LDAMSoftmaxLoss
-from mltrain.losses._softmax import SoftmaxLoss, class_weights
+from mltrain.losses.softmax import SoftmaxLoss, class_weights
 
 COUNTS = np.array([400, 90, 25, 7, 0])
 STATS = LabelStats(

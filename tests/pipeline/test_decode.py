@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from PIL import Image, ImageCms
 from mltrain.errors import DataError
 from mltrain.pipeline import decode
 from mltrain.pipeline.decode import read_image
+from mltrain.pipeline.image_file import open_image
+from mltrain.report.html.gallery import thumbnail
 
 from .conftest import photograph
 
@@ -190,6 +194,32 @@ def test_a_damaged_file_is_refused_with_its_path_and_the_reason(tmp_path, make, 
     path.write_bytes(make(tmp_path))
     with pytest.raises(DataError, match=f"broken.jpg: .*({reason})"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a device"])
+def test_only_regular_files_are_read(tmp_path, kind):
+    path = tmp_path / "0.jpg"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    for read in (read_image, open_image):
+        with pytest.raises(DataError, match=rf"0\.jpg: cannot read the file: it is {kind}"):
+            read(path)
+
+
+def test_no_external_program_is_started(tmp_path, monkeypatch):
+    """Pillow would give PostScript to Ghostscript."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail(f"started {args}"))
+    monkeypatch.setattr(os, "system", lambda text: pytest.fail(f"started {text}"))
+    assert Image.open(path).format == "EPS"
+    with pytest.raises(DataError, match=r"photo\.jpg: cannot decode the image: not an image of a format that is read"):
+        read_image(path)
+    assert thumbnail(path) is None
 
 
 def test_a_missing_file_is_refused_with_its_path(tmp_path):

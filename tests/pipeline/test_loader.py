@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mltrain.errors import DataError
 from mltrain.pipeline import batch as batch_module
@@ -19,6 +21,8 @@ from mltrain.pipeline.augment import EvalResize, TrainAugment
 from mltrain.pipeline.batch import Batch
 from mltrain.pipeline.loader import EvalLoader, TrainLoader, default_workers
 from mltrain.pipeline.samplers import UniformSampler
+
+from .conftest import make_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -96,7 +100,9 @@ def test_an_epoch_continues_exactly_from_any_step(labels, workers):
 
 def test_what_comes_before_the_start_is_not_loaded(labels, monkeypatch):
     read = []
-    monkeypatch.setattr(batch_module, "read_image", lambda path: read.append(path) or np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(
+        batch_module, "read_image", lambda path, damage: read.append(path) or np.zeros((8, 8, 3), np.uint8)
+    )
     loader = train_loader(labels)
     list(loader.epoch(0, start_step=4))
     assert len(read) == 4
@@ -226,6 +232,34 @@ def test_a_batch_of_corrupt_images_only_is_empty(damaged, workers):
     loader.close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_jpeg_files_with_damage_that_libjpeg_decodes_are_counted_in_one_line(tmp_path, workers, caplog, capfd):
+    generator = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / f"{i}.jpg"
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path, quality=90)
+        if i in (2, 5):
+            data = bytearray(path.read_bytes())
+            data[3000:3400] = bytes(400)
+            path.write_bytes(data)
+    labels = make_labels(tmp_path)
+    training = train_loader(labels, batch_size=4, accumulate=1, num_workers=workers)
+    evaluation = EvalLoader(labels, EvalResize(image_size=16), batch_size=4, num_workers=workers)
+    for loader, batches in ((training, lambda: training.epoch(0)), (evaluation, lambda: evaluation)):
+        caplog.clear()
+        taken = list(itertools.islice(batches(), 2))  # as the runner does: no more than there are
+        assert sum(len(batch.indices) for batch in taken) == 8, "training and evaluation use them as before"
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert (
+            line.startswith("test: damaged JPEG files: 2; used as far as they decode") and "Corrupt JPEG data" in line
+        )
+        assert str(tmp_path) in line
+        list(batches())
+        assert len(caplog.records) == 1, "the same files are not reported again"
+        loader.close()
+    assert "Corrupt JPEG" not in capfd.readouterr().err
+
+
 def test_pinned_batches_are_the_same(labels):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device to pin memory for")
@@ -237,12 +271,12 @@ def test_pinned_batches_are_the_same(labels):
 
 
 def _children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
 
 
 def _gone(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +131,32 @@ def test_the_file_of_labels_appears_when_it_is_complete(
     with pytest.raises(ConfigError, match=r"out=.*labels\.txt/x"):
         labels(run, [str(images / "0.png")], capsys, out=str(out / "x"))
     assert [file.name for file in tmp_path.iterdir()] == ["labels.txt"]
+
+
+def test_files_with_any_name_and_of_any_kind_are_answered(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe would block for ever; names are bytes; an EPS file would start Ghostscript."""
+    name = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
+    shutil.copyfile(images / "0.png", name)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "photo.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    out = tmp_path / "out" / "labels.jsonl"
+    with pytest.raises(DataError, match="2 of 3 images could not be read"):
+        labels(run, [str(tmp_path)], capsys, topk=1, format="jsonl", out=str(out))
+    records = {Path(r["image"]).name: r for r in map(json.loads, out.read_text(encoding="utf-8").splitlines())}
+    assert len(records[Path(name).name]["labels"]) == 1
+    assert "named pipe" in records["pipe.jpg"]["error"] and "not an image of a format" in records["photo.jpg"]["error"]
+
+
+def test_labels_never_replace_an_image(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (images / "1.jpg").read_bytes()
+    linked = tmp_path / "labels.txt"
+    linked.hardlink_to(images / "1.jpg")
+    for out in (images / "1.jpg", linked, tmp_path / "new.JPG"):
+        with pytest.raises(ConfigError, match="is one of the images, or named like one"):
+            labels(run, [str(images / "*.jpg")], capsys, out=str(out))
+    assert (images / "1.jpg").read_bytes() == before and not (tmp_path / "new.JPG").exists()

@@ -416,7 +416,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(site: Site, tmp_path: Path) -
     child.send_signal(signal.SIGINT)
     stderr = child.communicate()[1]
     assert child.returncode == 130 and "Traceback" not in stderr, stderr
-    assert stderr.endswith("what is done is kept: the same command goes on from there\ninterrupted\n")
+    assert stderr.endswith("everything done so far is kept; repeat the command to go on\ninterrupted\n")
     assert 0 < part.stat().st_size < 300_000
 
 

@@ -61,7 +61,7 @@ def test_a_config_file_composes_and_names_what_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "experiment"], ids=identifier)
 def test_a_recipe_says_its_command_and_source(path: Path) -> None:
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert header[0] == "# @package _global_"
     assert header[1].startswith(f"# python tools/train.py +experiment={path.stem}")
     assert len(header) > 2, "what it reproduces"

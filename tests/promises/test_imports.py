@@ -13,7 +13,7 @@ import pytest
 
 from tests.promises.runs import ROOT, environment
 
-GROUND = ("errors", "text", "files", "seeding", "console", "labels", "progress")
+GROUND = ("errors", "text", "files", "safe_yaml", "seeding", "console", "labels", "progress")
 LIBRARY = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
 BELOW = (*GROUND, *LIBRARY, "config")
 ALLOWED = {
@@ -34,7 +34,7 @@ MODULES = sorted((ROOT / "mltrain").rglob("*.py"))
 
 
 def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

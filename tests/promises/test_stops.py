@@ -100,7 +100,9 @@ def test_corrupt_training_image_stops_with_its_path_or_is_skipped_counted_and_li
 
 
 def test_corrupt_evaluation_image_always_stops_with_its_path(overrides: list[str], csv_set: Path) -> None:
-    csv_set.write_text(csv_set.read_text().replace("5.jpg,b;c,train", "5.jpg,b;c,val"))
+    csv_set.write_text(
+        csv_set.read_text(encoding="utf-8").replace("5.jpg,b;c,train", "5.jpg,b;c,val"), encoding="utf-8"
+    )
     with pytest.raises(DataError, match=r"5\.jpg"):
         fit([*of_csv(overrides, csv_set), "data.on_corrupt=skip"])
 
@@ -110,7 +112,7 @@ def test_checkpoint_of_other_classes_is_refused(overrides: list[str], csv_set: P
     options = of_csv(overrides, csv_set)
     folder = fit([*options, "runner.max_steps=2"])
     (folder / "result.json").unlink()
-    csv_set.write_text(csv_set.read_text().replace("c,", "d,"))
+    csv_set.write_text(csv_set.read_text(encoding="utf-8").replace("c,", "d,"), encoding="utf-8")
     with pytest.raises(CheckpointError, match="number 2, 'c' in the checkpoint and 'd' in the dataset"):
         fit([*options, "runner.max_steps=2"])
 

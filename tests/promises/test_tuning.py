@@ -44,7 +44,7 @@ def test_the_tool_tunes_on_validation_and_reports_on_test(run: Path) -> None:
 def test_without_images_of_its_own_to_report_on_tuning_is_refused(run: Path) -> None:
     cfg = load_run(run)
     table = Path(cfg.dataset.file)
-    text = table.read_text()
+    text = table.read_text(encoding="utf-8")
     (run / "tuning.json").unlink(missing_ok=True)
     same = table.with_name("same.csv")
     same.write_text(text.replace("40.png", "link.png"))

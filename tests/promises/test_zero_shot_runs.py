@@ -31,7 +31,10 @@ def word_vectors(path: Path) -> Path:
     """Made-up vectors of all shapes and of some other words."""
     rng = np.random.default_rng(0)
     words = {*(part for name in CLASS_NAMES for part in name.split()), "the", "of"}
-    path.write_text("".join(f"{w} {' '.join(f'{x:.3f}' for x in rng.standard_normal(8))}\n" for w in sorted(words)))
+    path.write_text(
+        "".join(f"{w} {' '.join(f'{x:.3f}' for x in rng.standard_normal(8))}\n" for w in sorted(words)),
+        encoding="utf-8",
+    )
     return path
 
 

@@ -70,8 +70,8 @@ class CSRA(nn.Module):
             raise ValueError(f"temperatures={list(self.temperatures)}: num_heads={num_heads} needs {num_heads} of them")
         if not all(0 <= t < float("inf") for t in self.temperatures):
             raise ValueError(f"temperatures={list(self.temperatures)}: must be 0 or more")
-        if not lam >= 0:
-            raise ValueError(f"lam={lam}: must be 0 or more")
+        if not 0 <= lam < float("inf"):
+            raise ValueError(f"lam={lam}: must be 0 or more, and finite")
         self.multi_head = nn.ModuleList(_Head(in_features, num_classes, t, lam) for t in self.temperatures)
         self.bias = None if prior is None else nn.Parameter(torch.full((num_classes,), bias_start(prior)))
 

@@ -68,7 +68,7 @@ class MLDecoder(nn.Module):
                 f"groups={groups}: must be between 1 and the number of classes, {num_classes}; None: min(100, C)"
             )
         check_transformer(dim, num_heads, ffn_dim, dropout)
-        if query_scale <= 0:
+        if not 0 < query_scale < float("inf"):
             raise ValueError(f"query_scale={query_scale}: must be positive")
         self.num_classes = num_classes
         self.groups = min(100, num_classes) if groups is None else groups

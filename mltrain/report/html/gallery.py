@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from mltrain.errors import DataError
+from mltrain.pipeline.image_file import open_image
 from mltrain.report.html.analysis import Entry, extremes
 
 SIDE = 200
@@ -121,7 +123,7 @@ class Gallery:
 def thumbnail(path: Path) -> str | None:
     """Return the `data:` address of a small JPEG, upright and on white; None if the file cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
             small = ImageOps.exif_transpose(image)
             small.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -130,7 +132,7 @@ def thumbnail(path: Path) -> str | None:
                 small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
             buffer = io.BytesIO()
             small.convert("RGB").save(buffer, "JPEG", quality=72, optimize=True)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (DataError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 

@@ -27,13 +27,13 @@ class SoftmaxLoss(nn.Module):
 
     Args:
         stats: frequencies of the training set; needed for class weights.
-        class_weight: of an image, by the class of its label with n training images: ``none``; ``inverse``, 1 / n;
-            ``sqrt``, n^-1/2; ``effective``, (1 - beta) / (1 - beta^n) (Cui et al., CVPR 2019, arXiv:1901.05555). Scaled
-            to mean 1 over the classes; n of a class without images counts as 1. ``curriculum``: the class costs of a
-            curriculum (`set_class_costs`), all the same before there are any.
-        beta: of ``effective``, in [0, 1).
-        reduction: ``sum``; ``mean`` over the images with a known label, whatever they weigh (torch's weighted mean
-            divides by the weights); ``batchmean``, the sum over B; ``none``, (B,).
+        class_weight: weight of an image by its label's class: none, inverse, sqrt, effective or curriculum. With n
+            training images: ``inverse`` 1 / n; ``sqrt`` n^-1/2; ``effective`` (1 - beta) / (1 - beta^n) (Cui et al.,
+            CVPR 2019, arXiv:1901.05555); scaled to mean 1 over the classes, and n of a class without images counts as
+            1. ``curriculum``: the class costs of a curriculum (`set_class_costs`), all equal before there are any.
+        beta: beta of ``effective``, in [0, 1).
+        reduction: ``sum``, ``mean`` over images with a known label or ``batchmean`` (sum / B). The mean ignores the
+            images' weights (torch's weighted mean divides by them); ``none`` returns (B,).
 
     Raises:
         ValueError: an option outside its range; logits that are not floating, not 2-D, of one class, or of another
@@ -52,13 +52,15 @@ class SoftmaxLoss(nn.Module):
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction={reduction!r} is unknown; allowed: {', '.join(get_args(Reduction))}")
         self.reduction: Reduction = reduction
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta={beta} must be in [0, 1)")
         self.class_weight = class_weight
         self.beta = beta
         weight = None if class_weight == "none" else class_weights(stats, class_weight, beta).float()
         self.register_buffer("weight", weight, persistent=False)
 
     def image_loss(self, x: Tensor, t: Tensor) -> Tensor:
-        """The loss of each image (B,), class weights included, at logits x (B, C) and targets t (B, C) >= 0."""
+        """Return the loss of each image (B,), weighted by class, at logits x (B, C) and targets t (B, C) >= 0."""
         raise NotImplementedError
 
     def set_class_costs(self, costs: np.ndarray) -> None:
@@ -68,7 +70,7 @@ class SoftmaxLoss(nn.Module):
             self.weight.copy_(torch.from_numpy(costs / costs.mean()))
 
     def divisor(self, targets: Tensor) -> int:
-        """What ``mean`` divides by, which the training step asks for: images with a known label."""
+        """Return the number of images with a known label, which ``mean`` divides by; the training step asks for it."""
         return int((targets > 0).any(dim=1).sum())
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class SoftmaxLoss(nn.Module):
 
 
 def class_weights(stats: LabelStats | None, kind: ClassWeight, beta: float) -> Tensor:
-    """The weights of `SoftmaxLoss`, float64 (C,) of mean 1."""
+    """Compute the weights of `SoftmaxLoss`, float64 (C,) of mean 1."""
     if kind not in get_args(ClassWeight):
         raise ValueError(f"class_weight={kind!r} is unknown; allowed: {', '.join(get_args(ClassWeight))}")
     if not 0 <= beta < 1:
@@ -130,7 +132,7 @@ def class_weights(stats: LabelStats | None, kind: ClassWeight, beta: float) -> T
 
 
 def log_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
-    """log p and log(1 - p) of the softmax of x (B, C), exact also where p rounds to 1."""
+    """Return log p and log(1 - p) of the softmax of x (B, C), exact also where p rounds to 1."""
     x = x - x.detach().amax(1, keepdim=True)
     top = x.argmax(1, keepdim=True)
     logp = F.log_softmax(x, dim=1)
