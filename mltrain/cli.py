@@ -165,6 +165,8 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
     if command.after_sweep is None:
         # Training handles the signal itself, to save. Other commands exit, so that half-written files are removed.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     cfg, *own = read(command, given.arguments, source)
     if not given.cfg:
         command.run(cfg, *own)

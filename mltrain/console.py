@@ -169,8 +169,9 @@ def say(text: str) -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    # The main thread meets a full disk too and reports it; a library's thread need not print a traceback as well.
-    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in REMEDY):
+    # The main thread meets a full disk or a deleted folder too and reports it; a library's thread need not print a
+    # traceback as well.
+    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in (*REMEDY, errno.ENOENT)):
         threading.__excepthook__(failure)
 
 

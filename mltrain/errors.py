@@ -32,8 +32,12 @@ class NonFiniteError(MltrainError):
 
 
 class Interrupted(MltrainError):
-    """The run was stopped by a signal after saving; `exit_code` is 128 + the signal's number."""
+    """The run was stopped by a signal after saving; `exit_code` is 128 + the signal's number.
 
-    def __init__(self, message: str, signum: int) -> None:
+    `agreed` is False if this rank stopped by itself, while the others may wait for it.
+    """
+
+    def __init__(self, message: str, signum: int, *, agreed: bool = True) -> None:
         super().__init__(message)
+        self.agreed = agreed
         self.exit_code = 128 + signum

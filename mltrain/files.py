@@ -7,14 +7,14 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import socket
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         yield temporary
         if sync:
@@ -103,22 +103,134 @@ def atomic_folder(folder: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
+    with temporary_folder(folder) as temporary:
         yield temporary
-        temporary.chmod(0o777 & ~umask())  # mkdtemp lets nobody else in
         for path in [*temporary.rglob("*"), temporary] if sync else ():
             sync_to_disk(path)
-        old = temporary.with_suffix(".old")
+        old = _beside(folder, "old")
         if folder.exists():
             folder.replace(old)
         temporary.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
         if sync:
             sync_to_disk(folder.parent)
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `folder`, and remove it after the block.
+
+    What earlier processes left there of the same name, because they were killed, is removed first.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent, folder.name)
+    temporary = _beside(folder, "tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder: it disappears at once, even if a kill leaves some of its content under a temporary name.
+
+    Raises:
+        OSError: the folder cannot be renamed or deleted.
+    """
+    doomed = _beside(folder, "tmp")
+    folder.replace(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = False) -> None:
+    """Remove temporary files and folders that processes left in `folder` because they were killed.
+
+    A temporary name has the machine and the process that made it. It is removed if that process is dead, or if nothing
+    has changed it for a day, because other machines' processes cannot be watched. What cannot be removed stays.
+    A folder that had moved aside for a new one, which never came, gets its name back.
+
+    Args:
+        folder: the folder; it may be missing.
+        name: only what was to become the file or folder of this name; None: everything.
+        below: also look into the folders in `folder`.
+    """
+    for path in leftovers(folder, below=below):
+        if name is None or path.name.startswith(f".{name}."):
+            target = path.with_name(path.name[1:].partition(".on-")[0])
+            if path.suffix == ".old" and not target.exists():
+                with suppress(OSError):
+                    path.replace(target)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, *, below: bool = False) -> list[Path]:
+    """Return the files and folders that `remove_leftovers` would remove."""
+    found = []
+    for place, folders, files in os.walk(folder):  # of a folder that cannot be read, it gives nothing
+        for name in (*folders, *files):
+            path = Path(place) / name
+            if name.startswith(".") and _is_left_over(path):
+                found.append(path)
+        folders[:] = [name for name in folders if below and not name.startswith(".")]
+    return found
+
+
+_TEMPORARY = re.compile(r"\..+?(?:(?:\.on-(?P<host>[\w-]+))?\.(?P<pid>\d+)\.\d+|\.\w{8}|\.pt)\.(?:tmp|old)")
+"""name of a temporary file or folder; earlier versions did not tell the machine, or not even the process"""
+_EARLIER = re.compile(r"\.(?:push|export)-\w{8}")
+_OLD_SECONDS = 24 * 3600.0
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Return the temporary name of `path` in this process and thread."""
+    return path.with_name(f".{path.name}.on-{_host()}.{os.getpid()}.{threading.get_ident()}.{ending}")
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname())[:32] or "host"
+
+
+def _is_left_over(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None and not _EARLIER.fullmatch(path.name):
+        return False
+    try:
+        changed = path.lstat().st_mtime
+    except OSError:
+        return False
+    if found is not None and found["pid"] and found["host"] in (None, _host()):
+        return not is_alive(int(found["pid"]), since=changed)
+    return time.time() - changed > _OLD_SECONDS
+
+
+def is_alive(pid: int, *, since: float) -> bool:
+    """Return whether a process of this machine lives that had this number at a time, in seconds since 1970."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # a process of another user
+        pass
+    # A process that began later has only got the number of an earlier one.
+    return time.time() - since < _age(pid) + 10
+
+
+def _age(pid: int) -> float:
+    """Return for how many seconds a process has run; infinity where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        started = int(status.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")  # see proc(5): starttime
+        return float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - started
+    except (OSError, ValueError, IndexError, AttributeError):
+        return math.inf
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:

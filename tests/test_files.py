@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mltrain import files
-from mltrain.files import LockedError, atomic_folder, atomic_write, locked, write_json
+from mltrain.files import LockedError, atomic_folder, atomic_write, leftovers, locked, remove_leftovers, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -67,3 +69,66 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
         holder.kill()
     with locked(path, patience=5):
         pass
+
+
+KILLED = (
+    "import os, signal, sys; from pathlib import Path; from mltrain.files import atomic_folder, atomic_write\n"
+    "place = Path(sys.argv[1])\n"
+    "with atomic_folder(place / 'folder') as folder, atomic_write(place / 'a.txt') as file:\n"
+    "    (folder / 'one').write_text('1'); file.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_what_a_killed_process_leaves_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+    assert len(names(tmp_path)) == 2 and all(name.endswith(".tmp") for name in names(tmp_path))
+    with atomic_write(tmp_path / "b.txt") as file, atomic_folder(tmp_path / "folder") as folder:  # removes its own kind
+        file.write_text("whole")
+        assert len(leftovers(tmp_path)) == 1
+        remove_leftovers(tmp_path, "b.txt")
+        assert len(leftovers(tmp_path)) == 1
+        remove_leftovers(tmp_path)
+        assert not leftovers(tmp_path) and file.exists() and folder.exists()
+    assert sorted(names(tmp_path)) == ["b.txt", "folder"]
+
+
+def test_a_folder_whose_successor_never_came_gets_its_name_back(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "one").write_text("1")
+    code = KILLED.replace("file.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)", "").replace(
+        "with", "replace = Path.replace\n"
+        "Path.replace = lambda a, b: replace(a, b) if a.name == 'folder' else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with", 1,
+    ).replace(", atomic_write(place / 'a.txt') as file", "")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert sorted(Path(name).suffix for name in names(tmp_path)) == [".old", ".tmp"]
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "removed"),
+    [
+        (".a.txt.on-elsewhere.1.1.tmp", 0.5, False),  # nobody here knows whether process 1 lives elsewhere
+        (".a.txt.on-elsewhere.1.1.tmp", 1.5, True),
+        (".a.txt.x1y2z3_4.tmp", 0.5, False),  # of an earlier version
+        (".a.txt.x1y2z3_4.tmp", 1.5, True),
+        (".push-x1y2z3_4", 1.5, True),
+        (".a.txt.PID.1.tmp", 0.0, False),
+        (".a.txt.PID.1.tmp", 900.0, True),  # an earlier process of the same number
+        ("a.txt.1.1.tmp", 900.0, False),
+        (".a.txt", 900.0, False),
+    ],
+)
+def test_names_of_temporary_files_tell_what_is_left_over(tmp_path: Path, name: str, days: float, removed: bool) -> None:
+    name = name.replace("PID", str(os.getpid()))
+    path = tmp_path / "below" / name
+    path.parent.mkdir()
+    path.touch()
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+    remove_leftovers(tmp_path)
+    assert path.exists()
+    remove_leftovers(tmp_path, below=True)
+    assert path.exists() != removed

@@ -16,7 +16,6 @@ import csv
 import json
 import logging
 import re
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +37,7 @@ from mltrain.engine.run_folder import (
     THRESHOLDS,
 )
 from mltrain.errors import ConfigError, MltrainError
+from mltrain.files import leftovers, remove_leftovers, temporary_folder
 from mltrain.labels import check_class_names
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, option_name
 from mltrain.text import csv_cell, csv_text
@@ -96,7 +96,7 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
         raise ConfigError("private=true needs an upload: add repo=OWNER/NAME")
     if out.resolve() == folder.resolve():
         raise ConfigError(f"out={out}: this is the run folder itself; choose another")
-    if out.is_dir() and any(out.iterdir()) and not (out / FACTS_FILE).is_file():
+    if out.is_dir() and not (out / FACTS_FILE).is_file() and _others(out):
         raise ConfigError(f"out={out}: the folder has other files; choose an empty or a new folder")
     started = copy.deepcopy(cfg)  # load_finished clears the keys about the start of the training
     run = load_finished(folder, weights=options.weights, config=cfg)
@@ -107,9 +107,11 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         # Write all files before any gets its name: an interruption leaves the old folder.
-        with tempfile.TemporaryDirectory(prefix=".push-", dir=out) as temporary:
-            _write(Path(temporary), run, started, options)
-            for file in sorted(Path(temporary).iterdir()):
+        remove_leftovers(out)
+        with temporary_folder(out / "push") as temporary:
+            _write(temporary, run, started, options)
+            # The first file marks the folder as one of this command, which may be killed before it has moved them all.
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name != FACTS_FILE):
                 file.replace(out / file.name)
     except OSError as error:
         raise MltrainError(f"{out}: cannot be written: {error.strerror or error}") from error
@@ -119,6 +121,12 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
     elif options.license is None:
         logger.info("the card names no licence; add one, e.g. license=apache-2.0")
     return out
+
+
+def _others(out: Path) -> list[Path]:
+    """Return the content of a folder without what a killed call left there."""
+    left = leftovers(out)
+    return [path for path in out.iterdir() if path not in left and not path.name.startswith(".push-")]
 
 
 def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 from mltrain import console
 from mltrain.cli import Command
-from mltrain.config.compose import load_run
 from mltrain.config.schema import number
-from mltrain.engine.run_folder import JOB, SPLITS, RunFolder, is_run_folder, read_jobs, weights_key
-from mltrain.errors import ConfigError, DataError, MltrainError
+from mltrain.engine.run_folder import JOB, SPLITS, is_run_folder, read_jobs, weights_key
+from mltrain.errors import ConfigError, DataError
 from mltrain.runs.outputs import writing
 from mltrain.runs.selection import select, split_arguments
 from mltrain.runs.settings import load_settings
@@ -93,6 +92,7 @@ def _report_run(folder: Path, filters: Sequence[str], options: Options) -> Path:
 
 def _page_of(folder: Path, images: str | None = None, out: str | None = None) -> Path:
     from mltrain.report.html.run_report import write_run_report
+    from mltrain.runs.image_roots import image_roots
 
     roots = image_roots(folder) if images is None else dict.fromkeys(SPLITS, Path(images))
     return write_run_report(folder, images=roots, out=None if out is None else Path(out))
@@ -141,39 +141,6 @@ def job_records(folder: Path) -> list[dict[str, Any]]:
     if not records and (folder / "multirun.yaml").is_file() and not any(folder.glob("*/*/config.yaml")):
         raise DataError(f"{folder}: holds no records of jobs; name the folder of the runs (paths.runs) instead")
     return records
-
-
-def image_roots(folder: Path) -> dict[str, Path]:
-    """Return the folder of a run's images for each split: that of its config, else that which its data set reads.
-
-    The result is empty if the data set cannot be read; pages then have no pictures.
-    """
-    import numpy as np
-
-    run, files = RunFolder(folder), dict[str, str]()
-    for split in SPLITS:
-        path = run.predictions_file(split)
-        if path is not None:
-            with np.load(path, allow_pickle=False) as arrays:
-                files[split] = str(next(iter(arrays["files"]), ""))
-    if not files:
-        return {}
-    section: Mapping[str, Any] = run.config.get("dataset") or {}
-    named = [section.get("root"), section.get("file") and Path(str(section["file"])).parent]
-    found = {
-        split: Path(root) for split, file in files.items() for root in named if root and (Path(root) / file).is_file()
-    }
-    if len(found) == len(files):
-        return found
-    from mltrain.config.build import instantiate
-
-    try:
-        splits = instantiate(load_run(folder).dataset, "dataset")
-    except (MltrainError, OSError) as error:
-        logger.info("no pictures: the data set cannot be read: %s", str(error).splitlines()[0])
-        return found
-    labels = {"val": splits.val, "test": splits.test}
-    return {split: Path(labels[split].root) for split in files if labels[split] is not None}
 
 
 def _run(arguments: Sequence[str], options: Options) -> None:

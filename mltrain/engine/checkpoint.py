@@ -14,7 +14,8 @@ import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -34,7 +35,8 @@ class CheckpointFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._cleaned = False
-        self._last_is_intact = True
+        self.last_is_intact = True
+        """False if `load` found `last.pt` missing or damaged and nothing was saved since"""
 
     def path(self, name: str) -> Path:
         """Return the path of a checkpoint, which may not exist."""
@@ -53,12 +55,13 @@ class CheckpointFolder:
         path = self.path(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_stale()
+            self.remove_stale()
             with atomic_write(path) as temporary:
-                with temporary.open("wb") as file:  # given a path, torch would store its name in the file
-                    torch.save(state, file)
+                # Given a path, torch would store its name in the file.
+                with temporary.open("wb") as file, _Writer(file) as writer:
+                    torch.save(state, cast("IO[bytes]", writer))  # it needs no more than these methods
                 # A damaged `last` (found by `load`, or without its end) must not replace a good `previous`.
-                if name == "last" and self._last_is_intact and path.exists() and zipfile.is_zipfile(path):
+                if name == "last" and self.last_is_intact and path.exists() and zipfile.is_zipfile(path):
                     sync_to_disk(temporary)  # the new file must be on the disk before the old one gives up its name
                     path.replace(self.path("previous"))
         except (OSError, RuntimeError) as error:
@@ -67,7 +70,7 @@ class CheckpointFolder:
                 f"Free some space or point paths.runs to another disk, then repeat the command to resume"
             ) from error
         if name == "last":
-            self._last_is_intact = True
+            self.last_is_intact = True
 
     def load(self, name: str = "last") -> dict[str, Any] | None:
         """Read the state saved as `name`, its tensors on the CPU; None if there is none.
@@ -85,7 +88,7 @@ class CheckpointFolder:
             return state
         if name != "last":
             raise CheckpointError(f"{path}: {problem}")
-        self._last_is_intact = False
+        self.last_is_intact = False
         if not previous.exists():
             raise CheckpointError(f"{path}: {problem}, and there is no previous.pt beside it; rerun=true starts over")
         state, previous_problem = _read(previous)
@@ -97,12 +100,49 @@ class CheckpointFolder:
         logger.warning("%s: %s; continuing from %s, which was saved before it", path, problem, previous)
         return state
 
-    def _remove_stale(self) -> None:
+    def remove_stale(self) -> None:
         """Remove what a killed save left behind; once, and only in a process that writes."""
         if not self._cleaned:
             for file in self.folder.glob(".*.pt.*tmp"):
                 file.unlink(missing_ok=True)
             self._cleaned = True
+
+    def problem(self, name: str) -> str | None:
+        """Return what is wrong with a checkpoint, without its path; None if it can be read."""
+        return _read(self.path(name))[1] or None
+
+
+class _Writer:
+    """A file for `torch.save` whose block raises the file's own errors: torch's have a position in its source."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: bytes) -> int:
+        """Write bytes and return their number."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is still in memory."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._error = error
+            raise
 
 
 def _check_state(state: Any, place: str = "state") -> None:
@@ -150,6 +190,12 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
         return None, "is missing (a save was cut short)"
     except zipfile.BadZipFile:
         return None, f"is cut short or not a checkpoint ({path.stat().st_size} bytes)"
+    except pickle.UnpicklingError:
+        # torch's own message tells how to run the code in the file.
+        return None, (
+            "cannot be read: it holds more than tensors and plain values, so mltrain has not written it, and it may "
+            "run code when it is loaded; delete it"
+        )
     except _UNREADABLE as error:
         return None, f"cannot be read: {_reason(error)}"
     if not isinstance(state, dict):
@@ -158,6 +204,8 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+ANNOUNCE_SECONDS = 10.0
+"""time after which a wait for other ranks is announced"""
 _TRANSFER_BYTES = 256 * 2**20
 
 
@@ -56,7 +61,7 @@ class Distributed:
     ) -> None:
         # After an error another rank may be inside a collective, and destroying the group would wait for it. Ending the
         # process closes the connections instead, and the collective of the other rank fails at once.
-        if error is None or isinstance(error, Interrupted):  # all ranks agree on an interruption
+        if error is None or (isinstance(error, Interrupted) and error.agreed):
             self.close()
 
     def close(self) -> None:
@@ -190,14 +195,66 @@ def start(device: str = "auto", *, timeout_minutes: float = 20.0) -> Distributed
     chosen = _rank_device(device, local_rank)
     timeout = timedelta(minutes=timeout_minutes)
     cpu_group = None
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl", timeout=timeout, device_id=chosen)
-        # NCCL moves GPU memory only: CPU tensors and objects use an additional gloo group.
-        cpu_group = dist.new_group(backend="gloo", timeout=timeout)
-    else:
-        dist.init_process_group("gloo", timeout=timeout)
+    members: dict[str, Any] = {"rank": rank, "world_size": world_size, "timeout": timeout}
+    members["store"] = dist.PrefixStore("mltrain", _meet(rank, world_size, timeout))
+    with _announced(f"rank {rank} still waits for the other ranks to connect; look at their logs"):
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+            dist.init_process_group("nccl", device_id=chosen, **members)
+            # NCCL moves GPU memory only: CPU tensors and objects use an additional gloo group.
+            cpu_group = dist.new_group(backend="gloo", timeout=timeout)
+        else:
+            dist.init_process_group("gloo", **members)
     return Distributed(rank=rank, world_size=world_size, local_rank=local_rank, device=chosen, cpu_group=cpu_group)
+
+
+def _meet(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    """Wait until every rank has started, and say which ones are missing; torch would wait in silence.
+
+    Raises:
+        MltrainError: a rank is missing after `timeout`.
+    """
+    host, port = os.environ["MASTER_ADDR"], _variable("MASTER_PORT", 0)
+    place = f"{host}:{port}"
+    # torchrun itself serves the store, the same one for all attempts to start the ranks.
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    end = time.monotonic() + timeout.total_seconds()
+    try:
+        with _announced(f"rank {rank} waits for rank 0 at {place}; has it started, and can it be reached?"):
+            server = dist.TCPStore(
+                host, port, world_size, rank == 0 and not served, timeout, wait_for_workers=False, multi_tenant=True
+            )
+        store = dist.PrefixStore(f"attempt {attempt}", server)
+        store.set(f"started {rank}", socket.gethostname())
+    except dist.DistError as error:
+        raise MltrainError(f"rank {rank} cannot reach rank 0 at {place}: {str(error).splitlines()[0]}") from error
+    missing = list(range(world_size))
+    said = time.monotonic() + ANNOUNCE_SECONDS
+    while missing := [other for other in missing if not store.check([f"started {other}"])]:
+        names = ", ".join(map(str, missing))
+        if time.monotonic() > end:
+            raise MltrainError(
+                f"rank {rank} has waited {timeout.total_seconds() / 60:g} minutes at {place} for ranks that never "
+                f"started: {names}; their logs have the reason"
+            )
+        if time.monotonic() > said:
+            logger.warning("rank %d waits at %s for ranks that have not started: %s", rank, place, names)
+            said = time.monotonic() + 6 * ANNOUNCE_SECONDS
+        time.sleep(0.05)
+    return store
+
+
+@contextmanager
+def _announced(text: str) -> Iterator[None]:
+    """Log a warning if a block takes longer than `ANNOUNCE_SECONDS`."""
+    timer = threading.Timer(ANNOUNCE_SECONDS, logger.warning, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _variable(name: str, default: int) -> int:

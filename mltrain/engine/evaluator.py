@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,8 @@ def forward_batches(
     for model in models.values():
         dist.broadcast_buffers(model)  # batch-norm statistics differ between ranks, which have seen different batches
         model.eval()
+    if inference.stop is not None:
+        loader.waiting.look = partial(inference.stop.check_while_waiting, dist.world_size)
     batches = iter(loader)
     mode: Mode = inference.progress if dist.is_main else "off"
     with Meter(f"evaluating {loader.labels.name}", loader.share, unit="images", mode=mode) as meter:

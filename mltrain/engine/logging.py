@@ -36,11 +36,17 @@ Scalars = Mapping[str, Any]
 class Sink(Protocol):
     """A place that figures go to."""
 
-    def resume(self, step: int) -> None:
-        """Open for a run after optimizer step `step`; figures of later steps are dropped."""
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
+        """Open for a run after optimizer step `step`; figures of later steps are dropped.
+
+        Without `evaluated`, the evaluation at `step` is still to come, so that of an earlier start is dropped too.
+        """
 
     def log(self, step: int, scalars: dict[str, Any]) -> None:
         """Record figures after optimizer step `step`."""
+
+    def flush(self) -> None:
+        """Write figures that are still in memory to their files."""
 
     def close(self, failed: bool) -> None:
         """Finish; `failed` tells whether the run ended with an error."""
@@ -55,31 +61,30 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[str] | None = None
-        self._kept: set[tuple[int, frozenset[str]]] = set()
 
-    def resume(self, step: int) -> None:
-        """Drop the records after `step` and open the file."""
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
+        """Drop the records after `step`, without `evaluated` also the evaluation there, and open the file."""
         kept = []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)
-                if record is not None and record["step"] <= step:
+                if record is None or record["step"] > step:
+                    continue
+                if evaluated or record["step"] < step or record.get("epoch") is None:
                     kept.append(line)
-                    # What was logged at the resumed step itself may be logged again, such as an evaluation.
-                    if record["step"] == step:
-                        self._kept.add((step, frozenset(record)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, scalars: dict[str, Any]) -> None:
-        """Append a record, unless the same figures of the resumed step are there."""
+        """Append a record."""
         assert self._file is not None, "resume() comes first"
         record = {"step": step, **{key: None if _not_finite(value) else value for key, value in scalars.items()}}
-        if self._kept and (step, frozenset(record)) in self._kept:
-            return
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
+
+    def flush(self) -> None:
+        """Do nothing: every record is written at once."""
 
     def close(self, failed: bool) -> None:
         """Close the file."""
@@ -96,7 +101,7 @@ class Wandb:
         self.folder, self.project, self.config = folder, project, config
         self._run: Any = None
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
         """Start or continue the wandb run."""
         import wandb
 
@@ -111,6 +116,9 @@ class Wandb:
     def log(self, step: int, scalars: dict[str, Any]) -> None:
         """Send the numbers among `scalars`."""
         self._run.log({"step": step, **dict(_numbers(scalars))})
+
+    def flush(self) -> None:
+        """Do nothing: wandb sends figures by itself."""
 
     def close(self, failed: bool) -> None:
         """Finish the wandb run."""
@@ -130,7 +138,7 @@ class Mlflow:
         self.folder, self.project, self.config = folder, project, config
         self._client: Any = None
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
         """Start or continue the MLflow run."""
         from mlflow.tracking import MlflowClient
 
@@ -162,6 +170,9 @@ class Mlflow:
         metrics = [Metric(re.sub(r"[^\w\-./ ]", "_", k), v, now, step) for k, v in _numbers(scalars)]
         self._client.log_batch(self._id, metrics=metrics)
 
+    def flush(self) -> None:
+        """Do nothing: figures are sent at once."""
+
     def close(self, failed: bool) -> None:
         """Finish the MLflow run."""
         if self._client is not None:
@@ -184,10 +195,13 @@ class Sinks:
         for sink in self.sinks:
             sink.close(error is not None)
 
-    def resume(self, step: int) -> None:
-        """Open every sink for a run after optimizer step `step` (0: a new run); must be called before `log`."""
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
+        """Open every sink for a run after optimizer step `step` (0: a new run); must be called before `log`.
+
+        `evaluated` is False if the evaluation at `step` is still to come.
+        """
         for sink in self.sinks:
-            sink.resume(step)
+            sink.resume(step, evaluated=evaluated)
 
     def log(self, step: int, scalars: Scalars) -> None:
         """Record figures after optimizer step `step`. Values are numbers, one-element tensors, strings or None."""
@@ -195,6 +209,11 @@ class Sinks:
             plain = {key: _python_value(value) for key, value in scalars.items()}
             for sink in self.sinks:
                 sink.log(step, plain)
+
+    def flush(self) -> None:
+        """Write what sinks keep in memory to their files."""
+        for sink in self.sinks:
+            sink.flush()
 
 
 def make_sinks(folder: Path, config: Mapping[str, Any], dist: Distributed) -> Sinks:

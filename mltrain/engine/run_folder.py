@@ -9,6 +9,7 @@
     per_class.csv, confusion.csv, predictions.npz                           written at the end, of the validation split;
                         those of the test split end in `_test`
     result.json         figures of the run, written last: a folder that has it is a finished run
+    report.html         the page of the run; a repeat of the training writes it if it is missing
     evaluation*.*, tuning.json    the same of a later evaluation (mltrain evaluate)
     thresholds.json     a threshold for each class (mltrain tune_thresholds)
     source.json, model.safetensors, classes.txt    weights that were trained elsewhere, or are to be published
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +42,7 @@ STATS = "stats.json"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+REPORT = "report.html"
 EVALUATION = "evaluation.json"
 TUNING = "tuning.json"
 THRESHOLDS = "thresholds.json"
@@ -60,6 +63,8 @@ RAW, EMA = "val", "ema"
 WEIGHTS = {RAW: "raw", EMA: "EMA"}
 """kinds of weights: key in files -> name for people"""
 SPLITS = {"val": "validation", "test": "test"}
+
+logger = logging.getLogger(__name__)
 
 _HOW = "mltrain evaluate {run} metrics.save_predictions=true writes them"
 
@@ -101,7 +106,7 @@ class RunFolder:
     """A run folder; each file is read when it is first asked for, and kept.
 
     Every file but config.yaml may be missing: its content is then empty or None. A file that exists but cannot be read
-    raises DataError with its path.
+    raises DataError with its path; only result.json counts as missing then, with a warning.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -116,13 +121,8 @@ class RunFolder:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """The content of result.json; empty for a run that has not finished."""
-        content = read_json(self.folder / RESULT)
-        if content is None:
-            return {}
-        if not isinstance(content.get("best"), Mapping) or "weights" not in content["best"]:
-            raise DataError(f"{self.folder / RESULT}: names no best weights")
-        return content
+        """The content of result.json; empty for a run that has not finished, see `read_result`."""
+        return read_result(self.folder) or {}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -359,6 +359,25 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no JSON object")
     return content
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Read result.json; None for a run that has not finished.
+
+    A file that is empty, damaged or no result is as good as none: a warning says so, and a repeat of the training
+    writes it anew.
+    """
+    try:
+        content = read_json(folder / RESULT)
+        if content is None:
+            return None
+        if isinstance(content.get("best"), Mapping) and "weights" in content["best"]:
+            return content
+        problem = f"{folder / RESULT}: names no best weights"
+    except DataError as error:
+        problem = str(error)
+    logger.warning("%s; the run counts as unfinished, and repeating its training completes it", problem)
+    return None
 
 
 def read_jobs(folder: Path) -> Iterator[dict[str, Any]]:

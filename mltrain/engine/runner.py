@@ -13,7 +13,8 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
 from mltrain.engine.signals import StopSignal
 from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best
-from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.files import write_json
 from mltrain.metrics.summary import TITLES
 
@@ -96,8 +97,11 @@ class Runner:
         step, progress = self.train_step, self.progress.mode
         channels_last = step.memory_format is torch.channels_last
         self.inference = Inference(self.dist, step.amp_dtype, channels_last, self.stop, progress)
+        self.train_loader.waiting.look = partial(self.stop.check_while_waiting, self.dist.world_size)
         self._clock = time.monotonic()
         self._saved_at = time.monotonic()
+        self._saved = False
+        """True if last.pt has the current state"""
 
     # -- position ----------------------------------------------------------------------------------------------------
 
@@ -122,17 +126,22 @@ class Runner:
         """Train to the end; return the outcome on the main rank, None on others.
 
         Raises:
-            Interrupted: by SIGTERM or SIGINT, after saving.
+            Interrupted: by SIGTERM, SIGINT or SIGHUP, after saving.
             NonFiniteError: before the step that would have damaged the weights; a dump names the images of the step.
-            DataError: an image could not be read.
+            DataError: an image could not be read, or a worker of a loader was killed; after saving.
+            MltrainError: the run folder was deleted.
         """
-        with self.stop, self.progress, self.sinks:
-            self._restore()
-            try:
-                self._train()
-                return self._finish()
-            finally:
-                self._close_loaders()
+        try:
+            with self.stop, self.progress, self.sinks:
+                self._restore()
+                try:
+                    self._train()
+                    return self._finish()
+                finally:
+                    self._close_loaders()
+        except FileNotFoundError:
+            self._check_folder()
+            raise
 
     def _train(self) -> None:
         try:
@@ -140,6 +149,10 @@ class Runner:
             while self.step < self.total_steps:
                 self._train_epoch()
                 self._evaluate_epoch()
+                self._save()
+            if self.dist.broadcast(not self.best):
+                self._choose_last()
+            if not self._saved:  # killed between the last evaluation and the save after it
                 self._save()
         except (Interrupted, DataError):  # both are raised between two steps, so the state is consistent
             self._save()
@@ -163,6 +176,7 @@ class Runner:
             except NonFiniteError as error:
                 raise self._dump(error, group) from None
             self.step += 1
+            self._saved = False
             self.loss_sum += result.loss
             self._report_step(result, group, waited)
             if result.signum is not None:
@@ -189,10 +203,10 @@ class Runner:
 
     def _evaluate_epoch(self) -> None:
         """Evaluate the epoch that has just ended, unless the history has its evaluation already."""
-        epoch = self.epochs_at(self.step)
-        at_boundary = self.step == self.total_steps or self.step % self.steps_per_epoch == 0
-        if not at_boundary or epoch == 0 or (self.history and self.history[-1]["epoch"] >= epoch):
+        if self._is_evaluated():
             return
+        self._saved = False
+        epoch = self.epochs_at(self.step)
         trained = self.step - (epoch - 1) * self.steps_per_epoch
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "train_loss": self.loss_sum / trained}
         evaluation = None
@@ -211,6 +225,12 @@ class Runner:
             self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
         self.progress.end_epoch(self._epoch_line(record))
 
+    def _is_evaluated(self) -> bool:
+        """Return whether no evaluation is due at this step, or the history has it."""
+        epoch = self.epochs_at(self.step)
+        at_boundary = self.step == self.total_steps or self.step % self.steps_per_epoch == 0
+        return not at_boundary or epoch == 0 or bool(self.history and self.history[-1]["epoch"] >= epoch)
+
     def models(self) -> dict[str, Classifier]:
         """Return the models that are evaluated, with raw and with EMA weights, by name."""
         return named_models(self.model, self.ema)
@@ -218,6 +238,13 @@ class Runner:
     def evaluate(self, loader: EvalLoader) -> Evaluation | None:
         """Evaluate the current raw and EMA weights; return None on ranks other than the main one."""
         return evaluate(self.models(), loader, self.summarize, self.inference, keep_all=self.keep_predictions)
+
+    def _choose_last(self) -> None:
+        """Evaluate the last weights again and make them the best, which is lost."""
+        evaluation = self.evaluate(self.val_loader)
+        self._saved = False
+        if evaluation is not None:
+            self._keep_best(self.epochs_at(self.step), evaluation)
 
     def _keep_best(self, epoch: int, evaluation: Evaluation) -> None:
         """Write best.pt if this evaluation is better than all before."""
@@ -227,6 +254,7 @@ class Runner:
         if self.best and not score > self.best[by]:
             return
         self.best = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
+        self._check_folder()
         self.checkpoints.save(self._state().to_dict(), "best")
 
     def _finish(self) -> Outcome | None:
@@ -271,8 +299,11 @@ class Runner:
     def _save(self) -> None:
         self._tick()
         self._saved_at = time.monotonic()
+        self._saved = True
         if not self.dist.is_main:
             return
+        self._check_folder()
+        self.sinks.flush()
         scaler = self.train_step.scaler
         position = TrainingPosition(
             optimizer=self.train_step.optimizer.state_dict(),
@@ -286,9 +317,17 @@ class Runner:
         )
         self.checkpoints.save(self._state(position).to_dict(), "last")
 
+    def _check_folder(self) -> None:
+        """Refuse to make the run folder anew: it would lack what was written at the start."""
+        if not self.folder.is_dir():
+            raise MltrainError(
+                f"{self.folder}: the run folder was deleted or moved during the training, so nothing more is saved; "
+                "repeat the command to start again"
+            ) from None
+
     def _restore(self) -> None:
         """Continue from the last checkpoint, if there is one."""
-        content = self.checkpoints.load("last")
+        content = self._load_last()
         state = None if content is None else TrainState.from_dict(content, self.folder)
         steps = self.dist.all_gather_objects(None if state is None else state.step)
         if len(set(steps)) > 1:
@@ -299,6 +338,7 @@ class Runner:
         if state is None:
             self.sinks.resume(0)
             return
+        self._saved = self.checkpoints.last_is_intact
         position = state.position
         if position is None:
             raise CheckpointError(f"{self.folder}: last.pt has weights only; rerun=true starts over")
@@ -315,8 +355,44 @@ class Runner:
             self.curriculum.load_state_dict(position.curriculum)
         self.step, self.best, self.history = state.step, state.best, position.history
         self.seconds, self.loss_sum = position.seconds, position.loss_sum
-        self.sinks.resume(self.step)
+        if self.dist.is_main and self.best:
+            self._check_best(state)
+        self.sinks.resume(self.step, evaluated=self._is_evaluated())
         logger.info("resumed at step %d of %d", self.step, self.total_steps)
+
+    def _load_last(self) -> dict[str, Any] | None:
+        try:
+            return self.checkpoints.load("last")
+        except CheckpointError as error:
+            if not self.config.get("rerun"):
+                raise
+            logger.warning("%s, as it does now", error)
+            self.checkpoints.last_is_intact = False
+            return None
+
+    def _check_best(self, state: TrainState) -> None:
+        """Find a missing or damaged best.pt before the training goes on, and make it again if its weights are known."""
+        path, problem = self.checkpoints.path("best"), self.checkpoints.problem("best")
+        if problem is None:
+            return
+        source = next((s for s in self._other_states(state) if s.step == self.best["step"]), None)
+        if source is not None:
+            self.checkpoints.save(replace(source, best=self.best, position=None).to_dict(), "best")
+            logger.warning("%s: %s; written again, from another checkpoint of its step", path, problem)
+            return
+        logger.warning(
+            "%s: %s; the weights of its epoch %d are lost, so the best of the evaluations from here on is reported",
+            path, problem, self.best["epoch"],
+        )  # fmt: skip
+        self.best, self._saved = {}, False
+
+    def _other_states(self, state: TrainState) -> Iterator[TrainState]:
+        """Yield the restored state, and that of the checkpoint before it if it can be read."""
+        yield state
+        if self.checkpoints.path("previous").exists() and self.checkpoints.problem("previous") is None:
+            content = self.checkpoints.load("previous")
+            if content is not None:
+                yield TrainState.from_dict(content, self.folder)
 
     def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
         """Write what one needs to analyse a step that was not finite, and add the file to the error."""

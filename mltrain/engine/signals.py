@@ -1,35 +1,44 @@
-"""SIGTERM and SIGINT stop the run where the loop chooses, not where they arrive."""
+"""SIGTERM, SIGINT and SIGHUP stop the run where the loop chooses, not where they arrive."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from mltrain.errors import Interrupted
+
+# The terminal sends SIGHUP when it is closed.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+AGREEMENT_SECONDS = 10.0
+"""time in which ranks that received a signal can still agree on a step after which all of them stop"""
 
 
 class StopSignal:
-    """Context manager in which SIGTERM and SIGINT only set `signum`, which the loop reads between steps.
+    """Context manager in which SIGTERM, SIGINT and SIGHUP only set `signum`, which the loop reads between steps.
 
     `signum` is None or the number of the first signal received. A SIGINT after that raises KeyboardInterrupt at once,
-    for a user who does not want to wait. The exit restores the earlier handlers. Python sets signal handlers in the
-    main thread only: in another thread the block changes nothing and `signum` stays None.
+    for a user who does not want to wait. A SIGHUP that is ignored, as nohup does, stays ignored. The exit restores the
+    earlier handlers. Python sets signal handlers in the main thread only: in another thread the block changes nothing
+    and `signum` stays None.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self._pid = 0
+        self._received_at = 0.0
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             self._pid = os.getpid()
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
+                if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -48,8 +57,20 @@ class StopSignal:
             return
         if self.signum is None:
             self.signum = number
+            self._received_at = time.monotonic()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+    def check_while_waiting(self, ranks: int) -> None:
+        """Stop a wait for data; the other ranks get some time in which all can agree on the step to stop after.
+
+        Raises:
+            Interrupted: a signal was received.
+        """
+        if self.signum is None or (ranks > 1 and time.monotonic() - self._received_at < AGREEMENT_SECONDS):
+            return
+        text = f"stopped by {signal.Signals(self.signum).name} while waiting for images"
+        raise Interrupted(text, self.signum, agreed=ranks == 1)
 
 
 def to_flags(signum: int | None) -> list[bool]:
@@ -58,5 +79,5 @@ def to_flags(signum: int | None) -> list[bool]:
 
 
 def from_flags(sums: Sequence[float]) -> int | None:
-    """Return the signal that some rank has received, SIGTERM before SIGINT, or None."""
+    """Return the signal that some rank has received, SIGTERM first, or None."""
     return next((number for number, count in zip(_SIGNALS, sums, strict=True) if count), None)

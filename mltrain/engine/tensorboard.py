@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mltrain.engine.run_folder import RunFolder
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -31,12 +33,22 @@ class TensorBoard:
         self.folder = folder
         self._open = False
 
-    def resume(self, step: int) -> None:
-        """Open the event files; TensorBoard forgets what an earlier start recorded after `step`."""
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
+        """Open the event files; TensorBoard forgets what an earlier start recorded after `step`.
+
+        Without `evaluated`, the evaluation at `step` is still to come: that of an earlier start is forgotten with the
+        loss of the step, which is recorded again.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self.events = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None, flush_secs=30)
+        forgotten = step + 1 if evaluated else step
+        # A new start forgets everything.
+        self.events = SummaryWriter(str(self.folder), purge_step=forgotten if step else 0, flush_secs=30)
         self._open = True
+        if step and not evaluated:
+            for record in RunFolder(self.folder.parent).steps:
+                if record["step"] == step:
+                    self.log(step, {key: value for key, value in record.items() if key != "step"})
 
     def log(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Record the numbers among `scalars`."""
@@ -44,11 +56,19 @@ class TensorBoard:
             if isinstance(value, int | float):
                 self.events.add_scalar(key, value, step)
 
+    def flush(self) -> None:
+        """Write the events that are still in memory, so that a killed run loses none before its checkpoint."""
+        self.events.flush()
+
     def close(self, failed: bool) -> None:
         """Write the events that are still in memory and close the files."""
         if self._open:
-            self.events.close()
             self._open = False
+            try:
+                self.events.close()
+            except OSError:
+                if not failed:  # else the error that ends the run is the one to read
+                    raise
 
 
 def add_pr_curve(events: SummaryWriter, tag: str, counts: np.ndarray, step: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.errors import ConfigError, MltrainError
-from mltrain.files import atomic_write
+from mltrain.files import atomic_write, temporary_folder
 from mltrain.models.classifier import Classifier
 
 logger = logging.getLogger(__name__)
@@ -123,8 +122,8 @@ def export_classifier(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The folder lets the file have its final name, because a .pt2 contains the name under which it is written.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-            written = Path(folder) / path.name
+        with temporary_folder(path.parent / "export") as folder:
+            written = folder / path.name
             _write(program, written, dict(metadata or {}))
             parity = _check(model, written, images, input, task)
             with atomic_write(path) as temporary:

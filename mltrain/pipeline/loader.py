@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import multiprocessing
-import os
-import shutil
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch.utils.data import DataLoader
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, PackedBatch, ToTensor, Transform
-from mltrain.pipeline.buffers import BatchBuffers
-from mltrain.pipeline.cache import CachedImages, available_cores
+from mltrain.pipeline.cache import CachedImages
 from mltrain.pipeline.samplers import Sampler
+from mltrain.pipeline.workers import Waiting, close_loader, data_loader, start_loading
 
 _LOG = logging.getLogger(__name__)
-_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainLoader:
@@ -58,7 +48,8 @@ class TrainLoader:
 
     Raises:
         ValueError: an argument is out of range, or the sampler gives no image.
-        DataError: while iterating: an image cannot be decoded (``stop``), or too many cannot (``skip``).
+        DataError: while iterating: an image cannot be decoded (``stop``), or too many cannot (``skip``); a worker was
+            killed, or no batch has come for `PATIENCE` seconds.
     """
 
     def __init__(
@@ -92,6 +83,7 @@ class TrainLoader:
             raise ValueError(f"{labels.name}: the sampler gives no image")
         self.corrupt: dict[str, None] = {}
         """path and reason of each image that was left out; a resumed run adds those of before"""
+        self.waiting = Waiting(labels)
         self._damage = _Damage(labels.name)
         self._sampler = sampler
         self._step_size = min(batch_size * accumulate, len(sampler))
@@ -99,7 +91,7 @@ class TrainLoader:
         self._rank = rank
         self._world_size = world_size
         self._corrupt_budget = corrupt_budget
-        self._loader = _data_loader(
+        self._loader = data_loader(
             partial(Assembler, labels, cache or FileSource(labels), augment, seed=seed, skip=on_corrupt == "skip"),
             self._jobs,
             num_workers=num_workers,
@@ -143,7 +135,7 @@ class TrainLoader:
         """End the workers."""
         self._stream = None
         self._damage.report()
-        _close(self._loader)
+        close_loader(self._loader)
 
     def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
         end = self.steps_per_epoch * self._accumulate
@@ -151,7 +143,7 @@ class TrainLoader:
             return
         if self._stream is None or self._next != (epoch, start):
             self._next = (epoch, start)
-            self._stream = _start(self._loader)
+            self._stream = start_loading(self._loader, self.waiting)
         stream = self._stream
         for micro in range(start, end):
             if self._stream is not stream or self._next != (epoch, micro):
@@ -219,7 +211,7 @@ class EvalLoader:
 
     Raises:
         ValueError: an argument is out of range, or the cache holds results of another transform.
-        DataError: while iterating: an image cannot be decoded (``stop``).
+        DataError: while iterating: as `TrainLoader`.
     """
 
     def __init__(
@@ -240,6 +232,7 @@ class EvalLoader:
         if cache is not None and cache.resize != repr(transform):
             raise ValueError(f"the cache holds images resized by {cache.resize}, expected {transform!r}")
         self.labels = labels
+        self.waiting = Waiting(labels)
         self._damage = _Damage(labels.name)
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         self.share = last - first
@@ -251,7 +244,7 @@ class EvalLoader:
         indices = torch.arange(first, last).numpy()
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
         transform = ToTensor(transform.image_size) if cache else transform
-        self._loader = _data_loader(
+        self._loader = data_loader(
             partial(Assembler, labels, cache or FileSource(labels), transform, seed=None, skip=on_corrupt == "skip"),
             lambda: self._jobs,
             num_workers=num_workers,
@@ -265,7 +258,7 @@ class EvalLoader:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Batch]:
-        for number, packed in enumerate(_start(self._loader), 1):
+        for number, packed in enumerate(start_loading(self._loader, self.waiting), 1):
             self._damage.add(packed.damaged)
             if number == len(self._jobs):
                 self._damage.report()
@@ -273,16 +266,7 @@ class EvalLoader:
 
     def close(self) -> None:
         """End the workers."""
-        _close(self._loader)
-
-
-def default_workers(gpu: bool) -> int:
-    """Return the default number of workers for the cores this process may use, which the local ranks share.
-
-    With a GPU all cores but one, at most 16. Without, a quarter of them, at least 1: the model needs the others.
-    """
-    cores = available_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return max(1, min(16, cores - 1)) if gpu else max(1, cores // 4)
+        close_loader(self._loader)
 
 
 class _Damage:
@@ -309,122 +293,8 @@ class _Damage:
             )
 
 
-class _LentJobs:
-    """Sampler of a DataLoader: jobs, each with a buffer for its batch."""
-
-    def __init__(self, jobs: Callable[[], Iterable[Job]], buffers: BatchBuffers) -> None:
-        self._jobs, self._buffers = jobs, buffers
-
-    def __iter__(self) -> Iterator[Job]:
-        # Runs when the first job is requested: the workers have then finished all earlier jobs.
-        self._buffers.take_back()
-        for job in self._jobs():
-            yield job._replace(buffer=self._buffers.lend())
-
-
 def _check_sizes(batch_size: int, rank: int, world_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be positive")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank}, world_size={world_size}: must be 0 <= rank < world_size")
-
-
-def _data_loader(
-    assembler: Callable[..., Assembler],
-    jobs: Callable[[], Iterable[Job]],
-    *,
-    num_workers: int | None,
-    prefetch: int,
-    pin_memory: bool,
-    batch_bytes: int,
-    held: int,
-) -> DataLoader[PackedBatch]:
-    """Build the DataLoader; the consumer holds `held` batches at once, including the one it is about to request."""
-    num_workers = default_workers(pin_memory) if num_workers is None else num_workers
-    if num_workers < 0 or prefetch < 1:
-        raise ValueError(f"num_workers={num_workers}, prefetch={prefetch}: must be at least 0 and 1")
-    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    # Only forked processes share the buffers; others use shared memory for each batch.
-    shared = method == "fork" or not num_workers
-    in_flight = num_workers * prefetch + held
-    buffers = BatchBuffers(in_flight if shared else 0, batch_bytes)
-    if not shared:
-        _check_shared_memory(batch_bytes * in_flight)
-    # Linux watches the thread that started the worker, not the process.
-    main_thread = threading.current_thread() is threading.main_thread()
-    return DataLoader(
-        assembler(buffers=buffers if shared else None),  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=_LentJobs(jobs, buffers),
-        num_workers=num_workers,
-        collate_fn=_identity,
-        prefetch_factor=prefetch if num_workers else None,
-        persistent_workers=num_workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=partial(_init_worker, main_thread, method != "forkserver"),
-        multiprocessing_context=method if num_workers else None,
-        generator=torch.Generator(),  # otherwise the DataLoader draws from the default generator, which training owns
-    )
-
-
-def _start(loader: DataLoader[PackedBatch]) -> Iterator[PackedBatch]:
-    """Return `iter(loader)`; signals that arrive while the workers start are handled afterwards.
-
-    Workers inherit the blocked signals and unblock them once they ignore them: no signal can kill a starting worker.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-def _init_worker(die_with_thread: bool, own_child: bool, worker: int) -> None:
-    """Set up a new worker: it uses one thread, ignores signals, and dies with the main process.
-
-    A terminal or a batch system signals the whole process group, but the main process still needs batches from its
-    workers to finish its step and save.
-    """
-    torch.set_num_threads(1)
-    for signum in _GROUP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
-    if die_with_thread and sys.platform == "linux":
-        # torch's own watch for a dead main process takes seconds; this ends the worker immediately.
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    main = multiprocessing.parent_process()
-    if own_child and main is not None and os.getppid() != main.pid:
-        os._exit(1)  # the main process died before prctl, and torch's watch has not started yet
-
-
-def _check_shared_memory(needed: int) -> None:
-    folder = Path("/dev/shm")
-    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
-        _LOG.warning(
-            "shared memory: batches in flight need up to %.0f MB and /dev/shm has %.0f MB free; a worker that runs out "
-            "is killed by SIGBUS. In a container raise --shm-size, or lower data.num_workers or runner.batch_size.",
-            needed / 1e6,
-            free / 1e6,
-        )
-
-
-def _close(loader: DataLoader[PackedBatch]) -> None:
-    iterator = loader._iterator
-    loader._iterator = None
-    if iterator is None:
-        return
-    workers = list(getattr(iterator, "_workers", ()))
-    iterator._shutdown_workers()  # type: ignore[attr-defined]
-    for worker in workers:
-        worker.join(timeout=5)
-        if worker.is_alive():  # stuck in a read, and SIGTERM is ignored
-            worker.kill()
-            worker.join()

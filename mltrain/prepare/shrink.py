@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from mltrain.errors import DataError
-from mltrain.files import atomic_write, write_json
+from mltrain.files import atomic_write, remove_leftovers, write_json
 from mltrain.labels import LabelSet
 from mltrain.pipeline.cache import available_cores
 from mltrain.pipeline.decode import read_image
@@ -121,6 +121,7 @@ def _claim(out: Path, options: dict[str, object]) -> None:
     """Note the options in `out`; a copy that is already there must have the same options."""
     note = out / NOTE
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out, below=note.exists())
     if note.exists():
         try:
             found = json.loads(note.read_text(encoding="utf-8"))

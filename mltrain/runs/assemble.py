@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,17 +20,18 @@ from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.config.rules import SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
+from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.evaluator import Inference
 from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
-from mltrain.engine.run_folder import CONFIG, CONFUSION, PER_CLASS, RESULT, STATS
+from mltrain.engine.run_folder import CONFIG, CONFUSION, PER_CLASS, REPORT, RESULT, STATS, read_config, read_result
 from mltrain.engine.runner import Outcome, Runner
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
-from mltrain.files import write_json
+from mltrain.files import remove_folder, remove_leftovers, write_json
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import TITLES, Summary, summarize
@@ -47,6 +46,7 @@ from mltrain.runs.board import attach_board, finish_board
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
+from mltrain.runs.image_roots import image_roots
 from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
@@ -70,12 +70,12 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
         MltrainError: config, data, numerics or a signal stopped it.
     """
     folder = run_folder(cfg)
-    finished = folder / RESULT
-    with distributed.start(cfg.runner.device) as dist, _alone_in(folder, dist, rerun=cfg.rerun):
-        if finished.exists():
-            result = json.loads(finished.read_text(encoding="utf-8"))
-            if dist.is_main:
-                logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
+    with ExitStack() as held, distributed.start(cfg.runner.device) as dist:
+        if not cfg.rerun and (result := _finished(cfg, folder, dist)) is not None:
+            return result  # without the lock, because the folder may be read-only
+        held.enter_context(_alone_in(folder, dist, rerun=cfg.rerun))
+        # Another process may have ended the run while this one was waiting for the lock.
+        if not cfg.rerun and (result := _finished(cfg, folder, dist)) is not None:
             return result
         if cfg.runner.compile is True:
             distributed.check_compiler(dist.device)
@@ -109,17 +109,46 @@ def _compiling_pays(device: torch.device, classes: int) -> bool:
 
 @contextmanager
 def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> Iterator[None]:
-    """Keep other processes out of the run folder; `rerun` deletes an earlier run."""
+    """Keep other processes out of the run folder, and remove what killed ones left in it.
+
+    `rerun` deletes an earlier run, but not an unfinished one that was itself started with rerun=true: that one resumes.
+    """
     with ExitStack() as held:
         with dist.first():
             if dist.is_main:
                 try:
                     held.enter_context(run_lock(folder))
-                    if rerun and folder.exists():
-                        shutil.rmtree(folder)
+                    remove_leftovers(folder.parent, folder.name)
+                    if rerun and folder.exists() and not _is_unfinished_rerun(folder):
+                        remove_folder(folder)
+                    remove_leftovers(folder)
+                    CheckpointFolder(folder).remove_stale()
                 except OSError as error:
                     raise ConfigError(f"paths.runs: the run folder {folder} cannot be used: {error}") from error
         yield
+
+
+def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> dict[str, Any] | None:
+    """Return the result of a finished run on all ranks, and write its report if it was stopped before that."""
+    result = dist.broadcast(read_result(folder) if dist.is_main else None)
+    if result is not None and dist.is_main:
+        remove_leftovers(folder)
+        logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
+        if cfg.logger.report and not (folder / REPORT).exists():
+            try:
+                images = image_roots(folder)
+            except Exception:  # noqa: BLE001  the report meets the same file, and says so
+                images = {}
+            report_at_end(folder, images)
+    return result
+
+
+def _is_unfinished_rerun(folder: Path) -> bool:
+    """Return whether the run in a folder was started with rerun=true, as its config tells, and has not finished."""
+    try:
+        return read_config(folder).get("rerun") is True and read_result(folder) is None
+    except DataError:
+        return False
 
 
 def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:

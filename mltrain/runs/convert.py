@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
+from mltrain.files import atomic_folder
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
@@ -275,26 +275,19 @@ def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, sou
 
 def _write(out: Path, cfg: DictConfig, model: Classifier, names: tuple[str, ...], source: dict[str, Any]) -> None:
     """Write the folder atomically."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        classes = temporary / CLASSES_FILE
-        classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it
-        if isinstance(model.head, ZeroShotMLDecoder):  # or the folder would depend on a file elsewhere
-            write_label_embeddings(temporary / EMBEDDINGS_FILE, names, model.head.label_embeddings.numpy())
-            cfg.head.embeddings = EMBEDDINGS_FILE
-        OmegaConf.save(cfg, temporary / "config.yaml", resolve=True)
-        (temporary / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-        if out.is_dir():
-            shutil.rmtree(out)
-        temporary.replace(out)
+        with atomic_folder(out) as temporary:
+            state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+            classes = temporary / CLASSES_FILE
+            classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it
+            if isinstance(model.head, ZeroShotMLDecoder):  # or the folder would depend on a file elsewhere
+                write_label_embeddings(temporary / EMBEDDINGS_FILE, names, model.head.label_embeddings.numpy())
+                cfg.head.embeddings = EMBEDDINGS_FILE
+            OmegaConf.save(cfg, temporary / "config.yaml", resolve=True)
+            (temporary / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"out: {out} cannot be written: {error.strerror or error}; choose another with out=DIR"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,13 +2,12 @@
 
 The main process learns from the records alone how jobs went, so every launcher gives the same summary. A job in a
 process of its own writes its output to a log beside the record. It ends, as after a signal, when the sweep's `stop`
-file appears: the runner saves first.
+file appears, which the jobs themselves write if the main process was killed: the runner saves first.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from mltrain.config.compose import Source, load
 from mltrain.config.identity import run_folder
 from mltrain.console import log_to_stderr, rank
+from mltrain.engine.run_folder import REPORT, read_result
 from mltrain.errors import Interrupted, MltrainError
 from mltrain.sweeps.record import Record, Sweep
 
@@ -35,7 +35,7 @@ Work = Callable[[Any], Any]  # takes the checked DictConfig of a job
 
 STOP_SECONDS = 0.5  # between two looks for the stop file
 PREEMPTION_SECONDS = 3.0  # Slurm sends a second signal to a preempted job within this time
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 # Two variables of the main process. They are not part of a `Sweep`, because that travels to other processes.
 checked: dict[str, Any] = {}  # configs that are checked already, by their overrides
@@ -82,12 +82,11 @@ def _run(record: Record, cfg: Any, work: Work) -> None:
     """Do the work, unless it was done before, and note folder and figure."""
     folder = run_folder(cfg)
     record.folder = str(folder)
-    before = folder / "result.json"
-    if before.is_file() and not cfg.rerun:
-        record.state, result = "before", json.loads(before.read_text(encoding="utf-8"))
-    else:
+    result = None if cfg.rerun else read_result(folder)
+    state = "finished" if result is None else "before"
+    if result is None or (cfg.logger.report and not (folder / REPORT).exists()):
         result = work(cfg)
-        record.state = "finished"
+    record.state = state
     best = result.get("best") if isinstance(result, dict) else None
     if best:
         record.figure = best.get("by", "map")
@@ -179,11 +178,15 @@ def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
 
 @contextmanager
 def handled(handler: Callable[[int, Any], None], *, after: signal.Handlers | None = None) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT in a block, and after it by `after` or as before the block."""
+    """Handle SIGTERM, SIGINT and SIGHUP in a block, and after it by `after` or as before the block.
+
+    A SIGHUP that is ignored, as nohup does, stays ignored.
+    """
     if not _handles_signals():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number in SIGNALS}
+    ignored = {number for number in SIGNALS[2:] if signal.getsignal(number) == signal.SIG_IGN}
+    previous = {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
     try:
         yield
     finally:
@@ -197,8 +200,10 @@ def _handles_signals() -> bool:
 
 
 def _obey(sweep: Sweep, ended: threading.Event) -> None:
-    """Send this process SIGTERM when the sweep is asked to stop."""
+    """Send this process SIGTERM when the sweep is asked to stop, or when its main process was killed."""
     while not ended.wait(STOP_SECONDS):
+        if sweep.is_abandoned():
+            sweep.request_stop(signal.SIGTERM)
         if sweep.stopped_by() is not None:
             os.kill(os.getpid(), signal.SIGTERM)
             return

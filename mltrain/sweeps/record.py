@@ -8,7 +8,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mltrain.files import write_json
+from mltrain.files import is_alive, write_json
 
 STOP = "stop"
 ENDED = ("finished", "before", "failed", "interrupted")
@@ -62,6 +62,14 @@ class Sweep:
     """cores of a job, or None for no limit"""
     varied: tuple[str, ...]
     """keys in which the jobs differ"""
+    started: float = 0.0
+    """when the sweep began, in seconds since 1970"""
+
+    def is_abandoned(self) -> bool:
+        """Return whether the main process on this machine is gone; Slurm's jobs, and those elsewhere, go on without."""
+        if self.launcher == "slurm" or self.host != socket.gethostname():
+            return False
+        return not is_alive(self.pid, since=self.started)
 
     @property
     def here(self) -> bool:

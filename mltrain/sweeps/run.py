@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import message
 from mltrain.config.compose import Source, compose_settings, load, scan_overrides
 from mltrain.config.identity import run_folder
+from mltrain.engine.run_folder import read_result
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps import launchers
@@ -74,6 +76,7 @@ def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callab
         pid=os.getpid(),
         total=total,
         cores=launchers.cores_of_a_job(settings, at_once),
+        started=time.time(),
         varied=tuple(o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()),
     )
     watch = Watch(sweep, before=before)
@@ -120,7 +123,7 @@ def _check_jobs(parsed: list[Override], settings: DictConfig, source: Source) ->
         except ConfigError as error:
             raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
         sweep_job.checked[" ".join(text.lstrip("+") for text in job)] = cfg
-        before += (run_folder(cfg) / "result.json").is_file() and not cfg.rerun
+        before += not cfg.rerun and read_result(run_folder(cfg)) is not None
     return (settings.sweeper.get("n_trials"), 0) if jobs is None else (len(jobs), before)
 
 

@@ -15,7 +15,7 @@ from mltrain.text import spell
 
 CASES: list[tuple[str, list[Any], list[Any]]] = [
     ("int", [0, -3], [True, 1.0, "1", None]),
-    ("float", [0, 1.5, float("inf")], [True, "1.0", None]),
+    ("float", [0, 1.5], [True, "1.0", None, float("inf"), float("nan")]),
     ("bool", [True, False], [0, 1, "true", None]),
     ("str", ["", "a"], [1, None, True]),
     ("int | None", [1, None], [1.5, "x"]),

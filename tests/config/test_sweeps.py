@@ -56,7 +56,7 @@ def work(cfg):
     variables = {name: os.environ.get(name) for name in names}
     score = 50.0 + cfg.seed - 1000 * (cfg.optimizer.lr - 0.02) ** 2
     if int(variables["RANK"] or 0) == 0:
-        result = {"best": {"by": "map", "map": score}, "steps": done, **variables}
+        result = {"best": {"by": "map", "map": score, "weights": "val"}, "steps": done, **variables}
         (folder / "result.json").write_text(json.dumps(result))
         return result
 

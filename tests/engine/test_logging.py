@@ -50,23 +50,24 @@ def test_a_resumed_log_reads_like_one_that_never_stopped(tmp_path):
     log.resume(0)
     for step in (10, 20, 30):
         log.log(step, {"loss": step / 10})
-    log.log(20, {"map": 50.0})
+    log.log(20, {"epoch": 1, "map": 50.0})
     log.close(failed=True)
     with path.open("a") as file:
         file.write('{"step": 40, "lo')  # a kill in the middle of a line
-    log = MetricsLog(path)
-    log.resume(20)
-    log.log(20, {"map": 50.0})  # the evaluation of the resumed step is repeated
-    log.log(20, {"other": 1.0})
-    log.log(30, {"loss": 3.0})
-    log.close(failed=False)
-    assert _records(path) == [
+    expected = [
         {"step": 10, "loss": 1.0},
         {"step": 20, "loss": 2.0},
-        {"step": 20, "map": 50.0},
-        {"step": 20, "other": 1.0},
+        {"step": 20, "epoch": 1, "map": 50.0},
         {"step": 30, "loss": 3.0},
     ]
+    for evaluated in (False, True):  # the evaluation of the resumed step is repeated, or part of the checkpoint
+        log = MetricsLog(path)
+        log.resume(20, evaluated=evaluated)
+        if not evaluated:
+            log.log(20, {"epoch": 1, "map": 50.0})
+        log.log(30, {"loss": 3.0})
+        log.close(failed=False)
+        assert _records(path) == expected
 
 
 def test_a_new_run_starts_an_empty_log(tmp_path):
@@ -107,7 +108,7 @@ def test_tensorboard_reads_back_what_was_logged_and_forgets_what_a_resume_voids(
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, one_rank, monkeypatch, package):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     one_rank.is_main = False  # every rank must refuse, or the others would wait for the main one
-    with pytest.raises(ConfigError, match=rf"logger\.{package}=true needs.*pip install 'mltrain\[{package}\]'"):
+    with pytest.raises(ConfigError, match=rf"logger\.{package}=true needs.*pip install 'mltrain-vision\[{package}\]'"):
         make_sinks(tmp_path, _config(**{package: True}), one_rank)
 
 

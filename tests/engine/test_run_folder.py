@@ -59,9 +59,6 @@ def test_a_bare_folder_has_nothing_and_is_no_error(tmp_path: Path) -> None:
     [
         ("config.yaml", "a: [", "config"),
         ("config.yaml", "- 1", "config"),
-        ("result.json", "{", "result"),
-        ("result.json", "[1]", "result"),
-        ("result.json", '{"val": {}}', "result"),
         ("environment.json", "3", "environment"),
         ("stats.json", '{"class_names": []}', "stats"),
         ("per_class.csv", "", "classes"),
@@ -74,6 +71,16 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, part: str)
     (run / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
         getattr(RunFolder(run), part)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"val": {}}', '{"best": 3}'])
+def test_a_run_whose_result_cannot_be_read_is_unfinished_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    run = RunFolder(make_run(tmp_path / "run", predictions=False))
+    (run.folder / "result.json").write_text(text, encoding="utf-8")
+    assert run.result == {} and not run.finished
+    assert "result.json" in caplog.text and "unfinished" in caplog.text
 
 
 def test_a_broken_confusion_matrix_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
+from mltrain.commands import push as command
 from mltrain.commands.evaluate import evaluate
 from mltrain.commands.push import Options, push
 from mltrain.config.compose import load_run
@@ -322,3 +324,34 @@ def test_a_zero_shot_model_brings_its_label_embeddings(trained: Path, tmp_path: 
     (tmp_path / "vectors.npz").unlink()
     with torch.no_grad():
         assert torch.equal(load_finished(out).model(images), expected)
+
+
+@pytest.mark.parametrize("place", ["while it writes", "while it moves", "an earlier version"])
+def test_a_killed_call_can_be_repeated(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    out = tmp_path / "hub"
+    if place == "an earlier version":
+        (out / ".push-abcd1234").mkdir(parents=True)
+    else:
+        owner, name = (command, "_write") if place == "while it writes" else (Path, "replace")
+        call = getattr(owner, name)
+
+        def killed(*arguments: Any) -> None:
+            call(*arguments)
+            if place == "while it writes" or arguments[1].parent == out:
+                os._exit(9)
+
+        pid = os.fork()
+        if pid == 0:
+            setattr(owner, name, killed)
+            try:
+                pushed(trained, out)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] >> 8 == 9
+        assert len(list(out.iterdir())) == (1 if place == "while it writes" else 2)
+    pushed(trained, out)
+    assert load_finished(out).class_names == load_finished(trained).class_names
+    if place != "an earlier version":
+        assert not [path.name for path in out.iterdir() if path.name.startswith(".")]

@@ -16,11 +16,12 @@ from PIL import Image
 
 from mltrain.errors import DataError
 from mltrain.pipeline import batch as batch_module
-from mltrain.pipeline import loader as loader_module
+from mltrain.pipeline import workers as workers_module
 from mltrain.pipeline.augment import EvalResize, TrainAugment
 from mltrain.pipeline.batch import Batch
-from mltrain.pipeline.loader import EvalLoader, TrainLoader, default_workers
+from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.pipeline.samplers import UniformSampler
+from mltrain.pipeline.workers import default_workers
 
 from .conftest import make_labels
 
@@ -320,17 +321,69 @@ def test_signals_to_the_group_leave_the_workers_at_work(labels, signum):
 
 
 @needs_proc
+def test_workers_that_give_nothing_are_an_error_after_a_while_and_can_be_replaced(labels, monkeypatch):
+    monkeypatch.setattr(workers_module, "PATIENCE", 1.0)
+    before = set(_children(os.getpid()))
+    loader = train_loader(labels, num_workers=2)
+    stream = loader.epoch(0)
+    next(stream)
+    workers = set(_children(os.getpid())) - before
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"test: no batch has come from the 2 workers.*can be read"):
+        list(loader.epoch(1))
+    assert _until(lambda: all(_gone(pid) for pid in workers), 3)
+    equal(loader.epoch(0), train_loader(labels).epoch(0))
+    loader.close()
+
+
+@needs_proc
+def test_an_evaluation_looks_around_while_no_batch_comes(labels, monkeypatch):
+    monkeypatch.setattr(workers_module, "LOOK_SECONDS", 0.05)
+    before = set(_children(os.getpid()))
+    loader = EvalLoader(labels, EvalResize(image_size=16), batch_size=1, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    for pid in set(_children(os.getpid())) - before:
+        os.kill(pid, signal.SIGSTOP)
+
+    def look():
+        raise KeyboardInterrupt
+
+    loader.waiting.look = look
+    with pytest.raises(KeyboardInterrupt):
+        list(batches)
+    loader.waiting.look = None
+    assert len(list(loader)) == len(labels)
+    loader.close()
+
+
+@needs_proc
+def test_a_killed_worker_is_an_error_in_the_wait_and_nowhere_else(labels):
+    before = set(_children(os.getpid()))
+    loader = train_loader(labels, num_workers=2)
+    stream = loader.epoch(0)
+    next(stream)
+    worker = next(iter(set(_children(os.getpid())) - before))
+    os.kill(worker, signal.SIGKILL)
+    time.sleep(0.5)  # torch would raise here, or in the middle of an optimizer step
+    with pytest.raises(DataError, match=rf"process {worker}\) was killed by SIGKILL.*memory.*data.num_workers=1"):
+        list(stream)
+    loader.close()
+
+
+@needs_proc
 def test_a_signal_while_workers_start_does_not_kill_them(labels, monkeypatch):
-    slow = loader_module._init_worker
+    slow = workers_module._init_worker
 
     def init(*args):
         time.sleep(0.3)  # the moment before a worker decides what it does at a signal
         slow(*args)
 
-    monkeypatch.setattr(loader_module, "_init_worker", init)
+    monkeypatch.setattr(workers_module, "_init_worker", init)
     before = set(_children(os.getpid()))
     loader = train_loader(labels, num_workers=2)
-    started = loader_module._start(loader._loader)
+    started = workers_module.start_loading(loader._loader, loader.waiting)
     workers = set(_children(os.getpid())) - before
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
@@ -349,14 +402,14 @@ def _load_and_wait(labels, ready) -> None:
 @needs_proc
 @pytest.mark.parametrize("while_starting", [False, True])
 def test_workers_die_with_the_process(labels, monkeypatch, while_starting):
-    init = loader_module._init_worker
+    init = workers_module._init_worker
 
     def slow(*args):
         time.sleep(0.5 * args[-1])  # the second worker has not begun when the first has given a batch
         init(*args)
 
     if while_starting:
-        monkeypatch.setattr(loader_module, "_init_worker", slow)
+        monkeypatch.setattr(workers_module, "_init_worker", slow)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=_load_and_wait, args=(labels, ready))
@@ -395,7 +448,7 @@ def test_a_start_beyond_the_epoch_and_an_empty_set_are_refused(labels):
 
 
 def test_default_workers_share_the_cores_among_local_ranks(monkeypatch):
-    monkeypatch.setattr("mltrain.pipeline.loader.available_cores", lambda: 32)
+    monkeypatch.setattr("mltrain.pipeline.workers.available_cores", lambda: 32)
     assert (default_workers(True), default_workers(False)) == (16, 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert (default_workers(True), default_workers(False)) == (3, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mltrain.datasets import read_csv
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.decode import read_image
+from mltrain.prepare import shrink as module
 from mltrain.prepare.shrink import shrink
 from tests.prepare.test_fetch import IMAGES, annotations, jpeg
 from tests.prepare.test_unpack import tree
@@ -182,3 +184,27 @@ def test_annotations_come_along_where_they_are_below_the_root(folder: Path, tmp_
     assert copied == {name for name in tree(folder) if name.startswith(("train2017", "val2017", "annotations"))}
     section.root = str(out)
     prepare_data(cfg, Options(download=False))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
+@pytest.mark.parametrize("place", ["its note", "an image"])
+def test_a_killed_call_can_be_repeated_and_leaves_nothing(folder: Path, tmp_path: Path, place: str) -> None:
+    labels, out = labelled(folder, list(pictures(folder))), tmp_path / "small"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            owner, name = (Path, "replace") if place == "its note" else (module.Image.Image, "save")
+
+            def kill(*args: object, **kwargs: object) -> None:
+                if place == "an image":
+                    Path(str(args[1])).write_bytes(b"half")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            setattr(owner, name, kill)
+            shrink([labels], folder, out, size=32)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert list(out.rglob(".*.tmp"))
+    shrink([labels], folder, out, size=32)
+    assert not list(out.rglob(".*.tmp")) and len([path for path in out.rglob("*.*") if path.suffix != ".json"]) == 7

@@ -22,7 +22,7 @@ ALLOWED = {
     "config": BELOW,
     "engine": (*GROUND, *LIBRARY, "engine"),
     "prepare": (*GROUND, *LIBRARY, "prepare"),
-    "sweeps": (*BELOW, "sweeps"),
+    "sweeps": (*BELOW, "engine", "sweeps"),
     "report": (*BELOW, "engine", "report"),
     "runs": (*BELOW, "prepare", "engine", "report", "runs"),
     "cli": (*BELOW, "sweeps", "runs"),

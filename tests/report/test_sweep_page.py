@@ -13,9 +13,9 @@ import pytest
 
 from mltrain import cli
 from mltrain.commands import report as command
-from mltrain.commands.report import image_roots
 from mltrain.config.compose import command_options
 from mltrain.errors import ConfigError, DataError
+from mltrain.runs.image_roots import image_roots
 from tests.report.browser import Opened, browser
 from tests.report.made_runs import EVIL, make_run
 

@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.engine.run_folder import ENVIRONMENT, METRICS, PER_CLASS, SPLITS, WEIGHTS, ClassTable, RunFolder, flatten
+from mltrain.engine.run_folder import (
+    ENVIRONMENT,
+    METRICS,
+    PER_CLASS,
+    REPORT,
+    SPLITS,
+    WEIGHTS,
+    ClassTable,
+    RunFolder,
+    flatten,
+)
 from mltrain.report.html import run_figures as figures
 from mltrain.report.html.page import Column, Page, Table, duration, figure_number, tile, write_page
 from mltrain.report.html.prediction_sections import add_predictions
@@ -19,8 +29,6 @@ from mltrain.report.tables import PAGE_HEADLINES, title
 from mltrain.text import spell
 
 logger = logging.getLogger(__name__)
-
-FILE = "report.html"
 
 
 def write_run_report(
@@ -39,7 +47,7 @@ def write_run_report(
         ConfigError: Plotly or Jinja2 is not installed.
     """
     run = RunFolder(folder)
-    path = Path(out) if out is not None else run.folder / FILE
+    path = Path(out) if out is not None else run.folder / REPORT
     write_page(path, run_page(run, {split: Path(root) for split, root in (images or {}).items()}))
     return path
 

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mltrain.engine.run_folder import METRICS, SPLITS, WEIGHTS
+from mltrain.engine.run_folder import METRICS, REPORT, SPLITS, WEIGHTS
 from mltrain.errors import DataError
 from mltrain.report.compare import Comparison, Row
 from mltrain.report.differences import add_differences
 from mltrain.report.html import sweep_figures as figures
 from mltrain.report.html.page import Column, Page, Table, duration, tile, write_page
-from mltrain.report.html.run_report import FILE
 from mltrain.report.results_table import mean_text
 from mltrain.report.runs import RunRecord, spelled
 from mltrain.report.tables import title as title_of
@@ -277,7 +276,7 @@ def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Map
 
 def _link(run: RunRecord, folder: Path) -> str:
     """Return the relative address of the run's report; empty if it has none."""
-    path = run.folder / FILE
+    path = run.folder / REPORT
     if not path.is_file():
         return ""
     from urllib.parse import quote
