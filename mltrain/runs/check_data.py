@@ -24,7 +24,6 @@ def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> Non
     if cfg.task == SINGLE_LABEL:
         for labels in given if training else given[1:]:
             check_one_label(labels)
-    _check_known(splits.train)
     for labels in given[1:]:  # all but those of training
         _check_evaluable(labels, cfg.metrics)
     if cfg.data.check_files:
@@ -33,7 +32,8 @@ def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> Non
 
 
 def check_trainable(labels: LabelSet) -> None:
-    """Refuse a training set without a positive label."""
+    """Refuse a training set without a known target or without a positive label."""
+    _check_known(labels)
     if not len(labels.positive_pairs()[0]):
         raise DataError(
             f"{labels.name}: no training image has a label ({len(labels)} images, {labels.num_classes} classes), so "
@@ -45,7 +45,7 @@ def _check_known(labels: LabelSet) -> None:
     """Refuse a training set without a known target: its loss would be 0."""
     listed = {value: len(labels.pairs(value)[0]) for value in (1, 0, -1)}
     known = len(labels) * labels.num_classes - listed[-1] if labels.fill == 0 else listed[1] + listed[0]
-    if not known:
+    if len(labels) and not known:
         raise DataError(
             f"{labels.name}: all targets of the {len(labels)} images are unknown (-1), so there is nothing to learn; "
             "check the labels, dataset.unlabelled and partial"
