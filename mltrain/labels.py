@@ -8,6 +8,7 @@ number of labels, not with images x classes (Open Images has 9 M images x 9,605 
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,9 +57,11 @@ class LabelSet:
         # UTF-8 bytes in one array: compact, and forked workers do not copy it as they would a list of str.
         self._files = _frozen(files if isinstance(files, np.ndarray) else _encode(files))
         self.class_names = tuple(class_names)
-        self._indptr = _frozen(np.asarray(indptr, dtype=np.int64))
-        self._indices = _frozen(np.asarray(indices, dtype=np.int32))
-        self._values = _frozen(np.asarray(values, dtype=np.int8))
+        self._indptr = _frozen(_exactly(indptr, np.int64, f"{name}: indptr"))
+        self._indices = _frozen(_exactly(indices, np.int32, f"{name}: class indices"))
+        self._values = _frozen(_exactly(values, np.int8, f"{name}: targets (1, 0 or -1)"))
+        if fill not in (0, -1):
+            raise ValueError(f"{name}: fill must be 0 or -1, found {fill}")
         self.fill = int(fill)
         self._check()
         self._sort()
@@ -72,8 +75,6 @@ class LabelSet:
         starts_and_ends = len(self._indptr) == n + 1 and self._indptr[0] == 0 and self._indptr[-1] == listed
         if not starts_and_ends or len(self._values) != listed:
             raise ValueError(f"{self.name}: rows do not fit: {n} files, indptr {len(self._indptr)}, {listed} entries")
-        if self.fill not in (0, -1):
-            raise ValueError(f"{self.name}: fill must be 0 or -1, found {self.fill}")
         if not listed:
             return
         if np.any(np.diff(self._indptr) < 0):
@@ -125,7 +126,7 @@ class LabelSet:
                 raise ValueError(f"{name}: {len(lists)} label lists for {len(files)} files")
             if lists is None or value == fill:
                 continue
-            distinct = [sorted(set(given)) for given in lists]
+            distinct = [sorted({operator.index(k) for k in given}) for given in lists]
             rows.append(np.repeat(np.arange(len(files)), np.fromiter(map(len, distinct), dtype=np.int64)))
             columns.append(np.fromiter(chain.from_iterable(distinct), dtype=np.int64))
             values.append(np.full(len(columns[-1]), value, dtype=np.int8))
@@ -379,6 +380,20 @@ class LabelStats:
     def to_json(self) -> dict[str, Any]:
         """Return `to_arrays` with lists instead of arrays."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.to_arrays().items()}
+
+
+def _exactly(given: np.ndarray, dtype: type[np.signedinteger[Any]], what: str) -> np.ndarray:
+    """Return an array in another type. ValueError: a value would change."""
+    array = np.asarray(given)
+    if array.dtype == dtype or not array.size:
+        return array.astype(dtype, copy=False)
+    with np.errstate(invalid="ignore"):
+        made = array.astype(dtype)
+    # Unsigned values wrap around, and compare equal only as numbers: 255 becomes -1 in int8.
+    wrong = (made != array) | ((made < 0) & (array > 0))
+    if wrong.any():
+        raise ValueError(f"{what} must be whole numbers in the range of {np.dtype(dtype)}, found {array[wrong][0]}")
+    return made
 
 
 def check_class_names(names: Iterable[str], place: str) -> None:

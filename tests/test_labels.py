@@ -180,3 +180,31 @@ def test_stats_survive_json() -> None:
     assert json.dumps(back.to_json()) == json.dumps(stats.to_json())
     assert np.array_equal(back.groups, stats.groups)
     assert (back.cooccurrence != stats.cooccurrence).nnz == 0
+
+
+@pytest.mark.parametrize("wrong", [257, 256, 255, 2, 0.5, float("nan"), float("inf"), -2, 1 << 40])
+def test_a_target_that_would_change_its_value_is_refused(wrong: float) -> None:
+    targets = np.array([[1, 0], [wrong, 1]])
+    for dtype in (None, np.float32, *((np.uint8, np.uint16) if wrong in (255, 2) else ())):
+        given = targets if dtype is None else targets.astype(dtype)
+        with pytest.raises(ValueError, match="targets"):
+            LabelSet.from_dense(name="x", root="", files=["a", "b"], class_names=["p", "q"], targets=given)
+
+
+def test_exact_targets_of_any_type_are_taken() -> None:
+    expected = [[1, 0], [0, 1]]
+    for dtype in (bool, np.uint8, np.int64, np.float16, np.float64):
+        targets = np.array(expected, dtype=dtype)
+        made = LabelSet.from_dense(name="x", root="", files=["a", "b"], class_names=["p", "q"], targets=targets)
+        assert made.dense().tolist() == expected
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1 << 32])
+def test_an_index_that_would_change_its_value_is_refused(wrong: float) -> None:
+    rows = {"indptr": np.array([0, 1]), "indices": np.array([wrong]), "values": np.array([1])}
+    with pytest.raises(ValueError, match="class indices"):
+        LabelSet(name="x", root="", files=["a"], class_names=["p"], **rows)
+    with pytest.raises((ValueError, TypeError)):
+        LabelSet.from_lists(name="x", root="", files=["a"], class_names=["p"], positives=[[wrong]])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="fill must be 0 or -1"):
+        LabelSet.from_lists(name="x", root="", files=["a"], class_names=["p"], positives=[[0]], fill=0.5)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
         DataError: the data set cannot be read, or a class has too few images.
     """
     from mltrain.longtail import LongTail, build_longtail
-    from mltrain.longtail.build import default_name, joined
+    from mltrain.longtail.build import below_root_of, default_name, joined
     from mltrain.longtail.split import check_free
 
     if options.name and Path(options.name).name != options.name:
@@ -79,7 +79,16 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
     made: LongTail = build_longtail(images, options, name=name)
     made.manifest["dataset"] = OmegaConf.to_container(cfg.dataset, resolve=True)
     logger.info("drawing plots")
-    written = made.write(folder, finish=lambda place: _draw(place, made), overwrite=options.overwrite)
+    test = None if splits.test is None else below_root_of(images, splits.test)
+    if splits.test is not None:
+        how = "left out: other classes or unknown labels" if test is None else "kept as the test set in labels.csv"
+        logger.info("%s: %d images, %s", splits.test.name, len(splits.test), how)
+    if options.source == "train" and len(splits.val):
+        logger.info(
+            "%s: its %d images are not used; the validation part comes out of train (source=trainval: of both)",
+            *(splits.val.name, len(splits.val)),
+        )
+    written = made.write(folder, test=test, finish=lambda place: _draw(place, made), overwrite=options.overwrite)
     logger.info("wrote %s\n%s", folder, _how_to_train(folder, images, made, cfg.task))
     return written
 

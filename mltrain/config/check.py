@@ -366,7 +366,9 @@ class _Checker:
             if near and near not in ("int", "float", "string", "path"):
                 text += f"; did you mean {path}={near}?"
         elif "string" in str(kind) and isinstance(value, (int, float)):
-            text += f"; quote it: \"{path}='{spell(value)}'\""
+            in_file = ".yaml, line" in self.origin(path)
+            quoted = f"{path.rpartition('.')[2]}: '{spell(value)}'" if in_file else f"\"{path}='{spell(value)}'\""
+            text += f"; quote it: {quoted}"
         self.problem(path, text, value=value)
         return False
 

@@ -79,7 +79,7 @@ class MetricsOptions:
         | None
     ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
     min_positives: int = number(1, least=1)  # classes with fewer known positives are left out of class means
-    min_negatives: int = number(0, least=0)  # the same of known negatives; 1 for partially labelled splits
+    min_negatives: int = number(0, least=0)  # the same of known negatives; at least 1 where entries are unknown
     save_predictions: bool | None = None  # logits and targets in the run folder; null: of the best weights, up to:
     predictions_mb: float = number(100.0, least=0)  # size of a split's logits that save_predictions=null keeps
 
@@ -118,7 +118,7 @@ SECTIONS: dict[str, type] = {
 
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
 INJECTED: dict[str, tuple[str, ...]] = {
-    "dataset": ("need_val",),
+    "dataset": ("need_val", "need_train"),
     "partial": ("labels",),
     "model": (),
     "head": ("in_features", "num_classes", "class_names", "stats"),
@@ -144,6 +144,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "metrics.min_negatives": 0,
     "head.bottleneck": None,
     "dataset.unseen": None,
+    "dataset.blank": "negative",
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},

@@ -1,27 +1,30 @@
 """Your own single-label images in one folder per class: `root/train/<class>/*.jpg`, `root/val/<class>/*.jpg`.
 
 Classes are the folders of train, sorted, as in torchvision's ImageFolder. Each image has one positive class; all others
-are negative.
+are negative. A file that lies in several class folders, with the same name and content, is one image with all of their
+classes. Folders of one name in several spellings (code points, white space) are one class.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from mltrain.datasets.names import NO_DATA, SUFFIXES, one_spelling, warn_of_case
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
 from mltrain.files import walk
-from mltrain.labels import LabelSet
+from mltrain.labels import LabelSet, compress
 from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 HOW = (
     "Expected one folder per class: ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg (names: dataset.train, "
     "dataset.val). For classes directly in ROOT: dataset.train=. dataset.val_fraction=0.1; for list files: dataset=list"
@@ -59,7 +62,8 @@ def folder(
     for part, place in parts.items():
         if part != "train" and parts["train"].resolve() in [place.resolve(), *place.resolve().parents]:
             raise DataError(f"{name}: {part} is {place}, inside train ({parts['train']}). {HOW}")
-    classes = _folders(parts["train"])
+    classes = list(_folders(parts["train"]))
+    warn_of_case(classes, parts["train"])
     if not classes:
         raise DataError(f"{parts['train']}: has no folder, so there is no class. {HOW}")
     made = {part: read_folder(place, classes=classes, name=f"{name}/{part}") for part, place in parts.items()}
@@ -83,52 +87,95 @@ def read_folder(
     place = Path(place)
     require_paths(name or place.name, [place], HOW)
     found = _folders(place)
-    names = found if classes is None else classes
-    foreign = sorted(set(found) - set(names))
+    names = list(found) if classes is None else classes
+    keys = [one_spelling(label) for label in names]
+    foreign = sorted(label for label in found if one_spelling(label) not in keys)
     if foreign:
         raise DataError(
             f"{place}: {len(foreign)} folders are no classes of train: {first_few(foreign)}; the classes are the "
             "folders of train"
         )
+    by_key = {one_spelling(label): folders for label, folders in found.items()}
     files: list[str] = []
     counts: list[int] = []
-    others = 0
-    for label in names:
-        images, skipped = _images(place, label)
+    left_out: Counter[str] = Counter()
+    for key in keys:
+        images = [image for folder_ in by_key.get(key, []) for image in _images(place, folder_, left_out)]
         files += images
-        others += skipped
         counts.append(len(images))
     if not files:
         raise DataError(f"{place}: no image in its {len(found)} folders; suffixes of images: {' '.join(SUFFIXES)}")
-    if others:
-        log.info("%s: %d files without the suffix of an image left out", name or place.name, others)
-    return LabelSet(
-        name=name or place.name,
-        root=place,
-        files=files,
-        class_names=names,
-        indptr=np.arange(len(files) + 1),
-        indices=np.repeat(np.arange(len(names)), counts),
-        values=np.ones(len(files), dtype=np.int8),
-    )
+    title = name or place.name
+    if left_out:
+        kinds = first_few([f"{suffix or 'none'} {count}" for suffix, count in left_out.most_common()])
+        log.info("%s: %d files without the suffix of an image left out (%s)", title, left_out.total(), kinds)
+    columns = np.repeat(np.arange(len(names)), counts)
+    first = _first_copies(place, files)
+    if first is None:
+        rows = np.arange(len(files))
+    else:
+        kept, rows = np.unique(first, return_inverse=True)
+        log.warning(
+            "%s: %d files lie in several class folders with the same name and content, such as %s; each is one "
+            "image with all of their classes",
+            *(title, int((np.bincount(rows) > 1).sum()), files[int(np.flatnonzero(first != np.arange(len(files)))[0])]),
+        )
+        files = [files[k] for k in kept]
+        rows, columns = np.unique(np.stack([rows, columns]), axis=1)
+    pairs = compress(rows, columns, np.ones(len(rows), dtype=np.int8), len(files))
+    return LabelSet(name=title, root=place, files=files, class_names=names, fill=0, **pairs)
 
 
-def _folders(place: Path) -> list[str]:
+def _first_copies(place: Path, files: list[str]) -> np.ndarray | None:
+    """Return the position of the first copy of every file, or None if no file is in two class folders.
+
+    Only files of the same name and size are read.
+    """
+    by_name: dict[str, list[int]] = {}
+    for k, file in enumerate(files):
+        by_name.setdefault(file.rpartition("/")[2], []).append(k)
+    first = np.arange(len(files))
+    by_content: dict[tuple[str, bytes], int] = {}
+    for name, same in by_name.items():
+        if len({files[k].partition("/")[0] for k in same}) < 2:
+            continue
+        sizes = {k: (place / files[k]).stat().st_size for k in same if (place / files[k]).is_file()}
+        common = {size for size, count in Counter(sizes.values()).items() if count > 1 and size > 0}
+        for k, size in sizes.items():
+            if size in common:
+                content = hashlib.sha256((place / files[k]).read_bytes()).digest()
+                first[k] = by_content.setdefault((name, content), k)
+    return None if (first == np.arange(len(files))).all() else first
+
+
+def _folders(place: Path) -> dict[str, list[str]]:
+    """Return the class folders, sorted: name of the class -> its folders, several if they differ in spelling only."""
     with os.scandir(place) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    skipped = [name for name in names if _is_no_data(name)]
+    if skipped:
+        log.info("%s: folders left out, hidden or of no data: %s", place, first_few(skipped))
+    by_key: dict[str, list[str]] = {}
+    for name in names:
+        if name not in skipped:
+            by_key.setdefault(one_spelling(name), []).append(name)
+    return {folders[0] if len(folders) == 1 else key: folders for key, folders in by_key.items()}
 
 
-def _images(place: Path, label: str) -> tuple[list[str], int]:
-    """Return the images of a class, relative to `place` and sorted, and the number of other files."""
+def _is_no_data(folder_: str) -> bool:
+    return folder_.startswith(".") or folder_.lower() in NO_DATA
+
+
+def _images(place: Path, label: str, left_out: Counter[str]) -> list[str]:
+    """Return the images of a class folder, relative to `place` and sorted; count other files by their suffix."""
     images: list[str] = []
-    others = 0
     for folder_, below, files in walk(place / label):
-        below[:] = [entry for entry in below if not entry.startswith(".")]
+        below[:] = [entry for entry in below if not _is_no_data(entry)]
         for file in files:
             if file.startswith("."):
                 continue
             if file.lower().endswith(SUFFIXES):
                 images.append(os.path.relpath(f"{folder_}/{file}", place))
             else:
-                others += 1
-    return sorted(images), others
+                left_out[Path(file).suffix.lower()] += 1
+    return sorted(images)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from mltrain.datasets.names import ImageFinder, Spellings, distinct_spellings, one_spelling, warn_of_case
 from mltrain.datasets.reading import check_choice, read_class_names, read_lines, require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
@@ -76,31 +77,66 @@ def read_lists(
     name: str = "list",
 ) -> dict[str, LabelSet]:
     """Return one LabelSet per list file; they share their classes. Arguments as for `list_files`."""
-    lists = {part: _read(path, labels) for part, path in parts.items()}
+    finder = ImageFinder(images)
+    lists = {part: _read(path, labels, finder) for part, path in parts.items()}
     given = [classes_of for listed in lists.values() for _, classes_of in listed.values()]
     if classes is not None:
         names = list(read_class_names(classes))
+        distinct_spellings(names, classes)
     elif labels == "folder":
-        names = sorted({str(label) for (label,) in given})
+        found = Spellings()
+        names = sorted(found[key] for key in {found.add(str(label)) for (label,) in given})
     else:
-        names = [f"class_{k}" for k in range(1 + max(int(k) for classes_of in given for k in classes_of))]
-    index = {label if labels == "folder" else k: k for k, label in enumerate(names)}
+        used = {int(k) for classes_of in given for k in classes_of}
+        _check_indices(used, parts)
+        names = [f"class_{k}" for k in range(1 + max(used))]
+    if labels == "indices":
+        _check_not_dense(given, len(names), parts)
+    warn_of_case(names, name)
+    index = {one_spelling(label) if labels == "folder" else k: k for k, label in enumerate(names)}
     made = {}
     for part, listed in lists.items():
         for line, classes_of in listed.values():
-            unknown = [label for label in classes_of if label not in index]
+            unknown = [label for label in classes_of if _key(label) not in index]
             if unknown:
                 raise DataError(
                     f"{parts[part]}, line {line}: class {unknown[0]} is not one of the {len(names)} of {classes}"
                 )
-        positives = [[index[label] for label in classes_of] for _, classes_of in listed.values()]
+        positives = [[index[_key(label)] for label in classes_of] for _, classes_of in listed.values()]
         made[part] = LabelSet.from_lists(
             name=f"{name}/{part}", root=images, files=list(listed), class_names=names, positives=positives
         )
     return made
 
 
-def _read(path: Path, labels: str) -> dict[str, tuple[int, Sequence[int | str]]]:
+def _key(label: int | str) -> int | str:
+    return label if isinstance(label, int) else one_spelling(label)
+
+
+def _check_indices(used: set[int], parts: dict[str, Path]) -> None:
+    """Refuse indices of which nearly all are unused: these numbers are no classes. DataError."""
+    if max(used) >= 1000 and 20 * len(used) <= max(used):
+        files = ", ".join(map(str, parts.values()))
+        raise DataError(
+            f"{files}: the largest class index is {max(used)}, but only {len(used)} different indices occur, so these "
+            "numbers are not indices of classes, which count from 0. Correct the lines, or give the name of every "
+            "class in a file, one per line: dataset.classes=FILE"
+        )
+
+
+def _check_not_dense(given: list[Sequence[int | str]], classes: int, parts: dict[str, Path]) -> None:
+    """Refuse lines that are a 0 or 1 per class and would be read as the classes 0 and 1. DataError."""
+    labelled = [classes_of for classes_of in given if classes_of]
+    if classes == 2 and len(labelled) > 1 and all(sorted(classes_of) == [0, 1] for classes_of in labelled):
+        files = ", ".join(map(str, parts.values()))
+        raise DataError(
+            f"{files}: every line has the indices 0 and 1, in some order, which looks like a 0 or 1 per class; as "
+            "indices they give every image both classes. Write the indices of the classes that the image has, or use a "
+            "csv file with one column per class (image,cat,dog): dataset=csv dataset.file=FILE"
+        )
+
+
+def _read(path: Path, labels: str, finder: ImageFinder) -> dict[str, tuple[int, Sequence[int | str]]]:
     """Return image -> (line, classes by index or name), in the order of the file."""
     listed: dict[str, tuple[int, Sequence[int | str]]] = {}
     for line, text in read_lines(path):
@@ -114,7 +150,7 @@ def _read(path: Path, labels: str) -> dict[str, tuple[int, Sequence[int | str]]]
         else:
             match = LINE.fullmatch(text)
             assert match is not None  # it matches any line
-            image = os.path.normpath(match[1])
+            image = os.path.normpath(match[1]) if match[1] else "."
             given = [int(digits) for digits in match[2].replace(",", " ").split()]
             if len(set(given)) != len(given):
                 raise DataError(
@@ -123,6 +159,7 @@ def _read(path: Path, labels: str) -> dict[str, tuple[int, Sequence[int | str]]]
                 )
         if image == ".":
             raise DataError(f"{where}: no path in {text[:60]!r}")
+        image = finder.find(image, where)
         if image in listed:
             raise DataError(f"{where}: {image} is listed a second time (line {listed[image][0]})")
         listed[image] = (line, given)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -161,12 +161,16 @@ def check_files(labels: LabelSet) -> None:
             first 5, their number, and the folder they should be in.
     """
     title = f"{labels.name}: looking for files"
-    missing, others = [], []
+    missing: list[str] = []
+    others: list[str] = []
+    alike: tuple[str, str] | None = None
     for file, name, folder in _with_folders(labels, title):
         if name in folder.others:
             others.append(f"{file}: {folder.others[name]}")
         elif name not in folder.inodes:
             missing.append(file)
+            if alike is None and (other := _alike(name, folder.inodes)) is not None:
+                alike = (name, other)
     if others:
         raise DataError(
             f"{labels.name}: {len(others)} of {len(labels)} images under {Path(labels.root).absolute()} are no regular "
@@ -176,10 +180,21 @@ def check_files(labels: LabelSet) -> None:
         return
     root = Path(labels.root).absolute()
     advice = "check dataset.root" if root.is_dir() else "the folder does not exist: check dataset.root"
+    absolute = sum(file.startswith("/") for file in missing)
+    if absolute:
+        advice += f"; {absolute} paths begin with / and so are not below dataset.root: remove the / if they should be"
+    if alike is not None:
+        advice += f"; for {alike[0]} there is {alike[1]}"
     raise DataError(
         f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
         f"{first_lines(missing)}"
     )
+
+
+def _alike(name: str, found: Iterable[str]) -> str | None:
+    """Return a file that has the same name up to its suffix, up to upper and lower case."""
+    stem = PurePosixPath(name).stem.lower()
+    return next((other for other in sorted(found) if PurePosixPath(other).stem.lower() == stem), None)
 
 
 def check_one_label(labels: LabelSet) -> None:
@@ -270,7 +285,9 @@ def _with_folders(labels: LabelSet, title: str) -> Iterator[tuple[str, str, _Fol
     folders: dict[str, _Folder] = {}
     for i in track(range(len(labels)), title, len(labels), unit="images"):
         file = labels.file(i)
-        parent, _, name = file.rpartition("/")
+        parent, slash, name = file.rpartition("/")
+        if slash and not parent:
+            parent = "/"
         folder = folders.get(parent)
         if folder is None:
             folder = folders[parent] = _Folder(Path(labels.root, parent))

@@ -1,23 +1,29 @@
 """Pascal VOC 2007, 2012 and 07+12 (Everingham et al., IJCV 2010): image-level labels from the object annotations.
 
-Classes are the 20 in alphabetical order. A target is 1 if the image has an object of the class that is not marked
+Classes are the 20 in alphabetical order, or, in a set of your own with other classes, all classes of its annotations,
+sorted. Images may have any suffix. A target is 1 if the image has an object of the class that is not marked
 `difficult`, and 0 if it has none; the option `difficult` decides for an image with difficult objects only.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
+from mltrain.datasets.names import ImageFinder
 from mltrain.datasets.reading import check_choice, read_image_list, require_paths
 from mltrain.datasets.sources import VOC_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
+from mltrain.text import first_few
+
+log = logging.getLogger(__name__)
 
 # fmt: off
 CLASSES = (
@@ -25,7 +31,6 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-INDEX = {label: k for k, label in enumerate(CLASSES)}
 TRAIN = {2007: [(2007, "trainval")], 2012: [(2012, "train")], "07+12": [(2007, "trainval"), (2012, "trainval")]}
 VAL = {2007: (2007, "test"), 2012: (2012, "val"), "07+12": (2007, "test")}
 
@@ -53,10 +58,16 @@ def voc(
         DataError: files are missing or broken.
     """
     check_choice("year", year, tuple(TRAIN))
+    check_choice("difficult", difficult, ("positive", "negative", "ignore"))
     parts = [*TRAIN[year], VAL[year]]
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
-    train = read_voc(root=root, parts=parts[:-1], difficult=difficult, name=f"{name}/train")
-    return Splits(train, read_voc(root=root, parts=parts[-1:], difficult=difficult, name=f"{name}/val"))
+    read = [_read(root, some) for some in (parts[:-1], parts[-1:])]
+    classes = _classes(name, [entry for entries in read for entry in entries])
+    train, val = (
+        _label_set(f"{name}/{split}", root, entries, classes, difficult)
+        for split, entries in zip(("train", "val"), read, strict=True)
+    )
+    return Splits(train, val)
 
 
 def read_voc(
@@ -80,22 +91,63 @@ def read_voc(
     check_choice("difficult", difficult, ("positive", "negative", "ignore"))
     name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
-    files: list[str] = []
-    positives: list[set[int]] = []
-    unknowns: list[set[int]] = []
+    entries = _read(root, parts)
+    return _label_set(name, root, entries, _classes(name, entries), difficult)
+
+
+class _Image(NamedTuple):
+    """One image and the classes of its objects."""
+
+    file: str
+    clear: set[str]
+    """classes with an object that is not marked difficult"""
+    hard: set[str]
+    """classes with a difficult object"""
+
+
+def _read(root: str | os.PathLike[str], parts: Sequence[tuple[int, str]]) -> list[_Image]:
+    read: list[_Image] = []
     devkit = find_devkit(root)
     for year, split in parts:
         list_file = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt"
         ids = read_image_list(list_file, lambda line: line.split()[0])
         annotations = f"{devkit}/VOC{year}/Annotations"
+        finder = ImageFinder(devkit)
         for image_id in track(ids, f"reading voc{year}/{split}", len(ids), unit="images"):
             clear, hard = _objects(f"{annotations}/{image_id}.xml")
-            files.append(f"VOC{year}/JPEGImages/{image_id}.jpg")
-            positives.append(clear | hard if difficult == "positive" else clear)
-            unknowns.append(hard - clear if difficult == "ignore" else set())
+            file = f"VOC{year}/JPEGImages/{image_id}"
+            found = finder.find_suffix(file, ".jpg", f"{list_file}, line {ids[image_id]}")
+            read.append(_Image(found, clear, hard))
+    return read
+
+
+def _classes(name: str, images: list[_Image]) -> Sequence[str]:
+    """Return the 20 classes, or those of the annotations if one is none of the 20."""
+    found = {label for image in images for label in (*image.clear, *image.hard)}
+    other = sorted(found.difference(CLASSES))
+    if not other:
+        return CLASSES
+    log.warning(
+        "%s: %d classes of the annotations are none of VOC's 20 (%s), so the classes are those of the annotations: %s",
+        *(name, len(other), first_few(other), first_few(sorted(found), 20)),
+    )
+    return sorted(found)
+
+
+def _label_set(
+    name: str, root: str | os.PathLike[str], images: list[_Image], classes: Sequence[str], difficult: str
+) -> LabelSet:
+    index = {label: k for k, label in enumerate(classes)}
+    positives = [image.clear | image.hard if difficult == "positive" else image.clear for image in images]
+    unknowns = [image.hard - image.clear if difficult == "ignore" else set() for image in images]
     return log_labels(
         LabelSet.from_lists(
-            name=name, root=devkit, files=files, class_names=CLASSES, positives=positives, unknowns=unknowns
+            name=name,
+            root=find_devkit(root),
+            files=[image.file for image in images],
+            class_names=classes,
+            positives=[[index[label] for label in labels] for labels in positives],
+            unknowns=[[index[label] for label in labels] for labels in unknowns],
         )
     )
 
@@ -112,18 +164,18 @@ def part_paths(root: str | os.PathLike[str], year: int, split: str) -> list[Path
     return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations", folder / "JPEGImages"]
 
 
-def _objects(path: str) -> tuple[set[int], set[int]]:
+def _objects(path: str) -> tuple[set[str], set[str]]:
     """Return the classes with an object not marked difficult, and the classes with a difficult object."""
-    clear: set[int] = set()
-    hard: set[int] = set()
+    clear: set[str] = set()
+    hard: set[str] = set()
     try:
         for entry in ElementTree.parse(path).getroot().iterfind("object"):  # direct children: body parts are deeper
-            label = (entry.findtext("name") or "").strip()
-            (hard if (entry.findtext("difficult") or "0").strip() == "1" else clear).add(INDEX[label])
+            label = " ".join((entry.findtext("name") or "").split())
+            if not label:
+                raise DataError(f"{path}: an object has no name; expected <object><name>CLASS</name>")
+            (hard if (entry.findtext("difficult") or "0").strip() == "1" else clear).add(label)
     except FileNotFoundError as error:
         raise DataError(f"{path}: annotation missing; the archive was not unpacked completely. {HOW}") from error
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: broken xml ({error}); unpack the archive again") from error
-    except KeyError as error:
-        raise DataError(f"{path}: object of class {error}, which is none of the 20: {', '.join(CLASSES)}") from error
     return clear, hard

@@ -69,6 +69,8 @@ class TrainStep:
         compile_loss: bool = False,
     ) -> None:
         self.loss, self.optimizer, self.schedule, self.ema, self.mix = loss, optimizer, schedule, ema, mix
+        # Losses of other packages, such as torch.nn.BCEWithLogitsLoss, want targets of the type of the logits.
+        self.float_targets = not type(loss).__module__.startswith("mltrain.")
         self.dist, self.seed = dist, seed
         self.amp_dtype, self.clip_grad_norm = amp_dtype, clip_grad_norm
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -126,6 +128,9 @@ class TrainStep:
             seed_step(self.seed, step, micro, self.dist.rank)
             with self._sync_gradients(micro == filled[-1]):
                 logits, targets = self._forward(batch, step, micro)
+                if self.float_targets:
+                    logits = logits.float()
+                    targets = targets.to(logits.dtype)
                 loss = self.loss(logits, targets)
                 loss = loss if weight == 1.0 else loss * weight
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()

@@ -42,6 +42,7 @@ class LongTail:
         self,
         folder: str | os.PathLike[str],
         *,
+        test: LabelSet | None = None,
         finish: Callable[[Path], None] | None = None,
         overwrite: bool = False,
     ) -> Path:
@@ -50,6 +51,7 @@ class LongTail:
             folder,
             train=self.train,
             val=self.val,
+            test=test,
             source_counts=self.source_counts,
             targets=self.targets,
             head_min=self.stats.head_min,
@@ -148,6 +150,22 @@ def joined(train: LabelSet, val: LabelSet, *, name: str) -> LabelSet:
     pairs = compress(rows, columns, values, len(files))
     both = LabelSet(name=name, root=root, files=files, class_names=train.class_names, fill=train.fill, **pairs)
     return both.select(np.argsort(np.array(files), kind="stable"))
+
+
+def below_root_of(source: LabelSet, labels: LabelSet) -> LabelSet | None:
+    """Return the same images with paths relative to the root of `source`; None if classes or fill differ."""
+    if (labels.class_names, labels.fill) != (source.class_names, source.fill):
+        return None
+    inner = os.path.relpath(labels.root or ".", source.root or ".")
+    rows, columns, values = labels.listed()
+    return LabelSet(
+        name=labels.name,
+        root=source.root,
+        files=labels.files if inner == "." else [str(PurePosixPath(inner) / file) for file in labels.files],
+        class_names=labels.class_names,
+        fill=labels.fill,
+        **compress(rows, columns, values, len(labels)),
+    )
 
 
 def default_name(options: LongTailOptions) -> str:

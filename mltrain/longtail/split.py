@@ -1,7 +1,8 @@
 """The folder that holds a split: its images and labels, their source, and how they were chosen.
 
     image_ids.txt       training images, one id per line, in order; val_image_ids.txt the same for the validation part
-    labels.csv          image,labels,split, which `dataset=csv` reads; the image path is relative to the source's root
+    labels.csv          image,labels,split, which `dataset=csv` reads; the image path is relative to the source's root;
+                        rows of the source's test set come along
     classes.txt         class names in the order of the targets
     class_counts.csv    per class: images in the source, target, training images reached, validation images, group
     class_split.json    head, medium, tail: class names
@@ -57,6 +58,7 @@ def write_split(
     *,
     train: LabelSet,
     val: LabelSet | None = None,
+    test: LabelSet | None = None,
     ids: Sequence[str] | None = None,
     val_ids: Sequence[str] | None = None,
     source_counts: Sequence[int] | np.ndarray | None = None,
@@ -73,6 +75,7 @@ def write_split(
         folder: must not exist or be empty, unless `overwrite` is set and it holds a split.
         train: training images and targets, in the order of image_ids.txt.
         val: held-out validation part, with the same classes.
+        test: test set of the source, with the same classes and root; labels.csv carries it along.
         ids: ids of the training images; default: `image_ids` of both parts together.
         val_ids: ids of the validation images.
         source_counts: (C,) positives of each class in the source; None: not known.
@@ -89,8 +92,9 @@ def write_split(
     """
     place = Path(os.path.realpath(folder))
     check_free(place, overwrite=overwrite)
-    if val is not None and (val.class_names != train.class_names or val.fill != train.fill):
-        raise ValueError(f"{val.name} and {train.name} must have the same classes and the same fill")
+    for other in (val, test):
+        if other is not None and (other.class_names != train.class_names or other.fill != train.fill):
+            raise ValueError(f"{other.name} and {train.name} must have the same classes and the same fill")
     val_size = 0 if val is None else len(val)
     sizes = {"ids": len(train), "val_ids": val_size, "source_counts": train.num_classes, "targets": train.num_classes}
     for (key, size), given in zip(sizes.items(), (ids, val_ids, source_counts, targets), strict=True):
@@ -124,7 +128,7 @@ def write_split(
             if val is not None:
                 _write_lines(temporary / "val_image_ids.txt", val_ids or ())
             _write_lines(temporary / "classes.txt", train.class_names)
-            _write_labels(temporary / "labels.csv", train, val, separator)
+            _write_labels(temporary / "labels.csv", {"train": train, "val": val, "test": test}, separator)
             val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=val.num_classes)
             columns = (source_counts, targets, stats.positives, val_counts)
             _write_counts(temporary / "class_counts.csv", stats, columns)
@@ -231,11 +235,11 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _write_labels(path: Path, train: LabelSet, val: LabelSet | None, separator: str) -> None:
+def _write_labels(path: Path, parts: Mapping[str, LabelSet | None], separator: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("image", "labels", "split"))
-        for part, labels in (("train", train), ("val", val)):
+        for part, labels in parts.items():
             if labels is None:
                 continue
             cells: list[list[str]] = [[] for _ in range(len(labels))]

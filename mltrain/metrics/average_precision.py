@@ -102,7 +102,11 @@ def to_labels(targets: Tensor) -> np.ndarray:
 def to_int8(targets: Tensor) -> Tensor:
     """Return the targets in int8 on their own device. ValueError: int8 cannot hold a target exactly."""
     labels = targets.to(torch.int8)
-    if labels.dtype != targets.dtype and not torch.equal(labels.to(targets.dtype), targets):
+    if labels.dtype == targets.dtype:
+        return labels
+    # An unsigned 255 becomes -1, and -1 becomes 255 again: compare the sign, too.
+    unsigned = not targets.dtype.is_signed and bool((labels < 0).any())
+    if unsigned or not torch.equal(labels.to(targets.dtype), targets):
         raise ValueError(WRONG_TARGETS)
     return labels
 

@@ -41,6 +41,11 @@ class DenseEntries:
     def negatives(self) -> np.ndarray:
         return count_negatives(self.targets)
 
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.targets)
+
 
 @dataclass(frozen=True)
 class KnownEntries:

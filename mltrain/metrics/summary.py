@@ -66,8 +66,8 @@ def summarize(
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
         min_positives, min_negatives: a class with positives, but with fewer known positives or known negatives than
-            this, is left out of the means over classes; `classes_below_support` counts them. With many unknown
-            entries, a class without a known negative has an AP of 1 for any model: min_negatives=1 leaves it out.
+            this, is left out of the means over classes; `classes_below_support` counts them. A class with unknown
+            entries and no known negative has an AP of 1 for any model and is always left out.
 
     Returns:
         Summary. Among the scalars `map` is the mean AP of the classes, `map_weighted` the mean weighted by their known
@@ -92,12 +92,14 @@ def summarize(
         raise ValueError(f"none of the {classes} classes has a positive: there is nothing to evaluate")
     counts = entries.count_above(logit_of(threshold) if cuts is None else cuts)
     unsupported = ~missing & (counts.positives < min_positives)
-    if min_negatives > 0:
-        unsupported |= ~missing & (entries.negatives() < min_negatives)
+    negatives = entries.negatives()
+    partial = counts.positives + negatives < entries.images
+    unsupported |= ~missing & ((negatives < min_negatives) | (partial & (negatives == 0)))
+    least_negatives = max(int(partial.any()), min_negatives)
     evaluable = ~unsupported if absent == "zero" else ~(missing | unsupported)
     if not evaluable.any():
         raise ValueError(
-            f"none of the {classes} classes has {min_positives} known positives and {min_negatives} known negatives "
+            f"none of the {classes} classes has {min_positives} known positives and {least_negatives} known negatives "
             "(min_positives, min_negatives): there is nothing to evaluate"
         )
     ap_in_means = np.nan_to_num(ap)
@@ -133,7 +135,7 @@ def summarize(
         scalars |= {f"words_{name}": _percent(words[name]) for name in ("P", "R", "F1")}
         scalars["words_N+"] = words["N+"]
     scalars["classes_without_positives"] = float(missing.sum())
-    if min_positives > 1 or min_negatives > 0:
+    if min_positives > 1 or min_negatives > 0 or unsupported.any():
         scalars["classes_below_support"] = float(unsupported.sum())
 
     per_class = {

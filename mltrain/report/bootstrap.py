@@ -147,9 +147,10 @@ def resampled_figures(
     """
     figures = {key: np.empty(len(weights)) for key in ("map", *(f"map_{name}" for name in groups))}
     members = {"map": np.arange(logits.shape[1])} | {f"map_{name}": np.asarray(found) for name, found in groups.items()}
+    partial = (targets == -1).any(0)
     for part, ap, positives, negatives in resampled_average_precision(logits, targets, weights):
         missing = positives == 0
-        counts = missing | ((positives >= min_positives) & (negatives >= min_negatives))
+        counts = missing | ((positives >= min_positives) & (negatives >= min_negatives) & (~partial | (negatives > 0)))
         if absent != "zero":
             counts &= ~missing
         used = np.where(counts & ~missing, ap, 0.0)

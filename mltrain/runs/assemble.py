@@ -43,7 +43,7 @@ from mltrain.report.outcome import write_confusion, write_per_class
 from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
 from mltrain.runs.board import attach_board, finish_board
-from mltrain.runs.check_data import check_data, check_unseen
+from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.image_roots import image_roots
@@ -210,6 +210,11 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
     if getattr(loss, "reduction", None) == "none":
         raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
+    if not type(loss).__module__.startswith("mltrain.") and stats.unknowns.any():
+        raise ConfigError(
+            f"loss._target_={cfg.loss._target_}: {int(stats.unknowns.sum())} training targets are unknown (-1), which "
+            "only the losses of mltrain leave out; use one of them, such as loss=bce or loss=asl"
+        )
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
     train_loader = build_train_loader(cfg, dist, parts)
     step = TrainStep(
@@ -232,20 +237,30 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
 
 
 def build_data(
-    cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None, class_names: Sequence[str] = ()
+    cfg: DictConfig,
+    dist: distributed.Distributed,
+    stats: LabelStats | None = None,
+    class_names: Sequence[str] = (),
+    *,
+    training: bool = True,
 ) -> tuple[Splits, LabelStats]:
-    """Read and check the splits, order their classes as `class_names`, and compute the training statistics."""
+    """Read and check the splits, order their classes as `class_names`, and compute the training statistics.
+
+    Without `training` the training images need not be there.
+    """
     with dist.first():  # one process generates what a dataset keeps on disk
         try:
-            splits: Splits = instantiate(cfg.dataset, "dataset")
+            splits: Splits = instantiate(cfg.dataset, "dataset", **({} if training else {"need_train": False}))
         except DataError:
             dry_run(cfg)  # the config's own mistakes come first: data can take a day to fetch
             raise
+    if training:
+        check_trainable(splits.train)
     fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
     if fewer is not None:
         splits = splits._replace(train=fewer)
     splits = in_class_order(splits, class_names or splits.train.class_names)
-    check_data(cfg, splits)
+    check_data(cfg, splits, training=training)
     return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
 
 

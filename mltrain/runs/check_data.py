@@ -11,8 +11,10 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
 
 
-def check_data(cfg: DictConfig, splits: Splits) -> None:
+def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> None:
     """Refuse splits that overlap, cannot be evaluated as the config says, or lack image files.
+
+    Without `training`, the training images are looked at by path only: they need not be there.
 
     Raises:
         DataError: what is wrong, and where.
@@ -20,21 +22,30 @@ def check_data(cfg: DictConfig, splits: Splits) -> None:
     check_splits(splits)
     given = [labels for labels in splits if labels is not None]
     if cfg.task == SINGLE_LABEL:
-        for labels in given:
+        for labels in given if training else given[1:]:
             check_one_label(labels)
-    _check_known(splits.train)
     for labels in given[1:]:  # all but those of training
         _check_evaluable(labels, cfg.metrics)
     if cfg.data.check_files:
-        for labels in given:
+        for labels in given if training else given[1:]:
             check_files(labels)
+
+
+def check_trainable(labels: LabelSet) -> None:
+    """Refuse a training set without a known target or without a positive label."""
+    _check_known(labels)
+    if not len(labels.positive_pairs()[0]):
+        raise DataError(
+            f"{labels.name}: no training image has a label ({len(labels)} images, {labels.num_classes} classes), so "
+            "there is nothing to learn; check the annotations of the training split"
+        )
 
 
 def _check_known(labels: LabelSet) -> None:
     """Refuse a training set without a known target: its loss would be 0."""
     listed = {value: len(labels.pairs(value)[0]) for value in (1, 0, -1)}
     known = len(labels) * labels.num_classes - listed[-1] if labels.fill == 0 else listed[1] + listed[0]
-    if not known:
+    if len(labels) and not known:
         raise DataError(
             f"{labels.name}: all targets of the {len(labels)} images are unknown (-1), so there is nothing to learn; "
             "check the labels, dataset.unlabelled and partial"
@@ -52,16 +63,21 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
         )
     if labels.fill == 0:
         negatives = len(labels) - positives - unknowns
+    # A partially labelled class needs a known negative: without one every ranking is perfect.
+    partial = positives + negatives < len(labels)
+    least_negatives = max(int(partial.any()), metrics.min_negatives)
+    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives) & ((negatives > 0) | ~partial)
     if not labels.fully_labelled and not ((positives > 0) & (negatives > 0)).any():
         raise DataError(
-            f"{labels.name}: no class has both a positive and a negative image, because targets are unknown: every "
-            "ranking would look perfect (mAP 100); add known negatives, or evaluate on another split"
+            f"{labels.name}: no class has both a positive and a negative image, because targets are unknown, so there "
+            "is nothing to evaluate: every ranking would look perfect (mAP 100); add known negatives, or evaluate on "
+            "another split"
         )
-    enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives)
     if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
         raise DataError(
-            f"{labels.name}: no class has {metrics.min_positives} known positives and {metrics.min_negatives} known "
-            "negatives; lower metrics.min_positives or metrics.min_negatives"
+            f"{labels.name}: no class has {metrics.min_positives} known positives and {least_negatives} known "
+            "negatives, so there is nothing to evaluate: without a negative every ranking is perfect. Add verified "
+            "negatives, or lower metrics.min_positives or metrics.min_negatives if they are above 1"
         )
     if absent == "error" and len(empty):
         names = ", ".join(labels.class_names[k] for k in empty[:5])

@@ -90,7 +90,7 @@ def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
         trained = state.stats
         if trained is not None:
             trained = replace(trained, head_min=cfg.metrics.head_min, medium_min=cfg.metrics.medium_min)
-        splits, stats = build_data(cfg, dist, trained, state.class_names)
+        splits, stats = build_data(cfg, dist, trained, state.class_names, training=False)
         state.check_classes(splits.val.class_names, folder)
         model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
         yield RunOnData(cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model))

@@ -127,6 +127,7 @@ def injected() -> dict[str, Any]:
         "image_size": 32,
         "steps_per_epoch": 10,
         "need_val": True,
+        "need_train": True,
         "model": Classifier(backbone, GlobalAveragePool(backbone.num_features, CLASSES)),
     }
 

@@ -212,3 +212,16 @@ def test_what_paths_allow_targets_names_is_imported_and_checked(
         load(["loss=mine", "loss.betta=1", "paths.allow_targets=[my_losses]"], source=source)
     with pytest.raises(ConfigError, match="did you mean Mine"):
         load(["loss=mine", "loss._target_=my_losses.Mein", "paths.allow_targets=[my_losses]"], source=source)
+
+
+def test_the_advice_for_a_value_in_a_file_is_yaml_that_works(tmp_path: Path) -> None:
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\nname: 1e5\n", encoding="utf-8")
+    source = Source(extra=(tmp_path,))
+    with pytest.raises(ConfigError) as error:
+        load(["+experiment=mine"], source=source)
+    advice = re.search(r"quote it: (.*) \(from", str(error.value))
+    assert advice is not None
+    file.write_text(f"# @package _global_\n{advice[1]}\n", encoding="utf-8")
+    assert float(load(["+experiment=mine"], source=source).name) == 1e5

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,11 @@ def edit(path: Path, change: Any) -> None:
         (lambda d: d["annotations"][0].update(image_id=77), "unknown image id, the first 77"),
         (lambda d: d["images"].append(d["images"][0]), "image id 5 appears more than once"),
         (lambda d: d.update(images=[]), "0 images"),
-        (lambda d: d["categories"].append({"id": 8, "name": "person"}), "person"),
-        (lambda d: d["annotations"][0].update(image_id="x"), "detection format"),
+        (lambda d: d["annotations"][0].update(image_id="x"), "unknown image id, the first x"),
+        (lambda d: d["annotations"][0].update(image_id=None), "the id null is neither a number nor text"),
+        (lambda d: d["annotations"][0].update(category_id=[1]), "the id [1] is neither a number nor text"),
+        (lambda d: d["images"][0].update(file_name=None), "file_name of image 5 is null"),
+        (lambda d: d["images"][0].update(file_name=""), 'file_name of image 5 is ""'),
     ],
 )
 def test_a_broken_annotation_file_is_named_with_what_is_wrong(tmp_path: Path, change: Any, message: str) -> None:
@@ -178,3 +182,106 @@ def test_real_coco_equals_pycocotools_and_prints_nothing(
 def test_a_year_that_does_not_exist_is_a_wrong_argument() -> None:
     with pytest.raises(ValueError, match="2014 or 2017"):
         coco(root="x", year=2015)  # type: ignore[arg-type]
+
+
+def renumber(make: Any) -> Any:
+    def change(data: dict[str, Any]) -> None:
+        for part, keys in (("images", ["id"]), ("categories", ["id"]), ("annotations", ["image_id", "category_id"])):
+            for entry in data[part]:
+                entry.update({key: make(entry[key]) for key in keys})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        str,
+        lambda k: k + 2**63,
+        lambda k: -k,
+        lambda k: float(k),
+        lambda k: f"img-{k:03d}",
+        lambda k: k if k > 4 else str(k),
+    ],
+)
+def test_ids_may_be_text_or_large(tmp_path: Path, make: Any) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+    before = read_coco(root=tmp_path, year=2017, split="train", keep_unlabelled=True)
+    edit(path, renumber(make))
+    after = read_coco(root=tmp_path, year=2017, split="train", keep_unlabelled=True)
+    reverse = make(1) == -1
+    assert after.class_names == (before.class_names[::-1] if reverse else before.class_names)
+    assert after.with_classes(before.class_names).fingerprint() == before.fingerprint()
+
+
+def test_a_file_under_two_ids_is_one_image_with_all_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+
+    def change(data: dict[str, Any]) -> None:
+        data["images"].insert(0, {"id": 77, "file_name": "./000000000005.jpg"})
+        data["annotations"].append({"id": 99, "image_id": 77, "category_id": 7})
+
+    edit(path, change)
+    labels = read_coco(root=tmp_path, year=2017, split="train", keep_unlabelled=True)
+    assert labels.files == ["000000000005.jpg", "000000000003.jpg", "000000000009.jpg"]
+    assert labels.dense().tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
+    assert "1 images are listed under several ids" in caplog.text
+
+
+def test_categories_of_one_name_are_one_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+
+    def change(data: dict[str, Any]) -> None:
+        data["categories"].insert(0, {"id": 0, "name": "train", "supercategory": "none"})
+
+    edit(path, change)
+    splits = coco(root=str(tmp_path), year=2017)
+    assert splits.train.class_names == splits.val.class_names == ("train", "person", "toothbrush")
+    assert splits.train.dense().tolist() == splits.val.dense().tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert "categories that share a name are one class: train" in caplog.text
+    check_splits(splits)
+
+
+def test_val_may_list_only_its_own_categories_in_another_order(tmp_path: Path) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_val2017.json"
+    names = {1: "toothbrush", 2: "person"}
+    new = {90: 1, 1: 2, 7: 2}
+
+    def change(data: dict[str, Any]) -> None:
+        data["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+        for entry in data["annotations"]:
+            entry["category_id"] = new[entry["category_id"]]
+
+    edit(path, change)
+    splits = coco(root=str(tmp_path), year=2017)
+    assert splits.val.class_names == splits.train.class_names == ("person", "train", "toothbrush")
+    assert splits.val.dense().tolist() == [[1, 0, 1], [1, 0, 0]]
+    check_splits(splits)
+    edit(path, lambda data: data["categories"][0].update(name="boat"))
+    with pytest.raises(DataError, match=r"1 categories with annotations are not among the 3 of .*: boat\."):
+        coco(root=str(tmp_path), year=2017)
+
+
+def test_an_image_with_backslashes_is_found(tmp_path: Path) -> None:
+    path = tree(tmp_path) / "annotations" / "instances_train2017.json"
+    (tmp_path / "train2017" / "a").mkdir()
+    (tmp_path / "train2017" / "a" / "b.jpg").touch()
+    edit(path, lambda data: data["images"][0].update(file_name="a\\b.jpg"))
+    labels = read_coco(root=tmp_path, year=2017, split="train")
+    assert labels.file(0) == "a/b.jpg"
+    check_files(labels)
+
+
+def test_evaluation_needs_no_training_images(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    expected = coco(root=str(root), year=2017)
+    shutil.rmtree(root / "train2017")
+    with pytest.raises(DataError, match=r"missing .*train2017"):
+        coco(root=str(root), year=2017)
+    without_images = coco(root=str(root), year=2017, need_train=False)
+    (root / "annotations" / "instances_train2017.json").unlink()
+    without_file = coco(root=str(root), year=2017, need_train=False)
+    assert without_images.train.fingerprint() == expected.train.fingerprint() and len(without_file.train) == 0
+    for splits in (without_images, without_file):
+        assert splits.val.fingerprint() == expected.val.fingerprint()
+        check_splits(splits)

@@ -79,7 +79,7 @@ def test_a_long_tailed_split_gives_train_and_val_and_test_stays(root: Path, tmp_
 
 
 def test_impossible_options_are_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)missing  .*labels\.csv.*create_longtail_dataset\.py dataset=digits"):
+    with pytest.raises(DataError, match=r"(?s)missing  .*labels\.csv.*mltrain create_longtail_dataset dataset=digits"):
         digits(root=str(root), split=str(tmp_path))
     for options in ({"test_per_class": 0}, {"test_per_class": 151}, {"val_fraction": 1.0}):
         with pytest.raises(ValueError, match=next(iter(options))):

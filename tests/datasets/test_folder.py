@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from mltrain.datasets import check_files, check_splits
 from mltrain.datasets.folder import folder
 from mltrain.datasets.lists import list_files
+from mltrain.datasets.splits import check_one_label
 from mltrain.errors import DataError
 
 FILES = (
@@ -147,6 +149,88 @@ def test_a_list_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_a_value_outside_the_choice_is_a_wrong_argument(tmp_path: Path, wrong: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         list_files(root=lists(tmp_path, train="a.jpg 0\n", val="b.jpg 0\n"), **wrong)
+
+
+def test_folders_that_programs_leave_are_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    extra = ("train/@eaDir/x.jpg", "train/.ipynb_checkpoints/y.jpg", "train/__MACOSX/z.jpg", "train/cat/@eaDir/2.JPG")
+    labels = folder(root=touch(tmp_path, *FILES, *extra)).train
+    assert labels.class_names == ("big dog", "cat") and len(labels) == 3
+    assert "folders left out, hidden or of no data: .cache, .ipynb_checkpoints, @eaDir, __MACOSX" in caplog.text
+    assert "(.txt 1)" in caplog.text
+
+
+def test_rarer_suffixes_are_read(tmp_path: Path) -> None:
+    names = [f"train/cat/{k}{suffix}" for k, suffix in enumerate((".avif", ".jfif", ".jp2", ".JP2"))]
+    assert len(folder(root=touch(tmp_path, *FILES, *names)).train) == 3 + 4
+
+
+def test_a_copy_in_two_class_folders_is_one_image_with_both_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = touch(tmp_path, *FILES)
+    for file, content in (
+        ("cat/9.jpg", b"same"),
+        ("big dog/9.jpg", b"same"),
+        ("cat/8.jpg", b"this"),
+        ("big dog/8.jpg", b"that"),
+    ):
+        (tmp_path / "train" / file).write_bytes(content)
+    splits = folder(root=root)
+    targets = dict(zip(splits.train.files, splits.train.dense().tolist(), strict=True))
+    assert targets == {
+        "big dog/3.webp": [1, 0],
+        "big dog/8.jpg": [1, 0],
+        "big dog/9.jpg": [1, 1],
+        "cat/2.JPG": [0, 1],
+        "cat/8.jpg": [0, 1],
+        "cat/deep/1.png": [0, 1],
+    }
+    assert "1 files lie in several class folders" in caplog.text
+    with pytest.raises(DataError, match=r"big dog/9\.jpg: big dog, cat"):
+        check_one_label(splits.train)
+
+
+def test_class_folders_that_look_the_same_are_one_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "for\u00eat") for form in ("NFC", "NFD"))
+    files = (f"train/{nfc}/1.jpg", f"train/{nfd}/2.jpg", "train/Cat/3.jpg", "train/cat/4.jpg", f"val/{nfd}/5.jpg")
+    splits = folder(root=touch(tmp_path, *files))
+    assert splits.train.class_names == ("Cat", "cat", nfc)
+    assert sorted(splits.train.dense().argmax(1).tolist()) == [0, 1, 2, 2]
+    assert splits.val.dense().tolist() == [[0, 0, 1]]
+    check_files(splits.train)
+    check_files(splits.val)
+    assert "'Cat' and 'cat'" in caplog.text
+
+
+def one_list(root: Path, train: str, **options: Any) -> Any:
+    (root / "train.txt").write_text(train, encoding="utf-8")
+    return list_files(root=str(root), val_fraction=0.5, **options)
+
+
+@pytest.mark.parametrize("lines", ["1.jpg 0,1\n2.jpg 1,0\n", "1.jpg 0 1\n2.jpg 0 1\n3.jpg\n"])
+def test_a_zero_or_one_per_class_is_not_read_as_two_indices(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(DataError, match="looks like a 0 or 1 per class"):
+        one_list(tmp_path, lines)
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    assert one_list(tmp_path, lines, classes="names.txt").train.num_classes == 3, "two of three classes"
+    assert one_list(tmp_path, "1.jpg 0,1\n2.jpg 1\n").train.num_classes == 2
+
+
+@pytest.mark.parametrize("number", ["20230101", "1000"])
+def test_a_number_that_is_no_index_is_refused(tmp_path: Path, number: str) -> None:
+    with pytest.raises(DataError, match=rf"largest class index is {number}, but only 2 different .*dataset\.classes"):
+        one_list(tmp_path, f"1.jpg {number}\n2.jpg 0\n")
+    many = "".join(f"{k}.jpg {20 * k}\n" for k in range(60))
+    assert one_list(tmp_path, many).train.num_classes == 1181, "a sample of many classes"
+
+
+def test_lists_find_files_as_the_csv_reader_does(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/2.png")
+    splits = one_list(tmp_path, "a\\1.jpg 0\na/2 1\n")
+    assert sorted([*splits.train.files, *splits.val.files]) == ["a/1.jpg", "a/2.png"]
+    with pytest.raises(DataError, match="listed a second time"):
+        one_list(tmp_path, "a/1.jpg 0\na/1 1\n")
 
 
 def test_links_that_lead_around_are_left_out(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_without_data_one_message_lists_everything_expected(tmp_path: Path, func
         function(root=str(tmp_path), split=str(tmp_path / "split"))
     message = str(error.value)
     assert message.count("  missing  ") == (5 if function is voc_mlt else 4)
-    for hint in ("dataset.split=", "dataset.root=", "import_longtail_split.py", "create_longtail_dataset.py"):
+    for hint in ("dataset.split=", "dataset.root=", "mltrain import_longtail_split", "mltrain create_longtail_dataset"):
         assert hint in message
 
 

@@ -223,3 +223,16 @@ def test_images_without_a_positive_are_dropped_kept_or_unknown() -> None:
     }
     for policy, expected in policies.items():
         assert treat_unlabelled(labels, policy).dense().tolist() == expected
+
+
+def test_an_absolute_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0039.jpg").touch()
+    with pytest.raises(DataError, match=r"1 paths begin with / and so are not below dataset.root: remove the /"):
+        check_files(labelled(tmp_path, ["/0039.jpg"]))
+    check_files(labelled(tmp_path, [f"{tmp_path}/0039.jpg"]))
+
+
+def test_a_file_with_another_suffix_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1.JPG").touch()
+    with pytest.raises(DataError, match=r"for 1\.jpg there is 1\.JPG"):
+        check_files(labelled(tmp_path, ["1.jpg"]))

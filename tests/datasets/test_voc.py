@@ -96,7 +96,7 @@ def test_missing_data_is_one_message_with_every_path_and_the_site(tmp_path: Path
     ("text", "message"),
     [
         ("<annotation><object>", "broken xml"),
-        ("<annotation><object><name>zebra</name></object></annotation>", "zebra"),
+        ("<annotation><object><name> </name></object></annotation>", "an object has no name"),
         (None, "annotation missing"),
     ],
 )
@@ -121,3 +121,29 @@ def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
 def test_a_value_outside_the_choice_is_a_wrong_argument(tmp_path: Path, wrong: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         voc(root=str(tree(tmp_path)), **wrong)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg"])
+def test_an_own_set_has_its_own_classes_and_suffixes(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path)
+    place = root / "VOCdevkit" / "VOC2007"
+    annotate(place, "000005", [("zebra", 0), ("person", 1)])
+    annotate(place, "000007", [("hard hat", 0)])
+    annotate(place, "000001", [("apron", 0), ("zebra", 0)])
+    for path in list((place / "JPEGImages").iterdir()):
+        path.rename(path.with_suffix(suffix))
+    splits = voc(root=str(root), year=2007)
+    assert splits.train.class_names == splits.val.class_names == ("apron", "hard hat", "person", "zebra")
+    assert splits.train.dense().tolist() == [[0, 0, -1, 1], [0, 1, 0, 0]]
+    assert splits.val.dense().tolist() == [[1, 0, 0, 1]]
+    assert splits.train.file(0) == f"VOC2007/JPEGImages/000005{suffix}"
+    check_files(splits.train)
+    check_files(splits.val)
+    check_splits(splits)
+    assert "3 classes of the annotations are none of VOC's 20 (apron, hard hat, zebra)" in caplog.text
+    (place / "JPEGImages" / f"000005{suffix}").rename(place / "JPEGImages" / "000005.gif")
+    (place / "JPEGImages" / "000005.bmp").touch()
+    with pytest.raises(DataError, match=r"trainval\.txt, line 1: there are .*000005\.bmp, .*000005\.gif"):
+        voc(root=str(root), year=2007)

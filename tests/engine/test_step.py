@@ -230,3 +230,17 @@ def test_random_layers_repeat_for_the_same_step_and_differ_between_steps_and_mic
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], later[0])
+
+
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, nn.MSELoss])
+def test_a_loss_of_another_package_gets_targets_of_the_type_of_the_logits(loss: type[nn.Module]) -> None:
+    images, targets = data()
+    targets = targets.abs()
+    with distributed.start("cpu") as dist:
+        whole, parts = (make_step(dist, loss(), channels_last=False) for _ in range(2))
+        expected = loss()(whole.bare(images), targets.float()).item()  # type: ignore[attr-defined]
+        one = whole(0, [batch(images, targets)])
+        pieces = zip(images.tensor_split((2, 5)), targets.tensor_split((2, 5)), strict=True)
+        many = parts(0, [batch(*piece) for piece in pieces])
+    assert one.loss == pytest.approx(expected, rel=1e-6) and many.loss == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-6, atol=1e-7)

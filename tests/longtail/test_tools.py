@@ -21,6 +21,7 @@ from mltrain.commands.dataset_stats import COMMAND as STATS
 from mltrain.commands.dataset_stats import dataset_stats
 from mltrain.config.schema import section_options
 from mltrain.datasets import read_csv
+from mltrain.datasets.csv import csv_file
 from mltrain.errors import ConfigError, DataError
 from mltrain.longtail import read_split
 
@@ -82,6 +83,25 @@ def test_source_trainval_takes_both_splits_in_the_order_of_files(tmp_path: Path)
     ids = (both / "image_ids.txt").read_text().split()
     assert ids == sorted(ids) and any(int(i) % 3 for i in ids)
     assert (read_split(both).train.dense() == -1).sum() == len(ids)
+
+
+def test_rows_called_test_stay_the_test_set(tmp_path: Path) -> None:
+    """In the statistics, in a long-tailed subset, and in training on that subset."""
+    file = tmp_path / "labels.csv"
+    rows = [f"{i:03d}.jpg,c{i % 2},{('train', 'train', 'train', 'val', 'test')[i % 5]}" for i in range(100)]
+    file.write_text("image,labels,split\n" + "\n".join(rows) + "\n")
+    before = csv_file(file=str(file)).test
+    numbers = dataset_stats(*read(STATS, ["dataset=csv", f"dataset.file={file}"]))
+    assert {part: split["images"] for part, split in numbers.items()} == {"train": 60, "val": 20, "test": 20}
+    words = ["dataset=csv", f"dataset.file={file}", "max=20", "shortage=clip", f"out={tmp_path / 'lt'}"]
+    made = create_longtail(*read(command.COMMAND, words))
+    after = csv_file(file=str(made / "labels.csv"), classes=str(made / "classes.txt"), root=str(tmp_path))
+    assert before is not None and after.test is not None and len(before) == 20
+    assert after.test.fingerprint() == before.fingerprint()
+    split = read_split(made)
+    assert split.train.fingerprint() == after.train.fingerprint()
+    assert split.val is not None and split.val.fingerprint() == after.val.fingerprint()
+    assert not set(before.files) & {*after.train.files, *after.val.files}
 
 
 def test_source_trainval_never_takes_a_test_set_that_stands_in_for_validation(tmp_path: Path) -> None:

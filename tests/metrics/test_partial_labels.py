@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from mltrain.metrics import summarize
+from mltrain.metrics import average_precision, count_at_threshold, micro_average_precision, summarize
 from mltrain.metrics.entries import KnownCollector, KnownEntries
 
 
@@ -113,12 +113,13 @@ def test_classes_with_too_little_support_are_left_out_of_the_means_and_counted(
     assert scalars["classes_without_positives"] == 1
 
 
-def test_a_class_without_a_known_negative_scores_100_by_itself() -> None:
+def test_a_class_without_a_known_negative_does_not_count() -> None:
     logits, targets = draw(classes=2, known=1)
     targets[:, 1] = targets[:, 1] - (targets[:, 1] == 0).to(torch.int8)
-    kept, left_out = summarize(logits, targets), summarize(logits, targets, min_negatives=1)
-    assert kept.per_class["ap"][1] == 100
-    assert left_out.scalars["map"] == kept.per_class["ap"][0] < kept.scalars["map"]
+    default, left_out = summarize(logits, targets), summarize(logits, targets, min_negatives=1)
+    assert default.per_class["ap"][1] == 100, "of any model"
+    assert left_out.scalars["map"] == default.scalars["map"] == default.per_class["ap"][0]
+    assert default.scalars["classes_below_support"] == 1
 
 
 def test_support_that_no_class_has_is_refused() -> None:
@@ -131,3 +132,18 @@ def test_collected_entries_survive_the_growth_of_their_arrays() -> None:
     entries = batches(logits, targets, size=400)
     assert len(entries.columns) > 1 << 17
     assert summarize(entries).scalars == summarize(logits, targets).scalars
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.int64, torch.float32])
+def test_targets_that_wrap_around_are_refused(dtype: torch.dtype) -> None:
+    largest = {torch.uint8: 255, torch.uint16: 65535, torch.uint32: 2**32 - 1}.get(dtype, 255)
+    targets = torch.tensor([[1, 0], [largest, 1]], dtype=dtype)
+    logits = torch.randn(2, 2)
+    for figure in (average_precision, micro_average_precision, count_at_threshold):
+        with pytest.raises(ValueError, match="targets must be 1"):
+            figure(logits, targets)
+
+
+def test_a_split_without_any_known_negative_has_nothing_to_evaluate() -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        summarize(torch.randn(3, 2), torch.tensor([[1, -1], [-1, 1], [1, 1]]))

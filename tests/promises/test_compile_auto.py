@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from mltrain.config import assemble
 from mltrain.config.build import load
 from mltrain.config.identity import run_id
 from mltrain.engine import distributed
 from mltrain.engine.step import TrainStep
+from mltrain.runs import assemble
 from tests.promises.runs import ROOT, assert_same, fit, state
 
 

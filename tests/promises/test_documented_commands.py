@@ -72,7 +72,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("cat", "dog"):
             (root / "FOLDER" / part / name).mkdir(parents=True)
             for k in range(4):
-                shutil.copy(images / f"{k}.jpg", root / "FOLDER" / part / name)
+                shutil.copy(
+                    images / f"{16 * (part == 'val') + 8 * (name == 'dog') + k}.jpg",
+                    root / "FOLDER" / part / name / f"{k}.jpg",
+                )
     data = ["dataset=csv", f"dataset.file={root}/split.csv", "dataset.test_split=test", "dataset.name=split"]
     options = [option for option in TINY if not option.startswith("dataset.")]
     long = ["runner.epochs=20", "runner.max_steps=2"]

@@ -70,11 +70,19 @@ def test_evaluate_reports_them_on_the_test_split_only(run: Path) -> None:
     assert written["test"][content["weights"]] == pytest.approx(content["figures_before"])
 
 
+def without_test(table: Path) -> str:
+    """Write a copy of a csv without the rows called test."""
+    copy = table.with_name("without_test.csv")
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    copy.write_text("".join(line for line in lines if not line.rstrip().endswith(",test")), encoding="utf-8")
+    return str(copy)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"test_split": "val"}, "12 of the 12 images .* are in"),
-        ({"test_split": None}, "no test split"),
+        ({"file": "without_test.csv", "test_split": None}, "no test split"),
         ({"val_split": "train", "train_split": "val"}, "not the validation split here"),
     ],
 )
@@ -84,7 +92,7 @@ def test_evaluate_does_not_report_them_where_they_may_have_been_found(
     tuned(run)
     cfg = load_run(run)
     for key, value in change.items():
-        cfg.dataset[key] = value
+        cfg.dataset[key] = without_test(Path(cfg.dataset.file)) if key == "file" else value
     with caplog.at_level("INFO", "mltrain"):
         evaluate(cfg, run)
     assert "thresholds" not in json.loads((run / "evaluation.json").read_text())
@@ -94,7 +102,7 @@ def test_evaluate_does_not_report_them_where_they_may_have_been_found(
 
 def test_without_a_test_split_the_figures_are_across_folds(run: Path) -> None:
     cfg = load_run(run)
-    cfg.dataset.test_split = None
+    cfg.dataset.file, cfg.dataset.test_split = without_test(Path(cfg.dataset.file)), None
     content = tune_thresholds(cfg, run, Options(min_positives=1))
     assert content is not None and content["folds"] == 5
     assert content["reported_on"] == content["tuned_on"]

@@ -49,8 +49,12 @@ def test_without_images_of_its_own_to_report_on_tuning_is_refused(run: Path) -> 
     same = table.with_name("same.csv")
     same.write_text(text.replace("40.png", "link.png"))
     table.with_name("link.png").symlink_to(table.with_name("30.png"))
+    without_test = table.with_name("without_test.csv")
+    without_test.write_text(
+        "".join(line for line in text.splitlines(keepends=True) if not line.rstrip().endswith(",test"))
+    )
     for file, split, reason in (
-        (table, None, "no test split"),
+        (without_test, None, "no test split"),
         (same, "test", "1 of the 12 images of csv/test are in csv/val too.*30.png: what is tuned on one must not be"),
     ):
         cfg.dataset.file, cfg.dataset.test_split = str(file), split
