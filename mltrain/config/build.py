@@ -65,7 +65,7 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
         return call(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path} ({target}): {error}") from error
-    except OSError as error:  # a file that may not be read, a folder in place of a file
+    except OSError as error:  # a file that may not be read, a folder instead of a file
         raise ConfigError(f"{path} ({target}): cannot read or write: {error}") from error
 
 

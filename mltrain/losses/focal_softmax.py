@@ -1,5 +1,5 @@
 """Focal loss over a softmax: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", ICCV 2017,
-arXiv:1708.02002, with the probability of a softmax in place of the paper's sigmoid.
+arXiv:1708.02002, with the probability of a softmax instead of the paper's sigmoid.
 """
 
 from __future__ import annotations
