@@ -53,7 +53,9 @@ def test_a_csv_whose_training_rows_are_empty_has_nothing_to_learn(tmp_path: Path
 
 def test_one_marked_label_leaves_nothing_to_evaluate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = table(tmp_path, ["sea;-80C,train"] + ["sea,train", "sun,train"] * 9 + ["sea,val", "sun,val"] * 10)
-    with pytest.raises(DataError, match=r"csv/val: no class has both a positive and a negative image, .* nothing to evaluate"):
+    with pytest.raises(
+        DataError, match=r"csv/val: no class has both a positive and a negative image, .* nothing to evaluate"
+    ):
         fit(words)
     assert "the first is '-80C' in line 2" in caplog.text
 
