@@ -47,6 +47,7 @@ from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.image_roots import image_roots
+from mltrain.runs.same_data import check_runs, remember
 from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,10 @@ def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> It
 def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> dict[str, Any] | None:
     """Return the result of a finished run on all ranks, and write its report if it was stopped before that."""
     result = dist.broadcast(read_result(folder) if dist.is_main else None)
+    if result is not None:
+        with dist.first():  # an error of the main rank ends all
+            if dist.is_main:
+                check_runs([cfg])
     if result is not None and dist.is_main:
         remove_leftovers(folder)
         logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
@@ -164,9 +169,14 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
+    with dist.first():  # an error of the main rank ends all
+        if dist.is_main:
+            try:
+                remember(cfg, splits)
+            except OSError as error:
+                raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
     if dist.is_main:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(cfg, folder / CONFIG, resolve=True)
             write_json(folder / STATS, stats.to_json())
             save_environment(folder)
