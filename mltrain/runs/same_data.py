@@ -25,6 +25,7 @@ from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine.run_folder import DATA, read_config, read_result
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write, remove_folder, sha256_of
+from mltrain.runs.settings import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -146,13 +147,16 @@ def _files(node: Any, key: str) -> Iterator[tuple[str, Path]]:
     elif OmegaConf.is_list(node):
         for k, item in enumerate(node):
             yield from _files(item, f"{key}.{k}")
-    elif isinstance(node, str) and ("/" in node or "." in node or "\\" in node) and not key.endswith("._target_"):
-        path = Path(node)
+    elif isinstance(node, str) and not key.endswith("._target_"):
+        weights = key == "model.checkpoint"  # a run folder is allowed here, and stands for its best weights
+        if not weights and not any(mark in node for mark in "/\\."):
+            return
         try:
-            if path.is_file():
-                yield key, path
-        except (OSError, ValueError):  # a text too long for a name, or with a zero byte
-            pass
+            path = Path(node).expanduser()
+            places = (path, path / "best.pt", path / WEIGHTS_FILE) if weights else (path,)
+            yield from [(key, place) for place in places if place.is_file()][:1]
+        except (OSError, ValueError, RuntimeError):  # a text too long for a name, or with a zero byte; no home
+            return
 
 
 def _digests(cfg: DictConfig, known: dict[Path, str]) -> dict[str, str]:

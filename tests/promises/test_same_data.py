@@ -154,11 +154,15 @@ def test_files_that_the_config_names_count_by_content(place: Path) -> None:
     os.utime(place / "w.pt", (0, 0))
     assert check_runs([cfg])
     (place / "w.pt").write_bytes(b"Weights")
-    assert "model.checkpoint: the file has another content" in refused(command)
+    with pytest.raises(DataError, match=r"model\.checkpoint: the file has another content"):
+        check_runs([cfg])
     (place / "w.pt").unlink()
     assert check_runs([cfg]), "a finished run does not need the file"
     (place / "prior.txt").write_text("0.2")
-    assert "loss.prior: the file has another content" in refused(command)
+    with pytest.raises(DataError, match=r"loss\.prior: the file has another content"):
+        check_runs([cfg])
+    start = run_folder(load(again(place)))
+    assert dict(named_files(load(again(place, f"model.checkpoint={start}")))) == {"model.checkpoint": start / "best.pt"}
 
 
 def test_an_interrupted_run_is_not_resumed_on_other_data(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
