@@ -74,9 +74,10 @@ def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> d
     from mltrain.config.identity import component_name
     from mltrain.files import write_json
     from mltrain.report.tables import metrics_table
-    from mltrain.runs.assemble import chosen, keeps_predictions
+    from mltrain.runs.assemble import keeps_predictions
     from mltrain.runs.evaluation import open_on_data
     from mltrain.runs.thresholds import plan_tuning, report_thresholds, tuning_report
+    from mltrain.runs.train import chosen
     from mltrain.runs.zoo import compare, needs_predictions
 
     with open_on_data(cfg, folder) as run:

@@ -7,8 +7,9 @@ last.pt    the same of the last step, and the position of the training
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from mltrain.errors import CheckpointError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier
 from mltrain.optim.ema import ModelEma
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,26 @@ def read_best(folder: Path) -> TrainState:
     if content is None:
         raise CheckpointError(f"{folder}: no best.pt; let the run finish an evaluation first")
     return TrainState.from_dict(content, folder / "best.pt")
+
+
+def repair_best(checkpoints: CheckpointFolder, last: TrainState) -> bool:
+    """Write a missing or damaged best.pt anew if another checkpoint has its weights; return whether it is there."""
+    path, problem = checkpoints.path("best"), checkpoints.problem("best")
+    if problem is None:
+        return True
+    states = [last]
+    if checkpoints.path("previous").exists() and checkpoints.problem("previous") is None:
+        states.append(TrainState.from_dict(checkpoints.load("previous") or {}, checkpoints.folder))
+    source = next((state for state in states if state.step == last.best["step"]), None)
+    if source is None:
+        logger.warning(
+            "%s: %s; the weights of its epoch %d are lost, so the best of the evaluations from here on is reported",
+            path, problem, last.best["epoch"],
+        )  # fmt: skip
+        return False
+    checkpoints.save(replace(source, best=last.best, position=None).to_dict(), "best")
+    logger.warning("%s: %s; written again, from another checkpoint of its step", path, problem)
+    return True
 
 
 def load_fitting(module: nn.Module | ModelEma, state: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mltrain.engine.run_folder import STATS, SavedPredictions
+from mltrain.engine.run_folder import STATS
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.bootstrap import percentile_interval, resample, resampled_accuracy, resampled_figures
 from mltrain.report.compare import Comparison, Difference, Row

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import relevant
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.signatures import UNKNOWN, TargetError, read_signature
 from mltrain.engine.run_folder import read_config

@@ -22,8 +22,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from mltrain.config.compose import Source, load
+from mltrain.config.compose import load
 from mltrain.config.identity import run_folder
+from mltrain.config.overrides import Source
 from mltrain.console import log_to_stderr, rank
 from mltrain.engine.run_folder import REPORT, read_result
 from mltrain.errors import Interrupted, MltrainError

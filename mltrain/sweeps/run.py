@@ -29,8 +29,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import message
-from mltrain.config.compose import Source, compose_settings, load, scan_overrides
+from mltrain.config.compose import load
 from mltrain.config.identity import run_folder
+from mltrain.config.overrides import Source, scan_overrides
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.engine.run_folder import read_result
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job

@@ -89,7 +89,7 @@ def test_a_signature_read_from_source_equals_that_of_the_imported_object(target:
         ("mltrain.losses.asl.AsymetricLoss", "did you mean mltrain.losses.asl.AsymmetricLoss"),
         ("mltrain.losses.asl.AsymmetricLoss.forward", "there is no AsymmetricLoss.forward"),
         ("mltrain.losses.asl.Tensor", "there is no Tensor"),  # imported there, from another package
-        ("mltrain.config.compose.CONFIGS", "is no class or function"),
+        ("mltrain.config.overrides.CONFIGS", "is no class or function"),
         ("mltrain..losses", "there is no"),
         ("nothing.at.all", "names no class"),
     ],

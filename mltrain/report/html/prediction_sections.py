@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from mltrain.engine.run_folder import CONFUSION, SPLITS, WEIGHTS, RunFolder, SavedPredictions
+from mltrain.engine.run_folder import CONFUSION, SPLITS, WEIGHTS, RunFolder
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.html import analysis, prediction_figures
 from mltrain.report.html.gallery import COUNT, Card, Gallery
