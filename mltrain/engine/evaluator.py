@@ -225,8 +225,7 @@ def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dty
     with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         features = model.features(images)
     features = features._replace(tokens=features.tokens.float())
-    logits: torch.Tensor = model.classify(features).float()
-    return logits
+    return model.classify(features).float()
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:

@@ -120,8 +120,7 @@ class TrainState:
         if name == RAW:
             return self.model
         assert self.ema is not None
-        averaged: dict[str, torch.Tensor] = self.ema["module"]
-        return averaged
+        return self.ema["module"]
 
     def restore(self, model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
         """Load the raw and the averaged weights into their modules, and return these by name.

@@ -39,12 +39,15 @@ class Sampler(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class _Sampler:
-    """Base of samplers; `__post_init__` of a subclass sets the length of an epoch."""
+    """Base of samplers: an epoch has as many indices as there are images, unless a subclass sets another size."""
 
     labels: LabelSet
     stats: LabelStats | None = None
     seed: int = 0
     epoch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        self._set_size(len(self.labels))
 
     def __len__(self) -> int:
         return self._size
@@ -60,9 +63,6 @@ class UniformSampler(_Sampler):
 
     With an `epoch_size` other than N, epochs are consecutive pieces of an endless stream of such shuffles.
     """
-
-    def __post_init__(self) -> None:
-        self._set_size(len(self.labels))
 
     def order(self, epoch: int) -> np.ndarray:
         if not self._size:

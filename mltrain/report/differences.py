@@ -97,8 +97,7 @@ class _Resampled:
 
     def mean(self, row: Row) -> NDArray[np.float64]:
         """Return the mean over the seeds of a row, `(R,)`. Raises DataError if a run has no fitting predictions."""
-        total: NDArray[np.float64] = np.mean(np.stack([self.of(run) for run in row.runs]), axis=0)
-        return total
+        return np.mean(np.stack([self.of(run) for run in row.runs]), axis=0)
 
     def of(self, run: RunRecord) -> NDArray[np.float64]:
         """Return the figure of a run in each resample, `(R,)`; raises as `mean`."""

@@ -189,8 +189,7 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
     if dist.device.type != "cuda":
         raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
     # timm's: torch's own conversion loses the activation that many of timm's batch-norms hold.
-    converted: nn.Module = convert_sync_batchnorm(model)
-    return converted
+    return convert_sync_batchnorm(model)
 
 
 def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
