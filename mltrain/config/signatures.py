@@ -63,20 +63,12 @@ class Module:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             self.names[node.target.id] = node
         elif isinstance(node, ast.ImportFrom):
-            base = self._base(node.level)
-            source = ".".join(part for part in (base, node.module) if part)
-            for alias in node.names:
-                self.sources[alias.asname or alias.name] = (source, alias.name)
+            for alias in node.names:  # no import here is relative
+                self.sources[alias.asname or alias.name] = (node.module or "", alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
                     self.sources[alias.asname] = (alias.name, None)
-
-    def _base(self, level: int) -> str:
-        if level == 0:
-            return ""
-        parts = self.dotted.split(".")
-        return ".".join(parts[: len(parts) - level + (1 if self.is_package else 0)])
 
     def find(self, name: str) -> tuple[Module, ast.stmt] | None:
         """Return the module and statement that define a name, here or where it is imported from."""
