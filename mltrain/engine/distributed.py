@@ -284,15 +284,11 @@ def _parse(request: str) -> torch.device | None:
 def has_compiler(device: torch.device) -> bool:
     """Return whether torch.compile works on the device, without a word of error where it does not."""
     try:
-        _compile_one_line(device)
+        check_compiler(device)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the compiler, training goes on without it
         logger.debug("torch.compile does not work on %s: %s", device.type, error)
         return False
     return True
-
-
-def _compile_one_line(device: torch.device) -> None:
-    torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
 
 
 def check_compiler(device: torch.device) -> None:
@@ -302,7 +298,7 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: torch.compile has no compiler for the device.
     """
     try:
-        _compile_one_line(device)
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except (RuntimeError, OSError) as error:
         why = str(error).strip().partition("\n")[0]
         needed = "a C++ compiler" if device.type == "cpu" else "Triton"
