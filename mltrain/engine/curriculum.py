@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +21,14 @@ from torch import Tensor, nn
 
 from mltrain.curriculum import SelfPacedBalance, Stage
 from mltrain.engine.evaluator import Inference, forward_batches
+from mltrain.engine.signals import StopSignal
 from mltrain.errors import CheckpointError, DataError, MltrainError, NonFiniteError
 from mltrain.files import atomic_write
-
-if TYPE_CHECKING:
-    from mltrain.engine.signals import StopSignal
-    from mltrain.labels import LabelSet
-    from mltrain.models.backbone import Features
-    from mltrain.models.classifier import Classifier
-    from mltrain.pipeline.loader import EvalLoader, TrainLoader
-    from mltrain.pipeline.samplers import Sampler
+from mltrain.labels import LabelSet
+from mltrain.models.backbone import Features
+from mltrain.models.classifier import Classifier
+from mltrain.pipeline.loader import EvalLoader, TrainLoader
+from mltrain.pipeline.samplers import Sampler
 
 logger = logging.getLogger(__name__)
 

@@ -17,29 +17,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.curriculum import Curriculum
+from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
+from mltrain.engine.logging import Sinks
+from mltrain.engine.progress import Progress
 from mltrain.engine.signals import StopSignal
 from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best, repair_best
+from mltrain.engine.step import StepResult, TrainStep
 from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.files import write_json
-from mltrain.metrics.summary import TITLES
-
-if TYPE_CHECKING:
-    from mltrain.engine.curriculum import Curriculum
-    from mltrain.engine.distributed import Distributed
-    from mltrain.engine.logging import Sinks
-    from mltrain.engine.progress import Progress
-    from mltrain.engine.step import StepResult, TrainStep
-    from mltrain.labels import LabelSet, LabelStats
-    from mltrain.metrics.summary import Summary
-    from mltrain.models.classifier import Classifier
-    from mltrain.optim.ema import ModelEma
-    from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.metrics.summary import TITLES, Summary
+from mltrain.models.classifier import Classifier
+from mltrain.optim.ema import ModelEma
+from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
 
 logger = logging.getLogger(__name__)
 

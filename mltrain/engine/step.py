@@ -6,23 +6,20 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mltrain.engine.distributed import Distributed
 from mltrain.engine.signals import from_flags, to_flags
 from mltrain.errors import DataError, NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
+from mltrain.optim.ema import ModelEma
+from mltrain.optim.schedules import Schedule
+from mltrain.pipeline.batch import Batch
 from mltrain.seeding import generator_for, seed_step
-
-if TYPE_CHECKING:
-    from mltrain.engine.distributed import Distributed
-    from mltrain.optim.ema import ModelEma
-    from mltrain.optim.schedules import Schedule
-    from mltrain.pipeline.batch import Batch
 
 # A loss scale below this has overflowed in every recent step: the model has diverged, and no scale will help.
 MIN_LOSS_SCALE = 2.0**-10
