@@ -198,11 +198,9 @@ def _class_signature(module: Module, node: ast.ClassDef) -> Signature:
             break
     if "NamedTuple" in bases or any(_decorator_name(decorator) == "dataclass" for decorator in node.decorator_list):
         for item in node.body:
-            if (
-                isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and not _is_classvar(item.annotation)
-            ):
+            if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+                continue
+            if "ClassVar" not in ast.unparse(item.annotation):
                 kind = parse_annotation(item.annotation, module.value)
                 default = UNKNOWN if item.value is None else _literal(module, item.value)
                 parameters[item.target.id] = Parameter(kind, item.value is None, default)
@@ -240,10 +238,6 @@ def _literal(module: Module, node: ast.expr) -> Any:
 def _decorator_name(node: ast.expr) -> str:
     node = node.func if isinstance(node, ast.Call) else node
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _is_classvar(node: ast.expr) -> bool:
-    return "ClassVar" in ast.unparse(node)
 
 
 def locate(target: str) -> Any:

@@ -66,10 +66,14 @@ class TrainState:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the file, in plain values and tensors."""
+        stats = None if self.stats is None else self.stats.to_arrays()
+        if stats is not None:
+            # Tensors, because NumPy arrays are not accepted by loading with `weights_only=True`.
+            stats = {k: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for k, v in stats.items()}
         content = {
             "model": self.model,
             "ema": self.ema,
-            "stats": None if self.stats is None else _as_tensors(self.stats.to_arrays()),
+            "stats": stats,
             "class_names": list(self.class_names),
             "config": self.config,
             "best": self.best or None,
@@ -204,8 +208,3 @@ def load_fitting(module: nn.Module | ModelEma, state: Mapping[str, Any]) -> None
 def named_models(model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
     """Return the models to evaluate by the names that results use."""
     return {RAW: model} | ({} if ema is None else {EMA: cast("Classifier", ema.module)})
-
-
-def _as_tensors(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Turn NumPy arrays into tensors, which are all that loading with `weights_only=True` accepts."""
-    return {key: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for key, v in arrays.items()}

@@ -220,8 +220,3 @@ def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(target: str) -> str:
     return target.split(".")[-2 if target.startswith("mltrain.") else -1]
-
-
-def tensorboard_of(sinks: Any) -> TensorBoard | None:
-    """Return the event files among a run's sinks, or None."""
-    return next((sink for sink in sinks.sinks if isinstance(sink, TensorBoard)), None)

@@ -80,9 +80,10 @@ def write_sweep_report(
 def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
     best, key = table.rows[0], table.headline[0]
     seeds = sorted({len(row.runs) for row in table.rows})
+    each = f"{counted(seeds[0], 'seed')} each" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     tiles = [
         tile("runs", str(len(table.records)), f"{len(table.unfinished)} unfinished"),
-        tile("settings", str(len(table.rows)), _seeds(seeds)),
+        tile("settings", str(len(table.rows)), each),
     ]
     for figure in table.headline[:4]:
         if figure in best.figures:
@@ -267,7 +268,3 @@ def _link(run: RunRecord, folder: Path) -> str:
     from urllib.parse import quote
 
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
-
-
-def _seeds(counts: Sequence[int]) -> str:
-    return f"{counted(counts[0], 'seed')} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
