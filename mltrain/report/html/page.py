@@ -130,19 +130,10 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the table for the script of the page."""
-        columns = [
-            {
-                "title": c.title,
-                "kind": c.kind,
-                "digits": c.digits,
-                "hint": c.hint,
-                "best": c.best,
-                "sign": c.sign,
-                "spread": None if c.spread is None else numbers(c.spread, 4),
-                "values": numbers(c.values, 4) if c.kind == "number" else list(c.values),
-            }
-            for c in self.columns
-        ]
+        columns = []
+        for c in self.columns:
+            values = numbers(c.values, 4) if c.kind == "number" else list(c.values)
+            columns.append(vars(c) | {"values": values, "spread": c.spread and numbers(c.spread, 4)})
         return {"columns": columns, "sort": self.sort, "descending": self.descending, "page": self.page}
 
     @property
