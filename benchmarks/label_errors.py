@@ -10,6 +10,7 @@ are flips, beside that of chance. A repeat of the command finds the finished run
 
 from __future__ import annotations
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import numpy as np
 
 from mltrain.datasets.csv import csv_file
 from mltrain.labels import LabelSet
+from mltrain.report.label_errors import GIVEN, Kind, find_candidates, join
+from mltrain.report.predictions import load_predictions
 
 FOLDS = 5
 
@@ -60,3 +63,42 @@ def train(labels: LabelSet, targets: np.ndarray, data: Path, checkpoint: Path, o
     command += ["data.num_workers=0", "logger.tensorboard=false", "logger.report=false", f"paths.runs={out / 'runs'}"]
     subprocess.run(command, check=True)
     return sorted(path.parent for path in (out / "runs").glob("*/*/*/result.json"))
+
+
+def measure(labels: LabelSet, flipped: np.ndarray, runs: list[Path]) -> None:
+    """Print the precision among as many candidates as there are flips, and that of the list of confident learning."""
+    held_out = join([(str(run), load_predictions(run, split="val")) for run in runs])
+    place = {file: i for i, file in enumerate(labels.files)}
+    rows = [place[file] for file in held_out.files]
+    columns = [labels.class_names.index(name) for name in held_out.class_names]
+    is_flip = flipped[rows][:, columns]
+    print(f"{len(runs)} folds, {len(rows):,} images, {len(columns)} classes")
+    print("| kind | labels | flipped | precision at that number | chance | listed | precision | recall |")
+    print("|---|---|---|---|---|---|---|---|")
+    sets: dict[str, list[Kind]] = {"missing": ["missing"], "wrong": ["wrong"], "both": ["missing", "wrong"]}
+    for name, kinds in sets.items():
+        of_kind = np.isin(held_out.targets, [GIVEN[kind] for kind in kinds])
+        count, total = int((is_flip & of_kind).sum()), int(of_kind.sum())
+        first = find_candidates(held_out, kinds, count=count)
+        listed = find_candidates(held_out, kinds)
+        found = is_flip[listed.rows, listed.columns]
+        cells = [name, f"{total:,}", f"{count:,}", f"{100 * is_flip[first.rows, first.columns].mean():.1f}"]
+        cells += [f"{100 * count / total:.2f}", f"{len(listed):,}", f"{100 * found.mean():.1f}"]
+        print(f"| {' | '.join([*cells, f'{100 * found.sum() / count:.1f}'])} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, help="use so many images only")
+    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=3)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    originals = read(given.data, given.images)
+    targets, flips = flip(originals.dense(), given.share, given.seed)
+    places = (given.data.absolute(), given.checkpoint.absolute(), given.out.absolute())
+    measure(originals, flips, train(originals, targets, *places, given.epochs))

@@ -28,7 +28,9 @@ from mltrain.config.schema import number
 from mltrain.engine.run_folder import CONFIG, RunFolder, is_run_folder, read_jobs, weights_key
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_text
+from mltrain.report.runs import read_runs
 from mltrain.runs.outputs import check_suffix, writing
+from mltrain.runs.settings import load_settings
 from mltrain.text import counted, did_you_mean, first_few
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
     """Write candidates as a csv file and as a page, and return the paths of both.
 
     Args:
-        arguments: run folders, or folders of a sweep.
+        arguments: run folders, folders of sweeps, or folders of runs.
 
     Raises:
         ConfigError: an option or a run does not fit, cleanlab is not installed, or the files cannot be written.
@@ -115,18 +117,25 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
 
 
 def _run_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the run folders among the arguments, and those of the sweeps that they name."""
+    """Return the run folders among the arguments, and the finished runs of sweeps and folders that they name."""
     found: list[Path] = []
     for text in arguments:
         folder = Path(text)
         if not folder.is_dir():
-            raise DataError(f"{text}: no such folder; name run folders, or the folder of a sweep")
-        jobs = [] if is_run_folder(folder) else [Path(str(job.get("folder"))) for job in read_jobs(folder)]
-        if not jobs and not is_run_folder(folder):
-            raise DataError(f"{folder}: neither a run folder (with a {CONFIG}) nor the folder of a sweep")
-        found += jobs or [folder]
+            raise DataError(f"{text}: no such folder; name run folders, the folder of a sweep, or a folder of runs")
+        if is_run_folder(folder):
+            found.append(folder)
+            continue
+        jobs = [Path(str(job.get("folder"))) for job in read_jobs(folder)]
+        records = read_runs([job for job in jobs if job.is_dir()] if jobs else [folder], load_settings)
+        finished = [record.folder for record in records if record.finished]
+        if not finished:
+            raise DataError(f"{folder}: no run folder (with a {CONFIG}), and holds no finished run")
+        if (others := max(len(records), len(jobs)) - len(finished)) > 0:
+            logger.warning("%s: %s not finished, and left out", folder, counted(others, "run"))
+        found += finished
     if not found:
-        raise ConfigError("name run folders, or the folder of a sweep (--help)")
+        raise ConfigError("name run folders, the folder of a sweep, or a folder of runs (--help)")
     return list({folder.resolve(): folder for folder in found}.values())
 
 

@@ -58,7 +58,7 @@ def refused(call: Call, *words: object) -> str:
         (["evaluate"], "name one run folder, then KEY=VALUE changes (found 0)"),
         (["evaluate", "nowhere"], "nowhere: no run folder"),
         (["predict", "RUN"], "name a run folder and then images (found 1 names)"),
-        (["find_label_errors", "nowhere"], "nowhere: no such folder; name run folders, or the folder of a sweep"),
+        (["find_label_errors", "nowhere"], "nowhere: no such folder; name run folders"),
         (["find_label_errors", "RUN", "onyl=wrong"], "did you mean only=VALUE?"),
         (["find_label_errors", "RUN", "out=x.txt"], "out=x.txt: the name must end in .csv"),
         (["report", "nowhere"], "nowhere: no such folder"),

@@ -274,7 +274,7 @@ def test_mistakes_are_named(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     assert "name run folders" in refused(ConfigError, [])
     assert "nowhere: no such folder" in refused(DataError, ["nowhere"])
-    assert "neither a run folder (with a config.yaml) nor the folder of a sweep" in refused(DataError, [str(data)])
+    assert "no run folder (with a config.yaml), and holds no finished run" in refused(DataError, [str(data)])
     assert "there is no class 'se'; did you mean 'sea'?" in refused(ConfigError, [run], Options(classes=["se"]))
     assert "kept no predictions of the test split" in refused(DataError, [run], Options(split="test"))
     assert "holds no logits of the weights 'ema'" in refused(DataError, [run], Options(weights="ema"))
