@@ -195,7 +195,7 @@ def _value_and_gradient(
 ) -> ValueAndGradient:
     """Return value and gradient, both times `share`, of logits within ±`bound` and of targets that are all `known`."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(dtype).clamp(-bound, bound), y.to(dtype)
+    x, y = x.to(dtype).clamp(-bound, bound), y.to(dtype)  # type: ignore[arg-type]  # no stub for Tensor or float
     weight = loss.weight(y)
     factor = share if weight is None else weight * share
     up = (y if known else y.clamp(min=0)) * factor
