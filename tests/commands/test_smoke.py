@@ -27,7 +27,7 @@ WORKS: dict[str, Work] = {}
 
 
 def work(function: Work) -> Work:
-    WORKS[function.__name__] = function
+    WORKS[function.__name__.rstrip("_")] = function
     return function
 
 
@@ -180,6 +180,16 @@ def find_lr(call: Call, run: Path, folder: Path) -> None:
 def inspect_batch(call: Call, run: Path, folder: Path) -> None:
     assert "images, normalised" in done(call, "inspect_batch", *TINY, "images=4")
     assert (folder / "batch.png").is_file()
+
+
+@work
+def list_(call: Call, run: Path, folder: Path) -> None:
+    assert "Ridnik" in done(call, "list", "losses")
+
+
+@work
+def completion(call: Call, run: Path, folder: Path) -> None:
+    assert done(call, "completion", "line=mltrain train loss=asl_").splitlines() == ["loss=asl_softmax"]
 
 
 def test_every_command_is_here() -> None:
