@@ -42,6 +42,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel has the configs inside the package; in a checkout they lie beside it.
 CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 EXPERIMENT = "experiment"
+_AMP_ASKED = "runner_amp_asked"  # flag of a config: an override of `load_run` set runner.amp
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def load_run(
 ) -> DictConfig:
     """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError.
 
+    `runner.amp` of the folder is the precision of its training; that of later commands is `inference_amp`.
     `allow_targets` are packages that `_target_` may name too; what the folder allows itself counts for nothing.
     """
     path = Path(folder) / "config.yaml"
@@ -168,7 +170,19 @@ def load_run(
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    return check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
+    return checked
+
+
+def inference_amp(cfg: DictConfig) -> str:
+    """Return the precision, a value of `runner.amp`, with which commands use the finished run of a `load_run` config.
+
+    It is "off", full precision, unless an override asks for another. So predictions, tuned thresholds and exported
+    files, which are in full precision too, give the same labels. In bf16 the probabilities of an image differ by up to
+    some hundredths, and labels near their thresholds change.
+    """
+    return str(cfg.runner.amp) if cfg._get_flag(_AMP_ASKED) else "off"
 
 
 def _no_run(given: Path) -> str:
@@ -480,7 +494,7 @@ class _Origin:
             *((f"{EXPERIMENT}/{name}.yaml", keys) for name in self.experiments),
             (f"{self.source.name}.yaml", keys),
             (f"{section}/{option}.yaml", keys[1:]),
-            (f"dataset/{self.choices.get('dataset')}.yaml", keys),  # some set keys of other sections too
+            *((f"{group}/{self.choices.get(group)}.yaml", keys) for group in ("dataset", "model")),  # of other sections
         ]:
             file = self.source.file(relative)
             line = find_line(file, inner) if file is not None and inner else None
