@@ -15,7 +15,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mltrain.config.build import instantiate
-from mltrain.config.identity import component_name, run_folder
+from mltrain.config.identity import run_folder
 from mltrain.config.rules import SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
@@ -38,6 +38,7 @@ from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
+from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,9 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
     if dist.is_main:
+        earlier = earlier_runs(cfg, folder)
+        if earlier is not None:
+            logger.info("%s", earlier)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(cfg, folder / CONFIG, resolve=True)
@@ -81,11 +85,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
             save_environment(folder)
         except OSError as error:
             raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
-        _describe(folder, step, model, train_loader)
-        if cfg.model.name == "test_byobnet" and component_name(cfg.dataset) not in ("shapes", "digits"):
-            logger.info(
-                "model=small is meant for drawn shapes; for photographs there are model=resnet50, tresnet_l ..."
-            )
+        _describe(cfg, folder, step, model, train_loader)
     return Runner(
         model=model,
         ema=step.ema,
@@ -293,15 +293,13 @@ def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | No
     return cached_images(labels, resize, folder=cfg.data.cache_dir or Path(cfg.paths.data) / "cache")
 
 
-def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
-    count = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
     precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
     by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
     same = len(set(by_group.values())) == 1
     lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
     logger.info("run folder %s", folder)
-    logger.info("model: %.2f M parameters, %.2f M trained; input %d px", count, trained, model.backbone.image_size)
+    logger.info("%s", describe_model(cfg, model))
     logger.info(
         "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
     )
