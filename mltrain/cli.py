@@ -38,6 +38,7 @@ COMMANDS = {
     "convert_checkpoint": "make a run folder of a published checkpoint",
     "prepare_data": "download, verify and shrink a data set",
     "dataset_stats": "count classes, labels and co-occurrence",
+    "find_duplicates": "find near-duplicate images in two splits",
     "browse_dataset": "write a page with images of a data set",
     "create_longtail_dataset": "make a long-tailed subset of a data set",
     "import_longtail_split": "import the published split of VOC-MLT or COCO-MLT",

@@ -84,7 +84,7 @@ def test_every_fold_has_its_share_of_each_label() -> None:
     counts, totals = counts_of(labels, part, 10), counts_of(labels, np.zeros(3000, dtype=np.int64), 1)[0]
     assert np.ptp(np.bincount(part)) <= 2
     away = np.abs(counts - totals / 10)
-    assert (away <= np.maximum(1.0, 0.05 * totals / 10)).all(), "a rare label differs by one image from its share"
+    assert away[:, totals < 100].max() <= 1.0 and away.max() <= 4.0, "a rare label is off by one image at most"
     random = counts_of(labels, np.random.default_rng(0).permutation(np.arange(3000) % 10), 10)
     assert np.abs(counts - totals / 10).mean() < 0.2 * np.abs(random - totals / 10).mean()
     rare = totals >= 10
