@@ -38,6 +38,7 @@ COMMANDS = {
     "convert_checkpoint": "make a run folder of a published checkpoint",
     "prepare_data": "download, verify and shrink a data set",
     "dataset_stats": "count classes, labels and co-occurrence",
+    "find_duplicates": "find near-duplicate images in two splits",
     "browse_dataset": "write a page with images of a data set",
     "create_longtail_dataset": "make a long-tailed subset of a data set",
     "import_longtail_split": "import the published split of VOC-MLT or COCO-MLT",
@@ -85,6 +86,8 @@ class Command:
     """options may also be written --KEY VALUE, as in older versions"""
     after_sweep: Callable[[Path], None] | None = None
     """the command takes -m; this is called with the sweep's folder when at least two of its runs are finished"""
+    before_sweep: Callable[[list[Any]], bool] | None = None
+    """with `after_sweep`: called with the configs of the jobs before they start, see `sweeps.run.run_sweep`"""
     needs_arguments: bool = False
     """without arguments the help is shown"""
 
@@ -163,7 +166,7 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
         from mltrain.sweeps.run import run_sweep
 
         assert command.after_sweep is not None
-        run_sweep(command.run, given.arguments, source, after=command.after_sweep)
+        run_sweep(command.run, given.arguments, source, before=command.before_sweep, after=command.after_sweep)
         return
     if command.after_sweep is None:
         # Training handles the signal itself, to save. Other commands exit, so that half-written files are removed.

@@ -203,9 +203,9 @@ def csv_file(
         log.info("%s: splits not used: %s", name, ", ".join(unused))
     if val_fraction > 0 and val_split in by_split:
         log.warning(
-            "%s: dataset.val_fraction=%g holds validation images out of train, so the %d images of split %s are not "
-            "used; with dataset.val_fraction=0 they are the validation set",
-            *(name, val_fraction, len(by_split[val_split]), val_split),
+            "%s: validation images are drawn from train, so the %d images of split %s are not used; without "
+            "dataset.val_fraction and dataset.folds they are the validation set",
+            *(name, len(by_split[val_split]), val_split),
         )
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 

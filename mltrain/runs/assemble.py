@@ -39,6 +39,7 @@ from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
+from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,17 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
+    with dist.first():  # an error of the main rank ends all
+        if dist.is_main:
+            try:
+                remember(cfg, splits)
+            except OSError as error:
+                raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
     if dist.is_main:
         earlier = earlier_runs(cfg, folder)
         if earlier is not None:
             logger.info("%s", earlier)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(cfg, folder / CONFIG, resolve=True)
             write_json(folder / STATS, stats.to_json())
             save_environment(folder)

@@ -133,6 +133,13 @@ def dataset_stats(call: Call, run: Path, folder: Path) -> None:
 
 
 @work
+def find_duplicates(call: Call, run: Path, folder: Path) -> None:
+    shown = done(call, "find_duplicates", *SMALL, "distance=0", "out=pairs.csv")
+    assert shown.startswith("104 images, at most 0 of 128 bits apart: 0 pairs")
+    assert (folder / "pairs.csv").read_text() == "distance,split,image,other_split,other\n"
+
+
+@work
 def browse_dataset(call: Call, run: Path, folder: Path) -> None:
     done(call, "browse_dataset", *TINY, "images=4", "versions=1", "out=pages/browse.html")
     page = (folder / "pages" / "browse.html").read_text(encoding="utf-8")
