@@ -12,7 +12,7 @@ from pathlib import Path
 from mltrain.datasets.sources import PublishedCounts, RemoteFile
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.errors import DataError
-from mltrain.files import LockedError, locked
+from mltrain.files import LockedError, locked, write_text
 from mltrain.prepare.download import disk_error, download
 from mltrain.prepare.unpack import Damaged, merge, unpack
 from mltrain.progress import Meter, amount
@@ -139,8 +139,9 @@ def _check_sums(remote: RemoteFile, file: Path) -> None:
     notes = file.with_name(CHECKSUMS)
     noted = _noted(notes).get(file.name)
     if noted is None:
-        with notes.open("a", encoding="utf-8") as out:
-            out.write(f"{sha256.hexdigest()}  {file.name}\n")
+        before = notes.read_text(encoding="utf-8") if notes.exists() else ""
+        # not appended: of a line that a kill cut short, the next would become a part
+        write_text(notes, f"{before}{sha256.hexdigest()}  {file.name}\n")
         published = "MD5 as published" if remote.md5 else "no checksum is published"
         log.info("%s: SHA-256 %s noted, %s", file.name, sha256.hexdigest()[:16], published)
     elif noted != sha256.hexdigest():
