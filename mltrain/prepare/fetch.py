@@ -90,6 +90,7 @@ def _unpack(remote: RemoteFile, file: Path, root: Path) -> None:
             raise DataError(_set_aside(file, f"is not the expected archive: {lacking}"))
         _unpacking(remote, root).touch()
         merge(folder, root / remote.into)
+        shutil.rmtree(folder, ignore_errors=True)  # while the mark is there: a kill after it would leave the folder
         _unpacking(remote, root).unlink()
         log.info("%s: %d files unpacked", file.name, files)
     finally:
@@ -140,7 +141,8 @@ def _check_sums(remote: RemoteFile, file: Path) -> None:
     noted = _noted(notes).get(file.name)
     if noted is None:
         before = notes.read_text(encoding="utf-8") if notes.exists() else ""
-        # not appended: of a line that a kill cut short, the next would become a part
+        if not before.endswith("\n") and before:
+            before += "\n"  # earlier versions appended to the file, so that a kill could cut a line short
         write_text(notes, f"{before}{sha256.hexdigest()}  {file.name}\n")
         published = "MD5 as published" if remote.md5 else "no checksum is published"
         log.info("%s: SHA-256 %s noted, %s", file.name, sha256.hexdigest()[:16], published)

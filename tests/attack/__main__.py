@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -54,6 +55,7 @@ def attack(
     *, seed: int, minutes: float, kinds: list[str], trials: range | None, keep: Path, tally: Path | None
 ) -> Tallies:
     """Try the kinds in turn until the time is over, or until each has had its trials."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that its folder goes
     children.import_everything()
     end, tallies = time.monotonic() + 60 * minutes, Tallies(tally)
     memory = Path("/dev/shm")

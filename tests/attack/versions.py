@@ -113,6 +113,9 @@ def main(words: list[str]) -> None:
     old = given.get("old") or build(Path(given["build"]))
     try:
         runs = run_all(old, given.get("new", sys.executable), place)
+        for name in ("old", "new"):
+            environment = json.loads((runs[name] / "environment.json").read_text(encoding="utf-8"))
+            sys.stdout.write(f"{name}: {environment['packages']}\n")
         pairs = [("old", "new"), ("old, then new", "old"), ("old, then new", "new"), ("new, then old", "new")]
         columns = list(gaps(runs["old"], runs["old"]))
         sys.stdout.write(f"| runs | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}\n")
