@@ -210,6 +210,33 @@ def test_an_interruption_while_files_are_moved_is_made_good_without_a_download(
     assert (root / "train2017" / "000000000001.jpg").read_bytes() == jpeg(1)
 
 
+@pytest.mark.parametrize("place", ["the mark", "a checksum"])
+def test_a_kill_at_its_end_leaves_nothing_that_stays(
+    coco: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(path: Path, *arguments: Any, **named: Any) -> None:
+        if path.name.endswith(".unpacking") or place == "a checksum":
+            monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)  # nothing runs after a kill
+            raise Killed
+        unlink(path, *arguments, **named)
+
+    root, rmtree, unlink = tmp_path / "coco", shutil.rmtree, Path.unlink
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if place == "the mark":
+            patch.setattr(Path, "unlink", killed)
+        else:
+            patch.setattr(module, "write_text", killed)
+        coco()
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    if place == "a checksum":
+        (root / "downloads" / "checksums.sha256").write_text("0123456789abcdef")  # what an earlier version left
+    coco()
+    assert whole(root) and store(root) == {*ARCHIVES, "checksums.sha256"}
+
+
 def test_a_full_disk_while_unpacking_leaves_the_archive_and_no_half_of_it(
     site: Site, coco: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
