@@ -13,7 +13,7 @@ from mltrain.datasets.sources import PublishedCounts, RemoteFile
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.errors import DataError
 from mltrain.files import LockedError, locked, write_text
-from mltrain.prepare.download import disk_error, download
+from mltrain.prepare.download import disk_error, download, forget_part
 from mltrain.prepare.unpack import Damaged, merge, unpack
 from mltrain.progress import Meter, amount
 
@@ -28,7 +28,12 @@ BLOCK = 1 << 20
 
 def is_there(remote: RemoteFile, root: Path) -> bool:
     """Return whether the content of a file is in its place, judged by the number of files; no file is opened."""
-    return not _unpacking(remote, root).exists() and not _lacking(remote, root / remote.into)
+    return not is_interrupted(remote, root) and not _lacking(remote, root / remote.into)
+
+
+def is_interrupted(remote: RemoteFile, root: Path) -> bool:
+    """Return whether the files of an archive were being moved to their place when `fetch` was killed."""
+    return _unpacking(remote, root).exists()
 
 
 def fetch(name: str, files: Sequence[RemoteFile], root: Path, *, keep_archives: bool = True) -> None:
@@ -60,7 +65,9 @@ def fetch(name: str, files: Sequence[RemoteFile], root: Path, *, keep_archives: 
 def _obtain(remote: RemoteFile, root: Path, keep_archives: bool) -> None:
     store = root / STORE
     file = store / remote.name
-    if not file.exists():
+    if file.exists():
+        forget_part(file)
+    else:
         download(remote.urls, file)
     _check_sums(remote, file)
     if remote.unpacked is None:

@@ -15,16 +15,24 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.attack import children
+from tests.attack.configs import Configs
+from tests.attack.damage import Damage
+from tests.attack.images import OddImages
 from tests.attack.kinds import KINDS
-from tests.attack.trial import SIGNALS, Attacked, Verdict
+from tests.attack.trial import SIGNALS, Attacked
+from tests.attack.verdict import Verdict
 
+LISTS: dict[str, Any] = {"damage": Damage, "images": OddImages, "configs": Configs}
+"""kinds that are lists of cases, each of which is tried once"""
 COLUMNS = ("tried", "right", "refused", "wrong", "kills", "signals", "full disks")
 
 
@@ -61,29 +69,32 @@ def attack(
     memory = Path("/dev/shm")
     place = Path(tempfile.mkdtemp(prefix="attack-", dir=memory if memory.is_dir() else None))
     try:
-        attacked: dict[str, Attacked] = {}
+        attacked: dict[str, Any] = {}
         for number in trials or range(10**9):
             for name in kinds:
                 if time.monotonic() > end:
                     return tallies
                 if name not in attacked:
-                    attacked[name] = Attacked(name, KINDS[name], place / name)
+                    attacked[name] = LISTS[name](place / name) if name in LISTS else Attacked(KINDS[name], place / name)
                     attacked[name].start()
                 start = time.monotonic()
-                verdict = attacked[name].trial(random.Random(f"{seed} {name} {number}"))
-                tallies.add(name, verdict)
-                if verdict.outcome != "right":
-                    _keep(attacked[name], keep / f"{name}-{seed}-{number}", verdict)
-                said = f"{verdict.outcome:8} {name} {number} {time.monotonic() - start:5.1f} s  {dict(verdict.blows)}"
-                sys.stderr.write("\n    ".join([said, *verdict.problems[:5]]) + "\n")
+                verdicts = attacked[name].turn(number, random.Random(f"{seed} {name} {number}"))
+                for verdict in verdicts:
+                    tallies.add(name, verdict)
+                    if verdict.outcome == "wrong" or (verdict.outcome == "refused" and name not in LISTS):
+                        _keep(attacked[name].work, keep / f"{name}-{seed}-{number}", verdict)
+                seconds = (time.monotonic() - start) / max(1, len(verdicts))
+                for verdict in verdicts if len(verdicts) == 1 else [v for v in verdicts if v.outcome == "wrong"]:
+                    said = f"{verdict.outcome:8} {name} {number} {seconds:5.1f} s  {dict(verdict.blows) or ''}"
+                    sys.stderr.write("\n    ".join([said, *verdict.problems[:5]]) + "\n")
         return tallies
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _keep(attacked: Attacked, folder: Path, verdict: Verdict) -> None:
+def _keep(work: Path, folder: Path, verdict: Verdict) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(attacked.work, folder, ignore_dangling_symlinks=True)
+    subprocess.run(["cp", "-a", work, folder], check=True)
     text = "\n".join([verdict.outcome, *verdict.problems, verdict.log])
     folder.with_name(f"{folder.name}.log").write_text(text, encoding="utf-8")
 
@@ -91,14 +102,14 @@ def _keep(attacked: Attacked, folder: Path, verdict: Verdict) -> None:
 def main(words: list[str]) -> int:
     """Read the arguments, attack, and print the table; 1 if anything went wrong."""
     given = dict(word.split("=", 1) for word in words)
-    kinds = given.pop("kinds", ",".join(KINDS)).split(",")
+    kinds = given.pop("kinds", ",".join([*KINDS, *LISTS])).split(",")
     numbers = given.pop("trials", None)
     trials = None if numbers is None else range(*map(int, numbers.split(":"))) if ":" in numbers else [int(numbers)]
     keep, tally = Path(given.pop("keep", "attacked")), given.pop("tally", None)
     seed, minutes = int(given.pop("seed", "0")), float(given.pop("minutes", "30"))
-    if given or not set(kinds) <= KINDS.keys():
+    if given or not set(kinds) <= {*KINDS, *LISTS}:
         sys.stderr.write(
-            f"{' '.join(given)}: allowed: seed, minutes, kinds ({', '.join(KINDS)}), trials, keep, tally\n"
+            f"{' '.join(given)}: allowed: seed, minutes, kinds ({', '.join([*KINDS, *LISTS])}), trials, keep, tally\n"
         )
         return 2
     tallies = attack(

@@ -62,6 +62,10 @@ def import_everything() -> None:
     for module in pkgutil.walk_packages(mltrain.__path__, "mltrain."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    from mltrain.engine import logging
+
+    here = logging._git(Path(__file__).parent)
+    logging._git = lambda folder: here  # a commit during the attack makes no difference
     for name in ("matplotlib.pyplot", "plotly.graph_objects", "hydra.main", "torch.export", "tensorboard.compat.proto"):
         with suppress(ImportError):
             importlib.import_module(name)

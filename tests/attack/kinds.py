@@ -136,6 +136,7 @@ def serve(folder: Path, run: Run) -> None:
 CURRICULUM = ["curriculum=spbl", "runner.epochs=3", "curriculum.add_ratios=[0.5,1.0]"]
 SHORT = [*FULL, "logger.tensorboard=false", "logger.report=false"]
 TAIL = ["create_longtail_dataset", "paths.data=../data", "dataset.num_train=200", "max=20", "shortage=clip", "out=tail"]
+TAIL += ["overwrite=true"]  # a split that is there is not replaced without it
 NAMES = ["train", *(w for w in SMALL if not w.startswith("dataset.")), "dataset=csv", "dataset.file=labels.csv"]
 KINDS: dict[str, Kind] = {
     "train": Kind((*FULL,)),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,18 @@ from tests.attack.children import Ended, run
 from tests.attack.compare import differences, snapshot
 from tests.attack.kinds import Kind
 from tests.attack.operations import Blow
+from tests.attack.verdict import Verdict
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 REPEATS = 3
 ENDINGS = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "SIGINT": {130, -2}, "SIGHUP": {129, -1}, "ENOSPC": {2}}
 
 
-@dataclass
-class Verdict:
-    """What came of a trial."""
-
-    outcome: str
-    """right, refused or wrong"""
-    problems: list[str] = field(default_factory=list)
-    blows: Counter[str] = field(default_factory=Counter)
-    """blows that came before the command had ended, by kind"""
-    log: str = ""
-
-
 class Attacked:
     """A kind with its starting folder and the result of the command that nobody struck."""
 
-    def __init__(self, name: str, kind: Kind, place: Path) -> None:
-        self.name, self.kind = name, kind
+    def __init__(self, kind: Kind, place: Path) -> None:
+        self.kind = kind
         self.given, self.work = place / "given", place / "work"
         self.given.mkdir(parents=True)
 
@@ -58,6 +45,10 @@ class Attacked:
     def _lay_out(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self.given, self.work)
+
+    def turn(self, number: int, chance: random.Random) -> list[Verdict]:
+        """Try once."""
+        return [self.trial(chance)]
 
     def trial(self, chance: random.Random) -> Verdict:
         """Strike, repeat and compare; the same `chance` makes the same blows."""
