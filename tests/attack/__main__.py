@@ -63,8 +63,8 @@ def attack(
     *, seed: int, minutes: float, kinds: list[str], trials: range | None, keep: Path, tally: Path | None
 ) -> Tallies:
     """Try the kinds in turn until the time is over, or until each has had its trials."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that its folder goes
     children.import_everything()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that its folder goes
     end, tallies = time.monotonic() + 60 * minutes, Tallies(tally)
     memory = Path("/dev/shm")
     place = Path(tempfile.mkdtemp(prefix="attack-", dir=memory if memory.is_dir() else None))

@@ -134,6 +134,7 @@ def _become(
         traceback.print_exc()
         code = 1
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended
         with suppress(BaseException):
             atexit._run_exitfuncs()  # the end of worker processes is there
         with suppress(BaseException):
