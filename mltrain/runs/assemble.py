@@ -198,13 +198,20 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
     return convert_sync_batchnorm(model)
 
 
-def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
-    """Build the loader of an evaluation split, at the model's input size."""
+def eval_loader(
+    cfg: DictConfig,
+    dist: distributed.Distributed,
+    labels: LabelSet,
+    model: Classifier,
+    *,
+    batch_size: int | None = None,
+) -> EvalLoader:
+    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config."""
     resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
         labels,
         resize,
-        batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
+        batch_size=batch_size or cfg.runner.eval_batch_size or cfg.runner.batch_size,
         rank=dist.rank,
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
@@ -276,6 +283,11 @@ def _curriculum(
     whole = cfg.copy()
     whole.sampler.epoch_size = train_loader.epoch_size
 
+    def score_loader() -> EvalLoader:
+        # Not in batches of runner.eval_batch_size, which does not count for the run's id: sums of another batch size
+        # may differ in the last bit, and the scores decide what is trained on.
+        return eval_loader(cfg, step.dist, splits.train, model, batch_size=cfg.runner.batch_size)
+
     def make_sampler(labels: LabelSet, class_costs: np.ndarray) -> Any:
         given = {"labels": labels, "stats": stats, "seed": cfg.seed, "class_costs": class_costs}
         return instantiate(whole.sampler, "sampler", **given)
@@ -285,7 +297,7 @@ def _curriculum(
         model=model,
         loss=step.loss,
         train_loader=train_loader,
-        score_loader=lambda: eval_loader(cfg, step.dist, splits.train, model),
+        score_loader=score_loader,
         make_sampler=make_sampler,
         inference=Inference(step.dist, step.amp_dtype, cfg.runner.channels_last),
         single_label=cfg.task == SINGLE_LABEL,
