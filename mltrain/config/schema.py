@@ -145,6 +145,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "head.bottleneck": None,
     "dataset.unseen": None,
     "dataset.blank": "negative",
+    "dataset.minus_one": None,
+    "dataset.no_label": None,
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import Counter
 
@@ -43,8 +44,21 @@ def target_of(cell: str) -> int | None:
 
 
 def quoted_list(cell: str) -> list[str] | None:
-    """Return the items of a list as Python, NumPy or JSON write it, such as ``['cat', 'dog']``; None for other text."""
-    if cell[:1] not in ("[", "(", "{") or not _QUOTED_LIST.fullmatch(cell):
+    """Return the items of a list as Python, NumPy or JSON write it, such as ``['cat', 'dog']``; None for other text.
+
+    ``{"choices": ["cat", "dog"]}``, which Label Studio writes, is such a list too.
+    """
+    if cell[:1] not in ("[", "(", "{"):
+        return None
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and len(found) == 1 and isinstance(next(iter(found.values())), list):
+        (found,) = found.values()
+    if isinstance(found, list) and all(isinstance(item, str) for item in found):
+        return [item.strip() for item in found]
+    if not _QUOTED_LIST.fullmatch(cell):
         return None
     return [str(ast.literal_eval(item)).strip() for item in _QUOTED.findall(cell)]
 

@@ -1,4 +1,4 @@
-"""Images and their labels by name, collected from annotation files of any format, and the choice of their splits.
+"""Images and their labels by name, collected from annotation files of any format.
 
 A reader adds images and labels as it meets them. Several entries of one image in one split become one image with all
 of their labels; a label with two values and an image in two splits are errors.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mltrain.datasets.names import ImageFinder, Spellings, distinct_spellings, one_spelling
+from mltrain.datasets.names import ImageFinder, Spellings, distinct_spellings, of_address, one_spelling
 from mltrain.datasets.reading import read_class_names
-from mltrain.datasets.splits import Splits, make_splits
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, compress
 from mltrain.text import did_you_mean
@@ -72,6 +71,7 @@ class Listing:
         """whether what an image does not list is unknown"""
         self._finder = ImageFinder(root)
         self._names = Spellings()
+        self._addresses: dict[str, str] = {}
         self._class_names: list[str] | None = None
 
     def image(self, image: str, split: str | None, place: Place) -> Row:
@@ -81,6 +81,11 @@ class Listing:
             DataError: the image is of another split, or its name without a suffix fits several files.
         """
         file = self._finder.find(image, str(place))
+        if "/" in image and of_address(image) and self._addresses.setdefault(file, image) != image:
+            raise DataError(
+                f"{place}: {image} and {self._addresses[file]} are both found as {file}, by their name; give each "
+                "image its path relative to dataset.root"
+            )
         row = self.rows.setdefault(self._finder.key(file), Row(file, place, split))
         if row.split != split:
             raise DataError(
@@ -141,60 +146,3 @@ class Listing:
         pairs = compress(rows, columns, values, len(images))
         files = [self.rows[image].file for image in images]
         return LabelSet(name=name, root=self.root, files=files, class_names=class_names, fill=fill, **pairs)
-
-
-class SplitNames(NamedTuple):
-    """Which split of the annotations is which; arguments of the config targets."""
-
-    train: str
-    val: str
-    test: str | None
-    val_fraction: float
-    split_seed: int
-    need_val: bool = True
-    where: str = "column 'split'"
-    """where the annotations name the splits, for messages"""
-
-
-def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
-    """Return train, val and test of a listing.
-
-    Raises:
-        DataError: a split has no image.
-    """
-    by_split = listing.by_split(names.train)
-    test = names.test
-    if test is None and "test" in by_split and "test" not in (names.train, names.val):
-        test = "test"
-    train, val = _as_written(names.train, by_split), _as_written(names.val, by_split)
-    test = None if test is None else _as_written(test, by_split)
-    chosen = {"train": train, "val": None if names.val_fraction > 0 else val, "test": test}
-    made: dict[str, LabelSet] = {}
-    for part, split in chosen.items():
-        if split in by_split:
-            made[part] = listing.label_set(by_split[split], f"{name}/{part}")
-        elif part == "val" and split is not None and not names.need_val:
-            made[part] = made["train"].select([], f"{name}/val")
-        elif split is not None:
-            counts = ", ".join(f"{key} ({len(images)} images)" for key, images in sorted(by_split.items()))
-            hint = " or dataset.val_fraction=0.1" if part == "val" else ""
-            raise DataError(
-                f"{listing.source}: no image of split {split!r}; {names.where} has {counts}. "
-                f"Set dataset.{part}_split{hint}"
-            )
-    unused = [f"{key} ({len(images)} images)" for key, images in by_split.items() if key not in chosen.values()]
-    if unused:
-        log.info("%s: splits not used: %s", name, ", ".join(unused))
-    if names.val_fraction > 0 and val in by_split:
-        log.warning(
-            "%s: dataset.val_fraction=%g holds validation images out of train, so the %d images of split %s are not "
-            "used; with dataset.val_fraction=0 they are the validation set",
-            *(name, names.val_fraction, len(by_split[val]), val),
-        )
-    return make_splits(name, made, val_fraction=names.val_fraction, split_seed=names.split_seed)
-
-
-def _as_written(split: str, found: Collection[str]) -> str:
-    """Return a split as the file writes it: the command line makes "false" of False."""
-    alike = [other for other in found if other.lower() == split.lower()]
-    return alike[0] if split not in found and len(alike) == 1 else split

@@ -159,7 +159,7 @@ def _read(path: Path, labels: str, finder: ImageFinder) -> dict[str, tuple[int, 
                 )
         if image == ".":
             raise DataError(f"{where}: no path in {text[:60]!r}")
-        image = finder.find(image, where)
+        image = finder.key(finder.find(image, where))
         if image in listed:
             raise DataError(f"{where}: {image} is listed a second time (line {listed[image][0]})")
         listed[image] = (line, given)

@@ -77,6 +77,8 @@ def read_lvis(
     found = read_instances(path, "the format of LVIS v1", "id, coco_url, neg_category_ids", _describe)
     files, absent_ids = zip(*found.images, strict=True)
     n, c = len(files), len(found.class_names)
+    if len(set(files)) < n:
+        raise DataError(f"{path}: {n - len(set(files))} images are listed under several ids; get the file again")
     rows = np.repeat(np.arange(n), [len(ids) for ids in absent_ids])
     negative_ids = np.array([key for ids in absent_ids for key in ids], dtype=np.int64)
     missing = np.unique(rows * c + positions(path, "category", found.category_ids, negative_ids))

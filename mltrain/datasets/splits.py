@@ -36,10 +36,12 @@ def make_splits(name: str, parts: Mapping[str, LabelSet], *, val_fraction: float
     Args:
         name: name of the data set.
         parts: LabelSets by split: "train", and "val", "test" or both. Without val, the test set stands in for it.
+            Without train, which only evaluation allows, the training set has no images.
         val_fraction: above 0, val is this share of train (see `hold_out`).
         split_seed: seed of that choice.
     """
-    train, val, test = parts["train"], parts.get("val"), parts.get("test")
+    val, test = parts.get("val"), parts.get("test")
+    train = parts["train"] if "train" in parts else without_train(name, val or parts["test"])
     if val_fraction > 0:
         train, val = hold_out(train, val_fraction, split_seed, name)
     elif val is None:
@@ -49,6 +51,12 @@ def make_splits(name: str, parts: Mapping[str, LabelSet], *, val_fraction: float
         if labels is not None and len(labels):
             log_labels(labels)
     return Splits(train, val, test)
+
+
+def without_train(name: str, labels: LabelSet) -> LabelSet:
+    """Return a training set without images, with the classes of `labels`, and say so."""
+    log.info("%s: there are no training images, which evaluation does not need", name)
+    return labels.select([], f"{name}/train")
 
 
 def split_paths(root: str, train: str, val: str, test: str | None, val_fraction: float) -> dict[str, Path]:

@@ -1,22 +1,25 @@
-"""A csv file with a column of labels: separators, lists in cells, marks, and labels that are no names of classes."""
+"""Tables with a column of labels: separators, lists in cells, marks, and labels that are no names of classes."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from typing import NamedTuple
 
 from mltrain.datasets import cells as in_cells
 from mltrain.datasets.cells import argument
-from mltrain.datasets.csv_table import Header, Layout, rows_of
 from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
+from mltrain.datasets.table import Layout, TablePart
 from mltrain.errors import DataError
-from mltrain.text import first_few
+from mltrain.text import did_you_mean, first_few
 
 log = logging.getLogger(__name__)
 
 MARKS = {"-": 0, "!": 0, "?": -1}
+NO_LABEL = frozenset({"no finding", "no findings", "no label", "no labels", "none", "nothing", "background"})
+"""names, in lower case, that often mean that an image has no label"""
 
 
 class _Cell(NamedTuple):
@@ -26,36 +29,35 @@ class _Cell(NamedTuple):
     image: str
     labels: str
     split: str | None
+    marks: bool
 
 
-def read_labels(listing: Listing, header: Header, layout: Layout) -> None:
-    """Read a file with a column of labels.
+def read_labels(listing: Listing, parts: list[TablePart], layout: Layout) -> None:
+    """Read tables with a column of labels.
 
     Raises:
         DataError: a row breaks a rule; the message names the line.
-        ValueError: `layout` has options for files with one column per class.
+        ValueError: `layout` has options for tables with one column per class.
     """
-    assert header.labels is not None
     path = listing.source
-    if layout.blank != "negative":
-        raise ValueError(
-            f"dataset.blank={layout.blank} is for files with one column per class; {path} has a column of labels, "
-            "where the mark ? makes one label unknown"
-        )
-    read: list[_Cell] = []
-    for line, cells in rows_of(path, header, layout):
-        split = None if header.split is None else cells[header.split].strip()
-        place = Place(path, f"line {line}")
-        read.append(_Cell(place, cells[header.image].strip(), cells[header.labels].strip(), split))
+    for key, default in (("blank", "negative"), ("minus_one", None)):
+        if getattr(layout, key) != default:
+            raise ValueError(
+                f"dataset.{key}={getattr(layout, key)} is for files with one column per class; {path} has a column of "
+                "labels, where the mark ? makes one label unknown"
+            )
+    read = [cell for part in parts for cell in _cells(part)]
     all_lists = all(in_cells.plain_list(cell.labels) is not None for cell in read if cell.labels)
     marks: list[tuple[Place, str]] = []
+    without, unlabelled = None if layout.no_label is None else one_spelling(layout.no_label), 0
     for cell in read:
-        if not cell.image:
-            raise DataError(f"{cell.place}: column {header.columns[header.image]!r} is empty")
         row = listing.image(cell.image, cell.split, cell.place)
         for text in _parts(cell, layout.separator, all_lists, listing.allowed):
+            if without is not None and one_spelling(text) == without:
+                unlabelled += 1
+                continue
             label, value = text, 1
-            if text[0] in MARKS and (listing.allowed is None or one_spelling(text) not in listing.allowed):
+            if cell.marks and text[0] in MARKS and not (listing.allowed and one_spelling(text) in listing.allowed):
                 label, value = text[1:].strip(), MARKS[text[0]]
                 if value == 0:
                     marks.append((cell.place, text))
@@ -66,11 +68,29 @@ def read_labels(listing: Listing, header: Header, layout: Layout) -> None:
         raise DataError(f"{path}: no row below the header")
     if not listing.class_names:
         raise DataError(f"{path}: column {layout.labels_column!r} is empty in every row, so there is no class")
-    if listing.known is None:
+    if without is not None and not unlabelled:
+        hint = did_you_mean(str(layout.no_label), listing.class_names, "'{}'")
+        raise DataError(f"{path}: no row has the label of dataset.no_label={layout.no_label!r}{hint}")
+    if listing.known is None and parts[0].table.class_names is None:
         _check_names(listing, layout)
     if marks:
         listing.partial = True
         _log_marks(listing, marks)
+    _log_read(listing, parts, len(read), unlabelled, layout)
+
+
+def _cells(part: TablePart) -> list[_Cell]:
+    header = part.header
+    assert header.labels is not None
+    read = []
+    for entry, cells in part.table.rows():
+        place, image = Place(part.table.path, entry), cells[header.image].strip()
+        if not image:
+            raise DataError(f"{place}: column {header.columns[header.image]!r} is empty")
+        split = part.split if header.split is None else cells[header.split].strip()
+        image = os.path.join(part.images, image)  # noqa: PTH118  it may be any text
+        read.append(_Cell(place, image, cells[header.labels].strip(), split, part.table.marks))
+    return read
 
 
 def _parts(cell: _Cell, separator: str, all_lists: bool, allowed: set[str] | None) -> list[str]:
@@ -120,8 +140,8 @@ def _check_names(listing: Listing, layout: Layout) -> None:
         raise DataError(
             f"{path}: {sum(labels.values())} images have {len(labels)} different labels in column "
             f"{layout.labels_column!r}, nearly each its own, such as {first_few(sorted(labels), 3)}; "
-            "nothing can be learnt from that. Name the column of the labels with dataset.labels_column, and what "
-            f"separates them with dataset.separator. {keep}"
+            f"nothing can be learnt from that. Name the {layout.kind} of the labels with dataset.labels_{layout.kind}, "
+            f"and what separates them with dataset.separator. {keep}"
         )
 
 
@@ -136,4 +156,22 @@ def _log_marks(listing: Listing, marks: list[tuple[Place, str]]) -> None:
         "unknown; %d of %d classes have no known negative and cannot be evaluated. If a name begins with the mark, "
         "list the names in a file: dataset.classes=FILE",
         *(listing.source, len(marks), text, place.entry, without, len(class_names)),
+    )
+
+
+def _log_read(listing: Listing, parts: list[TablePart], rows: int, unlabelled: int, layout: Layout) -> None:
+    """Log in one line how many rows became how many images, and what was left out."""
+    header = parts[0].header
+    notes = [text for part in parts for text in part.table.ignored]
+    if unread := header.not_read():
+        notes.append(f"columns not read: {first_few(unread, 10)}")
+    if unlabelled:
+        notes.append(f"{layout.no_label!r} means no label ({unlabelled} rows)")
+    else:
+        alike = [name for name in listing.class_names if name.lower() in NO_LABEL]
+        notes += [f"{name!r} is a class; {argument('no_label', name)} makes it no label" for name in alike]
+    log.info(
+        "%s: %d rows of %d images, images in column %r, labels in %r%s",
+        *(listing.source, rows, len(listing.rows), header.columns[header.image], layout.labels_column),
+        "".join(f"; {note}" for note in notes),
     )
