@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 from collections import Counter
 
 from mltrain.text import first_few
@@ -13,6 +14,9 @@ _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _QUOTED_LIST = re.compile(rf"[\[({{]\s*(?:{_ITEM}(?:[\s,]+{_ITEM})*)?[\s,]*[\])}}]")
 _QUOTED = re.compile(_ITEM)
 _PLAIN_LIST = re.compile(r"\[[^\[\]]*\]")
+
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+_NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes", "no"})
 
 TARGETS = {"1": 1, "0": 0, "-1": -1, "true": 1, "false": 0, "yes": 1, "no": 0, "": None, "nan": None}
 """targets in a column of one class, by text in lower case; None: blank"""
@@ -26,10 +30,18 @@ def separator_of(text: str) -> str:
     return _SPELLED.get(text, text)
 
 
-def argument(key: str, value: str) -> str:
+def argument(key: str, value: object) -> str:
     """Return `dataset.key=value` as a shell and the command line read it."""
+    if isinstance(value, bool) or value is None:
+        return f"dataset.{key}={'null' if value is None else str(value).lower()}"
+    if not isinstance(value, str):
+        return f"dataset.{key}={value}"
     text = "tab" if value == "\t" else value
-    return f"dataset.{key}={text}" if text.isalnum() else f"'dataset.{key}=\"{text}\"'"
+    if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXT:
+        return f"dataset.{key}={text}"
+    escaped = re.sub(r'(\\*)(")', r'\1\1\\"', text)  # Hydra: backslashes count before a quote only
+    escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
+    return shlex.quote(f'dataset.{key}="{escaped}"')
 
 
 def target_of(cell: str) -> int | None:

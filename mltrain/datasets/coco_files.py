@@ -1,7 +1,7 @@
 """Your own data in COCO's format: one annotation file per split, or one file of which a share is held out.
 
-CVAT, Label Studio, Roboflow and others write such files. Rules are those of `mltrain.datasets.coco`; an annotation needs
-no box.
+CVAT, Label Studio, Roboflow and others write such files. Rules are those of `mltrain.datasets.coco`; an annotation
+needs no box.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ def coco_files(
     Raises:
         DataError: files are missing or broken, or val has a class that train lacks.
     """
-    paths = split_paths(root, train, val, test, val_fraction)
-    if not need_train and val_fraction == 0 and not paths["train"].exists():
-        del paths["train"]
+    paths = split_paths(root, train, val, test, val_fraction, need_train=need_train)
     folders = {"train": train_images, "val": val_images, "test": test_images}
     given = {part: Path(root, folder) for part, folder in folders.items() if folder is not None and part in paths}
     require_paths(name, [*paths.values(), *given.values()], HOW)

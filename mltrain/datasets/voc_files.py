@@ -67,13 +67,11 @@ def voc_files(
         DataError: files are missing or broken, or val has a class that train lacks.
     """
     check_choice("difficult", difficult, ("positive", "negative", "ignore"))
-    paths = split_paths(root, train, val, test, val_fraction)
-    if not need_train and val_fraction == 0 and not paths["train"].exists():
-        del paths["train"]
+    paths = split_paths(root, train, val, test, val_fraction, need_train=need_train)
     require_paths(name, [*paths.values(), *([Path(root, images)] if images else [])], HOW)
     finder = ImageFinder(root)
     read = {
-        part: _merged(name, [_read(file, finder, images, where) for file, where in _annotations(root, path, annotations)])
+        part: _merged(name, [_read(*listed, finder, images) for listed in _annotations(root, path, annotations)])
         for part, path in paths.items()
     }
     found = {part: {label for image in some for label in image.clear | image.hard} for part, some in read.items()}
@@ -114,7 +112,7 @@ def _merged(name: str, images: list[ObjectImage]) -> list[ObjectImage]:
     return list(by_file.values())
 
 
-def _read(file: Path, finder: ImageFinder, images: str | None, where: str) -> ObjectImage:
+def _read(file: Path, where: str, finder: ImageFinder, images: str | None) -> ObjectImage:
     """Read one annotation and find its image: by the name of the annotation, or else by its `filename`."""
     try:
         annotation = ElementTree.parse(file).getroot()
