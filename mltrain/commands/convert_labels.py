@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ def _compare(made: Path, classes: Path, separator: str, root: Path | None, parts
 
     place = made.parent.parent if root is None else root
     for part, labels in parts.items():
-        found = read_csv(made, root=place, classes=classes, split=part, separator=separator, name=labels.name)
+        with _quiet():
+            found = read_csv(made, root=place, classes=classes, split=part, separator=separator, name=labels.name)
         same_files = [os.path.abspath(path) for path in found.image_paths] == [  # noqa: PTH100
             os.path.abspath(path)  # noqa: PTH100
             for path in labels.image_paths
@@ -142,6 +144,18 @@ def _compare(made: Path, classes: Path, separator: str, root: Path | None, parts
                 "that differ in white space only, or that begin with ! or ?, or file names with spaces at the end "
                 "are likely reasons"
             )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep readers from logging what they have logged about the source already."""
+    readers = logging.getLogger("mltrain.datasets")
+    level = readers.level
+    readers.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        readers.setLevel(level)
 
 
 def command_of(out: Path, classes: Path, separator: str, root: Path | None, parts: Mapping[str, LabelSet]) -> str:

@@ -19,6 +19,8 @@ from mltrain.labels import LabelSet
 log = logging.getLogger(__name__)
 
 SPLIT = "{split}"
+LABEL_FOLDERS = ("annotations", "labels", "metadata")
+"""folders, in lower case, that may hold the label files of the folder around them"""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def _as_written(split: str, found: Collection[str]) -> str:
 def find_image_root(root: Path, files: Collection[str]) -> Path:
     """Return `root`, or the folder below it that has the images if it has none of them itself.
 
-    Only a sample of the images is looked for.
+    If `root` is a folder of annotations, the folders beside it are looked at, too. Only a sample of the images is
+    looked for.
     """
     listed = list(files)
     sample = listed[:: max(1, len(listed) // 20)]
@@ -156,7 +159,11 @@ def find_image_root(root: Path, files: Collection[str]) -> Path:
         return root
     folders += [below.path for folder in folders[:50] for below in _folders(folder)]
     best = max(map(Path, folders[:200]), key=share, default=root)
-    return best if share(best) == len(sample) else root
+    if share(best) == len(sample):
+        return best
+    if root.name.lower() in LABEL_FOLDERS and (beside := find_image_root(root.parent, files)) != root.parent:
+        return beside
+    return root.parent if root.name.lower() in LABEL_FOLDERS and share(root.parent) else root
 
 
 def _folders(place: str) -> list[os.DirEntry[str]]:

@@ -114,6 +114,9 @@ class ImageFinder:
         """
         if "/" in image and (places := of_address(image)):
             return self._at_address(places, where)
+        return self._find_path(image, where)
+
+    def _find_path(self, image: str, where: str) -> str:
         if "\\" in image and not os.path.lexists(os.path.join(self.root, image)):
             image = image.replace("\\", "/")
         path = os.path.normpath(image)
@@ -129,8 +132,8 @@ class ImageFinder:
         return same[0] if same else path
 
     def _at_address(self, places: list[str], where: str) -> str:
-        found = [self.find(place, where) for place in places if place]
-        return next((path for path in found if os.path.lexists(os.path.join(self.root, path))), places[1])
+        found = [self._find_path(place, where) for place in places if place]
+        return next((path for path in found if os.path.lexists(os.path.join(self.root, path))), found[0])
 
     def find_suffix(self, path: str, suffix: str, where: str) -> str:
         """Return `path` with `suffix`, or with the suffix of the file that is there instead.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mltrain.datasets.found import Found
+from mltrain.datasets.label_files import LABEL_FOLDERS
 from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.recognise_files import recognise_file
 from mltrain.datasets.recognise_folders import FOLDERS, class_folders, files_of_splits
@@ -18,8 +19,6 @@ from mltrain.text import first_lines
 
 LABEL_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".txt")
 """suffixes of files that may hold labels"""
-LABEL_FOLDERS = ("annotations", "labels", "metadata")
-"""folders, in lower case, that may hold label files of the folder around them"""
 
 
 def recognise(path: Path) -> Found:

@@ -196,7 +196,7 @@ def _json(path: Path) -> Found | None:
         return None
     options = {"file": str(path)}
     splits = {str(record.get("split", "")) for _, record in found.records}
-    options |= split_options(splits) or {"val_fraction": HELD_OUT}
+    options |= _split_or_share(splits)
     if not found.label_keys and not lower & set(LABEL_KEYS):
         records = [record for _, record in found.records[:SAMPLE]]
         classes = [key for key in keys if all(record.get(key) in (0, 1, -1, None) for record in records)]
@@ -213,8 +213,14 @@ def _xml(path: Path) -> Found | None:
     if root.tag != "annotations":
         return None
     images = ElementTree.parse(path).getroot().findall("image")
-    splits = split_options({image.get("subset") or "" for image in images}) if images else None
-    return Found("annotations of CVAT", "cvat", {"file": str(path), **(splits or {"val_fraction": HELD_OUT})})
+    splits = _split_or_share({image.get("subset") or "" for image in images})
+    return Found("annotations of CVAT", "cvat", {"file": str(path), **splits})
+
+
+def _split_or_share(splits: set[str]) -> dict[str, Any]:
+    """Return the options that name the splits, or that hold a share out if these are names of no splits."""
+    options = split_options(splits)
+    return {"val_fraction": HELD_OUT} if options is None else options
 
 
 def _yaml(path: Path) -> Found | None:

@@ -1,0 +1,81 @@
+"""Promises of every format of labels: it is read right, recognised, said, and its explicit options read the same."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mltrain.config import load
+from mltrain.config.build import instantiate
+from mltrain.datasets.auto import READERS, auto, explicit
+from mltrain.datasets.splits import Splits, check_files, check_splits
+from mltrain.labels import LabelSet
+from tests.datasets.formats import CASES, Case
+
+
+def by_name(splits: Splits) -> dict[str, list[str]]:
+    """All images of a data set, by file name, with their labels."""
+    found = {}
+    for labels in splits:
+        for i in range(0 if labels is None else len(labels)):
+            assert labels is not None
+            positive = [name for name, target in zip(labels.class_names, labels.targets(i), strict=True) if target == 1]
+            found[Path(labels.path(i)).name] = positive
+    return found
+
+
+def same(one: LabelSet | None, other: LabelSet | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one.fingerprint(), one.image_paths, one.name) == (other.fingerprint(), other.image_paths, other.name)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    return CASES[request.param](tmp_path / "my data")
+
+
+def test_a_format_is_recognised_read_right_and_its_explicit_options_read_the_same(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    splits = auto(path=str(case.path), name="mine")
+    assert by_name(splits) == case.expected
+    assert splits.train.fully_labelled
+    check_splits(splits)
+    for labels in splits:
+        if labels is not None:
+            check_files(labels)
+    said = [record.getMessage() for record in caplog.records if "; without auto: " in record.getMessage()]
+    assert len(said) == 1
+    words = shlex.split(said[0].partition("; without auto: ")[2])
+    assert words[0] == f"dataset={case.group}"
+    assert any(word.startswith("dataset.val_fraction=") for word in words) == case.held_out
+    config = load([*words, "dataset.name=mine"]).dataset
+    again = instantiate(config, "dataset")
+    assert all(same(one, other) for one, other in zip(splits, again, strict=True))
+
+
+def test_every_format_has_a_case() -> None:
+    needs_years = {"coco", "voc0712", "voc2007", "voc2012", "lvis"}
+    assert {CASES[name].__name__ for name in CASES} and set(READERS) - needs_years <= {"auto", *GROUPS}
+
+
+GROUPS = {"celeba", "coco2017", "coco_files", "csv", "cvat", "folder", "json", "list", "voc_files", "yolo"}
+
+
+def test_the_readers_of_auto_are_those_of_the_configs() -> None:
+    for group, (reader, options) in READERS.items():
+        config = load([f"dataset={group}"]).dataset
+        assert config._target_ == f"{reader.__module__}.{reader.__name__}"
+        assert all(config[key] == value for key, value in options.items()), group
+
+
+def test_a_share_can_be_asked_for(tmp_path: Path) -> None:
+    path = CASES["csv_lists"](tmp_path).path
+    found = explicit(path, 0.5, 3)
+    assert found.options["val_fraction"] == 0.5 and found.options["split_seed"] == 3
+    assert len(auto(path=str(path), val_fraction=0.5).val) == 4
