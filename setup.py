@@ -11,6 +11,7 @@ setup(
     package_dir={"mltrain.configs": "configs"},
     package_data={
         "mltrain.configs": ["**/*.yaml"],
+        "mltrain.datasets": ["*.yaml"],
         "mltrain.report.html": ["templates/*"],
         "mltrain.runs": ["*.yaml"],
     },
