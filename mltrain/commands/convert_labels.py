@@ -53,7 +53,7 @@ def convert_labels(cfg: DictConfig, options: Options) -> Path:
     """
     from mltrain.datasets.splits import check_splits
     from mltrain.files import temporary_folder
-    from mltrain.label_table import separator_of, write_labels
+    from mltrain.labels.label_table import separator_of, write_labels
     from mltrain.text import counted
 
     out = Path(options.out)

@@ -205,12 +205,17 @@ def _json(path: Path) -> Found | None:
     return Found(f"a json file: {found.title}", "json", options)
 
 
-def _xml(path: Path) -> Found | None:
+def root_of_xml(path: Path) -> str | None:
+    """Return the name of the outermost element of an xml file, or None if it is no xml."""
     try:
         _, root = next(ElementTree.iterparse(path, events=("start",)))
     except (ElementTree.ParseError, StopIteration):
         return None
-    if root.tag != "annotations":
+    return str(root.tag)
+
+
+def _xml(path: Path) -> Found | None:
+    if root_of_xml(path) != "annotations":
         return None
     images = ElementTree.parse(path).getroot().findall("image")
     splits = _split_or_share({image.get("subset") or "" for image in images})

@@ -9,7 +9,7 @@ from typing import Any
 
 from mltrain.datasets.found import HELD_OUT, Found, held_out_unless, split_of
 from mltrain.datasets.names import NO_DATA, SUFFIXES
-from mltrain.datasets.recognise_files import recognise_file
+from mltrain.datasets.recognise_files import recognise_file, root_of_xml
 from mltrain.datasets.voc import find_devkit
 
 Look = Callable[[Path], Iterator[Found]]
@@ -48,8 +48,8 @@ def _official(path: Path) -> Iterator[Found]:
 
 def _voc_layout(path: Path) -> Iterator[Found]:
     """Recognise Annotations/ beside JPEGImages/ or images, with or without lists."""
-    folder = next((path / name for name in ("Annotations", "annotations") if _has(path / name, ".xml")), None)
-    if folder is None or _is_cvat(folder):
+    folder = next((path / name for name in ("Annotations", "annotations") if _is_voc(path / name)), None)
+    if folder is None:
         return
     options: dict[str, Any] = {"root": str(path)}
     if folder.name != "Annotations":
@@ -68,7 +68,7 @@ def _voc_layout(path: Path) -> Iterator[Found]:
 
 def _xml_files(path: Path) -> Iterator[Found]:
     """Recognise xml annotations of single images in the folder itself."""
-    if _has(path, ".xml") and not _is_cvat(path):
+    if _is_voc(path):
         options = {"root": str(path), "train": ".", "val_fraction": HELD_OUT}
         yield Found("a folder of Pascal VOC's xml annotations", "voc_files", options)
 
@@ -113,7 +113,7 @@ def _folders_of_splits(path: Path) -> Iterator[Found]:
             kept = {key: value for key, value in found.options.items() if key not in ("file", "val_fraction")}
             options = {"file": f"{path}/{{split}}/{file}", **kept, **split_keys, **held_out}
             yield Found(f"{found.title}, one per split", found.group, options, found.note)
-    if all(_has(entry, ".xml") and not _is_cvat(entry) for entry in folders.values()):
+    if all(_is_voc(entry) for entry in folders.values()):
         given = {split: name for split, name in names.items() if split == "test" or name != USUAL[split]}
         options = {"root": str(path), **given, **held_out}
         yield Found("folders of Pascal VOC's xml annotations, one per split", "voc_files", options)
@@ -216,11 +216,9 @@ def _below(path: Path) -> list[Path]:
     return sorted(entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in NO_DATA)
 
 
-def _has(folder: Path, suffix: str) -> bool:
-    return folder.is_dir() and any(entry.name.endswith(suffix) for entry in os.scandir(folder))
-
-
-def _is_cvat(folder: Path) -> bool:
-    """Return whether the xml files of a folder are exports of CVAT, not annotations of one image each."""
-    first = next((entry.path for entry in os.scandir(folder) if entry.name.endswith(".xml")), None)
-    return first is not None and (found := recognise_file(Path(first))) is not None and found.group == "cvat"
+def _is_voc(folder: Path) -> bool:
+    """Return whether a folder holds xml annotations of one image each."""
+    if not folder.is_dir():
+        return False
+    first = min((entry.path for entry in os.scandir(folder) if entry.name.endswith(".xml")), default=None)
+    return first is not None and root_of_xml(Path(first)) == "annotation"

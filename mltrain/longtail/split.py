@@ -27,8 +27,8 @@ from scipy import sparse
 import mltrain
 from mltrain.errors import DataError
 from mltrain.files import atomic_folder, write_json
-from mltrain.label_table import NEGATIVE, UNKNOWN, separator_of, write_labels
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats, compress
+from mltrain.labels.label_table import NEGATIVE, UNKNOWN, separator_of, write_labels
 
 FORMAT = "mltrain split 1"
 MANIFEST = "manifest.json"

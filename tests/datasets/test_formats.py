@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mltrain.config import load
 from mltrain.config.build import instantiate
-from mltrain.config.compose import CONFIGS
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.signatures import locate
 from mltrain.datasets.auto import READERS, auto, explicit
 from mltrain.datasets.splits import Splits, check_files, check_splits

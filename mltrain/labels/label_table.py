@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet
+from mltrain.labels.label_set import LabelSet
 
 SEPARATORS = (";", "|", "/", "\t")
 NEGATIVE, UNKNOWN = "!", "?"
