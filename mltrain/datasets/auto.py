@@ -17,6 +17,7 @@ from mltrain.datasets.found import Found
 from mltrain.datasets.json_file import json_file
 from mltrain.datasets.lists import list_files
 from mltrain.datasets.lvis import lvis
+from mltrain.datasets.reading import require_paths
 from mltrain.datasets.recognise import recognise
 from mltrain.datasets.splits import Splits, check_fraction
 from mltrain.datasets.voc import voc
@@ -72,6 +73,7 @@ def auto(
     """
     if val_fraction is not None:
         check_fraction(val_fraction)
+    require_paths(name, [path], "A file or folder with labels in a known format (docs/datasets.md): dataset.path=PATH")
     found = explicit(Path(path), val_fraction, split_seed)
     log.info("%s is %s%s; without auto: %s", path, found.title, f" ({found.note})" if found.note else "", found.command)
     reader, options = READERS[found.group]

@@ -158,8 +158,9 @@ def find_image_root(root: Path, files: Collection[str]) -> Path:
     except OSError:
         return root
     folders += [below.path for folder in folders[:50] for below in _folders(folder)]
-    best = max(map(Path, folders[:200]), key=share, default=root)
-    if share(best) == len(sample):
+    shares = {folder: found for folder in map(Path, folders[:200]) if (found := share(folder))}
+    best = max(shares, key=shares.__getitem__, default=root)
+    if shares.get(best) == len(sample) or len(shares) == 1:  # in evaluation some of the images may be missing
         return best
     if root.name.lower() in LABEL_FOLDERS and (beside := find_image_root(root.parent, files)) != root.parent:
         return beside

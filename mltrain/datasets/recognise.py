@@ -25,10 +25,8 @@ def recognise(path: Path) -> Found:
     """Return the one format that a file or folder has.
 
     Raises:
-        DataError: there is no such path, none or several formats fit; the message has the command of each candidate.
+        DataError: none or several formats fit; the message has the command of each candidate.
     """
-    if not path.exists():
-        raise DataError(f"dataset.path={path}: there is no such file or folder")
     found = candidates(path)
     if len(found) == 1:
         return found[0]

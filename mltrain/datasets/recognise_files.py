@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from mltrain.safe_yaml import read_yaml
 
 LABEL_COLUMNS = (
     *LABEL_KEYS,
-    *("finding labels", "tag", "label_name", "attribute_ids", "category_name", "ground_truth.label", "caption"),
+    *("finding labels", "tag", "label_name", "attribute_ids", "category_name", "ground_truth.label"),
 )
 """columns with labels, in lower case, the most likely first"""
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "dataset", "fold")
 SAMPLE = 2000
-"""rows that are looked at"""
+"""rows that decide whether a file is a table"""
+DISTINCT = 20_000
+"""different cells of a column that are counted"""
 COCO_KEYS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
 
 
@@ -49,30 +51,47 @@ def recognise_file(path: Path) -> Found | None:
 def _csv(path: Path) -> Found | None:
     """Recognise a table with a header, whatever separates its columns."""
     for delimiter in (",", "\t", ";", "|"):
-        rows = _rows(path, delimiter)
+        rows = _first_rows(path, delimiter)
         if rows is not None and (found := _table(path, rows[0], rows[1:], delimiter)) is not None:
             return found
     return None
 
 
-def _rows(path: Path, delimiter: str) -> list[list[str]] | None:
+def _first_rows(path: Path, delimiter: str) -> list[list[str]] | None:
     """Return the first rows of a file, or None if these are no columns of a table."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
-        rows = [[cell.strip() for cell in cells] for cells in islice(reader, SAMPLE) if any(cells)]
+    rows = list(islice(_rows(path, delimiter), SAMPLE))
     if len(rows) < 2 or len(rows[0]) < 2 or any(len(cells) != len(rows[0]) for cells in rows):
         return None
     return rows
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[list[str]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        for cells in csv.reader(stream, delimiter=delimiter, skipinitialspace=True):
+            if any(cells):
+                yield [cell.strip() for cell in cells]
+
+
+def _cells(path: Path, header: list[str], delimiter: str) -> dict[str, Counter[str]]:
+    """Return the different cells of each column with their number; of a column with very many, only the first ones."""
+    columns: list[Counter[str]] = [Counter() for _ in header]
+    for cells in islice(_rows(path, delimiter), 1, None):
+        for column, cell in zip(columns, cells, strict=False):
+            if cell in column or len(column) < DISTINCT:
+                column[cell] += 1
+    return dict(zip(header, columns, strict=True))
 
 
 def _table(path: Path, header: list[str], rows: list[list[str]], delimiter: str) -> Found | None:
     image = _image_column(header, rows)
     if image is None or len(set(header)) < len(header):
         return None
-    columns = {name: [cells[k] for cells in rows] for k, name in enumerate(header)}
+    columns = _cells(path, header, delimiter)
     options: dict[str, Any] = {"file": str(path)}
     if delimiter != ",":
         options["delimiter"] = delimiter
+    if (classes_file := path.with_suffix(".classes.txt")).is_file():  # as mltrain convert_labels writes it
+        options["classes"] = str(classes_file)
     split = _split_column(columns)
     options |= {"val_fraction": HELD_OUT} if split is None else split[1]
     if split is not None and split[0] != "split":
@@ -80,10 +99,8 @@ def _table(path: Path, header: list[str], rows: list[list[str]], delimiter: str)
     others = [name for name in header if name not in (image, split and split[0])]
     labels = _labels_column(others, columns)
     classes = [name for name in others if name.lower() not in NO_CLASSES and _is_class(columns[name])]
-    if labels is None and len(classes) >= 2:
-        return _one_hot(path, image, classes, columns, options)
     if labels is None:
-        return None
+        return _one_hot(image, classes, columns, options) if len(classes) >= 2 else None
     if image != "image":
         options["image_column"] = image
     if labels != "labels":
@@ -99,17 +116,13 @@ def _table(path: Path, header: list[str], rows: list[list[str]], delimiter: str)
     return Found("a csv file with a column of labels", "csv", options, note)
 
 
-def _one_hot(
-    path: Path, image: str, classes: list[str], columns: dict[str, list[str]], options: dict[str, Any]
-) -> Found:
+def _one_hot(image: str, classes: list[str], columns: dict[str, Counter[str]], options: dict[str, Any]) -> Found:
     lower = {name.lower(): name for name in reversed(list(columns))}
     if image != next((lower[name] for name in ("image", *IMAGE_COLUMNS) if name in lower), None):
         options["image_column"] = image
-    if "labels" in columns:
-        options["labels_column"] = ""
-    targets = Counter(in_cells.target_of(cell) for name in classes for cell in columns[name])
+    targets = {in_cells.target_of(cell) for name in classes for cell in columns[name]}
     note = ""
-    if targets[-1] and not targets[0] and not targets[None]:
+    if targets <= {1, -1} and -1 in targets:
         options["minus_one"] = "negative"
         note = "-1 means that the image does not have the label, because the file holds 1 and -1 only"
     return Found("a csv file with one column per class", "csv", options, note)
@@ -124,7 +137,7 @@ def _image_column(header: list[str], rows: list[list[str]]) -> str | None:
     return next((name for name in by_name if name in by_cells), next(iter([*by_cells, *by_name]), None))
 
 
-def _split_column(columns: dict[str, list[str]]) -> tuple[str, dict[str, Any]] | None:
+def _split_column(columns: dict[str, Counter[str]]) -> tuple[str, dict[str, Any]] | None:
     """Return the column of the splits, with the options that name them."""
     for name, cells in columns.items():
         if name.lower() in SPLIT_COLUMNS and (options := split_options(set(cells))) is not None:
@@ -132,7 +145,7 @@ def _split_column(columns: dict[str, list[str]]) -> tuple[str, dict[str, Any]] |
     return None
 
 
-def _labels_column(others: list[str], columns: dict[str, list[str]]) -> str | None:
+def _labels_column(others: list[str], columns: dict[str, Counter[str]]) -> str | None:
     """Return the column of the labels: by its name, by what its cells hold, or as the only one that is left."""
     lower = {name.lower(): name for name in reversed(others)}
     named = [lower[name] for name in LABEL_COLUMNS if name in lower and not _is_class(columns[lower[name]])]
@@ -144,7 +157,7 @@ def _labels_column(others: list[str], columns: dict[str, list[str]]) -> str | No
     return others[0] if len(others) == 1 and not _is_class(columns[others[0]]) else None
 
 
-def _is_class(cells: list[str]) -> bool:
+def _is_class(cells: Iterable[str]) -> bool:
     """Return whether cells are 1, 0, -1 or blank, and not all blank."""
     try:
         return any(in_cells.target_of(cell) is not None for cell in cells)
@@ -152,17 +165,19 @@ def _is_class(cells: list[str]) -> bool:
         return False
 
 
-def _separator(cells: list[str]) -> str:
+def _separator(cells: Counter[str]) -> str:
     """Return the separator of labels."""
     if any(in_cells.quoted_list(cell) is not None or in_cells.plain_list(cell) is not None for cell in cells):
         return ";"
-    labels = Counter(part.strip() for cell in cells for part in cell.split(";") if part.strip())
+    labels = Counter[str]()
+    for cell, count in cells.items():
+        labels.update({part.strip(): count for part in cell.split(";") if part.strip()})
     found = in_cells.better_separator(labels, ";")
     several = any(";" in cell for cell in cells)
     return found[0] if found is not None and found[2] and not several else ";"
 
 
-def _no_label(cells: list[str], separator: str) -> str | None:
+def _no_label(cells: Iterable[str], separator: str) -> str | None:
     labels = {part.strip() for cell in cells for part in cell.split(separator)}
     return next((label for label in sorted(labels) if label.lower() in NO_LABEL), None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from mltrain.datasets.listing import Listing
 from mltrain.datasets.names import warn_of_case
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits
-from mltrain.datasets.table import Header, Layout, Table, TablePart, read_header
+from mltrain.datasets.table import Layout, Table, TablePart, read_header
 from mltrain.datasets.table_columns import read_columns
 from mltrain.datasets.table_labels import read_labels
 from mltrain.errors import DataError
@@ -101,16 +101,21 @@ def read_tables(
 
 
 def _found_root(root: Path, parts: list[TablePart]) -> Path:
-    """Return the folder of the images, which is looked for by the first ones of each table."""
-    images = [os.path.join(part.images, image) for part in parts for image in _first_images(part.table, part.header)]  # noqa: PTH118
-    found = find_image_root(root, images)
+    """Return `root` if one of the first images is there, or else the folder that has some of them."""
+    first = [image for part in parts for image in islice(_images(part), 20)]
+    if any(Path(root, image).exists() for image in first):
+        return root
+    images = [image for part in parts for image in _images(part)]
+    found = find_image_root(root, images[:: max(1, len(images) // 200)])
     if found != root:
         log.info("the images are in %s: dataset.root=%s", found, found)
     return found
 
 
-def _first_images(table: Table, header: Header) -> list[str]:
-    return [cells[header.image].strip() for _, cells in islice(table.rows(), 100) if cells[header.image].strip()]
+def _images(part: TablePart) -> Iterator[str]:
+    for _, cells in part.table.rows():
+        if image := cells[part.header.image].strip():
+            yield os.path.join(part.images, image)  # noqa: PTH118  it may be any text
 
 
 def _where(files: list[LabelFile], layout: Layout) -> str:

@@ -31,7 +31,7 @@ def test_several_formats_are_refused_with_the_command_of_each(tmp_path: Path) ->
     write(tmp_path / "export.json", json.dumps(LABELS))
     with pytest.raises(DataError, match="may be read in 2 ways") as error:
         recognise(tmp_path)
-    commands = [line[line.index("dataset=") :] for line in str(error.value).splitlines()[1:]]
+    commands = [line[line.index("dataset=") :] for line in sorted(str(error.value).splitlines()[1:])]
     assert [command.split()[0] for command in commands] == ["dataset=csv", "dataset=json"]
     assert all(by_name(read(command.split())) == LABELS for command in commands)
 
@@ -54,8 +54,8 @@ def test_what_is_no_labels_is_refused_in_one_message(tmp_path: Path, name: str, 
     for path in (file, tmp_path):
         with pytest.raises(DataError, match=r"no known format of labels; .*docs/datasets\.md lists the formats"):
             recognise(path)
-    with pytest.raises(DataError, match="there is no such file or folder"):
-        recognise(tmp_path / "none")
+    with pytest.raises(DataError, match=r"missing  .*none"):
+        auto(path=str(tmp_path / "none"))
 
 
 def test_a_label_file_comes_before_folders_that_its_images_lie_in(tmp_path: Path) -> None:
@@ -95,6 +95,21 @@ def test_splits_that_are_called_otherwise_are_found(tmp_path: Path, column: str)
     file = write(tmp_path / "x.csv", f"image,labels,{column}\n" + "".join(rows))
     splits = auto(path=str(file))
     assert [len(labels) for labels in splits if labels is not None] == [4, 4, 4]
+
+
+def test_all_rows_decide_not_only_the_first(tmp_path: Path) -> None:
+    splits = ["train"] * 2500 + ["val"] * 10
+    one_hot = "".join(f"{k}.jpg,{-1 if k < 2400 else 0},1,{split}\n" for k, split in enumerate(splits))
+    found = recognise(write(tmp_path / "x.csv", "image,cat,dog,split\n" + one_hot))
+    assert found.options == {"file": str(tmp_path / "x.csv")}
+
+
+def test_images_are_found_below_the_file_also_where_those_of_train_are_missing(tmp_path: Path) -> None:
+    rows = [f"{k}.jpg,{'cat' if k % 2 else 'dog'},{'val' if k >= 90 else 'train'}\n" for k in range(100)]
+    file = write(tmp_path / "x.csv", "image,labels,split\n" + "".join(rows))
+    touch(tmp_path / "deep" / "photos", *(f"{k}.jpg" for k in range(90, 100)))
+    touch(tmp_path / "other", "readme.jpg")
+    assert Path(auto(path=str(file)).val.root) == tmp_path / "deep" / "photos"
 
 
 # -- what the readers say --------------------------------------------------------------------------------------------
