@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_the_readers_of_auto_are_those_of_the_configs() -> None:
         target, config = config_of(group)
         assert target is reader
         assert all(config[key] == value for key, value in options.items()), group
+
+
+def test_the_options_in_the_docs_are_those_of_the_readers() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    table = text.partition("## Formats of labels")[2].partition("\n- ")[0]
+    commands = [code.replace(r"\|", "|") for code in re.findall(r"`(dataset=[^`]+)`", table)]
+    assert len(commands) > 20
+    groups = set()
+    for command in commands:
+        group, *words = shlex.split(command)
+        _, options = config_of(group.removeprefix("dataset="))
+        overrides = OverridesParser.create().parse_overrides(words)
+        assert {one.key_or_group.removeprefix("dataset.") for one in overrides} <= options.keys(), command
+        groups.add(group.removeprefix("dataset="))
+    years = {"coco", "voc0712", "voc2007", "voc2012", "lvis"}
+    assert groups == set(READERS) - years, "every reader of auto is in the table"
 
 
 def test_a_share_can_be_asked_for(tmp_path: Path) -> None:
