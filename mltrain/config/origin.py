@@ -1,4 +1,4 @@
-"""Where a key of a config was set, for messages."""
+"""Position of a config key: the override, or the line of the file, that set it, for messages."""
 
 from __future__ import annotations
 
