@@ -149,7 +149,7 @@ def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allo
     if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
         cfg.dataset = chosen
     elif moved:
-        cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
+        cfg.dataset.update({key: chosen[key] for key in ("root", "file", "path") if key in chosen})
 
 
 HEADER = "# @package _global_"
@@ -184,7 +184,7 @@ def _missing_header(path: Path) -> str:
     found = next((line for line in text.splitlines() if "@package" in line), None)
     if found is not None and found.strip() == HEADER:
         return f"{first}; it stands in a later line: move it to the top"
-    return f"{first}; found {found or text.partition(chr(10))[0]!r}"
+    return f"{first}; found {(found or text.partition(chr(10))[0])!r}"
 
 
 def _mark_missing(node: DictConfig, key: Any) -> None:

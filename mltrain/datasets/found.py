@@ -29,7 +29,7 @@ class Found:
     options: dict[str, Any] = field(default_factory=dict)
     """options of the reader that are not its defaults"""
     note: str = ""
-    """what was decided, for the log"""
+    """decision that was taken, for the log"""
 
     @property
     def command(self) -> str:

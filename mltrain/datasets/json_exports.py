@@ -33,7 +33,7 @@ class Records(NamedTuple):
     class_names: list[str] | None = None
     """names and order of the classes, if the format says"""
     ignored: tuple[str, ...] = ()
-    """what was left out and why"""
+    """notes for the log: records that were left out, and why"""
 
 
 def label_studio(path: Path, data: Any) -> Records | None:

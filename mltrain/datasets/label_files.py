@@ -25,7 +25,7 @@ LABEL_FOLDERS = ("annotations", "labels", "metadata")
 
 @dataclass(frozen=True)
 class SplitNames:
-    """Which split of the annotations is which; options of the config targets."""
+    """Names of the splits in the annotations; options of the config targets."""
 
     train: str = "train"
     val: str = "val"
@@ -37,7 +37,7 @@ class SplitNames:
     need_val: bool = True
     need_train: bool = True
     where: str = "the file"
-    """where the annotations name the splits, for messages"""
+    """place that names the splits, for messages"""
 
 
 class LabelFile(NamedTuple):

@@ -62,7 +62,7 @@ class Table:
     class_names: list[str] | None = None
     """names and order of the classes, if the file says"""
     ignored: tuple[str, ...] = ()
-    """what was left out and why, for the log"""
+    """notes for the log: records that were left out, and why"""
 
 
 class Header(NamedTuple):

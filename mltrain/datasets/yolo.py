@@ -83,7 +83,7 @@ def yolo(
             continue
         how = f"They are the images of {part}, as {path} says. To use another place: dataset.root=FOLDER"
         require_paths(name, places, how)
-        made[part] = _read(f"{name}/{part}", places, names, base)
+        made[part] = _read(f"{name}/{part}", places, names, base, path.parent)
     if "train" in made and "val" not in made and "test" not in made and val_fraction == 0:
         made["val"] = made["train"].select([], f"{name}/val")
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
@@ -126,12 +126,15 @@ def _place(base: Path, beside: Path, text: str) -> Path:
     return next((place for place in tried if place.exists()), tried[0])
 
 
-def _read(name: str, places: Sequence[Path], names: list[str], base: Path) -> LabelSet:
+def _read(name: str, places: Sequence[Path], names: list[str], base: Path, own: Path) -> LabelSet:
+    """Read the images of a split; labels are beside them, or, of images that were copied, below the folder `own`."""
     files: dict[str, list[int]] = {}
     without = boxes = 0
     listed = [image for place in places for image in _images(place, base)]
     for image in track(listed, f"reading {name}", len(listed), unit="images"):
         label_file = _label_file(image)
+        if not label_file.is_file():
+            label_file = _label_file(own / os.path.relpath(image, base))
         found: set[int] = set()
         if label_file.is_file():
             for line, text in read_lines(label_file):
