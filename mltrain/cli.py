@@ -37,6 +37,7 @@ COMMANDS = {
     "push": "write a model as a folder to publish, and upload it",
     "convert_checkpoint": "make a run folder of a published checkpoint",
     "prepare_data": "download, verify and shrink a data set",
+    "convert_labels": "write the labels of any format as one csv file",
     "dataset_stats": "count classes, labels and co-occurrence",
     "find_duplicates": "find near-duplicate images in two splits",
     "browse_dataset": "write a page with images of a data set",

@@ -109,7 +109,7 @@ def _draw(folder: Path, made: Any) -> None:
 
 def _how_to_train(folder: Path, images: LabelSet, made: Any, cfg: DictConfig) -> str:
     """Return a message with the command that trains on the split, with the groups of the split."""
-    from mltrain.longtail.split import separator_of
+    from mltrain.labels.label_table import separator_of
 
     if made.val is None:
         return "train on it with dataset=csv and a validation split of your own (val_fraction=0 left none here)"

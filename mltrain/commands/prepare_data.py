@@ -113,8 +113,12 @@ def _shrink(cfg: DictConfig, options: Options, splits: Any, leave: Sequence[str]
     from mltrain.datasets.splits import check_files
     from mltrain.prepare.shrink import carry, shrink
 
-    if "root" not in cfg.dataset:
-        raise ConfigError(f"shrink={options.shrink}: dataset={component_name(cfg.dataset)} has no option root")
+    if "root" not in cfg.dataset or "{split}" in str(cfg.dataset.get("file")):
+        why = "has no option root" if "root" not in cfg.dataset else "has one label file per split"
+        raise ConfigError(
+            f"shrink={options.shrink}: dataset={component_name(cfg.dataset)} {why}; write its labels as one csv file "
+            "with mltrain convert_labels and the same options, and shrink with the options that it prints"
+        )
     sets = [labels for labels in splits if labels is not None and len(labels)]
     base = Path(cfg.dataset.root or splits.train.root).absolute()
     out = Path(options.out or f"{base}_{options.shrink}").absolute()

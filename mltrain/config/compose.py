@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import UNSET, check_config, find_problems, message
 from mltrain.config.identity import default_name, names_folder
 from mltrain.config.origin import Origin
-from mltrain.config.overrides import Scan, Source, parse_override, scan_overrides
+from mltrain.config.overrides import EXPERIMENT, Scan, Source, parse_override, scan_overrides
 from mltrain.config.targets import OPTION
 from mltrain.errors import ConfigError
 from mltrain.safe_yaml import check_yaml
@@ -163,7 +163,11 @@ def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allo
     if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
         cfg.dataset = chosen
     elif moved:
-        cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
+        cfg.dataset.update({key: chosen[key] for key in ("root", "file", "path") if key in chosen})
+
+
+HEADER = "# @package _global_"
+"""first line of an experiment file"""
 
 
 class _CheckedFiles(FileConfigSource):
@@ -177,10 +181,24 @@ class _CheckedFiles(FileConfigSource):
             except (ValueError, OSError, yaml.YAMLError) as error:
                 raise ValueError(f"{path}: {error}") from error
         result = super().load_config(config_path)
+        if path.is_file() and config_path.startswith(f"{EXPERIMENT}/") and result.header.get("package") != "_global_":
+            raise ValueError(f"{path}: {_missing_header(path)}")
         if isinstance(result.config, DictConfig) and not config_path.startswith("hydra/"):
             for key in [key for key in result.config if key not in ("defaults", "hydra")]:
                 _mark_missing(result.config, key)
         return result
+
+
+def _missing_header(path: Path) -> str:
+    """Say what keeps Hydra from reading the header of an experiment file."""
+    text = path.read_text(encoding="utf-8")
+    first = f'its first line must be "{HEADER}", so that its keys are those of the whole config'
+    if text.startswith("\ufeff"):
+        return f"a byte order mark hides its first line; save it as UTF-8 without one, and {first}"
+    found = next((line for line in text.splitlines() if "@package" in line), None)
+    if found is not None and found.strip() == HEADER:
+        return f"{first}; it stands in a later line: move it to the top"
+    return f"{first}; found {(found or text.partition(chr(10))[0])!r}"
 
 
 def _mark_missing(node: DictConfig, key: Any) -> None:

@@ -46,7 +46,8 @@ class PerLabelLoss(nn.Module):
 
     Raises:
         ValueError: logits not floating or not 2-D, targets of another shape or requiring a gradient, an unknown
-            reduction; on the CPU also a target above 1 (elsewhere the check would stall the device).
+            reduction; on the CPU also a target above 1 or NaN (elsewhere the check would stall the device, and NaN
+            shows in the loss).
     """
 
     task: ClassVar[str] = "multi_label"
@@ -306,14 +307,26 @@ def check_targets(y: Tensor) -> bool:
     """Return whether all targets are known.
 
     Raises:
-        ValueError: a target is above 1.
+        ValueError: a target is above 1 or NaN.
     """
     low, high = torch.aminmax(y)
-    if high.item() > 1:
+    if not high.item() <= 1:
         raise ValueError(
             f"targets must be 1 (positive), 0 (negative), -1 (unknown) or soft in [0, 1]; found {high.item():g}"
         )
     return low.item() >= 0
+
+
+def check_or_show(targets: Tensor) -> Tensor:
+    """Return 0, or NaN on an accelerator if a target is not finite, for losses that only compare targets.
+
+    Raises:
+        ValueError: on the CPU, a target is above 1 or NaN.
+    """
+    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+        check_targets(targets)
+        return targets.new_zeros((), dtype=torch.float32)
+    return (targets.float() - targets.float()).sum()
 
 
 def check_shapes(logits: Tensor, targets: Tensor) -> None:

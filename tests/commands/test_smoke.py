@@ -140,6 +140,14 @@ def find_duplicates(call: Call, run: Path, folder: Path) -> None:
 
 
 @work
+def convert_labels(call: Call, run: Path, folder: Path) -> None:
+    done(call, "convert_labels", *SMALL, "out=converted/labels.csv")
+    lines = (folder / "converted" / "labels.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "image,labels,split" and len(lines) == 1 + 80 + 24
+    assert len((folder / "converted" / "labels.classes.txt").read_text(encoding="utf-8").splitlines()) == 20
+
+
+@work
 def browse_dataset(call: Call, run: Path, folder: Path) -> None:
     done(call, "browse_dataset", *TINY, "images=4", "versions=1", "out=pages/browse.html")
     page = (folder / "pages" / "browse.html").read_text(encoding="utf-8")
