@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.progress import track
 
@@ -30,7 +31,7 @@ def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) 
         how: where to get them, and which key points elsewhere.
     """
     places = list(dict.fromkeys(Path(path).absolute() for path in paths))
-    found = [place.exists() for place in places]
+    found = [storage.exists(place) for place in places]
     if all(found):
         return
     lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
@@ -46,7 +47,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """
     place = Path(path)
     try:
-        with place.open(encoding="utf-8-sig") as stream:
+        with storage.open_text(place, encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 text = line.strip()
                 if text:
@@ -101,7 +102,7 @@ def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> I
         DataError: the file is not UTF-8, cannot be read, or (with `strict`) has misplaced quotes.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with storage.open_text(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=delimiter, strict=strict, skipinitialspace=True)
             for cells in track(reader, f"reading {path.name}", None, unit="rows"):
                 if any(cells):
@@ -126,7 +127,7 @@ def read_json_object(path: Path, content: str, *, zeroed: re.Pattern[bytes] | No
         DataError: the file cannot be read, is not JSON, or is not an object.
     """
     try:
-        text = path.read_bytes()
+        text = storage.read_bytes(path)
         data = json.loads(text if zeroed is None else zeroed.sub(rb'"\1":0', text))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error
