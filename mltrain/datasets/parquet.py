@@ -125,7 +125,7 @@ def _column(path: str, schema: pa.Schema, option: str, given: str | None, usual:
     if column is not None and column in schema.names:
         return column
     hint = did_you_mean(column, schema.names) if column else ""
-    what = "there is no such column" if column else "which column is it?"
+    what = "there is no such column;" if column else "which column is it?"
     raise DataError(
         f"dataset.{option}={column or 'null'}: {what} {path} has {first_few(schema.names, 20)}{hint or '.'} "
         f"Set dataset.{option}=COLUMN"

@@ -35,7 +35,7 @@ def locate(path: Path) -> tuple[str, str] | None:
     for found in _SUFFIX.finditer(text):
         archive = text[: found.end()]
         if is_archive(archive):
-            inner = text[found.end() + 1 :]
+            inner = text[found.end() :].lstrip("/" + os.sep)
             if os.sep != "/":
                 inner = inner.replace(os.sep, "/")
             inner = posixpath.normpath(inner) if inner else ""

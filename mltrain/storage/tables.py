@@ -61,6 +61,7 @@ def require_pyarrow(what: str) -> Any:
     """
     try:
         import pyarrow
+        import pyarrow.compute  # noqa: F401
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise DataError(f"{what}: reading it needs pyarrow: pip install 'mltrain-vision[parquet]'") from error
@@ -108,7 +109,8 @@ def read_table(path: str, column: str) -> pa.ChunkedArray:
     with _errors(path):
         name, _, field = (column, "", "") if column in read_schema(path).names else column.rpartition(".")
         if path.lower().endswith(".parquet"):
-            found = pyarrow.parquet.read_table(path, columns=[column], partitioning=None).column(0)
+            with pyarrow.parquet.ParquetFile(path) as file:
+                found = file.read(columns=[column]).column(0)
         else:
             parts = [batch.column(name) for batch in _batches(pyarrow, path)]
             found = pyarrow.chunked_array(parts, type=read_schema(path).field(name).type)
