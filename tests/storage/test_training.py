@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from mltrain.datasets.csv import csv_file
@@ -99,8 +97,9 @@ def test_batches_are_the_same_with_and_without_workers_and_cache(places, tmp_pat
         assert len(expected) == 8, name
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_archives(places, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, val = labels_of(places, "zip")
+    _, val = labels_of(places, "zip")
     expected = list(EvalLoader(val, EvalResize(image_size=24), batch_size=8, num_workers=0))
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
     loader = EvalLoader(val, EvalResize(image_size=24), batch_size=8, num_workers=1)
@@ -127,7 +126,14 @@ def test_the_cache_is_made_again_when_the_archive_changes(tmp_path: Path) -> Non
 def arguments(places, kind: str, runs: Path) -> list[str]:
     file, root = places[kind]
     frame = [item for item in TINY if not item.startswith(("dataset.", "logger.report"))]
-    return [*frame, "dataset=csv", f"dataset.file={file}", f"dataset.root={root}", f"paths.runs={runs}"]
+    return [
+        *frame,
+        "runner.epochs=1",
+        "dataset=csv",
+        f"dataset.file={file}",
+        f"dataset.root={root}",
+        f"paths.runs={runs}",
+    ]
 
 
 def test_runs_are_the_same_and_resume_the_same(places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +146,7 @@ def test_runs_are_the_same_and_resume_the_same(places, tmp_path: Path, monkeypat
                 fit(given)
         run = fit([*given, "logger.report=true"] if kind == "zip" else given)
         for name in ("last", "best"):
-            a, b = state(run, name), state(whole, name)
-            for key in ("fingerprint", "config_hash", "run_id", "data", "identity"):
-                a.pop(key, None), b.pop(key, None)
-            assert_same(a, b)
+            assert_same(state(run, name), state(whole, name))
         assert records(run) == records(whole)
     roots = image_roots(run)
     assert roots == {"val": places["parquet"][1]}, "the report finds its pictures"
@@ -167,8 +170,4 @@ def test_prediction_reads_members_and_lists_archives(places, tmp_path: Path) -> 
     assert image_files([f"{zipped}/a", f"{zipped}/b/01.png"])[23:] == [f"{zipped}/a/46.png", f"{zipped}/b/01.png"]
     (wrong,) = predictor.predict([f"{zipped}/a/none.png"])
     assert "has no member 'a/none.png'" in str(wrong.error)
-    assert (
-        isinstance(predictor(f"{zipped}/a/46.png"), list)
-        and json.dumps(scores[0][0])
-        and torch.is_tensor(predictor.model.mean)
-    )
+    assert predictor(f"{zipped}/a/46.png") == scores[0][46]
