@@ -79,7 +79,7 @@ def webdataset(
     patterns = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
     found = {part: matching(root, pattern, part, HOW) for part, pattern in patterns.items() if pattern is not None}
     parts = {
-        part: _read(root, shards, f"{name}/{part}", image and image.lower(), labels, key)
+        part: _read(root, shards, f"{name}/{part}", image and image.lower(), labels, key, separator)
         for part, shards in found.items()
     }
     names = None if classes is None else list(read_class_names(classes))
@@ -112,7 +112,9 @@ def _matches(root: str, pattern: str) -> list[str]:
     return sorted(glob.glob(os.path.join(glob.escape(root), pattern)))  # noqa: PTH118, PTH207
 
 
-def _read(root: str, shards: Sequence[str], where: str, image: str | None, labels: str | None, key: str) -> Rows:
+def _read(
+    root: str, shards: Sequence[str], where: str, image: str | None, labels: str | None, key: str, separator: str
+) -> Rows:
     """Return the samples of some shards, in the order of shards and names."""
     samples: list[tuple[str, dict[str, str]]] = []
     for shard in shards:
@@ -133,7 +135,7 @@ def _read(root: str, shards: Sequence[str], where: str, image: str | None, label
             missing.append(f"{sample}: no {side if images else 'image'} among {first_few(sorted(files))}")
             continue
         rows.files.append(images[0])
-        rows.values.append(_labels(os.path.join(root, files[side]), side, key))  # noqa: PTH118
+        rows.values.append(_labels(os.path.join(root, files[side]), side, key, separator))  # noqa: PTH118
     if missing:
         raise DataError(
             f"{where}: {len(missing)} of {len(samples)} samples lack an image or their labels ({side}); add them, or "
@@ -166,14 +168,14 @@ def _side(where: str, counts: Counter[str]) -> str:
     return sides[0]
 
 
-def _labels(path: str, side: str, key: str) -> Any:
+def _labels(path: str, side: str, key: str, separator: str) -> Any:
     """Return the labels in a file of a sample."""
     try:
         text = storage.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
     if side == "txt":
-        return [part for line in text.splitlines() for part in [line.strip()] if part]
+        return separator.join(text.splitlines())
     if side == "cls":
         try:
             return [int(part) for part in text.replace(",", " ").split()]

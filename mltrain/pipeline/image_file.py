@@ -29,8 +29,13 @@ def read_file(path: str | os.PathLike[str]) -> np.ndarray:
             block), or a member of an archive that cannot be read.  The message has the path and the reason.
     """
     inside = storage.locate(path)
-    if inside is not None:
-        return storage.read_member(*inside)
+    data = _read_regular(path) if inside is None else storage.read_member(*inside)
+    if not len(data):
+        raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
+    return data
+
+
+def _read_regular(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         # O_NONBLOCK: opening a pipe would wait for its writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -43,8 +48,6 @@ def read_file(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{os.fspath(path)}: cannot read the file: {reason}") from error
     if data is None:
         raise DataError(f"{os.fspath(path)}: cannot read the file: it is {kind_of(path) or 'no file'}")
-    if not len(data):
-        raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
     return data
 
 

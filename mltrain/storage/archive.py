@@ -66,7 +66,7 @@ class Archive:
         """Return the bytes of a member, uint8, writable.
 
         Raises:
-            DataError: there is no such member, it is empty, damaged, or stored in a way that is not read.
+            DataError: there is no such member, it is damaged, or stored in a way that is not read.
         """
         member = self.index.find(name)
         if not name:
@@ -76,8 +76,6 @@ class Archive:
             raise self._error(name, "it is a folder" if self.index.has_folder(name) else missing)
         if reason := _unreadable(member):
             raise self._error(name, reason)
-        if not member.size:
-            raise DataError(f"{self.path}/{name}: the file is empty (0 bytes)")
         try:
             data = self._bytes(member.offset, member.stored)
             if member.method == DEFLATED:
