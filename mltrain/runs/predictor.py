@@ -289,6 +289,8 @@ def _below(folder: str) -> list[str]:
         shown = [name for name in names if not name.startswith(".")]
         images = [name for name in shown if in_table or name.lower().endswith(SUFFIXES)]
         found += [str(Path(parent) / name) for name in images]
+    if not found and in_table:
+        raise ConfigError(f"{folder}: holds no image; paths of images that it may hold are not followed here")
     if not found:
         raise ConfigError(f"{folder}: no image in this folder; suffixes of images: {' '.join(SUFFIXES)}")
     return sorted(found)

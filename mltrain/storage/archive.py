@@ -84,7 +84,7 @@ class Archive:
             raise self._error(name, f"the archive {self.path} is damaged there ({error})") from error
         except OSError as error:
             raise self._error(name, error.strerror or str(error)) from error
-        if member.crc not in (NO_CRC, zlib.crc32(data.data)):
+        if member.crc != NO_CRC and member.crc != zlib.crc32(data.data):
             raise self._error(name, f"the archive {self.path} is damaged there (its checksum, CRC-32, is another)")
         return data
 
@@ -97,8 +97,7 @@ class Archive:
         data = np.empty(count, dtype=np.uint8)
         done = 0
         while done < count:
-            # No position is shared, so threads and forked workers may read at once.
-            read = os.preadv(self._handle, [data.data[done:]], offset + done)
+            read = _read_at(self._handle, data.data[done:], offset + done)
             if not read:
                 raise EOFError("it ends after the end of the archive")
             done += read
@@ -110,6 +109,17 @@ def _open(owner: Archive, path: str) -> int:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     weakref.finalize(owner, os.close, handle)
     return handle
+
+
+def _read_at(handle: int, into: memoryview, offset: int) -> int:
+    """Read into a buffer from a position in a file; return the number of bytes, 0 at its end."""
+    if hasattr(os, "preadv"):  # no position is shared, so threads and forked workers may read at once
+        return os.preadv(handle, [into], offset)
+    with _lock:  # Windows; it has no fork
+        os.lseek(handle, offset, os.SEEK_SET)
+        data = os.read(handle, len(into))
+        into[: len(data)] = data
+        return len(data)
 
 
 def _unreadable(member: Member) -> str | None:

@@ -1,8 +1,9 @@
 """The index of an archive: where the bytes of each member lie.
 
 An index is a file of one JSON line, which says what it belongs to, and records of fixed size, sorted by name. It is
-mapped into memory, so all processes share it and nothing is parsed. `ARCHIVE.index` lies beside the archive or, if that
-folder cannot be written, in the user's cache folder. It is made again when the archive has another size or time.
+mapped into memory, so all processes share it and nothing is parsed. `ARCHIVE.mltrain-index` lies beside the archive
+or, if that folder cannot be written, in the user's cache folder. It is made again when the archive has another size or
+time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from mltrain.files import atomic_write, locked
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
+_SUFFIX = ".mltrain-index"
+_announced: set[Path] = set()  # folders, because there may be thousands of archives in one
 _LONGEST_HEADER = 4096
 _NUMBERS = (("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<i8"), ("method", "<i8"))
 
@@ -127,7 +130,7 @@ def open_index(archive: str, status: os.stat_result, build: Builder) -> Index:
     reasons = []
     for place in _places(archive):
         try:
-            with locked(place.with_name(".index.lock")):
+            with locked(place.with_name(f"{_SUFFIX}.lock")):
                 return _load(place, archive, key) or _make(place, archive, key, build)
         except OSError as error:
             reasons.append(f"{place.parent}: {error.strerror or error}")
@@ -137,15 +140,15 @@ def open_index(archive: str, status: os.stat_result, build: Builder) -> Index:
 
 def _places(archive: str) -> Iterator[Path]:
     """Yield where an index may be kept."""
-    yield Path(f"{archive}.index")
+    yield Path(archive + _SUFFIX)
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     key = hashlib.sha256(os.fsencode(os.path.realpath(archive))).hexdigest()[:16]
-    yield caches / "mltrain" / "indexes" / f"{key}-{Path(archive).name}.index"
+    yield caches / "mltrain" / "indexes" / f"{key}-{Path(archive).name}{_SUFFIX}"
 
 
 def copy_of(place: Path) -> Path:
     """Return the file for bytes that cannot be read in place, beside the index at `place`."""
-    return place.with_suffix(".images")
+    return place.with_suffix(".mltrain-images")
 
 
 def _load(place: Path, archive: str, key: dict[str, int]) -> Index | None:
@@ -181,7 +184,11 @@ def _make(place: Path, archive: str, key: dict[str, int], build: Builder) -> Ind
         with temporary.open("wb") as out:
             out.write(json.dumps({**header, "copied": copied}).encode() + b"\n")
             out.write(records.tobytes())
-    _LOG.info("%s: %d files; the index is in %s", archive, len(records), place)
+    if place.parent not in _announced:
+        _announced.add(place.parent)
+        _LOG.info(
+            "%s: %d files; its index is kept, and so are those of other archives: %s", archive, len(records), place
+        )
     index = _load(place, archive, key)
     return index or Index(records, archive if copied is None else os.fspath(copy))
 

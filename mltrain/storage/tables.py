@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mltrain.errors import DataError
-from mltrain.files import atomic_write
+from mltrain.files import atomic_write, remove_leftovers
 from mltrain.progress import Meter, amount
 from mltrain.storage.index import Member, damaged
 from mltrain.text import first_few
@@ -218,6 +218,7 @@ def _members(path: str, copy: Path | None, images: Images, total: int, *, compre
             f"{path}: its images are {why}, so none can be read by itself, and {room} of {amount(total)}; free some "
             "space, or write the file again without compression (pyarrow: compression='none', use_dictionary=False)"
         )
+    remove_leftovers(copy.parent, copy.name)
     with atomic_write(copy) as temporary, temporary.open("wb") as out:
         made = list(_copied(path, images(), total, out))
     _LOG.info(

@@ -51,11 +51,11 @@ def test_it_is_made_once_and_again_when_the_archive_changes(photos: Path, monkey
     for _ in range(2):
         forget()
         assert storage.read_bytes(photos / "3.jpg") == b"3" * 50
-    assert len(made) == 1 and Path(f"{photos}.index").exists()
+    assert len(made) == 1 and Path(f"{photos}.mltrain-index").exists()
     os.utime(photos, ns=(1, 1))
     storage.exists(photos / "3.jpg")
     assert len(made) == 2
-    content = Path(f"{photos}.index").read_bytes()
+    content = Path(f"{photos}.mltrain-index").read_bytes()
     for broken in (
         content[:-3],
         content.replace(b'"version": 1', b'"version": 0'),
@@ -64,17 +64,17 @@ def test_it_is_made_once_and_again_when_the_archive_changes(photos: Path, monkey
         b"[1]\nxyz",
         b"\xff" * 99,
     ):
-        Path(f"{photos}.index").write_bytes(broken)
+        Path(f"{photos}.mltrain-index").write_bytes(broken)
         forget()
         assert storage.read_bytes(photos / "4.jpg") == b"4" * 50
-        assert Path(f"{photos}.index").read_bytes() == content
+        assert Path(f"{photos}.mltrain-index").read_bytes() == content
     assert len(made) == 8
 
 
 def test_an_index_that_lies_does_not_lead_outside_the_archive(photos: Path) -> None:
     storage.exists(photos)
     forget()
-    path = Path(f"{photos}.index")
+    path = Path(f"{photos}.mltrain-index")
     index = index_module.Index(*_loaded(photos))
     member = index.find("3.jpg")
     assert member is not None
@@ -87,7 +87,7 @@ def test_an_index_that_lies_does_not_lead_outside_the_archive(photos: Path) -> N
 def _loaded(photos: Path) -> tuple[object, str]:
     status = photos.stat()
     index = index_module._load(
-        Path(f"{photos}.index"), str(photos), {"version": 1, "size": status.st_size, "time": status.st_mtime_ns}
+        Path(f"{photos}.mltrain-index"), str(photos), {"version": 1, "size": status.st_size, "time": status.st_mtime_ns}
     )
     assert index is not None
     return index._records, str(photos)
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(
         forget()
         assert storage.read_bytes(photos / "1.jpg") == b"1" * 50
     assert names(photos.parent) == ["a.tar"] and len(made) == 1
-    assert [name for name in names(tmp_path / "cache/mltrain/indexes") if name.endswith("-a.tar.index")]
+    assert [name for name in names(tmp_path / "cache/mltrain/indexes") if name.endswith("-a.tar.mltrain-index")]
     closed.append(tmp_path / "cache/mltrain/indexes")
     os.utime(photos, ns=(1, 1))
     assert storage.read_bytes(photos / "1.jpg") == b"1" * 50
@@ -124,7 +124,7 @@ def test_a_failed_attempt_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"nothing")
     with pytest.raises(DataError):
         storage.exists(tmp_path / "a.tar" / "1.jpg")
-    assert names(tmp_path) == [".index.lock", "a.tar"]
+    assert names(tmp_path) == [".mltrain-index.lock", "a.tar"]
 
 
 def read_in_process(path: str, queue: multiprocessing.Queue) -> None:
@@ -141,7 +141,7 @@ def test_processes_that_ask_at_once_share_one_index(photos: Path, tmp_path: Path
     for process in processes:
         process.join()
     assert found == {b"%d" % k * 50 for k in range(4)}
-    assert names(photos.parent) == [".index.lock", "a.tar", "a.tar.index"]
+    assert names(photos.parent) == [".mltrain-index.lock", "a.tar", "a.tar.mltrain-index"]
 
 
 def test_a_forked_process_reads_while_a_thread_of_its_parent_holds_the_lock(photos: Path) -> None:

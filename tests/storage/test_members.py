@@ -88,7 +88,7 @@ def test_images_in_parquet_files(folder: Path, tmp_path: Path, options: dict[str
             assert not storage.exists(path / row(k))
         else:
             assert read_file(path / row(k)).tobytes() == image
-    copied = (tmp_path / "a.parquet.images").exists()
+    copied = (tmp_path / "a.parquet.mltrain-images").exists()
     assert copied == (options.get("compression") == "snappy"), "bytes that can be read in place are not copied"
     assert storage.is_table(path) and storage.names_in(path) == ["image"]
 
@@ -109,7 +109,7 @@ def test_images_in_arrow_files(folder: Path, tmp_path: Path, kind: str, compress
         writer.write_table(table, max_chunksize=3)
     for k in range(7):
         assert read_file(f"{path}/a/{k:08d}").tobytes() == read_file(f"{path}/b/{6 - k:08d}").tobytes() == images[k]
-    assert (tmp_path / "x.arrow.images").exists() == (compression is not None)
+    assert (tmp_path / "x.arrow.mltrain-images").exists() == (compression is not None)
     assert tables.count_rows(str(path)) == 7
 
 
@@ -248,7 +248,7 @@ def test_an_archive_that_is_none_or_is_cut_short_is_refused(folder: Path, tmp_pa
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=f"{name}: the archive is damaged or cut short"):
             storage.exists(tmp_path / name / FILES[0])
-        assert not (tmp_path / f"{name}.index").exists()
+        assert not (tmp_path / f"{name}.mltrain-index").exists()
     with tarfile.open(tmp_path / "z.tar", "w:gz") as packed:
         packed.add(folder / FILES[0], FILES[0])
     with pytest.raises(DataError, match=r"is compressed .gzip., although its name does not say so") as error:
@@ -293,6 +293,11 @@ def test_an_archive_that_changes_is_read_again(folder: Path, tmp_path: Path) -> 
     path.unlink()
     with pytest.raises(DataError, match=r"No such file|Not a directory"):
         read_image(path / FILES[2])
+
+
+def test_reading_where_the_system_has_no_preadv(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "preadv", raising=False)
+    same_as_files(make_tar(tmp_path / "a.tar", folder, FILES), folder)
 
 
 def test_reading_warns_of_nothing(folder: Path, tmp_path: Path) -> None:
