@@ -22,7 +22,7 @@ from mltrain.errors import ConfigError
 from mltrain.text import did_you_mean, nearest
 
 if TYPE_CHECKING:
-    from mltrain.config.compose import Source
+    from mltrain.config.overrides import Source
     from mltrain.config.schema import Option
 
 COMMANDS = {
@@ -202,7 +202,7 @@ def _own_options(command: Command, arguments: Sequence[str]) -> tuple[list[Any],
     if command.options is None:
         return [], list(arguments)
     from mltrain.config.check import message
-    from mltrain.config.compose import command_options
+    from mltrain.config.overrides import command_options
 
     try:
         own, rest = command_options(command.options, arguments, suggest=not command.dashes)
@@ -218,7 +218,7 @@ def _options_of(command: Command) -> dict[str, Option]:
 
 
 def _source(given: argparse.Namespace) -> Source:
-    from mltrain.config.compose import Source
+    from mltrain.config.overrides import Source
 
     folders = tuple(Path(folder) for folder in given.config_dir)
     for folder in folders:

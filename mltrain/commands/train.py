@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     """Train a config to its end; return the content of result.json on the main rank."""
-    from mltrain.runs.assemble import train
+    from mltrain.runs.train import train
 
     return train(cfg)
 

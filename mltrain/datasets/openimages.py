@@ -240,5 +240,4 @@ def _files(ids: np.ndarray, images: str) -> np.ndarray:
         for part in re.split(r"(\{id\}|\{first\})", images)
     ]
     out = np.concatenate([np.broadcast_to(part, (len(ids), part.shape[1])) for part in parts], axis=1)
-    files: np.ndarray = out.view(f"S{out.shape[1]}").ravel()
-    return files
+    return out.view(f"S{out.shape[1]}").ravel()

@@ -130,8 +130,7 @@ class Backbone(nn.Module):
         return Features(x[:, self._prefix :], grid, x[:, : self._prefix])
 
     def _forward_features(self, images: Tensor) -> Tensor:
-        x: Tensor = self.model.forward_features(images)  # type: ignore[operator]
-        return x
+        return self.model.forward_features(images)  # type: ignore[operator]
 
     def freeze(self, *, stages: int, norm: bool | Literal["statistics"]) -> None:
         """Stop the training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""

@@ -64,7 +64,8 @@ def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, qualit
         with ThreadPoolExecutor(workers or available_cores()) as pool:
             for labels in sets:
                 with Meter(f"{labels.name}, shrinking", len(labels), unit="images") as meter:
-                    for batch in _batches(_jobs(labels, base, out), 256):
+                    jobs = _jobs(labels, base, out)
+                    while batch := list(itertools.islice(jobs, 256)):
                         for what, reason in pool.map(partial(_shrink, size=size, quality=quality), batch):
                             done[what] += 1
                             if reason:
@@ -151,11 +152,6 @@ def _jobs(labels: LabelSet, base: Path, out: Path) -> Iterator[tuple[str, str]]:
                 "folder of all images: dataset.root=ARCHIVE"
             )
         yield path, os.path.join(out, below)  # noqa: PTH118
-
-
-def _batches(jobs: Iterator[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
-    while batch := list(itertools.islice(jobs, size)):
-        yield batch
 
 
 def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mltrain.engine.run_folder import STATS, SavedPredictions
+from mltrain.engine.run_folder import STATS
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.bootstrap import percentile_interval, resample, resampled_accuracy, resampled_figures
 from mltrain.report.compare import Comparison, Difference, Row
@@ -96,8 +97,7 @@ class _Resampled:
 
     def mean(self, row: Row) -> NDArray[np.float64]:
         """Return the mean over the seeds of a row, `(R,)`. Raises DataError if a run has no fitting predictions."""
-        total: NDArray[np.float64] = np.mean(np.stack([self.of(run) for run in row.runs]), axis=0)
-        return total
+        return np.mean(np.stack([self.of(run) for run in row.runs]), axis=0)
 
     def of(self, run: RunRecord) -> NDArray[np.float64]:
         """Return the figure of a run in each resample, `(R,)`; raises as `mean`."""

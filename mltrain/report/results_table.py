@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mltrain.engine.run_folder import RESULT, SPLITS, WEIGHTS
@@ -178,17 +179,36 @@ def unfinished_lines(table: Comparison) -> list[str]:
 
 def terminal(table: Comparison, columns: Sequence[str], *, bold: bool, published: Sequence[Published] = ()) -> str:
     """Lay out plain text; the best figures are bold, or marked `*` if the terminal has no bold text."""
-    lines = [heading(table), ""]
+    lay = functools.partial(_aligned, bold=bold)
+    return _laid_out(table, columns, published, lay, head=heading(table), mark="  ", gap=[])
+
+
+def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Published] = ()) -> str:
+    """Lay out a Markdown section; the best figures are bold."""
+    return _laid_out(table, columns, published, _pipes, head=f"### {heading(table)}", mark="- ", gap=[""])
+
+
+def _laid_out(
+    table: Comparison,
+    columns: Sequence[str],
+    published: Sequence[Published],
+    lay: Callable[[Cells], list[str]],
+    *,
+    head: str,
+    mark: str,
+    gap: list[str],
+) -> str:
+    """Lay out table, published figures, notes, unfinished runs; items of a list have `mark`, after the lines `gap`."""
+    lines = [head, ""]
     if table.rows:
-        lines += _aligned(table_cells(table, columns), bold=bold)
-    lines += [""] if table.rows else []
+        lines += [*lay(table_cells(table, columns)), ""]
     if published:
-        lines += ["Published, and how it differs:", "", *_aligned(published_cells(table, published), bold=False)]
-        lines += [f"  {name}" for name in _sources(published)] + [""]
-    notes = remarks(table)
-    lines += [f"- {note}" for note in notes] + ([""] if notes else [])
+        lines += ["Published, and how it differs:", "", *lay(published_cells(table, published)), *gap]
+        lines += [*(mark + name for name in _sources(published)), ""]
+    if notes := remarks(table):
+        lines += [*(f"- {note}" for note in notes), ""]
     if table.unfinished:
-        lines += ["Without a result:", *(f"  {line}" for line in unfinished_lines(table)), ""]
+        lines += ["Without a result:", *gap, *(mark + line for line in unfinished_lines(table)), ""]
     return "\n".join(lines)
 
 
@@ -210,24 +230,9 @@ def _aligned(table: Cells, *, bold: bool) -> list[str]:
     return [first, "-" * min(len(first), 160), *rest]
 
 
-def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Published] = ()) -> str:
-    """Lay out a Markdown section; the best figures are bold."""
-    lines = [f"### {heading(table)}", ""]
-    if table.rows:
-        lines += [_pipes(table_cells(table, columns)), ""]
-    if published:
-        lines += ["Published, and how it differs:", "", _pipes(published_cells(table, published)), ""]
-        lines += [*(f"- {name}" for name in _sources(published)), ""]
-    notes = remarks(table)
-    lines += [*(f"- {note}" for note in notes), ""] if notes else []
-    if table.unfinished:
-        lines += ["Without a result:", "", *(f"- {line}" for line in unfinished_lines(table)), ""]
-    return "\n".join(lines)
-
-
-def _pipes(table: Cells) -> str:
+def _pipes(table: Cells) -> list[str]:
     rows = ([f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows)
-    return markdown_table(table.header, rows, left=table.left)
+    return [markdown_table(table.header, rows, left=table.left)]
 
 
 def published_cells(table: Comparison, published: Sequence[Published]) -> Cells:

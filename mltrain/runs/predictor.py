@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Prediction(NamedTuple):
     error: str | None = None
 
 
+@dataclass(eq=False)
 class Predictor:
     """Predicts the labels of images.
 
@@ -73,33 +75,26 @@ class Predictor:
         batch_size, num_workers: of `predict`; see `EvalLoader`.
     """
 
-    def __init__(
-        self,
-        model: Classifier,
-        class_names: Sequence[str],
-        resize: Transform,
-        *,
-        single_label: bool = False,
-        thresholds: np.ndarray | None = None,
-        topk: int | None = None,
-        amp_dtype: torch.dtype | None = None,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-    ) -> None:
-        if topk is not None and topk < 1:
-            raise ValueError(f"topk={topk}: must be at least 1")
-        if thresholds is not None and thresholds.shape != (len(class_names),):
-            raise ValueError(f"thresholds {thresholds.shape}: must be one of each of the {len(class_names)} classes")
-        self.model = model
-        self.class_names = tuple(class_names)
-        self.resize = resize
-        self.single_label = single_label
-        self.thresholds = thresholds
-        self.topk = 1 if topk is None and single_label else topk
-        self.amp_dtype = amp_dtype
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.device = model.mean.device
+    model: Classifier
+    class_names: Sequence[str]
+    resize: Transform
+    _: KW_ONLY
+    single_label: bool = False
+    thresholds: np.ndarray | None = None
+    topk: int | None = None
+    amp_dtype: torch.dtype | None = None
+    batch_size: int = 32
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        if self.topk is not None and self.topk < 1:
+            raise ValueError(f"topk={self.topk}: must be at least 1")
+        if self.thresholds is not None and self.thresholds.shape != (classes,):
+            raise ValueError(f"thresholds {self.thresholds.shape}: must be one of each of the {classes} classes")
+        self.class_names = tuple(self.class_names)
+        self.topk = 1 if self.topk is None and self.single_label else self.topk
+        self.device = self.model.mean.device
 
     @classmethod
     def from_run(

@@ -29,9 +29,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import message
-from mltrain.config.compose import Source, compose_settings, load, scan_overrides
+from mltrain.config.compose import load
 from mltrain.config.identity import run_folder
+from mltrain.config.overrides import Source, scan_overrides
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.engine.run_folder import read_result
+from mltrain.engine.signals import handled
 from mltrain.errors import ConfigError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps import launchers
@@ -84,7 +87,7 @@ def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callab
     ended: Exception | None = None
     try:
         # The signals come after the launcher, because Ray sets handlers when it starts.
-        with _started(settings, sweep), sweep_job.handled(functools.partial(_stop, sweep=sweep)), watch.watching():
+        with _started(settings, sweep), handled(functools.partial(_stop, sweep=sweep)), watch.watching():
             task = functools.partial(sweep_job.run_job, work=work, source=source, sweep=sweep)
             _launch(functools.update_wrapper(task, work), arguments, source)
     except (MltrainError, HydraException, OmegaConfBaseException):

@@ -17,7 +17,8 @@ from torch import nn
 
 from mltrain.config.build import instantiate
 from mltrain.config.check import find_problems
-from mltrain.config.compose import CONFIGS, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.signatures import locate, read_signature
 from mltrain.config.types import Atom, Items, Kind, OneOf

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.config.compose import Source, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import Source
 from mltrain.errors import ConfigError
 
 # override, what the message must say

@@ -21,7 +21,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from mltrain.config.compose import Source, compose_settings, load, scan_overrides
+from mltrain.config.compose import load
+from mltrain.config.overrides import Source, scan_overrides
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import MltrainError
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit

@@ -49,22 +49,6 @@ def write_sweep_report(
         ConfigError: Plotly or Jinja2 is not installed.
     """
     path = Path(out)
-    options: dict[str, Any] = {"jobs": jobs, "baseline": baseline, "figure": figure, "resamples": resamples}
-    write_page(path, sweep_page(tables, title, path.parent, **options))
-    return path
-
-
-def sweep_page(
-    tables: Sequence[Comparison],
-    title: str,
-    folder: Path,
-    *,
-    jobs: Sequence[Mapping[str, Any]] = (),
-    baseline: Sequence[str] = (),
-    figure: str | None = None,
-    resamples: int = 1000,
-) -> Page:
-    """Make the page, without writing it; arguments and errors are those of `write_sweep_report`."""
     if not any(table.rows or table.unfinished for table in tables) and not jobs:
         raise DataError(f"{title}: there are no runs to compare")
     page = Page(title=title, subtitle=counted(sum(len(table.records) for table in tables), "finished run"))
@@ -85,19 +69,21 @@ def sweep_page(
         except ValueError as error:  # one table of several may lack the baseline
             refused.append(error)
             page.leave_out(f"Differences{on}", str(error))
-        _add_runs(page, table, f"{name}-runs", f"Runs{on}", folder)
+        _add_runs(page, table, f"{name}-runs", f"Runs{on}", path.parent)
     if refused and len(refused) == sum(bool(table.rows) for table in tables):
         raise refused[0]
     _add_unfinished(page, tables, jobs)
-    return page
+    write_page(path, page)
+    return path
 
 
 def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
     best, key = table.rows[0], table.headline[0]
     seeds = sorted({len(row.runs) for row in table.rows})
+    each = f"{counted(seeds[0], 'seed')} each" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     tiles = [
         tile("runs", str(len(table.records)), f"{len(table.unfinished)} unfinished"),
-        tile("settings", str(len(table.rows)), _seeds(seeds)),
+        tile("settings", str(len(table.rows)), each),
     ]
     for figure in table.headline[:4]:
         if figure in best.figures:
@@ -282,7 +268,3 @@ def _link(run: RunRecord, folder: Path) -> str:
     from urllib.parse import quote
 
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
-
-
-def _seeds(counts: Sequence[int]) -> str:
-    return f"{counted(counts[0], 'seed')} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
