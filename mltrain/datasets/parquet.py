@@ -77,7 +77,7 @@ def parquet(
 
 
 class Layout(NamedTuple):
-    """What the user says about the columns; see `parquet`."""
+    """Options of the user about the columns; see `parquet`."""
 
     image_column: str | None
     labels_column: str | None

@@ -39,7 +39,7 @@ NO_CRC = -1
 
 
 class Member(NamedTuple):
-    """Where the bytes of a member lie."""
+    """Place of the bytes of a member."""
 
     name: str
     offset: int
