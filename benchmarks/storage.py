@@ -115,7 +115,8 @@ def run(places: dict[str, LabelSet], args: argparse.Namespace) -> None:
             taken[kind].append((wall, cpu, read_seconds(places[kind])))
     print(f"{len(places['files'])} images, {args.size} px, {args.workers} workers, {args.rounds} rounds\n")
     print("| images in | images/s | against files | by CPU time | read, us |\n|---|---|---|---|---|")
-    for kind, rounds in taken.items():
+    for kind in places:
+        rounds = taken[kind]
         wall, _, read = (statistics.median(column) for column in zip(*rounds, strict=True))
         ratios = [
             statistics.median(files[k] / own[k] for files, own in zip(taken["files"], rounds, strict=True))
