@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.names import ImageFinder, one_spelling, warn_of_case
 from mltrain.datasets.reading import check_choice, read_json_object, require_paths
 from mltrain.datasets.sources import COCO_HOW as HOW
@@ -82,7 +83,7 @@ def coco(
         )
 
     val = read("val")
-    if not need_train and not Path(root, files["train"]).exists():
+    if not need_train and not storage.exists(Path(root, files["train"])):
         log.info("%s: no %s, so there are no training images, which evaluation does not need", name, files["train"])
         return Splits(val.select([], f"{name}/train"), val)
     train = read("train")

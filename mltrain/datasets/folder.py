@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.names import NO_DATA, SUFFIXES, one_spelling, warn_of_case
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
-from mltrain.files import walk
 from mltrain.labels import LabelSet, compress
 from mltrain.text import first_few
 
@@ -146,19 +146,19 @@ def _first_copies(place: Path, files: list[str]) -> np.ndarray | None:
     for name, same in by_name.items():
         if len({files[k].partition("/")[0] for k in same}) < 2:
             continue
-        sizes = {k: (place / files[k]).stat().st_size for k in same if (place / files[k]).is_file()}
+        sizes = {k: storage.state(place / files[k]).size for k in same if storage.is_file(place / files[k])}
         common = {size for size, count in Counter(sizes.values()).items() if count > 1 and size > 0}
         for k, size in sizes.items():
             if size in common:
-                content = hashlib.sha256((place / files[k]).read_bytes()).digest()
+                content = hashlib.sha256(storage.read_bytes(place / files[k])).digest()
                 first[k] = by_content.setdefault((name, content), k)
     return None if (first == np.arange(len(files))).all() else first
 
 
 def _folders(place: Path) -> dict[str, list[str]]:
     """Return the class folders, sorted: name of the class -> its folders, several if they differ in spelling only."""
-    with os.scandir(place) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    _, names, _ = next(storage.walk(place), ("", [], []))
+    names.sort()
     skipped = [name for name in names if _is_no_data(name)]
     if skipped:
         log.info("%s: folders left out, hidden or of no data: %s", place, first_few(skipped))
@@ -176,7 +176,7 @@ def _is_no_data(folder_: str) -> bool:
 def _images(place: Path, label: str, left_out: Counter[str]) -> list[str]:
     """Return the images of a class folder, relative to `place` and sorted; count other files by their suffix."""
     images: list[str] = []
-    for folder_, below, files in walk(place / label):
+    for folder_, below, files in storage.walk(place / label):
         below[:] = [entry for entry in below if not _is_no_data(entry)]
         for file in files:
             if file.startswith("."):

@@ -1,7 +1,7 @@
 """Names that people write in more than one way: class names in other code points, image files without their suffix."""
 
 # Paths are text here: they stay as the user wrote them, and there may be millions.
-# ruff: noqa: PTH100, PTH118, PTH122, PTH208
+# ruff: noqa: PTH100, PTH118, PTH122
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import unicodedata
 import urllib.parse
 from collections.abc import Iterable, Sequence
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.text import first_few
 
@@ -117,7 +118,7 @@ class ImageFinder:
         return self._find_path(image, where)
 
     def _find_path(self, image: str, where: str) -> str:
-        if "\\" in image and not os.path.lexists(os.path.join(self.root, image)):
+        if "\\" in image and not storage.exists(os.path.join(self.root, image)):
             image = image.replace("\\", "/")
         path = os.path.normpath(image)
         complete = path.lower().endswith(SUFFIXES)
@@ -133,7 +134,7 @@ class ImageFinder:
 
     def _at_address(self, places: list[str], where: str) -> str:
         found = [self._find_path(place, where) for place in places if place]
-        return next((path for path in found if os.path.lexists(os.path.join(self.root, path))), found[0])
+        return next((path for path in found if storage.exists(os.path.join(self.root, path))), found[0])
 
     def find_suffix(self, path: str, suffix: str, where: str) -> str:
         """Return `path` with `suffix`, or with the suffix of the file that is there instead.
@@ -172,7 +173,7 @@ class ImageFinder:
 
     def _on_disk(self, path: str) -> str | None:
         """Return the path with every part as it is on disk, or None if there is no such file or folder."""
-        if os.path.lexists(os.path.join(self.root, path)):
+        if storage.exists(os.path.join(self.root, path)):
             return path
         if path.isascii():
             return None
@@ -188,7 +189,7 @@ class ImageFinder:
         """Return the entries of a folder by their one spelling, or None if it cannot be listed."""
         if folder not in self._folders:
             try:
-                names = sorted(os.listdir(os.path.join(self.root, folder)))
+                names = sorted(storage.names_in(os.path.join(self.root, folder)))
                 self._folders[folder] = {one_spelling(name): name for name in names}
             except OSError:
                 self._folders[folder] = None

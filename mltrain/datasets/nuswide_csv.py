@@ -14,12 +14,12 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from mltrain import storage
 from mltrain.datasets.reading import read_class_names, read_csv_rows, require_paths
 from mltrain.datasets.sources import NUSWIDE_CSV_HOW as HOW
 from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.datasets.unseen import read_class_split, with_unseen, zero_shot
 from mltrain.errors import DataError
-from mltrain.files import walk
 from mltrain.labels import LabelSet
 
 PARTS = ("train", "val", "test")
@@ -129,7 +129,7 @@ def _by_name(folder: Path, images: list[str]) -> dict[str, str]:
     """Find each image below `folder` by its file name; return image -> path."""
     found: dict[str, str] = {}
     repeated: set[str] = set()
-    for place, folders, files in walk(folder):
+    for place, folders, files in storage.walk(folder):
         folders.sort()
         below = os.path.relpath(place, folder)
         for file in files:

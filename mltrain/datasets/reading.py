@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.progress import track
 
@@ -31,7 +32,7 @@ def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) 
         how: where to get them, and which key points elsewhere.
     """
     places = list(dict.fromkeys(Path(path).absolute() for path in paths))
-    found = [place.exists() for place in places]
+    found = [storage.exists(place) for place in places]
     if all(found):
         return
     lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
@@ -47,7 +48,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """
     place = Path(path)
     try:
-        with place.open(encoding="utf-8-sig") as stream:
+        with storage.open_text(place, encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 text = line.strip()
                 if text:
@@ -102,7 +103,7 @@ def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> I
         DataError: the file is not UTF-8, cannot be read, or (with `strict`) has misplaced quotes.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with storage.open_text(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=delimiter, strict=strict, skipinitialspace=True)
             for cells in track(reader, f"reading {path.name}", None, unit="rows"):
                 if any(cells):
@@ -126,7 +127,7 @@ def read_json(path: Path, *, zeroed: re.Pattern[bytes] | None = None) -> Any:
         DataError: the file cannot be read, or is not JSON.
     """
     try:
-        text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        text = storage.read_bytes(path).removeprefix(codecs.BOM_UTF8)
         return json.loads(text if zeroed is None else zeroed.sub(rb'"\1":0', text))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.reading import check_choice
 from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
@@ -208,7 +209,7 @@ def check_files(labels: LabelSet) -> None:
     if not missing:
         return
     root = Path(labels.root).absolute()
-    advice = "check dataset.root" if root.is_dir() else "the folder does not exist: check dataset.root"
+    advice = "check dataset.root" if storage.is_folder(root) else "the folder does not exist: check dataset.root"
     absolute = sum(file.startswith("/") for file in missing)
     if absolute:
         advice += f"; {absolute} paths begin with / and so are not below dataset.root: remove the / if they should be"
@@ -281,7 +282,7 @@ def check_splits(splits: Splits) -> None:
             trained_on.add(image.path)
         if image.inode in by_inode:
             # Compare again by `stat`: some file systems list made-up inode numbers.
-            trained_on.update(path for path in by_inode[image.inode] if Path(path).samefile(image.path))
+            trained_on.update(path for path in by_inode[image.inode] if storage.same_file(path, image.path))
     for other in held_out:
         shared = [image.file for image in _located(other) if image.path in trained_on]
         if shared:
@@ -335,6 +336,11 @@ class _Folder:
         """devices of the targets of links"""
         self.others: dict[str, str] = {}
         """what each other entry is: a folder, a pipe, a link that leads nowhere"""
+        inside = storage.archive_folder(folder)
+        if inside is not None:
+            self.path, self.device, self.inodes = inside.path, inside.device, inside.files
+            self.others = dict.fromkeys(inside.irregular, "a link that leads nowhere, or a device")
+            return
         try:
             self.device = folder.stat().st_dev
             with os.scandir(folder) as entries:

@@ -27,6 +27,7 @@ from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import MltrainError
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit
+from tests.storage.made import make_tar, make_zip
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = commands(PAGES)
@@ -79,6 +80,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     images / f"{16 * (part == 'val') + 8 * (name == 'dog') + k}.jpg",
                     root / "FOLDER" / part / name / f"{k}.jpg",
                 )
+    make_zip(root / "photos.zip", root, [f"photos/{k}.jpg" for k in range(48)])
+    files = [str(path.relative_to(root / "FOLDER")) for path in sorted((root / "FOLDER").rglob("*.jpg"))]
+    make_tar(root / "FOLDER.tar", root / "FOLDER", files)
     data = ["dataset=csv", f"dataset.file={root}/split.csv", "dataset.test_split=test", "dataset.name=split"]
     options = [option for option in TINY if not option.startswith("dataset.")]
     long = ["runner.epochs=20", "runner.max_steps=2"]
