@@ -65,7 +65,7 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
         DataError: data cannot be downloaded, are incomplete, or are damaged.
     """
     from mltrain.datasets.sources import retrieval
-    from mltrain.prepare.fetch import STORE, fetch, is_there, verify
+    from mltrain.prepare.fetch import STORE, fetch, is_interrupted, is_there, verify
 
     cfg = _as_the_files_divide(cfg)
     section: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
@@ -75,7 +75,8 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     missing = list(wanted.files)
     if not options.again:
         missing = [remote for remote in wanted.files if not is_there(remote, Path(section["root"]))]
-    if missing and not options.again:
+    interrupted = any(is_interrupted(remote, Path(section["root"])) for remote in missing)
+    if missing and not options.again and not interrupted:
         with contextlib.suppress(DataError):  # the reader may know another layout of the same files
             splits = instantiate(cfg.dataset, "dataset", need_val=False)
             verify(splits, wanted.counts)
@@ -127,8 +128,12 @@ def _shrink(cfg: DictConfig, options: Options, splits: Any, leave: Sequence[str]
     from mltrain.datasets.splits import check_files
     from mltrain.prepare.shrink import carry, shrink
 
-    if "root" not in cfg.dataset:
-        raise ConfigError(f"shrink={options.shrink}: dataset={component_name(cfg.dataset)} has no option root")
+    if "root" not in cfg.dataset or "{split}" in str(cfg.dataset.get("file")):
+        why = "has no option root" if "root" not in cfg.dataset else "has one label file per split"
+        raise ConfigError(
+            f"shrink={options.shrink}: dataset={component_name(cfg.dataset)} {why}; write its labels as one csv file "
+            "with mltrain convert_labels and the same options, and shrink with the options that it prints"
+        )
     sets = [labels for labels in splits if labels is not None and len(labels)]
     base = Path(cfg.dataset.root or splits.train.root).absolute()
     out = Path(options.out or f"{base}_{options.shrink}").absolute()

@@ -41,6 +41,7 @@ def folder(
     test: str | None = None,
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """Train, val and optionally test from folders of classes.
 
@@ -53,19 +54,25 @@ def folder(
         val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case. The
+            classes are then the folders of val and test.
 
     Raises:
         DataError: a folder is missing or has no image, or val or test has a class that train lacks.
     """
-    parts = split_paths(root, train, val, test, val_fraction)
+    parts = split_paths(root, train, val, test, val_fraction, need_train=need_train)
     require_paths(name, list(parts.values()), HOW)
     for part, place in parts.items():
-        if part != "train" and parts["train"].resolve() in [place.resolve(), *place.resolve().parents]:
+        around = [place.resolve(), *place.resolve().parents]
+        if part != "train" and "train" in parts and parts["train"].resolve() in around:
             raise DataError(f"{name}: {part} is {place}, inside train ({parts['train']}). {HOW}")
-    classes = list(_folders(parts["train"]))
-    warn_of_case(classes, parts["train"])
+    of_classes = parts.get("train", parts.get("val", Path(root)))
+    classes = list(_folders(of_classes))
+    if "train" not in parts:
+        classes = sorted({label for place in parts.values() for label in _folders(place)})
+    warn_of_case(classes, of_classes)
     if not classes:
-        raise DataError(f"{parts['train']}: has no folder, so there is no class. {HOW}")
+        raise DataError(f"{of_classes}: has no folder, so there is no class. {HOW}")
     made = {part: read_folder(place, classes=classes, name=f"{name}/{part}") for part, place in parts.items()}
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 

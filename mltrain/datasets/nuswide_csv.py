@@ -34,6 +34,7 @@ def nuswide_csv(
     match_names: bool = False,
     unseen: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
+    need_train: bool = True,
 ) -> Splits:
     """Return the splits of the file; ASL's has about 119 k train and 50 k val images with 81 concepts, as quoted.
 
@@ -50,6 +51,7 @@ def nuswide_csv(
         unlabelled: images with an empty list, with `unseen` also training images without a seen label: drop leaves them
             out (and, with `unseen`, val and test images without an unseen label), negative keeps them as all negative,
             unknown keeps them with all targets -1.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: the file is missing or broken; the message names the line.
@@ -68,7 +70,7 @@ def nuswide_csv(
     made: dict[str, LabelSet] = {}
     for part in PARTS:
         images = [image for image, (split, _) in rows.items() if split == part]
-        if not images and part != "test":
+        if not images and part != "test" and (part != "train" or need_train):
             raise DataError(f"{path}: no row of split {part!r} in its third column")
         if images:
             files = [where.get(image, image) for image in images]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -114,24 +115,37 @@ def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> I
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def read_json_object(path: Path, content: str, *, zeroed: re.Pattern[bytes] | None = None) -> dict[str, Any]:
-    r"""Return the object in a JSON file.
+def read_json(path: Path, *, zeroed: re.Pattern[bytes] | None = None) -> Any:
+    r"""Return the value in a JSON file.
 
     Args:
         path: the file.
-        content: description of the expected object, for the message.
         zeroed: values to replace by 0 before parsing, which saves time and memory; its group 1 is their key.
 
     Raises:
-        DataError: the file cannot be read, is not JSON, or is not an object.
+        DataError: the file cannot be read, or is not JSON.
     """
     try:
-        text = path.read_bytes()
-        data = json.loads(text if zeroed is None else zeroed.sub(rb'"\1":0', text))
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return json.loads(text if zeroed is None else zeroed.sub(rb'"\1":0', text))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json_object(path: Path, content: str, *, zeroed: re.Pattern[bytes] | None = None) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: the file.
+        content: description of the expected object, for the message.
+        zeroed: as for `read_json`.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON, or is not an object.
+    """
+    data = read_json(path, zeroed=zeroed)
     if not isinstance(data, dict):
         raise DataError(f"{path}: expected {content}, found a {type(data).__name__}")
     return data

@@ -41,6 +41,7 @@ ELSEWHERE = re.compile(
 LACKING = "missing|not found|[nN]o such|none of|could not be downloaded|are free"
 ANSWERS = {  # that are no failure of the command
     "tools/create_longtail_dataset.py": "holds a split already",  # of the same command on another page
+    "tools/convert_labels.py": "overwrite=true replaces it",  # likewise
     "tools/tune_thresholds.py": "no threshold gives",
     "tools/find_lr.py": "no suggestion",
 }
