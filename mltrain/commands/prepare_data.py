@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
+from mltrain.config.check import permission_of
 from mltrain.config.identity import component_name
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError
@@ -66,6 +67,7 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     from mltrain.datasets.sources import retrieval
     from mltrain.prepare.fetch import STORE, fetch, is_interrupted, is_there, verify
 
+    cfg = _as_the_files_divide(cfg)
     section: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
     name = component_name(cfg.dataset)
     wanted = retrieval(section["_target_"], section)
@@ -96,6 +98,19 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     logger.info("%s is complete: %s images%s, every file exists", name, found, counted)
     if options.shrink is not None:
         _shrink(cfg, options, splits, leave=(STORE,))
+
+
+def _as_the_files_divide(cfg: DictConfig) -> DictConfig:
+    """Return the config without splits that are drawn: published counts are of those that the files have."""
+    from mltrain.config.targets import component_signature
+    from mltrain.datasets.division import Division
+
+    cfg = cfg.copy()
+    added = component_signature(cfg.dataset._target_, "dataset", permission_of(cfg)).added
+    with open_dict(cfg):
+        for key in added & cfg.dataset.keys():
+            cfg.dataset[key] = getattr(Division, key)
+    return cfg
 
 
 @contextlib.contextmanager

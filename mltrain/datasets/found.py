@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mltrain.datasets.cells import argument
+from mltrain.datasets.splits import Undivided
 
 HELD_OUT = 0.2
 """share of train that is held out where the labels name no validation images"""
@@ -33,8 +34,9 @@ class Found:
 
     @property
     def command(self) -> str:
-        """The options as a shell and the command line read them."""
-        return " ".join([f"dataset={self.group}", *(argument(key, value) for key, value in self.options.items())])
+        """The options as a shell and the command line read them, without what is drawn later (`division`)."""
+        given = {key: value for key, value in self.options.items() if not isinstance(value, Undivided)}
+        return " ".join([f"dataset={self.group}", *(argument(key, value) for key, value in given.items())])
 
 
 def held_out_unless(has_val: bool) -> dict[str, Any]:

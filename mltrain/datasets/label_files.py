@@ -125,9 +125,9 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
         log.info("%s: splits not used: %s", name, ", ".join(unused))
     if names.val_fraction > 0 and val in by_split:
         log.warning(
-            "%s: dataset.val_fraction=%g holds validation images out of train, so the %d images of split %s are not "
-            "used; with dataset.val_fraction=0 they are the validation set",
-            *(name, names.val_fraction, len(by_split[val]), val),
+            "%s: validation images are drawn from train, so the %d images of split %s are not used; without "
+            "dataset.val_fraction and dataset.folds they are the validation set",
+            *(name, len(by_split[val]), val),
         )
     return make_splits(name, made, val_fraction=names.val_fraction, split_seed=names.split_seed)
 

@@ -255,6 +255,22 @@ def test_every_data_set_has_the_options(tmp_path: Path, caplog: pytest.LogCaptur
     assert len(splits.val) == 2 and splits.val.positive_pairs()[1].tolist() == [0, 1], "one of each class"
 
 
+def test_formats_that_are_recognised_have_the_options(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    auto = ["dataset=auto", f"dataset.path={file}", "dataset.split_seed=2"]
+    held: Splits = instantiate(load(auto).dataset, "dataset")
+    assert len(held.val) == 24
+    with_test: Splits = instantiate(load([*auto, "dataset.test_fraction=0.1"]).dataset, "dataset")
+    assert with_test.val.files == held.val.files and len(files(with_test.test)) == 10
+    fold: Splits = instantiate(load([*auto, "dataset.folds=4", "dataset.fold=3"]).dataset, "dataset")
+    of_csv = read(file, "dataset.folds=4", "dataset.fold=3", "dataset.split_seed=2")
+    assert fold.val.files == of_csv.val.files
+    last = [record.getMessage() for record in caplog.records if "without auto:" in record.getMessage()][-1]
+    assert "val_fraction" not in last
+    with pytest.raises(ConfigError, match="name a csv file with the columns image and group: groups=FILE"):
+        instantiate(load([*auto, "dataset.folds=4", "dataset.group_column=patient"]).dataset, "dataset")
+
+
 def test_ids_of_runs_that_draw_nothing_new_stay(tmp_path: Path) -> None:
     shapes = load(["dataset=shapes"])
     assert "val_fraction" not in shapes.dataset and "split_seed" not in shapes.dataset and shapes.dataset.folds == 0
