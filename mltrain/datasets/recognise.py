@@ -21,13 +21,13 @@ LABEL_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".txt")
 """suffixes of files that may hold labels"""
 
 
-def recognise(path: Path) -> Found:
-    """Return the one format that a file or folder has.
+def recognise(path: Path, *, need_train: bool = True) -> Found:
+    """Return the one format that a file or folder has; without `need_train` the files of train may be missing.
 
     Raises:
         DataError: none or several formats fit; the message has the command of each candidate.
     """
-    found = candidates(path)
+    found = candidates(path, need_train=need_train)
     if len(found) == 1:
         return found[0]
     if found:
@@ -42,19 +42,19 @@ def recognise(path: Path) -> Found:
     )
 
 
-def candidates(path: Path) -> list[Found]:
-    """Return all formats that a file or folder may have."""
+def candidates(path: Path, *, need_train: bool = True) -> list[Found]:
+    """Return all formats that a file or folder may have; `need_train` as for `recognise`."""
     if path.is_file():
         found = recognise_file(path)
         return [] if found is None else [found]
-    layouts = [found for look in FOLDERS for found in look(path)]
+    layouts = [found for look in FOLDERS for found in look(path, need_train)]
     if layouts:
         return layouts
-    groups, rest = files_of_splits(_label_files(path), recognise_file)
+    groups, rest = files_of_splits(_label_files(path), recognise_file, need_train)
     single = [found for file in rest if (found := recognise_file(file)) is not None]
     if groups or single:
         return [*groups, *single]
-    return class_folders(path)
+    return class_folders(path, need_train)
 
 
 def _label_files(path: Path) -> list[Path]:

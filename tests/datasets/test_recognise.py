@@ -279,7 +279,7 @@ def without_train_of(case: str) -> Callable[[Path], tuple[str, dict[str, Any]]]:
         for name in ("train", "images/train", "labels/train", "train.txt", "train.csv", "ImageSets/Main/train.txt"):
             place = path / name
             if place.exists():
-                place.rename(path / f"gone_{name.replace('/', '_')}")
+                place.rename(folder.with_name(f"gone_{name.replace('/', '_')}"))
         for file in path.glob("annotations/*train*.json"):
             file.unlink()
         return found.group, found.options
@@ -303,6 +303,10 @@ def test_evaluation_needs_no_training_data(tmp_path: Path, case: str) -> None:
         reader(**{**fixed, **options})
     after = reader(**{**fixed, **options}, need_train=False)
     assert len(after.train) == 0
+    recognised = auto(path=str(tmp_path / "part"), need_train=False)
+    for one, other in zip(recognised, after, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or other is None or one.fingerprint() == other.fingerprint()
     for one, other in zip(before[1:], after[1:], strict=True):
         if one is None or other is None:
             assert one is other
