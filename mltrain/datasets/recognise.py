@@ -12,7 +12,7 @@ from pathlib import Path
 from mltrain.datasets.found import Found
 from mltrain.datasets.label_files import LABEL_FOLDERS
 from mltrain.datasets.names import NO_DATA, SUFFIXES
-from mltrain.datasets.recognise_files import recognise_file
+from mltrain.datasets.recognise_files import recognise_file, recognise_named_file
 from mltrain.datasets.recognise_folders import FOLDERS, class_folders, files_of_splits
 from mltrain.errors import DataError
 from mltrain.text import first_lines
@@ -45,7 +45,7 @@ def recognise(path: Path, *, need_train: bool = True) -> Found:
 def candidates(path: Path, *, need_train: bool = True) -> list[Found]:
     """Return all formats that a file or folder may have; `need_train` as for `recognise`."""
     if path.is_file():
-        found = recognise_file(path)
+        found = recognise_named_file(path)
         return [] if found is None else [found]
     layouts = [found for look in FOLDERS for found in look(path, need_train)]
     if layouts:
@@ -75,7 +75,9 @@ def _folders(path: Path) -> list[Path]:
 def _seen(path: Path) -> str:
     """Describe a path for the message."""
     if path.is_file():
-        return f"a {path.suffix or 'nameless'} file of {path.stat().st_size} bytes"
+        with path.open("rb") as stream:
+            line = stream.readline(200).decode("utf-8", "replace").strip()
+        return f"a {path.suffix or 'nameless'} file of {path.stat().st_size} bytes that begins with {line[:80]!r}"
     entries = list(path.iterdir())
     folders = sum(entry.is_dir() and entry.name.lower() not in NO_DATA for entry in entries)
     images = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)
