@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -44,7 +45,8 @@ class LockedError(MltrainError):
 def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` when the block succeeds and is removed when it fails.
 
-    The temporary file is hidden, lies in the same folder, and ends in ``.tmp``: pass file formats explicitly.
+    The temporary file is hidden, lies in the same folder, and ends in ``.tmp``: pass file formats explicitly. The first
+    call for a folder removes those that killed processes of this machine left in it.
 
     Args:
         path: the file to write; its folder must exist.
@@ -53,6 +55,7 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; `path` is as it was.
     """
+    _sweep_once(path.parent)
     temporary = _beside(path, "tmp")
     try:
         yield temporary
@@ -184,6 +187,23 @@ def leftovers(folder: Path, *, below: bool = False) -> list[Path]:
     return found
 
 
+_swept: set[Path] = set()
+
+
+def _sweep_once(folder: Path) -> None:
+    """Remove the temporary files of dead processes from a folder that this process first writes to.
+
+    A folder of the user may have files of other programs whose names look like those of earlier versions: they stay.
+    """
+    if folder not in _swept:
+        _swept.add(folder)
+        for path in leftovers(folder):
+            found = _TEMPORARY.fullmatch(path.name)
+            if found is not None and found["host"] and path.suffix == ".tmp" and path.is_file():
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
 _TEMPORARY = re.compile(r"\..+?(?:(?:\.on-(?P<host>[\w-]+))?\.(?P<pid>\d+)\.\d+|\.\w{8}|\.pt)\.(?:tmp|old)")
 """name of a temporary file or folder; earlier versions did not tell the machine, or not even the process"""
 _EARLIER = re.compile(r"\.(?:push|export)-\w{8}")
@@ -266,6 +286,15 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of the content of a file, in hex. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def umask() -> int:

@@ -64,7 +64,7 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
         DataError: data cannot be downloaded, are incomplete, or are damaged.
     """
     from mltrain.datasets.sources import retrieval
-    from mltrain.prepare.fetch import STORE, fetch, is_there, verify
+    from mltrain.prepare.fetch import STORE, fetch, is_interrupted, is_there, verify
 
     section: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
     name = component_name(cfg.dataset)
@@ -73,7 +73,8 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     missing = list(wanted.files)
     if not options.again:
         missing = [remote for remote in wanted.files if not is_there(remote, Path(section["root"]))]
-    if missing and not options.again:
+    interrupted = any(is_interrupted(remote, Path(section["root"])) for remote in missing)
+    if missing and not options.again and not interrupted:
         with contextlib.suppress(DataError):  # the reader may know another layout of the same files
             splits = instantiate(cfg.dataset, "dataset", need_val=False)
             verify(splits, wanted.counts)

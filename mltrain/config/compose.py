@@ -37,6 +37,7 @@ from mltrain.safe_yaml import check_yaml
 from mltrain.text import nearest, spell
 
 log = logging.getLogger(__name__)
+_AMP_ASKED = "runner_amp_asked"  # flag of a config: an override of `load_run` set runner.amp
 
 
 def load(
@@ -96,6 +97,7 @@ def load_run(
 ) -> DictConfig:
     """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError.
 
+    `runner.amp` of the folder is the precision of its training; that of later commands is `inference_amp`.
     `allow_targets` are packages that `_target_` may name too; what the folder allows itself counts for nothing.
     """
     path = Path(folder) / "config.yaml"
@@ -126,7 +128,19 @@ def load_run(
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    return check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
+    return checked
+
+
+def inference_amp(cfg: DictConfig) -> str:
+    """Return the precision, a value of `runner.amp`, with which commands use the finished run of a `load_run` config.
+
+    It is "off", full precision, unless an override asks for another. So predictions, tuned thresholds and exported
+    files, which are in full precision too, give the same labels. In bf16 the probabilities of an image differ by up to
+    some hundredths, and labels near their thresholds change.
+    """
+    return str(cfg.runner.amp) if cfg._get_flag(_AMP_ASKED) else "off"
 
 
 def _no_run(given: Path) -> str:

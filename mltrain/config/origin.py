@@ -29,7 +29,7 @@ class Origin:
             *((f"{EXPERIMENT}/{name}.yaml", keys) for name in self.experiments),
             (f"{self.source.name}.yaml", keys),
             (f"{section}/{option}.yaml", keys[1:]),
-            (f"dataset/{self.choices.get('dataset')}.yaml", keys),  # some set keys of other sections too
+            *((f"{group}/{self.choices.get(group)}.yaml", keys) for group in ("dataset", "model")),  # of other sections
         ]:
             file = self.source.file(relative)
             line = find_line(file, inner) if file is not None and inner else None

@@ -35,6 +35,7 @@ class Signature:
     name: str
     parameters: dict[str, Parameter] = field(default_factory=dict)
     open: bool = False  # takes **kwargs
+    added: frozenset[str] = frozenset()  # parameters that the section adds, which the target does not take
 
     @property
     def required(self) -> list[str]:

@@ -22,6 +22,10 @@ from mltrain.text import first_few, first_lines
 log = logging.getLogger(__name__)
 
 
+class Undivided(float):
+    """A `val_fraction` for which readers leave all images in train and look for no val: `division` draws val later."""
+
+
 class Splits(NamedTuple):
     """The LabelSets of one data set; all have the same classes in the same order."""
 
@@ -44,6 +48,8 @@ def make_splits(name: str, parts: Mapping[str, LabelSet], *, val_fraction: float
     train = parts["train"] if "train" in parts else without_train(name, val or parts["test"])
     if val_fraction > 0:
         train, val = hold_out(train, val_fraction, split_seed, name)
+        if isinstance(val_fraction, Undivided):
+            return Splits(train, val, test)
     elif val is None:
         log.info("%s: no validation set, so test stands in for it; dataset.val_fraction=0.1 holds one out", name)
         val, test = parts["test"], None
@@ -90,7 +96,7 @@ def hold_out(
 
     Args:
         labels: images to divide.
-        fraction: share of val, above 0 and below 1.
+        fraction: share of val, above 0 and below 1; an `Undivided` leaves val empty.
         seed: seed of the choice.
         name: name of the data set; the parts are called NAME/train and NAME/val.
         keys: one per image, to be hashed; default: the image files.
@@ -101,6 +107,8 @@ def hold_out(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    if isinstance(fraction, Undivided):
+        return labels.select(np.arange(len(labels)), f"{name}/train"), labels.select([], f"{name}/val")
     count = round(len(labels) * fraction)
     if not 0 < count < len(labels):
         raise DataError(

@@ -3,6 +3,7 @@
     config.yaml         the checked config, resolved                        written at the start
     stats.json          statistics of the training labels (`LabelStats`)    "
     environment.json    versions, hardware and command line                 "
+    data.npz            fingerprint of labels and files (`mltrain.datasets.fingerprint`)   "
     metrics.jsonl       figures by step and epoch                           written during the training
     last.pt, best.pt    checkpoints (`mltrain.engine.checkpoint`)           "
     nonfinite_rank0.json  why a loss or gradient that was not finite stopped the run
@@ -38,6 +39,7 @@ from mltrain.safe_yaml import read_yaml
 CONFIG = "config.yaml"
 STATS = "stats.json"
 ENVIRONMENT = "environment.json"
+DATA = "data.npz"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"

@@ -176,6 +176,11 @@ class LabelSet:
         return [self.file(i) for i in range(len(self))]
 
     @property
+    def encoded_files(self) -> np.ndarray:
+        """Image files as listed, in one read-only array of bytes (N,), UTF-8."""
+        return self._files
+
+    @property
     def image_paths(self) -> list[str]:
         """Full paths of all images; made on demand."""
         return [self.path(i) for i in range(len(self))]

@@ -17,7 +17,7 @@ from mltrain.report.runs import lookup, spelled
 from mltrain.report.tables import markdown_table, short_title
 from mltrain.text import counted, csv_cell
 
-TITLES = {"seconds": "time", "images_per_second": "img/s", "runs": "seeds"}
+TITLES = {"seconds": "time", "images_per_second": "img/s"}
 """of columns that are no figures of the metrics"""
 NOT_RANKED = frozenset({"seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"})
 LONGEST = 44
@@ -77,7 +77,7 @@ def table_cells(table: Comparison, columns: Sequence[str]) -> Cells:
     best = {c: _best(table.rows, c) for c in shown}
     figure = next((row.difference.figure for row in table.rows if row.difference), None)
     header = [key.removeprefix("runner.") for key in settings] or ["run"]
-    header += [TITLES.get(c) or short_title(c) for c in shown]
+    header += [table.repeats if c == "runs" else TITLES.get(c) or short_title(c) for c in shown]
     if figure is not None:
         header.append(f"{short_title(figure)} - baseline")
     rows = []
@@ -160,7 +160,7 @@ def remarks(table: Comparison) -> list[str]:
         if len({id(d.baseline) for d in found}) > 1:
             text = "Difference to the baseline with the same other settings"
         if any(d.low is not None for d in found):
-            text += "; in brackets 95 % of paired resamples of the images (seeds are not resampled)"
+            text += f"; in brackets 95 % of paired resamples of the images ({table.repeats} are not resampled)"
         notes.append(text + ".")
         if len(found) > 5 and any(d.low is not None for d in found):
             notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
@@ -20,7 +19,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
-from mltrain.files import atomic_folder
+from mltrain.files import atomic_folder, sha256_of
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
@@ -108,11 +107,7 @@ def convert(
 def _sha256(file: Path) -> str:
     if not file.is_file():
         raise CheckpointError(f"weights file {file}: no such file")
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(file)
 
 
 def _place(file: Path, words: list[str]) -> Path:

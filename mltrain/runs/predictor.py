@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from mltrain.config.build import instantiate
+from mltrain.config.compose import inference_amp
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.folder import SUFFIXES
 from mltrain.engine.distributed import single_device
@@ -128,10 +129,6 @@ class Predictor:
         cfg = run.config
         values = _thresholds(run, threshold, thresholds, topk)
         target = single_device(cfg.runner.device if device is None else device)
-        amp = cfg.runner.amp
-        if amp == "fp16" and target.type != "cuda":  # it was for the GPU that trained it
-            logger.info("runner.amp=fp16 is for a GPU; on %s: auto", target)
-            amp = "auto"
         model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
         model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
         return cls(
@@ -141,7 +138,7 @@ class Predictor:
             single_label=cfg.task == SINGLE_LABEL,
             thresholds=values,
             topk=topk,
-            amp_dtype=resolve_amp(amp, target),
+            amp_dtype=resolve_amp(inference_amp(cfg), target),
             batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
             num_workers=cfg.data.num_workers,
         )

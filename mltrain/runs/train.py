@@ -26,6 +26,7 @@ from mltrain.report.tables import metrics_table
 from mltrain.runs.assemble import assemble
 from mltrain.runs.board import attach_board, finish_board
 from mltrain.runs.image_roots import image_roots
+from mltrain.runs.same_data import check_runs
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,16 @@ def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> It
 
 
 def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> dict[str, Any] | None:
-    """Return the result of a finished run on all ranks, and write its report if it was stopped before that."""
+    """Return the result of a finished run on all ranks, and write its report if it was stopped before that.
+
+    Raises:
+        DataError: the data have changed since, so that the result is not theirs.
+    """
     result = dist.broadcast(read_result(folder) if dist.is_main else None)
+    if result is not None:
+        with dist.first():  # an error of the main rank ends all
+            if dist.is_main:
+                check_runs([cfg])
     if result is not None and dist.is_main:
         remove_leftovers(folder)
         logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))

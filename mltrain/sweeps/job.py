@@ -29,7 +29,7 @@ from mltrain.console import log_to_stderr, rank
 from mltrain.engine.run_folder import REPORT, read_result
 from mltrain.engine.signals import handled, in_main_thread
 from mltrain.errors import Interrupted, MltrainError
-from mltrain.sweeps.record import Record, Sweep
+from mltrain.sweeps.record import Check, Record, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
         limit = stack.enter_context(_stoppable(sweep))
         _note(sweep, record)
         try:
-            _run(record, checked.get(record.overrides) or load(overrides, source=source), work)
+            _run(record, checked.get(record.overrides) or load(overrides, source=source), work, sweep.check)
         except (Interrupted, KeyboardInterrupt) as error:
             code = error.exit_code if isinstance(error, Interrupted) else 130
             record.end_with("interrupted", str(error) or "interrupted", code)
@@ -79,11 +79,13 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
     return record.value
 
 
-def _run(record: Record, cfg: Any, work: Work) -> None:
+def _run(record: Record, cfg: Any, work: Work, check: Check | None) -> None:
     """Do the work, unless it was done before, and note folder and figure."""
     folder = run_folder(cfg)
     record.folder = str(folder)
     result = None if cfg.rerun else read_result(folder)
+    if result is not None and check is not None:
+        check([cfg])
     state = "finished" if result is None else "before"
     if result is None or (cfg.logger.report and not (folder / REPORT).exists()):
         result = work(cfg)
