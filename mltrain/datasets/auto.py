@@ -74,7 +74,7 @@ def auto(
     if val_fraction is not None:
         check_fraction(val_fraction)
     require_paths(name, [path], "A file or folder with labels in a known format (docs/datasets.md): dataset.path=PATH")
-    found = explicit(Path(path), val_fraction, split_seed)
+    found = explicit(Path(path), val_fraction, split_seed, need_train=need_train)
     log.info("%s is %s%s; without auto: %s", path, found.title, f" ({found.note})" if found.note else "", found.command)
     reader, options = READERS[found.group]
     given: dict[str, Any] = {"need_train": need_train}
@@ -83,9 +83,9 @@ def auto(
     return reader(name=name, **{**options, **found.options, **given})
 
 
-def explicit(path: Path, val_fraction: float | None = None, split_seed: int = 0) -> Found:
+def explicit(path: Path, val_fraction: float | None = None, split_seed: int = 0, *, need_train: bool = True) -> Found:
     """Return the format of a path with the options that read it; arguments as for `auto`. Raises DataError."""
-    found = recognise(path)
+    found = recognise(path, need_train=need_train)
     options = dict(found.options)
     if val_fraction is not None:
         options.pop("val_fraction", None)

@@ -39,6 +39,10 @@ LABEL_KEYS = ("labels", "label", "tags", "classes", "class", "categories", "cate
 """keys with the labels, in lower case, the most likely first"""
 
 
+class NoRecordsError(DataError):
+    """A json file has none of the formats."""
+
+
 def json_file(
     *,
     name: str = "json",
@@ -184,7 +188,7 @@ def find_records(path: Path) -> Records:
             return Records("a map of image to labels", pairs)
     if isinstance(data, list) and data and all(isinstance(record, dict) for record in data):
         return Records("json records", [(f"entry {k}", record) for k, record in enumerate(data, 1)])
-    raise DataError(
+    raise NoRecordsError(
         f"{path}: expected a list of records with the keys image and labels, a map of image to labels, or an export of "
         f"Label Studio, FiftyOne or Datumaro; found {_described(data)}. COCO's format is dataset=coco_files"
     )

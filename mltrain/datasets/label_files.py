@@ -141,8 +141,8 @@ def _as_written(split: str, found: Collection[str]) -> str:
 def find_image_root(root: Path, files: Collection[str]) -> Path:
     """Return `root`, or the folder below it that has the images if it has none of them itself.
 
-    If `root` is a folder of annotations, the folders beside it are looked at, too. Only a sample of the images is
-    looked for.
+    If `root` is a folder of annotations, the folders beside it are looked at, too, and if the paths begin with its name
+    (CheXpert), the folder around it. Only a sample of the images is looked for.
     """
     listed = list(files)
     sample = listed[:: max(1, len(listed) // 20)]
@@ -153,6 +153,9 @@ def find_image_root(root: Path, files: Collection[str]) -> Path:
 
     if not sample or share(root):
         return root
+    around = root.absolute().parent
+    if any(file.startswith(f"{root.absolute().name}/") for file in sample) and share(around):
+        return around
     try:
         folders = sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     except OSError:

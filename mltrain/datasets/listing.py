@@ -81,7 +81,7 @@ class Listing:
             DataError: the image is of another split, or its name without a suffix fits several files.
         """
         file = self._finder.find(image, str(place))
-        if "/" in image and of_address(image) and self._addresses.setdefault(file, image) != image:
+        if of_address(image) and self._addresses.setdefault(file, image) != image:
             raise DataError(
                 f"{place}: {image} and {self._addresses[file]} are both found as {file}, by their name; give each "
                 "image its path relative to dataset.root"

@@ -19,6 +19,7 @@ from mltrain.text import first_few
 log = logging.getLogger(__name__)
 
 _UPLOADED = re.compile(r"/?(data/)?upload/[0-9]+/")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/?(?:data/)?upload/[0-9]+/|/data/local-files/")
 _HASH = re.compile(r"^[0-9a-f]{8}-")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -81,13 +82,13 @@ def of_address(image: str) -> list[str]:
     that Label Studio writes: ``/data/local-files/?d=a/1.jpg``, and ``/data/upload/7/0123abcd-1.jpg`` for an uploaded
     file ``1.jpg``.
     """
+    if not _ADDRESS.match(image):
+        return []
     address = urllib.parse.urlsplit(image)
     if image.startswith("/data/local-files/"):
         path = "".join(urllib.parse.parse_qs(address.query).get("d", [""]))
-    elif _UPLOADED.match(image) or "://" in image:
-        path = urllib.parse.unquote(address.path)
     else:
-        return []
+        path = urllib.parse.unquote(address.path)
     path = path.lstrip("/")
     name = path.rpartition("/")[2]
     short = _HASH.sub("", name) if _UPLOADED.match(image) else name
@@ -113,7 +114,7 @@ class ImageFinder:
         Raises:
             DataError: the name has no suffix, and several images have this stem.
         """
-        if "/" in image and (places := of_address(image)):
+        if places := of_address(image):
             return self._at_address(places, where)
         return self._find_path(image, where)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mltrain.datasets.found import Found
 from mltrain.datasets.label_files import LABEL_FOLDERS
 from mltrain.datasets.names import NO_DATA, SUFFIXES
-from mltrain.datasets.recognise_files import recognise_file
+from mltrain.datasets.recognise_files import recognise_file, recognise_named_file
 from mltrain.datasets.recognise_folders import FOLDERS, class_folders, files_of_splits
 from mltrain.errors import DataError
 from mltrain.text import first_lines
@@ -21,13 +21,13 @@ LABEL_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".txt")
 """suffixes of files that may hold labels"""
 
 
-def recognise(path: Path) -> Found:
-    """Return the one format that a file or folder has.
+def recognise(path: Path, *, need_train: bool = True) -> Found:
+    """Return the one format that a file or folder has; without `need_train` the files of train may be missing.
 
     Raises:
         DataError: none or several formats fit; the message has the command of each candidate.
     """
-    found = candidates(path)
+    found = candidates(path, need_train=need_train)
     if len(found) == 1:
         return found[0]
     if found:
@@ -42,19 +42,19 @@ def recognise(path: Path) -> Found:
     )
 
 
-def candidates(path: Path) -> list[Found]:
-    """Return all formats that a file or folder may have."""
+def candidates(path: Path, *, need_train: bool = True) -> list[Found]:
+    """Return all formats that a file or folder may have; `need_train` as for `recognise`."""
     if path.is_file():
-        found = recognise_file(path)
+        found = recognise_named_file(path)
         return [] if found is None else [found]
-    layouts = [found for look in FOLDERS for found in look(path)]
+    layouts = [found for look in FOLDERS for found in look(path, need_train)]
     if layouts:
         return layouts
-    groups, rest = files_of_splits(_label_files(path), recognise_file)
+    groups, rest = files_of_splits(_label_files(path), recognise_file, need_train)
     single = [found for file in rest if (found := recognise_file(file)) is not None]
     if groups or single:
         return [*groups, *single]
-    return class_folders(path)
+    return class_folders(path, need_train)
 
 
 def _label_files(path: Path) -> list[Path]:
@@ -75,7 +75,9 @@ def _folders(path: Path) -> list[Path]:
 def _seen(path: Path) -> str:
     """Describe a path for the message."""
     if path.is_file():
-        return f"a {path.suffix or 'nameless'} file of {path.stat().st_size} bytes"
+        with path.open("rb") as stream:
+            line = stream.readline(200).decode("utf-8", "replace").strip()
+        return f"a {path.suffix or 'nameless'} file of {path.stat().st_size} bytes that begins with {line[:80]!r}"
     entries = list(path.iterdir())
     folders = sum(entry.is_dir() and entry.name.lower() not in NO_DATA for entry in entries)
     images = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)

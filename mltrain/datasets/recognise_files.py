@@ -15,7 +15,7 @@ import yaml
 
 from mltrain.datasets import cells as in_cells
 from mltrain.datasets.found import HELD_OUT, Found, split_options
-from mltrain.datasets.json_file import LABEL_KEYS, find_records
+from mltrain.datasets.json_file import LABEL_KEYS, NoRecordsError, find_records
 from mltrain.datasets.names import SUFFIXES
 from mltrain.datasets.table import IMAGE_COLUMNS
 from mltrain.datasets.table_columns import NO_CLASSES
@@ -37,15 +37,28 @@ COCO_KEYS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"a
 
 
 def recognise_file(path: Path) -> Found | None:
-    """Return the format of a file, or None if it holds no labels in a known format."""
-    suffix = path.suffix.lower()
-    look = BY_SUFFIX.get(suffix)
+    """Return the format of a file, or None if it is broken or holds no labels in a known format."""
+    try:
+        return recognise_named_file(path)
+    except (DataError, OSError):
+        return None
+
+
+def recognise_named_file(path: Path) -> Found | None:
+    """Return the format of a file, or None if it holds no labels in a known format.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    look = BY_SUFFIX.get(path.suffix.lower())
     if look is None or path.stat().st_size == 0:
         return None
     try:
         return look(path)
-    except (DataError, UnicodeDecodeError, csv.Error, OSError):
-        return None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: not a csv file ({error}); check its quotes") from error
 
 
 def _csv(path: Path) -> Found | None:
@@ -86,6 +99,8 @@ def _table(path: Path, header: list[str], rows: list[list[str]], delimiter: str)
     image = _image_column(header, rows)
     if image is None or len(set(header)) < len(header):
         return None
+    if any(name.lower().endswith(SUFFIXES) for name in header):
+        raise DataError(f"{path}: no header line: the first line has an image, {image!r}; add a line: image,labels")
     columns = _cells(path, header, delimiter)
     options: dict[str, Any] = {"file": str(path)}
     if delimiter != ",":
@@ -160,9 +175,10 @@ def _labels_column(others: list[str], columns: dict[str, Counter[str]]) -> str |
 def _is_class(cells: Iterable[str]) -> bool:
     """Return whether cells are 1, 0, -1 or blank, and not all blank."""
     try:
-        return any(in_cells.target_of(cell) is not None for cell in cells)
+        targets = [in_cells.target_of(cell) for cell in cells]  # all of them: "2" may come last
     except ValueError:
         return False
+    return any(target is not None for target in targets)
 
 
 def _separator(cells: Counter[str]) -> str:
@@ -204,7 +220,10 @@ def _json(path: Path) -> Found | None:
                 return None  # LVIS: what nobody looked for is unknown there; dataset=lvis
             options = {"root": str(path.parent), "train": path.name, "val_fraction": HELD_OUT}
             return Found("an annotation file in COCO's format", "coco_files", options)
-    found = find_records(path)
+    try:
+        found = find_records(path)
+    except NoRecordsError:
+        return None
     keys = {key for _, record in found.records[:SAMPLE] for key in record}
     lower = {key.lower() for key in keys}
     if not lower & {"image", *IMAGE_COLUMNS}:

@@ -12,7 +12,8 @@ from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.recognise_files import recognise_file, root_of_xml
 from mltrain.datasets.voc import find_devkit
 
-Look = Callable[[Path], Iterator[Found]]
+Look = Callable[[Path, bool], Iterator[Found]]
+"""recognises a folder; its second argument says whether the files of train must be there"""
 USUAL = {"train": "train", "val": "val", "test": "test"}
 NO_CLASS_FOLDERS = frozenset(
     {"images", "labels", "annotations", "jpegimages", "imagesets", "data", "masks", "metadata"}
@@ -20,7 +21,7 @@ NO_CLASS_FOLDERS = frozenset(
 """folders, in lower case, that are no classes"""
 
 
-def _yolo(path: Path) -> Iterator[Found]:
+def _yolo(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise data.yaml, obj.data, or classes.txt beside images/ and labels/."""
     for file in sorted(path.iterdir()):
         if file.suffix.lower() in (".yaml", ".yml", ".data") and (found := recognise_file(file)) is not None:
@@ -31,7 +32,7 @@ def _yolo(path: Path) -> Iterator[Found]:
         yield Found("a YOLO detection set of Label Studio", "yolo", options)
 
 
-def _official(path: Path) -> Iterator[Found]:
+def _official(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise Pascal VOC, COCO and LVIS as downloaded."""
     devkit = find_devkit(path)
     years = [year for year in (2007, 2012) if (devkit / f"VOC{year}" / "ImageSets" / "Main").is_dir()]
@@ -40,13 +41,14 @@ def _official(path: Path) -> Iterator[Found]:
     if len(years) == 2:
         yield Found("Pascal VOC 2007 and 2012", "voc0712", {"root": str(path)})
     for year, group in ((2014, "coco"), (2017, "coco2017")):
-        if (path / f"annotations/instances_train{year}.json").is_file() and (path / f"train{year}").is_dir():
+        part = "train" if need_train else "val"
+        if (path / f"annotations/instances_{part}{year}.json").is_file() and (path / f"{part}{year}").is_dir():
             yield Found(f"COCO {year}", group, {"root": str(path)})
-    if (path / "annotations/lvis_v1_train.json").is_file():
+    if (path / f"annotations/lvis_v1_{'train' if need_train else 'val'}.json").is_file():
         yield Found("LVIS", "lvis", {"root": str(path)})
 
 
-def _voc_layout(path: Path) -> Iterator[Found]:
+def _voc_layout(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise Annotations/ beside JPEGImages/ or images, with or without lists."""
     folder = next((path / name for name in ("Annotations", "annotations") if _is_voc(path / name)), None)
     if folder is None:
@@ -56,7 +58,8 @@ def _voc_layout(path: Path) -> Iterator[Found]:
         options["annotations"] = folder.name
     lists = path / "ImageSets" / "Main"
     found = {split: name for name in ("train", "val", "test") if (lists / f"{name}.txt").is_file() and (split := name)}
-    if "train" in found:
+    if "train" in found or ("val" in found and not need_train):
+        options |= {"train": "ImageSets/Main/train.txt"}
         options |= {split: f"ImageSets/Main/{name}.txt" for split, name in found.items()}
     else:
         whole = next((name for name in ("trainval", "default") if (lists / f"{name}.txt").is_file()), None)
@@ -66,14 +69,14 @@ def _voc_layout(path: Path) -> Iterator[Found]:
     yield Found("a folder of Pascal VOC's xml annotations", "voc_files", options)
 
 
-def _xml_files(path: Path) -> Iterator[Found]:
+def _xml_files(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise xml annotations of single images in the folder itself."""
     if _is_voc(path):
         options = {"root": str(path), "train": ".", "val_fraction": HELD_OUT}
         yield Found("a folder of Pascal VOC's xml annotations", "voc_files", options)
 
 
-def _celeba(path: Path) -> Iterator[Found]:
+def _celeba(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise CelebA as published, or as csv files."""
     for suffix in ("txt", "csv"):
         if not (path / f"list_attr_celeba.{suffix}").is_file():
@@ -93,17 +96,18 @@ def _celeba(path: Path) -> Iterator[Found]:
         return
 
 
-def _folders_of_splits(path: Path) -> Iterator[Found]:
+def _folders_of_splits(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise one folder per split, each with the same kind of labels."""
     folders = {split: entry for entry in _below(path) if (split := split_of(entry.name)) is not None}
-    if "train" not in folders or len({entry.name for entry in folders.values()}) < len(folders):
+    if not _are_splits(folders, need_train):
         return
+    first = folders.get("train", next(iter(folders.values())))
     names = {split: entry.name for split, entry in folders.items()}
     held_out = held_out_unless("val" in names)
     split_keys = {f"{split}_split": name for split, name in names.items() if name != USUAL[split]}
     files = [{file.name for file in entry.iterdir() if file.is_file()} for entry in folders.values()]
     for file in sorted(set.intersection(*files)):
-        found = recognise_file(folders["train"] / file)
+        found = recognise_file(first / file)
         if found is None:
             continue
         if found.group == "coco_files":
@@ -122,7 +126,14 @@ def _folders_of_splits(path: Path) -> Iterator[Found]:
 FOLDERS: tuple[Look, ...] = (_yolo, _official, _voc_layout, _xml_files, _celeba, _folders_of_splits)
 
 
-def files_of_splits(files: list[Path], look: Callable[[Path], Found | None]) -> tuple[list[Found], list[Path]]:
+def _are_splits(found: dict[str, Path], need_train: bool) -> bool:
+    """Return whether these are the parts of one set: train at least, or val or test if train is not needed."""
+    return "train" in found or (not need_train and bool(found))
+
+
+def files_of_splits(
+    files: list[Path], look: Callable[[Path], Found | None], need_train: bool
+) -> tuple[list[Found], list[Path]]:
     """Return the groups of files that have one split each, such as train.csv and val.csv, and the other files."""
     groups: dict[tuple[Path, str], dict[str, Path]] = {}
     for file in files:
@@ -132,7 +143,7 @@ def files_of_splits(files: list[Path], look: Callable[[Path], Found | None]) -> 
     found: list[Found] = []
     used: set[Path] = set()
     for group in groups.values():
-        if "train" not in group or len(group) < 2:
+        if not _are_splits(group, need_train) or list(group) == ["train"]:
             continue
         one = _group(group, [look(file) for file in group.values()])
         if one is not None:
@@ -147,8 +158,8 @@ def _group(group: dict[str, Path], formats: list[Found | None]) -> Found | None:
     if first is None or len({None if one is None else (one.group, one.title) for one in formats}) > 1:
         return None
     held_out = held_out_unless("val" in group)
-    train = group["train"]
-    root = train.parent.parent if train.parent.name.lower() in NO_CLASS_FOLDERS else train.parent
+    place = next(iter(group.values())).parent
+    root = place.parent if place.name.lower() in NO_CLASS_FOLDERS else place
     if first.group in ("coco_files", "list"):
         usual = {"train": "train.txt", "val": "val.txt"} if first.group == "list" else {}
         options: dict[str, Any] = {split: str(file.relative_to(root)) for split, file in group.items()}
@@ -178,10 +189,10 @@ def _parts(name: str) -> list[str]:
     return [part for part in "".join(c if c.isalnum() else " " for c in name).split() if part]
 
 
-def class_folders(path: Path) -> list[Found]:
+def class_folders(path: Path, need_train: bool) -> list[Found]:
     """Return the layout of folders named by their class, below folders of splits or not."""
     folders = {split: entry for entry in _below(path) if (split := split_of(entry.name)) is not None}
-    if "train" in folders and all(_are_classes(entry) for entry in folders.values()):
+    if _are_splits(folders, need_train) and all(_are_classes(entry) for entry in folders.values()):
         names = {split: entry.name for split, entry in folders.items()}
         given = {split: name for split, name in names.items() if split == "test" or name != USUAL[split]}
         held_out = held_out_unless("val" in names)

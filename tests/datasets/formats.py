@@ -143,6 +143,22 @@ def csv_of_chestxray14(folder: Path) -> Case:
 
 
 @case
+def csv_of_chexpert(folder: Path) -> Case:
+    root, expected = folder / "CheXpert-v1.0-small", {}
+    for split, name in (("train", "train"), ("val", "valid")):
+        rows = []
+        for image in OF_SPLIT[split]:
+            path = f"CheXpert-v1.0-small/{name}/patient{image[1]}/study1/view_{image}"
+            touch(folder, path)
+            cells = ["1.0" if label in LABELS[image] else "" for label in CLASSES]
+            rows.append(",".join([path, "Female", "68", "Frontal", "AP", *cells]))
+            expected[f"view_{image}"] = LABELS[image]
+        text = "\n".join(["Path,Sex,Age,Frontal/Lateral,AP/PA,cat,dog,sun", *rows]) + "\n"
+        write(root / f"{name}.csv", text)
+    return Case(root, "csv", expected, False)
+
+
+@case
 def csv_of_planet(folder: Path) -> Case:
     given = {f"train_{k}": labels for k, labels in enumerate([own for own in LABELS.values() if own] * 2)}
     touch(folder / "train-jpg", *(f"{image}.jpg" for image in given))

@@ -42,7 +42,6 @@ def test_several_formats_are_refused_with_the_command_of_each(tmp_path: Path) ->
         ("notes.txt", "hello\nworld\n"),
         ("empty.csv", ""),
         ("numbers.csv", "a,b\n1,2\n3,4\n"),
-        ("broken.json", '{"images": ['),
         ("config.yaml", "runner:\n  epochs: 3\n"),
         ("page.xml", "<html></html>"),
         ("photo.jpg", "x"),
@@ -56,6 +55,27 @@ def test_what_is_no_labels_is_refused_in_one_message(tmp_path: Path, name: str, 
             recognise(path)
     with pytest.raises(DataError, match=r"missing  .*none"):
         auto(path=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("x.json", '{"images": [', "broken json"),
+        ("x.jsonl", '{"image": "1.jpg", "label": "a"}\n{"image": \n', r"x\.jsonl, line 2: broken json"),
+        ("x.csv", "1.jpg,cat\n2.jpg,dog\n", "no header line: the first line has an image, '1.jpg'"),
+        ("x.csv", b"image;labels\n1.jpg;\xe9t\xe9\n", r"x\.csv: not UTF-8"),
+        ("x.csv", "image,label\n" + "1.jpg,1\n2.jpg,0\n", "that begins with 'image,label'"),
+    ],
+)
+def test_a_named_file_says_what_is_wrong_with_it(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=said):
+        recognise(tmp_path / name)
+
+
+def test_labels_that_are_numbers_are_classes_not_a_class(tmp_path: Path) -> None:
+    rows = "".join(f"{k},{k % 3}\n" for k in range(1, 40))
+    assert auto(path=str(write(tmp_path / "train.csv", "id,label\n" + rows))).train.class_names == ("0", "1", "2")
 
 
 def test_a_label_file_comes_before_folders_that_its_images_lie_in(tmp_path: Path) -> None:
@@ -279,7 +299,7 @@ def without_train_of(case: str) -> Callable[[Path], tuple[str, dict[str, Any]]]:
         for name in ("train", "images/train", "labels/train", "train.txt", "train.csv", "ImageSets/Main/train.txt"):
             place = path / name
             if place.exists():
-                place.rename(path / f"gone_{name.replace('/', '_')}")
+                place.rename(folder.with_name(f"gone_{name.replace('/', '_')}"))
         for file in path.glob("annotations/*train*.json"):
             file.unlink()
         return found.group, found.options
@@ -303,6 +323,10 @@ def test_evaluation_needs_no_training_data(tmp_path: Path, case: str) -> None:
         reader(**{**fixed, **options})
     after = reader(**{**fixed, **options}, need_train=False)
     assert len(after.train) == 0
+    recognised = auto(path=str(tmp_path / "part"), need_train=False)
+    for one, other in zip(recognised, after, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or other is None or one.fingerprint() == other.fingerprint()
     for one, other in zip(before[1:], after[1:], strict=True):
         if one is None or other is None:
             assert one is other
