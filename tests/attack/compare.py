@@ -18,11 +18,16 @@ CLOCK_TAGS = re.compile(r"images_per_second|data_wait|images/s|seconds")
 """names of figures that do"""
 
 
-def snapshot(folder: Path) -> dict[str, Any]:
-    """Return the content of every file, by its path in the folder; the event files of a folder count as one file."""
+def snapshot(folder: Path, *, events: bool = True) -> dict[str, Any]:
+    """Return the content of every file, by its path in the folder; the event files of a folder count as one file.
+
+    Without `events` nothing below tensorboard/ is read: its reader waits for ever at a named pipe.
+    """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if not events and "/tensorboard/" in name:
+            continue
         if not stat.S_ISREG(path.lstat().st_mode):
             found[name] = "a folder" if path.is_dir() else "a special file"
         elif "tfevents" in path.name:
