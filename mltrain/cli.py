@@ -31,6 +31,7 @@ COMMANDS = {
     "tune_thresholds": "find the probability above which each class is predicted",
     "predict": "name the labels of images",
     "explain": "show where a model finds its classes in images",
+    "find_label_errors": "list labels that are likely missing or wrong",
     "report": "write the page of a run, or one that compares several",
     "results": "compare runs in a table",
     "export": "write a model as ONNX or PT2",

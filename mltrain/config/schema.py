@@ -153,6 +153,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "dataset.stratify": None,
     "dataset.group_column": None,
     "dataset.groups": None,
+    "dataset.corrections": None,
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mltrain.datasets.corrections import correct
 from mltrain.datasets.groups import check_cover, check_groups, groups_of, read_groups
 from mltrain.datasets.splits import Splits, Undivided, hold_out, log_labels
 from mltrain.datasets.stratify import stratify
@@ -38,6 +39,7 @@ class Division:
         group_column: column of `groups`, or without it of the data set's own csv file. Images with the same value stay
             in one split.
         groups: csv file with the columns image and group.
+        corrections: csv file of corrected labels, which are applied to the drawn train and val (see `corrections`).
     """
 
     val_fraction: float = 0.0
@@ -48,6 +50,7 @@ class Division:
     stratify: bool | None = None
     group_column: str | None = None
     groups: str | None = None
+    corrections: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict each other."""
@@ -87,7 +90,7 @@ DIVISION_OPTIONS = tuple(item.name for item in fields(Division))
 
 
 def read_divided(read: Callable[..., Splits], options: Mapping[str, Any], accepts: Collection[str]) -> Splits:
-    """Call a reader and draw the splits that the options ask for.
+    """Call a reader, draw the splits that the options ask for, and correct their labels.
 
     Args:
         read: splits function of a data set.
@@ -96,10 +99,21 @@ def read_divided(read: Callable[..., Splits], options: Mapping[str, Any], accept
 
     Raises:
         ValueError: options that contradict each other.
-        DataError: a split would be empty, or a group would be in two splits; or the reader's own errors.
+        DataError: a split would be empty, a group would be in two splits, or corrections do not fit the labels; or the
+            reader's own errors.
     """
     # None is the reader's own choice (val_fraction of dataset=auto), or the default.
     division = Division(**{key: options[key] for key in DIVISION_OPTIONS if options.get(key) is not None})
+    splits = _read_divided(read, options, accepts, division)
+    if division.corrections is None:
+        return splits
+    whole = all(options.get(key, True) for key in ("need_val", "need_train"))
+    return correct(splits, division.corrections, whole=whole)
+
+
+def _read_divided(
+    read: Callable[..., Splits], options: Mapping[str, Any], accepts: Collection[str], division: Division
+) -> Splits:
     own = {key: value for key, value in options.items() if key in accepts or key not in DIVISION_OPTIONS}
     draws_val = bool(division.folds) or (
         division.val_fraction > 0 and not (division.plain and "val_fraction" in accepts)

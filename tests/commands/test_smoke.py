@@ -69,6 +69,15 @@ def tune_thresholds(call: Call, run: Path, folder: Path) -> None:
 
 
 @work
+def find_label_errors(call: Call, run: Path, folder: Path) -> None:
+    pytest.importorskip("cleanlab", reason="pip install 'mltrain-vision[clean]'")
+    table, page = done(call, "find_label_errors", run, f"out={folder}/errors.csv", "count=4").splitlines()
+    with Path(table).open(newline="", encoding="utf-8") as file:
+        assert {row["kind"] for row in csv.DictReader(file)} == {"missing", "wrong"}
+    assert Path(page).read_text(encoding="utf-8").count("data:image/jpeg") >= 1
+
+
+@work
 def class_prior(call: Call, run: Path, folder: Path) -> None:
     done(call, "class_prior", run)
     with (run / "class_prior.csv").open(newline="", encoding="utf-8") as file:

@@ -65,6 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (40, 30)).save(root / "more/1.png")
     (root / "split.csv").write_text("\n".join(rows) + "\n")
     (root / "my.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
+    (root / "corrections.csv").write_text("image,class,given,suggested\nphotos/0.jpg,sky,0,1\n")
     # labels alone, enough of them to make a long tail of
     many = [f"{k}.jpg,{'common' if k % 10 else 'rare'};{'sea' if k % 3 else 'sky'}" for k in range(1500)]
     shutil.copy(root / "my.csv", root / "mine.csv")
