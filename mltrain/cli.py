@@ -38,7 +38,9 @@ COMMANDS = {
     "push": "write a model as a folder to publish, and upload it",
     "convert_checkpoint": "make a run folder of a published checkpoint",
     "prepare_data": "download, verify and shrink a data set",
+    "convert_labels": "write the labels of any format as one csv file",
     "dataset_stats": "count classes, labels and co-occurrence",
+    "find_duplicates": "find near-duplicate images in two splits",
     "browse_dataset": "write a page with images of a data set",
     "create_longtail_dataset": "make a long-tailed subset of a data set",
     "import_longtail_split": "import the published split of VOC-MLT or COCO-MLT",
@@ -46,11 +48,14 @@ COMMANDS = {
     "class_prior": "compute a run's mean probability of each class",
     "find_lr": "run a learning-rate range test",
     "inspect_batch": "show a batch as it enters the model",
+    "list": "list losses, heads, models, data sets and recipes",
+    "completion": "print the completion of commands and keys for a shell",
 }
 DATASET_SECTIONS = ("dataset", "paths")
 CONFIG_FLAGS = {
     "--cfg job": "print every option with its value instead of running",
     "--config-dir DIR": "look for configs in DIR too",
+    "--help TOPIC": "describe a group (loss), one of its options (loss=db) or a section (runner)",
 }
 RUN_HELP = """\
 RUN is a run folder, or zoo:NAME for a published model. KEY=VALUE also changes the config of the run:
@@ -289,8 +294,12 @@ def _help(command: Command, given: argparse.Namespace) -> str:
     """Return purpose and examples, the options, and what may be chosen by name."""
     from mltrain.config.option_help import aligned, described_options
 
-    parts = [(command.about or "").strip()]
     with_config = command.takes in ("config", "dataset")
+    if with_config and given.arguments:
+        from mltrain.config.topic_help import topic_help
+
+        return "\n".join(topic_help(topic, _source(given)) for topic in given.arguments)
+    parts = [(command.about or "").strip()]
     options = described_options(command.options) if command.options else {}
     if rows := options | (CONFIG_FLAGS if with_config else {}):
         parts.append(f"Options\n{aligned(rows)}")

@@ -45,7 +45,8 @@ class LockedError(MltrainError):
 def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` when the block succeeds and is removed when it fails.
 
-    The temporary file is hidden, lies in the same folder, and ends in ``.tmp``: pass file formats explicitly.
+    The temporary file is hidden, lies in the same folder, and ends in ``.tmp``: pass file formats explicitly. The first
+    call for a folder removes those that killed processes of this machine left in it.
 
     Args:
         path: the file to write; its folder must exist.
@@ -54,6 +55,7 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; `path` is as it was.
     """
+    _sweep_once(path.parent)
     temporary = _beside(path, "tmp")
     try:
         yield temporary
@@ -183,6 +185,23 @@ def leftovers(folder: Path, *, below: bool = False) -> list[Path]:
                 found.append(path)
         folders[:] = [name for name in folders if below and not name.startswith(".")]
     return found
+
+
+_swept: set[Path] = set()
+
+
+def _sweep_once(folder: Path) -> None:
+    """Remove the temporary files of dead processes from a folder that this process first writes to.
+
+    A folder of the user may have files of other programs whose names look like those of earlier versions: they stay.
+    """
+    if folder not in _swept:
+        _swept.add(folder)
+        for path in leftovers(folder):
+            found = _TEMPORARY.fullmatch(path.name)
+            if found is not None and found["host"] and path.suffix == ".tmp" and path.is_file():
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 _TEMPORARY = re.compile(r"\..+?(?:(?:\.on-(?P<host>[\w-]+))?\.(?P<pid>\d+)\.\d+|\.\w{8}|\.pt)\.(?:tmp|old)")

@@ -83,14 +83,28 @@ KILLED = (
 def test_what_a_killed_process_leaves_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
     assert len(names(tmp_path)) == 2 and all(name.endswith(".tmp") for name in names(tmp_path))
-    with atomic_write(tmp_path / "b.txt") as file, atomic_folder(tmp_path / "folder") as folder:  # removes its own kind
-        file.write_text("whole")
+    with atomic_folder(tmp_path / "folder") as folder:  # removes its own kind
         assert len(leftovers(tmp_path)) == 1
         remove_leftovers(tmp_path, "b.txt")
         assert len(leftovers(tmp_path)) == 1
         remove_leftovers(tmp_path)
-        assert not leftovers(tmp_path) and file.exists() and folder.exists()
-    assert sorted(names(tmp_path)) == ["b.txt", "folder"]
+        assert not leftovers(tmp_path) and folder.exists()
+    assert sorted(names(tmp_path)) == ["folder"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_the_first_file_written_to_a_folder_removes_what_killed_processes_left_there(tmp_path: Path) -> None:
+    """Commands write to folders of the user, which nothing else looks through."""
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+    for other in (".rsync.x1y2z3_4.tmp", ".a.txt.on-elsewhere.1.1.tmp"):  # not surely ours, or not surely dead
+        (tmp_path / other).touch()
+        os.utime(tmp_path / other, (0, 0))
+    os.utime(tmp_path / other)
+    with atomic_write(tmp_path / "b.txt") as file:
+        file.write_text("whole")
+        assert sorted(names(tmp_path))[0] == ".a.txt.on-elsewhere.1.1.tmp" and file.exists()
+    left = [name for name in names(tmp_path) if not name.startswith(".folder.")]
+    assert sorted(left) == [".a.txt.on-elsewhere.1.1.tmp", ".rsync.x1y2z3_4.tmp", "b.txt"]
 
 
 def test_a_folder_whose_successor_never_came_gets_its_name_back(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     mltrain train                                             the embedded default: drawn shapes, about a minute
     mltrain train dataset=coco loss=asl model=tresnet_l       COCO under data/coco
-    mltrain train dataset=csv dataset.file=labels.csv         your own images
+    mltrain train dataset=csv dataset.file=labels.csv         your own images, on a pretrained MobileNetV2
     mltrain train dataset=folder dataset.root=FOLDER          one label per image: FOLDER/{train,val}/CLASS/*.jpg
     mltrain train +experiment=coco_asl_tresnet_l              a whole recipe; later arguments change it
     mltrain train model=timm model.name=regnety_032 runner.epochs=20 optimizer.lr=2e-4

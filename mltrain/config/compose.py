@@ -30,13 +30,14 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import UNSET, check_config, find_problems, message
 from mltrain.config.identity import default_name, names_folder
 from mltrain.config.origin import Origin
-from mltrain.config.overrides import Scan, Source, parse_override, scan_overrides
+from mltrain.config.overrides import EXPERIMENT, Scan, Source, parse_override, scan_overrides
 from mltrain.config.targets import OPTION
 from mltrain.errors import ConfigError
 from mltrain.safe_yaml import check_yaml
 from mltrain.text import nearest, spell
 
 log = logging.getLogger(__name__)
+_AMP_ASKED = "runner_amp_asked"  # flag of a config: an override of `load_run` set runner.amp
 
 
 def load(
@@ -96,6 +97,7 @@ def load_run(
 ) -> DictConfig:
     """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError.
 
+    `runner.amp` of the folder is the precision of its training; that of later commands is `inference_amp`.
     `allow_targets` are packages that `_target_` may name too; what the folder allows itself counts for nothing.
     """
     path = Path(folder) / "config.yaml"
@@ -126,7 +128,19 @@ def load_run(
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    return check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
+    return checked
+
+
+def inference_amp(cfg: DictConfig) -> str:
+    """Return the precision, a value of `runner.amp`, with which commands use the finished run of a `load_run` config.
+
+    It is "off", full precision, unless an override asks for another. So predictions, tuned thresholds and exported
+    files, which are in full precision too, give the same labels. In bf16 the probabilities of an image differ by up to
+    some hundredths, and labels near their thresholds change.
+    """
+    return str(cfg.runner.amp) if cfg._get_flag(_AMP_ASKED) else "off"
 
 
 def _no_run(given: Path) -> str:
@@ -149,7 +163,11 @@ def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allo
     if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
         cfg.dataset = chosen
     elif moved:
-        cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
+        cfg.dataset.update({key: chosen[key] for key in ("root", "file", "path") if key in chosen})
+
+
+HEADER = "# @package _global_"
+"""first line of an experiment file"""
 
 
 class _CheckedFiles(FileConfigSource):
@@ -163,10 +181,24 @@ class _CheckedFiles(FileConfigSource):
             except (ValueError, OSError, yaml.YAMLError) as error:
                 raise ValueError(f"{path}: {error}") from error
         result = super().load_config(config_path)
+        if path.is_file() and config_path.startswith(f"{EXPERIMENT}/") and result.header.get("package") != "_global_":
+            raise ValueError(f"{path}: {_missing_header(path)}")
         if isinstance(result.config, DictConfig) and not config_path.startswith("hydra/"):
             for key in [key for key in result.config if key not in ("defaults", "hydra")]:
                 _mark_missing(result.config, key)
         return result
+
+
+def _missing_header(path: Path) -> str:
+    """Say what keeps Hydra from reading the header of an experiment file."""
+    text = path.read_text(encoding="utf-8")
+    first = f'its first line must be "{HEADER}", so that its keys are those of the whole config'
+    if text.startswith("\ufeff"):
+        return f"a byte order mark hides its first line; save it as UTF-8 without one, and {first}"
+    found = next((line for line in text.splitlines() if "@package" in line), None)
+    if found is not None and found.strip() == HEADER:
+        return f"{first}; it stands in a later line: move it to the top"
+    return f"{first}; found {(found or text.partition(chr(10))[0])!r}"
 
 
 def _mark_missing(node: DictConfig, key: Any) -> None:

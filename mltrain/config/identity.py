@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, OLDER_SPELLINGS
 
-# Cannot change the result: where things lie, how they are shown, how they are fed, when a copy is kept.
+# Cannot change the trained weights: where things lie, how they are shown, how they are fed, when a copy is kept. The
+# batch of an evaluation changes its figures by rounding alone (docs/config.md has how much).
 IRRELEVANT = frozenset(
     {
         "name",

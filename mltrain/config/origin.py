@@ -1,4 +1,4 @@
-"""Where a key of a config was set, for messages."""
+"""Position of a config key: the override, or the line of the file, that set it, for messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Origin:
             *((f"{EXPERIMENT}/{name}.yaml", keys) for name in self.experiments),
             (f"{self.source.name}.yaml", keys),
             (f"{section}/{option}.yaml", keys[1:]),
-            (f"dataset/{self.choices.get('dataset')}.yaml", keys),  # some set keys of other sections too
+            *((f"{group}/{self.choices.get(group)}.yaml", keys) for group in ("dataset", "model")),  # of other sections
         ]:
             file = self.source.file(relative)
             line = find_line(file, inner) if file is not None and inner else None

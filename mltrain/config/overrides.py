@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from mltrain.config.check import check_options
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
+from mltrain.config.timm_models import timm_models
 from mltrain.errors import ConfigError
 from mltrain.text import did_you_mean, nearest, spell
 
@@ -46,6 +49,19 @@ class Source:
 
     def file(self, relative: str) -> Path | None:
         return next((folder / relative for folder in self.folders if (folder / relative).is_file()), None)
+
+
+def _offer_timm_model(name: str, source: Source) -> bool:
+    """Let Hydra know `model=NAME` for a model of timm, with or without a tag of its weights; False if there is none.
+
+    It stands for `model=timm model.name=NAME`.
+    """
+    template = source.file("model/timm.yaml")
+    if template is None or name.partition(".")[0] not in timm_models():
+        return False
+    node = OmegaConf.merge(OmegaConf.load(template), {"name": name})
+    ConfigStore.instance().store(group="model", name=f"{name}.yaml", node=node)
+    return True
 
 
 @dataclass
@@ -154,10 +170,10 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         scan.invalid_groups.add(group)
         return
     for value in values:
-        if value not in options:
-            near = nearest(str(value), options)
+        if value not in options and not (group == "model" and _offer_timm_model(str(value), source)):
+            near = nearest(str(value), [*options, *timm_models()] if group == "model" else options)
             hint = f"; did you mean {group}={near}?" if near else ""
-            listed = ", ".join(options) or "none"
+            listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
             scan.invalid_groups.add(group)
     if group in scan.invalid_groups:

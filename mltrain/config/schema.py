@@ -145,6 +145,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "head.bottleneck": None,
     "dataset.unseen": None,
     "dataset.blank": "negative",
+    "dataset.minus_one": None,
+    "dataset.no_label": None,
     "dataset.test_fraction": 0.0,
     "dataset.folds": 0,
     "dataset.fold": 0,

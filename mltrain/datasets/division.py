@@ -102,7 +102,8 @@ def read_divided(read: Callable[..., Splits], options: Mapping[str, Any], accept
         DataError: a split would be empty, a group would be in two splits, or corrections do not fit the labels; or the
             reader's own errors.
     """
-    division = Division(**{key: options[key] for key in DIVISION_OPTIONS if key in options})
+    # None is the reader's own choice (val_fraction of dataset=auto), or the default.
+    division = Division(**{key: options[key] for key in DIVISION_OPTIONS if options.get(key) is not None})
     splits = _read_divided(read, options, accepts, division)
     if division.corrections is None:
         return splits

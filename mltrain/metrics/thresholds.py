@@ -219,7 +219,7 @@ def _between(scores: np.ndarray, lowest: np.floating) -> float:
     """Return a number of the scores' dtype below the score `lowest` and not below the next lower score."""
     below = scores[scores < lowest]
     if not below.size:
-        return float(np.nextafter(lowest, -np.inf))
+        return float(np.nextafter(lowest, scores.dtype.type(-np.inf)))  # in NumPy 1 a Python float makes it float64
     next_lower = below.max()
     with np.errstate(over="ignore", invalid="ignore"):
         middle = scores.dtype.type(next_lower / 2 + lowest / 2)

@@ -113,6 +113,11 @@ def _part(place: Path) -> Path:
     return place.with_name(place.name + ".part")
 
 
+def _note(place: Path) -> Path:
+    """Return the path of the note on what a part is a part of."""
+    return place.with_name(place.name + ".part.json")
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -140,7 +145,7 @@ def _download_from(url: str, place: Path, timeout: float, tries: int, sleep: Cal
 
 def _try(url: str, place: Path, timeout: float, meter: Meter) -> None:
     """Send one request; the file is in its place when this returns."""
-    part, note = _part(place), place.with_name(place.name + ".part.json")
+    part, note = _part(place), _note(place)
     known = _noted(note)
     have = _size(part)
     if known is None or known.url != url:
@@ -207,6 +212,11 @@ def _receive(response: Any, stream: BinaryIO, meter: Meter) -> None:
 def _finish(part: Path, note: Path, place: Path) -> None:
     part.replace(place)
     note.unlink(missing_ok=True)
+
+
+def forget_part(place: Path) -> None:
+    """Remove what a download that was killed just before its end has left beside the finished file."""
+    _note(place).unlink(missing_ok=True)
 
 
 def require_space(what: str, folder: Path, needed: int) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from mltrain.datasets.sources import PublishedCounts, RemoteFile
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.errors import DataError
-from mltrain.files import LockedError, locked
-from mltrain.prepare.download import disk_error, download
+from mltrain.files import LockedError, locked, write_text
+from mltrain.prepare.download import disk_error, download, forget_part
 from mltrain.prepare.unpack import Damaged, merge, unpack
 from mltrain.progress import Meter, amount
 
@@ -28,7 +28,12 @@ BLOCK = 1 << 20
 
 def is_there(remote: RemoteFile, root: Path) -> bool:
     """Return whether the content of a file is in its place, judged by the number of files; no file is opened."""
-    return not _unpacking(remote, root).exists() and not _lacking(remote, root / remote.into)
+    return not is_interrupted(remote, root) and not _lacking(remote, root / remote.into)
+
+
+def is_interrupted(remote: RemoteFile, root: Path) -> bool:
+    """Return whether the files of an archive were being moved to their place when `fetch` was killed."""
+    return _unpacking(remote, root).exists()
 
 
 def fetch(name: str, files: Sequence[RemoteFile], root: Path, *, keep_archives: bool = True) -> None:
@@ -60,7 +65,9 @@ def fetch(name: str, files: Sequence[RemoteFile], root: Path, *, keep_archives: 
 def _obtain(remote: RemoteFile, root: Path, keep_archives: bool) -> None:
     store = root / STORE
     file = store / remote.name
-    if not file.exists():
+    if file.exists():
+        forget_part(file)
+    else:
         download(remote.urls, file)
     _check_sums(remote, file)
     if remote.unpacked is None:
@@ -90,6 +97,7 @@ def _unpack(remote: RemoteFile, file: Path, root: Path) -> None:
             raise DataError(_set_aside(file, f"is not the expected archive: {lacking}"))
         _unpacking(remote, root).touch()
         merge(folder, root / remote.into)
+        shutil.rmtree(folder, ignore_errors=True)  # while the mark is there: a kill after it would leave the folder
         _unpacking(remote, root).unlink()
         log.info("%s: %d files unpacked", file.name, files)
     finally:
@@ -139,8 +147,10 @@ def _check_sums(remote: RemoteFile, file: Path) -> None:
     notes = file.with_name(CHECKSUMS)
     noted = _noted(notes).get(file.name)
     if noted is None:
-        with notes.open("a", encoding="utf-8") as out:
-            out.write(f"{sha256.hexdigest()}  {file.name}\n")
+        before = notes.read_text(encoding="utf-8") if notes.exists() else ""
+        if not before.endswith("\n") and before:
+            before += "\n"  # earlier versions appended to the file, so that a kill could cut a line short
+        write_text(notes, f"{before}{sha256.hexdigest()}  {file.name}\n")
         published = "MD5 as published" if remote.md5 else "no checksum is published"
         log.info("%s: SHA-256 %s noted, %s", file.name, sha256.hexdigest()[:16], published)
     elif noted != sha256.hexdigest():

@@ -15,7 +15,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mltrain.config.build import instantiate
-from mltrain.config.identity import component_name, run_folder
+from mltrain.config.identity import run_folder
 from mltrain.config.rules import SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
@@ -38,6 +38,7 @@ from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
+from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
 
@@ -81,17 +82,16 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
             except OSError as error:
                 raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
     if dist.is_main:
+        earlier = earlier_runs(cfg, folder)
+        if earlier is not None:
+            logger.info("%s", earlier)
         try:
             OmegaConf.save(cfg, folder / CONFIG, resolve=True)
             write_json(folder / STATS, stats.to_json())
             save_environment(folder)
         except OSError as error:
             raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
-        _describe(folder, step, model, train_loader)
-        if cfg.model.name == "test_byobnet" and component_name(cfg.dataset) not in ("shapes", "digits"):
-            logger.info(
-                "model=small is meant for drawn shapes; for photographs there are model=resnet50, tresnet_l ..."
-            )
+        _describe(cfg, folder, step, model, train_loader)
     return Runner(
         model=model,
         ema=step.ema,
@@ -198,13 +198,20 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
     return convert_sync_batchnorm(model)
 
 
-def eval_loader(cfg: DictConfig, dist: distributed.Distributed, labels: LabelSet, model: Classifier) -> EvalLoader:
-    """Build the loader of an evaluation split, at the model's input size."""
+def eval_loader(
+    cfg: DictConfig,
+    dist: distributed.Distributed,
+    labels: LabelSet,
+    model: Classifier,
+    *,
+    batch_size: int | None = None,
+) -> EvalLoader:
+    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config."""
     resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
         labels,
         resize,
-        batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
+        batch_size=batch_size or cfg.runner.eval_batch_size or cfg.runner.batch_size,
         rank=dist.rank,
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
@@ -276,6 +283,11 @@ def _curriculum(
     whole = cfg.copy()
     whole.sampler.epoch_size = train_loader.epoch_size
 
+    def score_loader() -> EvalLoader:
+        # Not in batches of runner.eval_batch_size, which does not count for the run's id: sums of another batch size
+        # may differ in the last bit, and the scores decide what is trained on.
+        return eval_loader(cfg, step.dist, splits.train, model, batch_size=cfg.runner.batch_size)
+
     def make_sampler(labels: LabelSet, class_costs: np.ndarray) -> Any:
         given = {"labels": labels, "stats": stats, "seed": cfg.seed, "class_costs": class_costs}
         return instantiate(whole.sampler, "sampler", **given)
@@ -285,7 +297,7 @@ def _curriculum(
         model=model,
         loss=step.loss,
         train_loader=train_loader,
-        score_loader=lambda: eval_loader(cfg, step.dist, splits.train, model),
+        score_loader=score_loader,
         make_sampler=make_sampler,
         inference=Inference(step.dist, step.amp_dtype, cfg.runner.channels_last),
         single_label=cfg.task == SINGLE_LABEL,
@@ -299,15 +311,13 @@ def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | No
     return cached_images(labels, resize, folder=cfg.data.cache_dir or Path(cfg.paths.data) / "cache")
 
 
-def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
-    count = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
     precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
     by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
     same = len(set(by_group.values())) == 1
     lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
     logger.info("run folder %s", folder)
-    logger.info("model: %.2f M parameters, %.2f M trained; input %d px", count, trained, model.backbone.image_size)
+    logger.info("%s", describe_model(cfg, model))
     logger.info(
         "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from mltrain.config.compose import inference_amp
 from mltrain.datasets.splits import Splits
 from mltrain.engine import distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate, mean_probabilities
@@ -74,7 +75,7 @@ class RunOnData:
 
     @property
     def _inference(self) -> Inference:
-        cfg, amp_dtype = self.config, resolve_amp(self.config.runner.amp, self.dist.device)
+        cfg, amp_dtype = self.config, resolve_amp(inference_amp(self.config), self.dist.device)
         return Inference(self.dist, amp_dtype, cfg.runner.channels_last, progress=cfg.logger.progress)
 
 

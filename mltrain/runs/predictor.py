@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mltrain import storage
 from mltrain.config.build import instantiate
+from mltrain.config.compose import inference_amp
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.folder import SUFFIXES
 from mltrain.engine.distributed import single_device
@@ -128,10 +130,6 @@ class Predictor:
         cfg = run.config
         values = _thresholds(run, threshold, thresholds, topk)
         target = single_device(cfg.runner.device if device is None else device)
-        amp = cfg.runner.amp
-        if amp == "fp16" and target.type != "cuda":  # it was for the GPU that trained it
-            logger.info("runner.amp=fp16 is for a GPU; on %s: auto", target)
-            amp = "auto"
         model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
         model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
         return cls(
@@ -141,7 +139,7 @@ class Predictor:
             single_label=cfg.task == SINGLE_LABEL,
             thresholds=values,
             topk=topk,
-            amp_dtype=resolve_amp(amp, target),
+            amp_dtype=resolve_amp(inference_amp(cfg), target),
             batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
             num_workers=cfg.data.num_workers,
         )
@@ -261,9 +259,9 @@ def image_files(words: Sequence[str]) -> list[str]:
     for word in words:
         if word == "-":
             files += [line for line in sys.stdin.read().splitlines() if line.strip()]
-        elif Path(word).is_dir():
+        elif storage.is_folder(word):
             files += _below(word)
-        elif glob.has_magic(word) and not Path(word).exists():
+        elif glob.has_magic(word) and not storage.exists(word):
             matched = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             if not matched:
                 raise ConfigError(f"{word}: no file matches this pattern")
@@ -277,10 +275,14 @@ def image_files(words: Sequence[str]) -> list[str]:
 
 def _below(folder: str) -> list[str]:
     found = []
-    for parent, folders, names in os.walk(folder):
+    in_table = storage.is_table(folder)
+    for parent, folders, names in os.walk(folder) if storage.locate(folder) is None else storage.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        images = [name for name in shown if in_table or name.lower().endswith(SUFFIXES)]
         found += [str(Path(parent) / name) for name in images]
+    if not found and in_table:
+        raise ConfigError(f"{folder}: holds no image; paths of images that it may hold are not followed here")
     if not found:
         raise ConfigError(f"{folder}: no image in this folder; suffixes of images: {' '.join(SUFFIXES)}")
     return sorted(found)

@@ -91,7 +91,11 @@ def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> It
 
 
 def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> dict[str, Any] | None:
-    """Return the result of a finished run on all ranks, and write its report if it was stopped before that."""
+    """Return the result of a finished run on all ranks, and write its report if it was stopped before that.
+
+    Raises:
+        DataError: the data have changed since, so that the result is not theirs.
+    """
     result = dist.broadcast(read_result(folder) if dist.is_main else None)
     if result is not None:
         with dist.first():  # an error of the main rank ends all

@@ -60,7 +60,11 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
         limit = stack.enter_context(_stoppable(sweep))
         _note(sweep, record)
         try:
-            _run(record, checked.get(record.overrides) or load(overrides, source=source), work, sweep.check)
+            cfg = checked.get(record.overrides) or load(overrides, source=source)
+            if record.overrides in sweep.rerun_before:
+                cfg = cfg.copy()
+                cfg.rerun = False
+            _run(record, cfg, work, sweep.check)
         except (Interrupted, KeyboardInterrupt) as error:
             code = error.exit_code if isinstance(error, Interrupted) else 130
             record.end_with("interrupted", str(error) or "interrupted", code)

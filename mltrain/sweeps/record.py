@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mltrain.engine.run_folder import read_jobs
+from mltrain.errors import DataError
 from mltrain.files import is_alive, write_json
 
 STOP = "stop"
@@ -17,6 +19,7 @@ Check = Callable[[list[Any]], bool]
 """Refuses the DictConfigs of jobs whose runs are of other data; returns whether all could be checked."""
 
 ENDED = ("finished", "before", "failed", "interrupted")
+DONE = ("finished", "before")
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Sweep:
     """refuses a finished job whose data have changed; None if all jobs were checked when the sweep began"""
     started: float = 0.0
     """when the sweep began, in seconds since 1970"""
+    rerun_before: tuple[str, ...] = ()
+    """overrides of the jobs with rerun=true that an interrupted sweep of the same jobs has run again already"""
 
     def is_abandoned(self) -> bool:
         """Return whether the main process on this machine is gone; Slurm's jobs, and those elsewhere, go on without."""
@@ -102,3 +107,22 @@ class Sweep:
             return int((self.folder / STOP).read_text(encoding="utf-8") or signal.SIGTERM)  # empty while it is written
         except FileNotFoundError:
             return None
+
+
+def done_by_interrupted_sweep(parent: Path, jobs: Collection[str]) -> tuple[str, ...]:
+    """Return which of `jobs` the last sweep with any of them has done, if it did not come to the end of all.
+
+    Args:
+        parent: folder of the folders of all sweeps.
+        jobs: all overrides of each job.
+    """
+    found: list[tuple[float, set[str]]] = []
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        try:
+            records = [record for record in read_jobs(folder) if record["overrides"] in jobs]
+            done = {str(record["overrides"]) for record in records if record["state"] in DONE}
+            found += [(max(float(record["started"]) for record in records), done)] if records else []
+        except (DataError, KeyError, TypeError, ValueError):  # a record that cannot be read: its jobs run again
+            continue
+    last = max(found, key=lambda entry: entry[0])[1] if found else set()
+    return tuple(sorted(last)) if len(last) < len(jobs) else ()

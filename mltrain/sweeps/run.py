@@ -39,7 +39,7 @@ from mltrain.errors import ConfigError, DataError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps import launchers
 from mltrain.sweeps.job import Work
-from mltrain.sweeps.record import ENDED, Check, Record, Sweep
+from mltrain.sweeps.record import ENDED, Check, Record, Sweep, done_by_interrupted_sweep
 from mltrain.sweeps.watch import Watch, summary
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def run_sweep(
     parsed = OverridesParser.create().parse_overrides(scan.overrides)
     settings = compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
     launchers.check_installed(settings)
-    total, done = _check_jobs(parsed, settings, source)
+    total, done, rerun_before = _check_jobs(parsed, settings, source)
     checked = before is None or _check_data(before)
     at_once = launchers.jobs_at_once(settings, total)
     sweep = Sweep(
@@ -92,6 +92,7 @@ def run_sweep(
         check=None if checked and total == len(sweep_job.checked) else before,
         started=time.time(),
         varied=tuple(o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()),
+        rerun_before=rerun_before,
     )
     watch = Watch(sweep, before=done)
     arguments = [*scan.overrides, *_own_overrides(source, sweep, at_once)]
@@ -115,8 +116,10 @@ def run_sweep(
     _sum_up(sweep, records, ended)
 
 
-def _check_jobs(parsed: list[Override], settings: DictConfig, source: Source) -> tuple[int | None, int]:
-    """Check the config of every job, and return the number of jobs and of those that were finished before.
+def _check_jobs(
+    parsed: list[Override], settings: DictConfig, source: Source
+) -> tuple[int | None, int, tuple[str, ...]]:
+    """Check the config of every job; return the number of jobs, of those finished before, and `Sweep.rerun_before`.
 
     If the sweeper chooses values as it goes, only the first value of each range is checked. The number of jobs is then
     that which the sweeper is configured to try, or None.
@@ -129,7 +132,6 @@ def _check_jobs(parsed: list[Override], settings: DictConfig, source: Source) ->
         raise ConfigError(
             f"{error}: a grid needs values, e.g. optimizer.lr=1e-4,1e-3; intervals are for hydra/sweeper=optuna"
         ) from error
-    before = 0
     sweep_job.checked.clear()
     for job in jobs if jobs is not None else [[_first(override) for override in own]]:
         try:
@@ -137,8 +139,12 @@ def _check_jobs(parsed: list[Override], settings: DictConfig, source: Source) ->
         except ConfigError as error:
             raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
         sweep_job.checked[" ".join(text.lstrip("+") for text in job)] = cfg
-        before += not cfg.rerun and read_result(run_folder(cfg)) is not None
-    return (settings.sweeper.get("n_trials"), 0) if jobs is None else (len(jobs), before)
+    if jobs is None:
+        return settings.sweeper.get("n_trials"), 0, ()
+    again = [job for job, cfg in sweep_job.checked.items() if cfg.rerun]
+    rerun_before = done_by_interrupted_sweep(Path(settings.sweep.dir).parent, again) if again else ()
+    skipped = [cfg for job, cfg in sweep_job.checked.items() if not cfg.rerun or job in rerun_before]
+    return len(jobs), sum(read_result(run_folder(cfg)) is not None for cfg in skipped), rerun_before
 
 
 def _check_data(check: Check) -> bool:

@@ -254,6 +254,23 @@ def test_a_signal_ends_the_sweep_and_the_command_repeated_goes_on(program: Progr
         assert "sweep: 2 finished before" in said
 
 
+def test_a_rerun_that_was_stopped_runs_again_only_what_it_had_not(program: Program) -> None:
+    words = ["seed=0,1", "runner.max_steps=2", "rerun=true", "logger.report=false"]
+
+    def begun(*more: str) -> tuple[int, str]:
+        code, said = program.run(*words, *more)
+        assert code == 0, said
+        return said.count("starts at"), said
+
+    assert begun()[0] == 2
+    for state in ("interrupted", "running"):  # by a signal, by a kill
+        file = max(program.folder.glob("runs/multirun/*/job-0001.json"), key=lambda path: path.stat().st_mtime_ns)
+        file.write_text(json.dumps({**json.loads(file.read_text()), "state": state}))
+        count, said = begun()
+        assert count == 1 and "2 jobs, 1 of them finished before" in said and "1 finished before, 1 finished" in said
+    assert begun()[0] == 2, "a whole rerun runs again"
+
+
 def test_an_interrupt_from_the_terminal_reaches_every_process_and_all_of_them_save(program: Program) -> None:
     with program.running(*launcher("joblib"), "runner.max_steps=500", "seed=0,1,2", jobs=2) as process:
         os.killpg(process.pid, signal.SIGINT)

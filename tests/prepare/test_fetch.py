@@ -210,6 +210,36 @@ def test_an_interruption_while_files_are_moved_is_made_good_without_a_download(
     assert (root / "train2017" / "000000000001.jpg").read_bytes() == jpeg(1)
 
 
+@pytest.mark.parametrize("place", [".unpacking", ".unpacked", ".part.json", "checksums.sha256"])
+def test_a_kill_at_its_end_leaves_nothing_that_stays(
+    coco: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Killed before the mark, the folder of an archive or the note of a download is removed, or a checksum is noted."""
+
+    class Killed(BaseException):
+        pass
+
+    root, rmtree, unlink, dead = tmp_path / "coco", shutil.rmtree, Path.unlink, []
+
+    def instead(call: Callable[..., None], path: Path, *arguments: Any, **named: Any) -> None:
+        marked = place != ".unpacked" or list((root / "downloads").glob("*.unpacking"))
+        if dead or (path.name.endswith(place) and path.exists() and marked):
+            dead.append(path)  # nothing runs after a kill
+            raise Killed
+        call(path, *arguments, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", lambda path, **named: instead(unlink, path, **named))
+        patch.setattr(shutil, "rmtree", lambda path, **named: instead(rmtree, path, **named))
+        if place == "checksums.sha256":
+            (root / "downloads").mkdir(parents=True)
+            (root / "downloads" / place).write_text("0123456789abcdef")  # cut short, as an earlier version left it
+            patch.setattr(module, "write_text", lambda path, text: instead(Path.write_text, path, text))
+        coco()
+    coco()
+    assert whole(root) and store(root) == {*ARCHIVES, "checksums.sha256"}
+
+
 def test_a_full_disk_while_unpacking_leaves_the_archive_and_no_half_of_it(
     site: Site, coco: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +372,7 @@ def test_every_dataset_config_has_a_plan_that_fits_its_reader(name: str, tmp_pat
     cfg = config(name, tmp_path)
     section: Any = OmegaConf.to_container(cfg.dataset, resolve=True)
     found = sources.retrieval(section["_target_"], section)
-    own = {"csv", "digits", "folder", "list", "shapes"}
+    own = {"csv", "digits", "folder", "hf", "list", "parquet", "shapes", "webdataset"}
     assert (found == Retrieval()) == (name in own)
     if name in own:
         return

@@ -27,6 +27,7 @@ from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import MltrainError
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit
+from tests.storage.made import make_tar, make_zip
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = commands(PAGES)
@@ -41,6 +42,7 @@ ELSEWHERE = re.compile(
 LACKING = "missing|not found|[nN]o such|none of|could not be downloaded|are free"
 ANSWERS = {  # that are no failure of the command
     "tools/create_longtail_dataset.py": "holds a split already",  # of the same command on another page
+    "tools/convert_labels.py": "overwrite=true replaces it",  # likewise
     "tools/tune_thresholds.py": "no threshold gives",
     "tools/find_lr.py": "no suggestion",
 }
@@ -79,6 +81,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     images / f"{16 * (part == 'val') + 8 * (name == 'dog') + k}.jpg",
                     root / "FOLDER" / part / name / f"{k}.jpg",
                 )
+    make_zip(root / "photos.zip", root, [f"photos/{k}.jpg" for k in range(48)])
+    files = [str(path.relative_to(root / "FOLDER")) for path in sorted((root / "FOLDER").rglob("*.jpg"))]
+    make_tar(root / "FOLDER.tar", root / "FOLDER", files)
     data = ["dataset=csv", f"dataset.file={root}/split.csv", "dataset.test_split=test", "dataset.name=split"]
     options = [option for option in TINY if not option.startswith("dataset.")]
     long = ["runner.epochs=20", "runner.max_steps=2"]

@@ -17,8 +17,8 @@ from mltrain.commands.train import COMMAND
 from mltrain.config.build import instantiate, load, load_run
 from mltrain.config.identity import run_folder
 from mltrain.errors import DataError, Interrupted
-from mltrain.runs.assemble import train
 from mltrain.runs.same_data import check_runs, named_files, remember
+from mltrain.runs.train import train
 from tests.promises.runs import TINY, coloured_run, stop_at
 from tests.promises.test_old_runs import ARCHIVE, RUN, words
 

@@ -80,8 +80,8 @@ def write_sweep_report(
 def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
     best, key = table.rows[0], table.headline[0]
     seeds = sorted({len(row.runs) for row in table.rows})
-    repeats = table.repeats
-    each = f"{counted(seeds[0], repeats[:-1])} each" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} {repeats}"
+    each = f"{counted(seeds[0], table.repeats[:-1])} each"
+    each = each if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} {table.repeats}"
     tiles = [
         tile("runs", str(len(table.records)), f"{len(table.unfinished)} unfinished"),
         tile("settings", str(len(table.rows)), each),

@@ -1,0 +1,1 @@
+"""Attacks on whole commands; `python -m tests.attack` runs them."""
