@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("image", "class", "given", "suggested")
 """columns that a file must have, in any order; others are passed over"""
 VALUES = {"1": 1, "0": 0, "-1": -1}
+_HOW = "mltrain find_label_errors RUN writes such files; dataset.corrections=null leaves the labels as they are"
 NAMES = {1: "positive", 0: "negative", -1: "unknown"}
 
 
@@ -50,7 +51,7 @@ def read_corrections(path: Path) -> list[Correction]:
         DataError: the file is missing or broken, lacks a column, has a value other than 1, 0 and -1, changes nothing in
             a row, or corrects a label in two ways.
     """
-    require_paths("corrections", [path], "mltrain find_label_errors RUN writes such a file: dataset.corrections=FILE")
+    require_paths("corrections", [path], _HOW)
     rows = read_csv_rows(path)
     header = [column.strip() for column in next(rows, (0, []))[1]]
     if missing := [name for name in COLUMNS if header.count(name) != 1]:
