@@ -98,7 +98,10 @@ def read_divided(read: Callable[..., Splits], options: Mapping[str, Any], accept
         ValueError: options that contradict each other.
         DataError: a split would be empty, or a group would be in two splits; or the reader's own errors.
     """
-    division = Division(**{key: options[key] for key in DIVISION_OPTIONS if key in options})
+    given = {key: options[key] for key in DIVISION_OPTIONS if key in options}
+    if given.get("val_fraction", 0.0) is None:  # the reader decides, as `auto` does
+        del given["val_fraction"]
+    division = Division(**given)
     own = {key: value for key, value in options.items() if key in accepts or key not in DIVISION_OPTIONS}
     draws_val = bool(division.folds) or (
         division.val_fraction > 0 and not (division.plain and "val_fraction" in accepts)
