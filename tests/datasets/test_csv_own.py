@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shlex
 import unicodedata
@@ -35,7 +36,8 @@ def follow(message: str, file: str) -> dict[str, Any]:
     overrides = [word for word in words if not word.endswith("=FILE")]
     assert overrides
     cfg = load(["dataset=csv", f"dataset.file={file}", *overrides])
-    return {str(key): value for key, value in cfg.dataset.items() if key not in ("_target_", "val_fraction")}
+    own = inspect.signature(csv_file).parameters.keys() - {"val_fraction"}
+    return {str(key): value for key, value in cfg.dataset.items() if key in own}
 
 
 # -- one column per class --------------------------------------------------------------------------------------------
