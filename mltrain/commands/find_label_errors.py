@@ -171,7 +171,7 @@ def _which_images(runs: Sequence[RunFolder], split: str) -> str:
     logger.info(
         "to look at the other training images too, name the runs of dataset.fold=%s", ",".join(map(str, missing))
     )
-    return f"fold {', '.join(map(str, held))} of {count}"
+    return f"{'fold' if len(held) == 1 else 'folds'} {', '.join(map(str, held))} of {count}"
 
 
 def _common(runs: Sequence[RunFolder]) -> Path:

@@ -59,7 +59,7 @@ class Gallery:
     def wrong(self) -> list[Card]:
         """Return cards of the wrong predictions with the highest probability."""
         entries = extremes(self.probability, (self.targets == 0) & self.predicted, highest=True, count=COUNT)
-        return [self._card(e, f"{self.names[e.label]} {_percent(e.probability)}", "wrong") for e in entries]
+        return [self._card(e, f"{self.names[e.label]} {percent(e.probability)}", "wrong") for e in entries]
 
     def missed(self) -> list[Card]:
         """Return cards of the labels with the lowest probability that were not predicted."""
@@ -107,7 +107,7 @@ class Gallery:
         kinds = np.where(
             true, np.where(predicted, "hit", "missed"), np.where(predicted & (self.targets[i] == 0), "wrong", "")
         )
-        return [(self.names[k], _percent(float(p[k])), str(kinds[k])) for k in listed]
+        return [(self.names[k], percent(float(p[k])), str(kinds[k])) for k in listed]
 
 
 def thumbnail(path: Path) -> str | None:
@@ -127,7 +127,8 @@ def thumbnail(path: Path) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _percent(p: float) -> str:
+def percent(p: float) -> str:
+    """Return a probability in percent, with more digits where it is small."""
     if p >= 0.995:
         return "100 %" if p > 0.9995 else f"{100 * p:.1f} %"
     return f"{100 * p:.0f} %" if p >= 0.095 else f"{100 * p:.1f} %" if p >= 0.001 else "<0.1 %"

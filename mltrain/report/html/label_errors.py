@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.report.html.gallery import LINES, thumbnail
+from mltrain.report.html.gallery import LINES, percent, thumbnail
 from mltrain.report.html.page import embed, write_html
 from mltrain.report.label_errors import GIVEN, Candidates, HeldOut
 from mltrain.text import csv_cell
@@ -84,11 +84,10 @@ def write_label_errors(
             "image": place[int(i)],
             "label": int(k),
             "kind": _KINDS[int(given)],
-            "probability": f"{held_out.probability[i, k]:.3g}",
-            "score": f"{score:.3g}",
+            "probability": percent(float(held_out.probability[i, k])),
             "row": line,
         }
-        for i, k, given, score, line in zip(shown.rows, shown.columns, shown.given, shown.scores, lines, strict=True)
+        for i, k, given, line in zip(shown.rows, shown.columns, shown.given, lines, strict=True)
     ]
     tiles = [
         ("images", f"{len(held_out.files):,}", about.images),

@@ -3,7 +3,6 @@
   const byId = (id) => document.getElementById(id);
   const number = (value) => value.toLocaleString("en-US");
   const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
-  const ACTION = { missing: "add", wrong: "remove", unknown: "add" };
   const SIGN = { missing: "+", wrong: "−", unknown: "+" };
 
   // ---- ticks: kept in the browser, by the fingerprint of the candidates ---------------------------------------------
@@ -64,7 +63,7 @@
     const picture = image.picture ? make("img", { src: image.picture, alt: labels }) : "no picture";
     item.append(make("div", { className: "picture" }, picture), make("div", { className: "text" },
       make("div", { className: `what ${c.kind}` }, box, make("span", { textContent: `${SIGN[c.kind]} ${data.names[c.label]}` })),
-      make("div", { className: "value", textContent: `${c.kind}: ${ACTION[c.kind]} it · probability ${c.probability} · quality ${c.score}` }),
+      make("div", { className: "value", textContent: `${c.kind} · probability ${c.probability}` }),
       make("div", { className: "other", textContent: `labels: ${labels}${image.more ? `, and ${number(image.more)} more` : ""}` }),
       make("div", { className: "file", textContent: image.file })));
     return item;
