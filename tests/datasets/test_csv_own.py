@@ -236,7 +236,7 @@ def test_rows_called_test_are_the_test_set(tmp_path: Path, caplog: pytest.LogCap
     assert csv_file(file=file, val_split="test").test is None, "asked for as val"
     held_out = csv_file(file=file, val_fraction=0.5)
     assert held_out.test is not None and held_out.test.files == ["c"] and "b" not in held_out.val.files
-    assert "the 1 images of split val are not used; with dataset.val_fraction=0 they are" in caplog.text
+    assert "the 1 images of split val are not used; without dataset.val_fraction and dataset.folds" in caplog.text
 
 
 # -- spellings of classes and images ---------------------------------------------------------------------------------
