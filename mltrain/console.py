@@ -23,6 +23,11 @@ _CLOSED = "ask for write permission, or point paths.runs (of a training) or the 
 REMEDY = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
 
 
+def advice(error: OSError) -> str:
+    """Return the message for an error with a `REMEDY`."""
+    return f"{error}: {REMEDY[error.errno or 0]}; then repeat the command, which resumes"
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Print user errors without a traceback and exit with their code. Other exceptions keep their traceback."""
@@ -55,7 +60,7 @@ def exit_on_error() -> Iterator[None]:
     except OSError as error:
         if error.errno not in REMEDY:
             raise
-        say(f"{error}: {REMEDY[error.errno]}; then repeat the command, which resumes")
+        say(advice(error))
         sys.exit(MltrainError.exit_code)
     except RuntimeError as error:
         if not _peer_is_gone(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mltrain.datasets.lists import list_files
 from mltrain.datasets.lvis import lvis
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.recognise import recognise
-from mltrain.datasets.splits import Splits, check_fraction
+from mltrain.datasets.splits import Splits, Undivided, check_fraction
 from mltrain.datasets.voc import voc
 from mltrain.datasets.voc_files import voc_files
 from mltrain.datasets.yolo import yolo
@@ -75,7 +76,12 @@ def auto(
         check_fraction(val_fraction)
     require_paths(name, [path], "A file or folder with labels in a known format (docs/datasets.md): dataset.path=PATH")
     found = explicit(Path(path), val_fraction, split_seed, need_train=need_train)
-    log.info("%s is %s%s; without auto: %s", path, found.title, f" ({found.note})" if found.note else "", found.command)
+    shown, drawn = found, ""
+    if isinstance(val_fraction, Undivided):  # dataset.folds and others draw val, whatever the reader
+        own = {key: value for key, value in found.options.items() if key not in ("val_fraction", "split_seed")}
+        shown, drawn = replace(found, options=own), " and the options that draw the splits"
+    note = f" ({found.note})" if found.note else ""
+    log.info("%s is %s%s; without auto: %s%s", path, found.title, note, shown.command, drawn)
     reader, options = READERS[found.group]
     given: dict[str, Any] = {"need_train": need_train}
     if found.group in WITH_NEED_VAL:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mltrain.datasets.listing import Listing
-from mltrain.datasets.names import ImageFinder
+from mltrain.datasets.names import NO_DATA, ImageFinder
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits
 from mltrain.errors import DataError
+from mltrain.files import walk
 from mltrain.labels import LabelSet
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,23 @@ def find_image_root(root: Path, files: Collection[str]) -> Path:
     if root.name.lower() in LABEL_FOLDERS and (beside := find_image_root(root.parent, files)) != root.parent:
         return beside
     return root.parent if root.name.lower() in LABEL_FOLDERS and share(root.parent) else root
+
+
+def find_by_name(root: Path, images: Collection[str]) -> dict[str, str]:
+    """Return where images that are listed by their bare name lie, in several folders below the root (ChestX-ray14).
+
+    A name that several files have is left out, as is one that no file has.
+    """
+    bare = {image for image in images if "/" not in image and "\\" not in image}
+    found: dict[str, str] = {}
+    twice: set[str] = set()
+    for place, folders, files in walk(root):
+        folders[:] = [folder for folder in folders if not folder.startswith(".") and folder.lower() not in NO_DATA]
+        for file in bare.intersection(files):
+            if file in found:
+                twice.add(file)
+            found[file] = os.path.relpath(os.path.join(place, file), root)  # noqa: PTH118
+    return {image: path for image, path in found.items() if image not in twice}
 
 
 def _folders(place: str) -> list[os.DirEntry[str]]:

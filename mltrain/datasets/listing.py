@@ -69,6 +69,8 @@ class Listing:
         """by place of the image on disk, in the order of the entries"""
         self.partial = False
         """whether what an image does not list is unknown"""
+        self.places: dict[str, str] = {}
+        """paths of images that are listed by their bare name"""
         self._finder = ImageFinder(root)
         self._names = Spellings()
         self._addresses: dict[str, str] = {}
@@ -80,7 +82,7 @@ class Listing:
         Raises:
             DataError: the image is of another split, or its name without a suffix fits several files.
         """
-        file = self._finder.find(image, str(place))
+        file = self._finder.find(self.places.get(image, image), str(place))
         if of_address(image) and self._addresses.setdefault(file, image) != image:
             raise DataError(
                 f"{place}: {image} and {self._addresses[file]} are both found as {file}, by their name; give each "

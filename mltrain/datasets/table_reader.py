@@ -9,7 +9,14 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mltrain.datasets.label_files import LabelFile, SplitNames, choose_splits, find_image_root, find_label_files
+from mltrain.datasets.label_files import (
+    LabelFile,
+    SplitNames,
+    choose_splits,
+    find_by_name,
+    find_image_root,
+    find_label_files,
+)
 from mltrain.datasets.listing import Listing
 from mltrain.datasets.names import warn_of_case
 from mltrain.datasets.reading import require_paths
@@ -89,9 +96,11 @@ def read_tables(
         parts.append(TablePart(table, header, given.images, given.split))
     if len({part.header.labels is None for part in parts}) > 1:
         raise DataError(f"{source}: some of the files have a column {layout.labels_column!r}, others have not")
+    places: dict[str, str] = {}
     if search:
-        root = _found_root(root, parts)
+        root, places = _found_images(root, parts)
     listing = Listing(source, root, classes)
+    listing.places = places
     (read_columns if parts[0].header.labels is None else read_labels)(listing, parts, layout)
     ordered = [label for part in parts for label in part.table.class_names or ()]
     if ordered and listing.known is None:
@@ -100,16 +109,20 @@ def read_tables(
     return listing
 
 
-def _found_root(root: Path, parts: list[TablePart]) -> Path:
-    """Return `root` if one of the first images is there, or else the folder that has some of them."""
+def _found_images(root: Path, parts: list[TablePart]) -> tuple[Path, dict[str, str]]:
+    """Return the root of the images, and where those lie that are spread over several folders below it."""
     first = [image for part in parts for image in islice(_images(part), 20)]
     if any(Path(root, image).exists() for image in first):
-        return root
+        return root, {}
     images = [image for part in parts for image in _images(part)]
     found = find_image_root(root, images[:: max(1, len(images) // 200)])
     if found != root:
         log.info("the images are in %s: dataset.root=%s", found, found)
-    return found
+        return found, {}
+    places = find_by_name(root, images)
+    if places:
+        log.info("%d images are found by their name in folders below %s", len(places), root)
+    return root, places
 
 
 def _images(part: TablePart) -> Iterator[str]:

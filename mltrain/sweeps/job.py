@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from mltrain.config.compose import load
 from mltrain.config.identity import run_folder
 from mltrain.config.overrides import Source
-from mltrain.console import log_to_stderr, rank
+from mltrain.console import REMEDY, advice, log_to_stderr, rank
 from mltrain.engine.run_folder import REPORT, read_result
 from mltrain.engine.signals import handled, in_main_thread
 from mltrain.errors import Interrupted, MltrainError
@@ -72,8 +72,12 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
             log.error("%s", error)
             record.end_with("failed", str(error), error.exit_code)
         except Exception as error:
-            log.exception("job %d: %s", number + 1, record.label)
-            record.end_with("failed", f"{type(error).__name__}: {error}", 1)
+            if isinstance(error, OSError) and error.errno in REMEDY:  # a full disk, say
+                log.error("%s", advice(error))
+                record.end_with("failed", advice(error), MltrainError.exit_code)
+            else:
+                log.exception("job %d: %s", number + 1, record.label)
+                record.end_with("failed", f"{type(error).__name__}: {error}", 1)
         limit.over = True
         record.seconds = round(time.time() - record.started, 2)
         if record.state == "interrupted":

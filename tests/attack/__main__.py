@@ -94,6 +94,7 @@ def attack(
 
 def _keep(work: Path, folder: Path, verdict: Verdict) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", work, folder], check=True)
     text = "\n".join([verdict.outcome, *verdict.problems, verdict.log])
     folder.with_name(f"{folder.name}.log").write_text(text, encoding="utf-8")

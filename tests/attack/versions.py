@@ -2,6 +2,7 @@
 
     python -m tests.attack.versions old=/path/to/old/bin/python                 the interpreter of an environment
     python -m tests.attack.versions build=/path/to/new/folder                   make that environment (torch is large)
+    python -m tests.attack.versions old=... head=ml_decoder                     other options of the training
 
 It prints, for every pair of runs, the largest differences of figures, losses and weights. The oldest versions are the
 lower bounds in pyproject.toml.
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +64,24 @@ def build(folder: Path) -> Path:
     return python
 
 
-def train(python: Path | str, folder: Path, *, stopped: bool = False, code: int = 0) -> Path:
+def train(python: Path | str, folder: Path, more: Sequence[str], *, stopped: bool = False) -> Path:
     """Train in `folder` with an interpreter, and return the run folder."""
     start = ["-c", STOPPED] if stopped else ["-m", "mltrain"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [str(python), *start, *WORDS, "paths.data=../data", "paths.runs=runs"]
+    words = [str(python), *start, *WORDS, *more, "paths.data=../data", "paths.runs=runs"]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == (143 if stopped else 0), done.stderr
     return next(folder.glob("runs/*/*/*/config.yaml")).parent
 
 
-def run_all(old: Path | str, new: Path | str, place: Path) -> dict[str, Path]:
+def run_all(old: Path | str, new: Path | str, place: Path, more: Sequence[str] = ()) -> dict[str, Path]:
     """Make the runs of `RUNS`; return their folders."""
     found = {}
     for name, versions in RUNS.items():
         folder = place / name.replace(", ", "-").replace(" ", "-")
         folder.mkdir()
         for k, version in enumerate(versions):
-            found[name] = train(old if version == "old" else new, folder, stopped=k + 1 < len(versions))
+            found[name] = train(old if version == "old" else new, folder, more, stopped=k + 1 < len(versions))
     return found
 
 
@@ -108,11 +110,12 @@ def _records(run: Path) -> list[dict[str, Any]]:
 
 def main(words: list[str]) -> None:
     """Make the runs and print a table."""
-    given = dict(word.split("=", 1) for word in words)
+    given = dict(word.split("=", 1) for word in words if word.split("=")[0] in ("old", "new", "build"))
+    more = [word for word in words if word.split("=")[0] not in given]
     place = Path(tempfile.mkdtemp(prefix="versions-"))
     old = given.get("old") or build(Path(given["build"]))
     try:
-        runs = run_all(old, given.get("new", sys.executable), place)
+        runs = run_all(old, given.get("new", sys.executable), place, more)
         for name in ("old", "new"):
             environment = json.loads((runs[name] / "environment.json").read_text(encoding="utf-8"))
             sys.stdout.write(f"{name}: {environment['packages']}\n")

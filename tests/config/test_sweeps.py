@@ -53,6 +53,8 @@ def work(cfg):
         raise DataError("no such file: seven")
     if cfg.seed == 8:
         raise KeyError("eight")
+    if cfg.seed == 9:
+        raise OSError(28, "No space left on device", "nine.pt")
     names = ("MLTRAIN_CORES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "MASTER_PORT")
     variables = {name: os.environ.get(name) for name in names}
     score = 50.0 + cfg.seed - 1000 * (cfg.optimizer.lr - 0.02) ** 2
@@ -195,18 +197,20 @@ def launchers_module(name: str) -> str:
 def test_failing_jobs_are_named_with_their_reasons_the_others_run_and_the_exit_code_says_so(
     program: Program, name: str
 ) -> None:
-    words = [*launcher(name), "runner.max_steps=3", "seed=0,7,8,3"]
+    words = [*launcher(name), "runner.max_steps=3", "seed=0,7,8,9,3"]
     code, said = program.run(*words)
     assert code == 2, said
     assert {seed: result["steps"] for seed, result in program.results().items()} == {0: 3, 3: 3}
-    assert [record["state"] for record in program.records()] == ["finished", "failed", "failed", "finished"]
-    assert "sweep: 2 finished, 2 failed" in said
-    assert "2 of 4 jobs failed: seed=7; seed=8" in said
+    assert [record["state"] for record in program.records()] == ["finished", *3 * ["failed"], "finished"]
+    assert "sweep: 2 finished, 3 failed" in said
+    assert "3 of 5 jobs failed: seed=7; seed=8; seed=9" in said
+    assert "failed: seed=9\n  [Errno 28] No space left on device: 'nine.pt': free some space" in said
+    assert said.count("Traceback") == (name == "basic"), "a full disk has none"
     assert "failed: seed=7\n  no such file: seven" in said
     assert "failed: seed=8\n  KeyError: 'eight'" in said
     assert re.search(r"best mAP 52\.9\d: seed=3", said), "of the finished ones"
-    for number, seed in enumerate((0, 7, 8, 3), 1):
-        assert f"job {number} of 4: seed={seed}\n" in said
+    for number, seed in enumerate((0, 7, 8, 9, 3), 1):
+        assert f"job {number} of 5: seed={seed}\n" in said
     if name == "joblib":
         share = max(1, launchers._cores() // 2)
         assert {result["MLTRAIN_CORES"] for result in program.results().values()} == {str(share)}
@@ -215,7 +219,7 @@ def test_failing_jobs_are_named_with_their_reasons_the_others_run_and_the_exit_c
         assert "Traceback" not in said, "that is in the job's log"
         logs = program.logs()
         assert sum("Traceback" in text and "KeyError" in text for text in logs) == 1
-        assert len(logs) == 4
+        assert len(logs) == 5
 
 
 @pytest.mark.parametrize("name", SOME)

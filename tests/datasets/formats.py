@@ -143,6 +143,17 @@ def csv_of_chestxray14(folder: Path) -> Case:
 
 
 @case
+def csv_of_chestxray14_in_several_folders(folder: Path) -> Case:
+    path = csv_of_chestxray14(folder).path
+    (folder / "images").rename(folder / "images_001")
+    for number, image in enumerate(list(LABELS)):
+        place = folder / f"images_{number % 3 + 1:03d}" / "images"
+        place.mkdir(parents=True, exist_ok=True)
+        (folder / "images_001" / image).rename(place / image)
+    return Case(path, "csv", LABELS, True)
+
+
+@case
 def csv_of_chexpert(folder: Path) -> Case:
     root, expected = folder / "CheXpert-v1.0-small", {}
     for split, name in (("train", "train"), ("val", "valid")):

@@ -112,6 +112,16 @@ def test_the_options_in_the_docs_are_those_of_the_readers() -> None:
     assert groups == set(READERS) - years, "every reader of auto is in the table"
 
 
+def test_folds_draw_val_from_any_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = CASES["yolo_of_label_studio"](tmp_path).path
+    options = {"_target_": "mltrain.datasets.auto.auto", "path": str(path), "val_fraction": None, "folds": 4}
+    splits = [instantiate({**options, "fold": fold}, "dataset") for fold in range(4)]
+    assert sorted(name for one in splits for name in one.val.files) == sorted(f"images/{name}" for name in LABELS)
+    said = [text for text in caplog.messages if "; without auto: " in text]
+    assert all(text.endswith("classes.txt and the options that draw the splits") for text in said)
+
+
 def test_a_share_can_be_asked_for(tmp_path: Path) -> None:
     path = CASES["csv_lists"](tmp_path).path
     found = explicit(path, 0.5, 3)
