@@ -80,7 +80,8 @@ def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> d
     from mltrain.runs.train import chosen
     from mltrain.runs.zoo import compare, needs_predictions
 
-    with open_on_data(cfg, folder) as run:
+    # In the precision of the training, so that the figures are those that it printed.
+    with open_on_data(cfg, folder, amp=cfg.runner.amp) as run:
         tuner = plan_tuning(cfg, run.splits, run.stats, run.summarize, **asdict(options or Options()))
         keep_all = (
             tuner is not None

@@ -137,8 +137,8 @@ def inference_amp(cfg: DictConfig) -> str:
     """Return the precision, a value of `runner.amp`, with which commands use the finished run of a `load_run` config.
 
     It is "off", full precision, unless an override asks for another. So predictions, tuned thresholds and exported
-    files, which are in full precision too, give the same labels. In bf16 the probabilities of an image differ by up to
-    some hundredths, and labels near their thresholds change.
+    files, which are in full precision too, give the same labels. In bf16 probabilities are rounded otherwise, and
+    labels near their thresholds change. `mltrain evaluate` keeps the precision of the training and repeats its figures.
     """
     return str(cfg.runner.amp) if cfg._get_flag(_AMP_ASKED) else "off"
 

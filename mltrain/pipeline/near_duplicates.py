@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 class Sketches(NamedTuple):
-    """What is compared of N images."""
+    """Facts of N images that are compared."""
 
     hashes: np.ndarray
     """uint16 (N, 8), 128 bits of each image"""

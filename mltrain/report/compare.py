@@ -130,7 +130,7 @@ class Comparison:
 
     @property
     def repeats(self) -> str:
-        """What the runs of a row are: "seeds", "folds", or "runs" where both differ."""
+        """Name of the runs of a row: "seeds", "folds", or "runs" if they differ in both."""
         folds, seeds = len({fold_of(run) for run in self.records}), len({run.seed for run in self.records})
         return "seeds" if folds < 2 else "folds" if seeds < 2 else "runs"
 

@@ -39,6 +39,8 @@ class RunOnData:
     """of the training set, as the run counted it; the bounds of its groups are those of the config"""
     weights: dict[str, Classifier]
     """on the device: "val" raw and, if the run has them, "ema" averaged"""
+    amp: str
+    """precision, a value of `runner.amp`"""
 
     @property
     def best(self) -> dict[str, Any]:
@@ -75,13 +77,16 @@ class RunOnData:
 
     @property
     def _inference(self) -> Inference:
-        cfg, amp_dtype = self.config, resolve_amp(inference_amp(self.config), self.dist.device)
+        cfg, amp_dtype = self.config, resolve_amp(self.amp, self.dist.device)
         return Inference(self.dist, amp_dtype, cfg.runner.channels_last, progress=cfg.logger.progress)
 
 
 @contextmanager
-def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
+def open_on_data(cfg: DictConfig, folder: Path, *, amp: str | None = None) -> Iterator[RunOnData]:
     """Read the weights of a run folder and the data set of its config, and build its model on the device.
+
+    Args:
+        amp: precision, a value of `runner.amp`; None: `inference_amp`, that of predictions.
 
     Raises:
         CheckpointError: the folder has no weights, or they do not fit the model or the classes of the data set.
@@ -97,4 +102,6 @@ def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
         if dist.is_main:
             warn_of_other_data(cfg, folder, splits)
         model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
-        yield RunOnData(cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model))
+        yield RunOnData(
+            cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model), amp or inference_amp(cfg)
+        )

@@ -1,4 +1,4 @@
-"""What a run says about its model when it starts."""
+"""Lines that a run logs about its model when it starts."""
 
 from __future__ import annotations
 

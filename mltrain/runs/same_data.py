@@ -1,4 +1,4 @@
-"""What a run remembers of its data: a repeat on other data is neither shown as finished nor resumed.
+"""Memory of a run of its data: a repeat on other data is neither shown as finished nor resumed.
 
 `data.npz` in the run folder has the fingerprint of the labels that the run trains on and of the files that its config
 names. Runs of older versions have none; they are read as before, and get one when they are resumed. This module does

@@ -1,4 +1,4 @@
-"""Predictions, evaluation with tuned thresholds and an exported file give an image the same labels by default."""
+"""Predictions, tuned thresholds and an exported file give the same labels; `evaluate` repeats the training."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mltrain.commands.evaluate import evaluate
 from mltrain.commands.export import Options as ExportOptions
 from mltrain.commands.export import export
 from mltrain.commands.tune_thresholds import Options, tune_thresholds
@@ -30,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(run: Path, *overrides: str) -> tuple[list[str], torch.Tensor]:
-    """Files and logits of the test split, as `mltrain evaluate` and `mltrain tune_thresholds` compute them."""
+    """Files and logits of the test split, as `mltrain tune_thresholds` computes them."""
     with open_on_data(load_run(run, overrides), run) as opened:
         assert opened.splits.test is not None
         found = opened.evaluate(opened.splits.test, "best", keep_all=True)
@@ -74,6 +75,12 @@ def test_labels_near_their_thresholds_are_the_same_from_every_command(run: Path,
         assert {n for n, p, t in zip(names, probabilities, described, strict=True) if p > t} == labels
 
     assert all(((rounded > cuts) != (logits > cuts)).any(0)), "in the precision of the training labels are others"
+
+
+def test_evaluate_repeats_the_figures_of_the_training_in_its_precision(run: Path) -> None:
+    content = evaluate(load_run(run), run)
+    result = json.loads((run / "result.json").read_text())
+    assert content is not None and content["val"] == result["val"] and content["test"] == result["test"]
 
 
 def test_the_precision_of_a_finished_run_is_full_unless_an_override_asks(run: Path) -> None:
