@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +16,14 @@ from mltrain.datasets.csv import csv_file
 from mltrain.datasets.cvat import cvat
 from mltrain.datasets.folder import folder
 from mltrain.datasets.found import Found
+from mltrain.datasets.hf import hf
 from mltrain.datasets.json_file import json_file
 from mltrain.datasets.lists import list_files
 from mltrain.datasets.lvis import lvis
+from mltrain.datasets.parquet import parquet
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.recognise import recognise
+from mltrain.datasets.shards import webdataset
 from mltrain.datasets.splits import Splits, Undivided, check_fraction
 from mltrain.datasets.voc import voc
 from mltrain.datasets.voc_files import voc_files
@@ -35,17 +39,19 @@ READERS: dict[str, tuple[Callable[..., Splits], dict[str, Any]]] = {
     "csv": (csv_file, {}),
     "cvat": (cvat, {}),
     "folder": (folder, {}),
+    "hf": (hf, {}),
     "json": (json_file, {}),
     "list": (list_files, {}),
     "lvis": (lvis, {}),
+    "parquet": (parquet, {}),
     "voc0712": (voc, {"year": "07+12"}),
     "voc2007": (voc, {"year": 2007}),
     "voc2012": (voc, {"year": 2012}),
     "voc_files": (voc_files, {}),
+    "webdataset": (webdataset, {}),
     "yolo": (yolo, {}),
 }
 """reader of each config that `recognise` names, with the options that the config sets"""
-WITH_NEED_VAL = frozenset({"celeba", "csv", "cvat", "json", "yolo"})
 
 
 def auto(
@@ -83,9 +89,8 @@ def auto(
     note = f" ({found.note})" if found.note else ""
     log.info("%s is %s%s; without auto: %s%s", path, found.title, note, shown.command, drawn)
     reader, options = READERS[found.group]
-    given: dict[str, Any] = {"need_train": need_train}
-    if found.group in WITH_NEED_VAL:
-        given["need_val"] = need_val
+    needs = {"need_train": need_train, "need_val": need_val}
+    given = {key: value for key, value in needs.items() if key in inspect.signature(reader).parameters}
     return reader(name=name, **{**options, **found.options, **given})
 
 

@@ -14,6 +14,7 @@ from mltrain.datasets.label_files import LABEL_FOLDERS
 from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.recognise_files import recognise_file, recognise_named_file
 from mltrain.datasets.recognise_folders import FOLDERS, class_folders, files_of_splits
+from mltrain.datasets.recognise_stored import hugging_face, parquet_files, web_shards
 from mltrain.errors import DataError
 from mltrain.text import first_lines
 
@@ -47,7 +48,8 @@ def candidates(path: Path, *, need_train: bool = True) -> list[Found]:
     if path.is_file():
         found = recognise_named_file(path)
         return [] if found is None else [found]
-    layouts = [found for look in FOLDERS for found in look(path, need_train)]
+    looks = (*FOLDERS, hugging_face, parquet_files, web_shards)
+    layouts = [found for look in looks for found in look(path, need_train)]
     if layouts:
         return layouts
     groups, rest = files_of_splits(_label_files(path), recognise_file, need_train)
