@@ -1,4 +1,4 @@
-"""dataset=auto recognises shards, Parquet files and data sets of Hugging Face, and reads them as the options it prints."""
+"""dataset=auto recognises shards, Parquet files and data sets of Hugging Face; the options it prints read the same."""
 
 from __future__ import annotations
 
