@@ -114,8 +114,8 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
             for file in sorted(temporary.iterdir(), key=lambda file: file.name != FACTS_FILE):
                 file.replace(out / file.name)
     except OSError as error:
-        file = f" ({error.filename})" if error.filename else ""
-        raise MltrainError(f"{out}: cannot be written: {error.strerror or error}{file}") from error
+        named = f" ({error.filename})" if error.filename else ""
+        raise MltrainError(f"{out}: cannot be written: {error.strerror or error}{named}") from error
     logger.info("%s: %s", out, ", ".join(sorted(f.name for f in out.iterdir())))
     if options.repo is not None:
         logger.info("uploaded to %s", _upload(out, options.repo, private=options.private))
