@@ -10,7 +10,9 @@ setup(
     packages=[*find_packages(include=["mltrain*"]), "mltrain.configs"],
     package_dir={"mltrain.configs": "configs"},
     package_data={
+        "mltrain": ["py.typed"],
         "mltrain.configs": ["**/*.yaml"],
+        "mltrain.datasets": ["*.yaml"],
         "mltrain.report.html": ["templates/*"],
         "mltrain.runs": ["*.yaml"],
     },

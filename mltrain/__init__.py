@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Names that are imported when they are first used: the parts work without each other's dependencies.
 _LATER = {"Predictor": "mltrain.runs.predictor", "load_finished": "mltrain.runs.folder"}

@@ -22,7 +22,7 @@ from mltrain.errors import ConfigError
 from mltrain.text import did_you_mean, nearest
 
 if TYPE_CHECKING:
-    from mltrain.config.compose import Source
+    from mltrain.config.overrides import Source
     from mltrain.config.schema import Option
 
 COMMANDS = {
@@ -31,13 +31,16 @@ COMMANDS = {
     "tune_thresholds": "find the probability above which each class is predicted",
     "predict": "name the labels of images",
     "explain": "show where a model finds its classes in images",
+    "find_label_errors": "list labels that are likely missing or wrong",
     "report": "write the page of a run, or one that compares several",
     "results": "compare runs in a table",
     "export": "write a model as ONNX or PT2",
     "push": "write a model as a folder to publish, and upload it",
     "convert_checkpoint": "make a run folder of a published checkpoint",
     "prepare_data": "download, verify and shrink a data set",
+    "convert_labels": "write the labels of any format as one csv file",
     "dataset_stats": "count classes, labels and co-occurrence",
+    "find_duplicates": "find near-duplicate images in two splits",
     "browse_dataset": "write a page with images of a data set",
     "create_longtail_dataset": "make a long-tailed subset of a data set",
     "import_longtail_split": "import the published split of VOC-MLT or COCO-MLT",
@@ -45,11 +48,14 @@ COMMANDS = {
     "class_prior": "compute a run's mean probability of each class",
     "find_lr": "run a learning-rate range test",
     "inspect_batch": "show a batch as it enters the model",
+    "list": "list losses, heads, models, data sets and recipes",
+    "completion": "print the completion of commands and keys for a shell",
 }
 DATASET_SECTIONS = ("dataset", "paths")
 CONFIG_FLAGS = {
     "--cfg job": "print every option with its value instead of running",
     "--config-dir DIR": "look for configs in DIR too",
+    "--help TOPIC": "describe a group (loss), one of its options (loss=db) or a section (runner)",
 }
 RUN_HELP = """\
 RUN is a run folder, or zoo:NAME for a published model. KEY=VALUE also changes the config of the run:
@@ -82,6 +88,8 @@ class Command:
     """options may also be written --KEY VALUE, as in older versions"""
     after_sweep: Callable[[Path], None] | None = None
     """the command takes -m; this is called with the sweep's folder when at least two of its runs are finished"""
+    before_sweep: Callable[[list[Any]], bool] | None = None
+    """with `after_sweep`: called with the configs of the jobs before they start, see `sweeps.run.run_sweep`"""
     needs_arguments: bool = False
     """without arguments the help is shown"""
 
@@ -160,7 +168,7 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
         from mltrain.sweeps.run import run_sweep
 
         assert command.after_sweep is not None
-        run_sweep(command.run, given.arguments, source, after=command.after_sweep)
+        run_sweep(command.run, given.arguments, source, before=command.before_sweep, after=command.after_sweep)
         return
     if command.after_sweep is None:
         # Training handles the signal itself, to save. Other commands exit, so that half-written files are removed.
@@ -202,7 +210,7 @@ def _own_options(command: Command, arguments: Sequence[str]) -> tuple[list[Any],
     if command.options is None:
         return [], list(arguments)
     from mltrain.config.check import message
-    from mltrain.config.compose import command_options
+    from mltrain.config.overrides import command_options
 
     try:
         own, rest = command_options(command.options, arguments, suggest=not command.dashes)
@@ -218,7 +226,7 @@ def _options_of(command: Command) -> dict[str, Option]:
 
 
 def _source(given: argparse.Namespace) -> Source:
-    from mltrain.config.compose import Source
+    from mltrain.config.overrides import Source
 
     folders = tuple(Path(folder) for folder in given.config_dir)
     for folder in folders:
@@ -286,8 +294,12 @@ def _help(command: Command, given: argparse.Namespace) -> str:
     """Return purpose and examples, the options, and what may be chosen by name."""
     from mltrain.config.option_help import aligned, described_options
 
-    parts = [(command.about or "").strip()]
     with_config = command.takes in ("config", "dataset")
+    if with_config and given.arguments:
+        from mltrain.config.topic_help import topic_help
+
+        return "\n".join(topic_help(topic, _source(given)) for topic in given.arguments)
+    parts = [(command.about or "").strip()]
     options = described_options(command.options) if command.options else {}
     if rows := options | (CONFIG_FLAGS if with_config else {}):
         parts.append(f"Options\n{aligned(rows)}")

@@ -75,7 +75,8 @@ def browse(cfg: DictConfig, options: Options) -> Path:
     train = instantiate(cfg.partial, "partial", labels=splits.train) or splits.train
     labels: LabelSet | None = train if options.split == "train" else getattr(splits, options.split)
     if labels is None or not len(labels):
-        raise ConfigError(f"split={options.split}: {component_name(cfg.dataset)} has no such split; split=train")
+        has = " and ".join(part for part, labels in splits._asdict().items() if labels is not None)
+        raise ConfigError(f"split={options.split}: {component_name(cfg.dataset)} has no such split; it has {has}")
     stats = LabelStats.from_labels(train, cfg.metrics.head_min, cfg.metrics.medium_min)
     among = [_index(name, labels.class_names) for name in options.classes]
     indices = choose(labels, options.images, pick=options.pick, seed=cfg.seed, among=among)

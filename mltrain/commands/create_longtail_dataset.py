@@ -89,7 +89,7 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
             *(splits.val.name, len(splits.val)),
         )
     written = made.write(folder, test=test, finish=lambda place: _draw(place, made), overwrite=options.overwrite)
-    logger.info("wrote %s\n%s", folder, _how_to_train(folder, images, made, cfg.task))
+    logger.info("wrote %s\n%s", folder, _how_to_train(folder, images, made, cfg))
     return written
 
 
@@ -107,9 +107,9 @@ def _draw(folder: Path, made: Any) -> None:
     plots.cooccurrence_plot(folder / "cooccurrence.png", stats, title=made.name)
 
 
-def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
+def _how_to_train(folder: Path, images: LabelSet, made: Any, cfg: DictConfig) -> str:
     """Return a message with the command that trains on the split, with the groups of the split."""
-    from mltrain.longtail.split import separator_of
+    from mltrain.labels.label_table import separator_of
 
     if made.val is None:
         return "train on it with dataset=csv and a validation split of your own (val_fraction=0 left none here)"
@@ -126,8 +126,13 @@ def _how_to_train(folder: Path, images: LabelSet, made: Any, task: str) -> str:
     for key in ("head_min", "medium_min"):
         if getattr(made.stats, key) != getattr(LongTailOptions(), key):
             arguments += f" metrics.{key}={getattr(made.stats, key)}"
-    if task == SINGLE_LABEL:
-        arguments += f" task={task} loss=cross_entropy"
+    if cfg.task == SINGLE_LABEL:
+        arguments += f" task={cfg.task} loss=cross_entropy"
+    if str(cfg.name).startswith("small-"):  # the source is a drawn set, which brings settings that dataset=csv lacks
+        arguments += (
+            f" model=small model.image_size={cfg.model.image_size} optimizer=scratch augment=crops "
+            f"augment.flip={cfg.augment.flip} runner.epochs={cfg.runner.epochs}"
+        )
     return f"train on it: mltrain train dataset=csv {arguments}"
 
 

@@ -18,7 +18,7 @@ the values of the other four. Tuning writes tuning.json.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,13 +74,15 @@ def evaluate(cfg: DictConfig, folder: Path, options: Options | None = None) -> d
     from mltrain.config.identity import component_name
     from mltrain.files import write_json
     from mltrain.report.tables import metrics_table
-    from mltrain.runs.assemble import chosen, keeps_predictions
+    from mltrain.runs.assemble import keeps_predictions
     from mltrain.runs.evaluation import open_on_data
     from mltrain.runs.thresholds import plan_tuning, report_thresholds, tuning_report
+    from mltrain.runs.train import chosen
     from mltrain.runs.zoo import compare, needs_predictions
 
-    with open_on_data(cfg, folder) as run:
-        tuner = plan_tuning(cfg, options or Options(), run.splits, run.stats, run.summarize)
+    # In the precision of the training, so that the figures are those that it printed.
+    with open_on_data(cfg, folder, amp=cfg.runner.amp) as run:
+        tuner = plan_tuning(cfg, run.splits, run.stats, run.summarize, **asdict(options or Options()))
         keep_all = (
             tuner is not None
             or keeps_predictions(cfg, run.stats)

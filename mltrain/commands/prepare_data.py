@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
+from mltrain.config.check import permission_of
 from mltrain.config.identity import component_name
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError
@@ -66,6 +67,7 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     from mltrain.datasets.sources import retrieval
     from mltrain.prepare.fetch import STORE, fetch, is_interrupted, is_there, verify
 
+    cfg = _as_the_files_divide(cfg)
     section: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
     name = component_name(cfg.dataset)
     wanted = retrieval(section["_target_"], section)
@@ -98,6 +100,19 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
         _shrink(cfg, options, splits, leave=(STORE,))
 
 
+def _as_the_files_divide(cfg: DictConfig) -> DictConfig:
+    """Return the config without splits that are drawn: published counts are of those that the files have."""
+    from mltrain.config.targets import component_signature
+    from mltrain.datasets.division import Division
+
+    cfg = cfg.copy()
+    added = component_signature(cfg.dataset._target_, "dataset", permission_of(cfg)).added
+    with open_dict(cfg):
+        for key in added & cfg.dataset.keys():
+            cfg.dataset[key] = getattr(Division, key)
+    return cfg
+
+
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
     """Tell a user who interrupts the block that nothing is lost."""
@@ -113,8 +128,12 @@ def _shrink(cfg: DictConfig, options: Options, splits: Any, leave: Sequence[str]
     from mltrain.datasets.splits import check_files
     from mltrain.prepare.shrink import carry, shrink
 
-    if "root" not in cfg.dataset:
-        raise ConfigError(f"shrink={options.shrink}: dataset={component_name(cfg.dataset)} has no option root")
+    if "root" not in cfg.dataset or "{split}" in str(cfg.dataset.get("file")):
+        why = "has no option root" if "root" not in cfg.dataset else "has one label file per split"
+        raise ConfigError(
+            f"shrink={options.shrink}: dataset={component_name(cfg.dataset)} {why}; write its labels as one csv file "
+            "with mltrain convert_labels and the same options, and shrink with the options that it prints"
+        )
     sets = [labels for labels in splits if labels is not None and len(labels)]
     base = Path(cfg.dataset.root or splits.train.root).absolute()
     out = Path(options.out or f"{base}_{options.shrink}").absolute()

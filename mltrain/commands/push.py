@@ -96,8 +96,10 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
         raise ConfigError("private=true needs an upload: add repo=OWNER/NAME")
     if out.resolve() == folder.resolve():
         raise ConfigError(f"out={out}: this is the run folder itself; choose another")
-    if out.is_dir() and not (out / FACTS_FILE).is_file() and _others(out):
-        raise ConfigError(f"out={out}: the folder has other files; choose an empty or a new folder")
+    if out.is_dir() and not (out / FACTS_FILE).is_file():
+        left = leftovers(out)  # by a killed call
+        if any(path not in left and not path.name.startswith(".push-") for path in out.iterdir()):
+            raise ConfigError(f"out={out}: the folder has other files; choose an empty or a new folder")
     started = copy.deepcopy(cfg)  # load_finished clears the keys about the start of the training
     run = load_finished(folder, weights=options.weights, config=cfg)
     try:
@@ -122,12 +124,6 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
     elif options.license is None:
         logger.info("the card names no licence; add one, e.g. license=apache-2.0")
     return out
-
-
-def _others(out: Path) -> list[Path]:
-    """Return the content of a folder without what a killed call left there."""
-    left = leftovers(out)
-    return [path for path in out.iterdir() if path not in left and not path.name.startswith(".push-")]
 
 
 def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options) -> None:

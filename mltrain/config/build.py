@@ -12,6 +12,7 @@ from mltrain.config.schema import INJECTED
 from mltrain.config.signatures import Signature, TargetError, locate
 from mltrain.config.targets import Permission, component_signature
 from mltrain.config.types import ANY, FINITE, is_finite
+from mltrain.datasets.division import read_divided
 from mltrain.errors import ConfigError
 from mltrain.text import nearest, spell
 
@@ -62,6 +63,8 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
     }
     arguments = _bind(signature, options, injected, path)
     try:
+        if path == "dataset":
+            return read_divided(call, arguments, signature.parameters.keys() - signature.added)
         return call(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path} ({target}): {error}") from error

@@ -203,8 +203,8 @@ class _Checker:
 
     def root(self, tree: dict[str, Any]) -> None:
         base = section_options(RootOptions)
-        frame = {name: section_options(section) for name, section in SECTIONS.items()}
-        self.names = {name: sorted(options) for name, options in frame.items()}
+        built_in = {name: section_options(section) for name, section in SECTIONS.items()}
+        self.names = {name: sorted(options) for name, options in built_in.items()}
         for name in INJECTED:
             self.names[name] = self.component_names(name, tree.get(name))
         known = [*INJECTED, *SECTIONS, *base]
@@ -212,8 +212,8 @@ class _Checker:
             if key not in known:
                 self.unknown(str(key), key, known, tree[key])
         self.options(tree, base, "", only=frozenset(base))
-        for name, options in frame.items():
-            self.frame_section(tree, name, options)
+        for name, options in built_in.items():
+            self.built_in_section(tree, name, options)
         self.metrics(tree["metrics"])
         for name in INJECTED:
             if name not in tree and name in DEFAULTS_FOR_OLDER_RUNS:  # the config of an older run
@@ -222,17 +222,16 @@ class _Checker:
                 self.problem(name, f"is missing; choose one with {name}=OPTION")
             elif tree[name] is not _BROKEN:
                 tree[name] = self.component(tree[name], name, name)
-        for path, name in (("name", tree["name"]), ("dataset.name", _get(tree, "dataset", "name"))):
-            if isinstance(name, str) and not names_folder(name):
-                self.problem(
-                    path, "names a folder below paths.runs: no absolute path, '..' or control character", value=name
-                )
+        dataset = tree["dataset"].get("name") if isinstance(tree.get("dataset"), dict) else None
+        for path, folder in (("name", tree["name"]), ("dataset.name", dataset)):
+            if isinstance(folder, str) and not names_folder(folder):
+                self.problem(path, _FOLDER_NAME, value=folder)
         for path, text in (*task_problems(tree), *curriculum_problems(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:
             for node, path, section in self.foreign:
-                self.foreign_component(node, path, section)
+                self.component(node, path, section, foreign=True)
 
     def component_names(self, section: str, node: Any) -> list[str]:
         try:
@@ -241,14 +240,13 @@ class _Checker:
             return []
         return [name for name in signature.parameters if name not in INJECTED[section]]
 
-    def frame_section(self, tree: dict[str, Any], name: str, options: dict[str, Option]) -> None:
+    def built_in_section(self, tree: dict[str, Any], name: str, options: dict[str, Option]) -> None:
         node = tree.setdefault(name, {})
         if node is _BROKEN:
             return
         if not isinstance(node, dict):
-            self.problem(
-                name, "is a section; set its options", value=node, allowed=(f"{name}.{key}" for key in options)
-            )
+            allowed = (f"{name}.{key}" for key in options)
+            self.problem(name, "is a section; set its options", value=node, allowed=allowed)
             return
         for key, value in node.items():
             if key not in options:
@@ -257,10 +255,10 @@ class _Checker:
 
     def metrics(self, metrics: Any) -> None:
         """Check what a range alone cannot say: head begins where medium ends; a sigmoid is never 0 or 1."""
-        medium, head = (metrics.get(k) if isinstance(metrics, dict) else None for k in ("medium_min", "head_min"))
+        known = metrics if isinstance(metrics, dict) else {}
+        medium, head, threshold = (known.get(key) for key in ("medium_min", "head_min", "threshold"))
         if isinstance(medium, int) and isinstance(head, int) and medium > head:
             self.problem("metrics.medium_min", f"must not be above metrics.head_min={head}", value=medium)
-        threshold = metrics.get("threshold") if isinstance(metrics, dict) else None
         if threshold in (0, 1):
             self.problem("metrics.threshold", "must lie between 0 and 1, exclusive", value=threshold)
 
@@ -279,8 +277,11 @@ class _Checker:
         for key, option in options.items():
             node.setdefault(key, option.default)
 
-    def component(self, node: Any, path: str, section: str) -> Any:
-        """Check a `_target_` with its arguments; return it with defaults filled in."""
+    def component(self, node: Any, path: str, section: str, *, foreign: bool = False) -> Any:
+        """Check a `_target_` with its arguments; return it with defaults filled in.
+
+        A component of another package is only noted, and checked in a second call with `foreign`, which imports it.
+        """
         if not isinstance(node, dict):
             self.problem(path, f"must be a component; choose one with {section}=OPTION", value=node)
             return node
@@ -293,7 +294,7 @@ class _Checker:
         if target is None:
             return self.switched_off(node, path, section)
         try:
-            if is_foreign(target, section, self.permission):
+            if not foreign and is_foreign(target, section, self.permission):
                 self.foreign.append((node, path, section))
                 self.nested(node, path, section)
                 return node
@@ -310,14 +311,6 @@ class _Checker:
         for key in node.keys() - {"_target_"}:
             self.problem(f"{path}.{key}", f"cannot be set: {section} is switched off", value=node[key])
         return node
-
-    def foreign_component(self, node: dict[str, Any], path: str, section: str) -> None:
-        try:
-            signature = component_signature(node["_target_"], section, self.permission, nested=path != section)
-        except TargetError as error:
-            self.problem(f"{path}._target_", str(error), value=node["_target_"])
-            return
-        self.bind(node, path, section, signature)
 
     def bind(self, node: dict[str, Any], path: str, section: str, signature: Signature) -> dict[str, Any]:
         injected = INJECTED[section]
@@ -388,11 +381,6 @@ class _Checker:
                 return f"{name}.{key}"
         near = nearest(key, sorted({k for keys in others.values() for k in keys}), cutoff=0.75)
         return next((f"{name}.{near}" for name, keys in others.items() if near in keys), None)
-
-
-def _get(tree: dict[str, Any], section: str, key: str) -> Any:
-    node = tree.get(section)
-    return node.get(key) if isinstance(node, dict) else None
 
 
 def holds_target(value: Any) -> bool:

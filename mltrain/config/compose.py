@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,63 +21,23 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mltrain.config.check import UNSET, check_config, check_options, find_problems, message
+from mltrain.config.check import UNSET, check_config, find_problems, message
 from mltrain.config.identity import default_name, names_folder
-from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
+from mltrain.config.origin import Origin
+from mltrain.config.overrides import EXPERIMENT, Scan, Source, parse_override, scan_overrides
 from mltrain.config.targets import OPTION
 from mltrain.errors import ConfigError
 from mltrain.safe_yaml import check_yaml
-from mltrain.text import did_you_mean, nearest, spell
+from mltrain.text import nearest, spell
 
 log = logging.getLogger(__name__)
-_PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel has the configs inside the package; in a checkout they lie beside it.
-CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
-EXPERIMENT = "experiment"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The folders of configs: those of `--config-dir`, then the main one."""
-
-    folder: Path = CONFIGS
-    extra: tuple[Path, ...] = ()
-    name: str = "train"
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        return (*self.extra, self.folder)
-
-    def options(self, group: str) -> list[str]:
-        found = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
-        return sorted(found | ({"default"} if group in SECTIONS else set()))
-
-    def groups(self) -> list[str]:
-        """Return the known groups in the order of the schema, then others that have a folder."""
-        known = [*INJECTED, *SECTIONS, EXPERIMENT]
-        others = {path.name for folder in self.folders for path in folder.glob("*/") if path.is_dir()}
-        return [*known, *sorted(others - {*known, "hydra"})]
-
-    def file(self, relative: str) -> Path | None:
-        return next((folder / relative for folder in self.folders if (folder / relative).is_file()), None)
-
-
-@dataclass
-class Scan:
-    """Overrides rewritten for Hydra, and the problems of those that are wrong."""
-
-    overrides: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    choices: dict[str, str] = field(default_factory=dict)  # component -> option chosen by an override
-    experiments: list[str] = field(default_factory=list)  # overrides that choose an experiment
-    invalid_groups: set[str] = field(default_factory=set)  # sections whose option is unknown: their keys are not judged
+_AMP_ASKED = "runner_amp_asked"  # flag of a config: an override of `load_run` set runner.amp
 
 
 def load(
@@ -92,7 +51,7 @@ def load(
     scan = scan_overrides(overrides, source)
     composed, problems = None, list(scan.problems)
     try:
-        composed = _compose(scan.overrides, source)
+        composed = compose_with_hydra(scan.overrides, source)
         if scan.choices and scan.experiments:
             _replace_chosen_sections(composed, scan, source)
     except RecursionError:
@@ -106,7 +65,7 @@ def load(
     with open_dict(composed):
         del composed["hydra"]
     granted = [*allow_targets, *_granted(overrides)]
-    checked, found = find_problems(composed, allow_targets=granted, origin=_Origin(overrides, scan, choices, source))
+    checked, found = find_problems(composed, allow_targets=granted, origin=Origin(overrides, choices, source))
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
         raise ConfigError(message(problems))
@@ -122,7 +81,7 @@ def _granted(overrides: Sequence[str]) -> list[Any]:
     parser = OverridesParser.create()
     granted: Any = []
     for raw in overrides:
-        override = _parse(parser, raw)
+        override = parse_override(parser, raw)
         if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
             continue
         key, value = override.key_or_group, override.value()
@@ -138,6 +97,7 @@ def load_run(
 ) -> DictConfig:
     """Return the checked config of a run folder, with KEY=VALUE changes (or dataset=NAME). Raises ConfigError.
 
+    `runner.amp` of the folder is the precision of its training; that of later commands is `inference_amp`.
     `allow_targets` are packages that `_target_` may name too; what the folder allows itself counts for nothing.
     """
     path = Path(folder) / "config.yaml"
@@ -153,7 +113,7 @@ def load_run(
         raise ConfigError(f"{path}: holds no config")
     parser = OverridesParser.create()
     for raw in overrides:
-        override = _parse(parser, raw)
+        override = parse_override(parser, raw)
         if isinstance(override, str):
             raise ConfigError(override)
         if override.is_sweep_override() or override.is_delete() or override.package is not None:
@@ -168,7 +128,19 @@ def load_run(
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    return check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
+    return checked
+
+
+def inference_amp(cfg: DictConfig) -> str:
+    """Return the precision, a value of `runner.amp`, with which commands use the finished run of a `load_run` config.
+
+    It is "off", full precision, unless an override asks for another. So predictions, tuned thresholds and exported
+    files, which are in full precision too, give the same labels. In bf16 probabilities are rounded otherwise, and
+    labels near their thresholds change. `mltrain evaluate` keeps the precision of the training and repeats its figures.
+    """
+    return str(cfg.runner.amp) if cfg._get_flag(_AMP_ASKED) else "off"
 
 
 def _no_run(given: Path) -> str:
@@ -191,120 +163,11 @@ def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allo
     if (chosen.get("_target_"), chosen.get("name")) != (before.get("_target_"), before.get("name")):
         cfg.dataset = chosen
     elif moved:
-        cfg.dataset.update({key: chosen[key] for key in ("root", "file") if key in chosen})
+        cfg.dataset.update({key: chosen[key] for key in ("root", "file", "path") if key in chosen})
 
 
-def command_options(section: type, words: Sequence[str], *, suggest: bool = True) -> tuple[Any, list[str]]:
-    """Return the options of a command itself (an instance of the dataclass `section`) and the other arguments.
-
-    An option that takes text takes it as typed: Hydra's grammar would stumble over `baseline=loss=bce`.
-
-    Args:
-        section: the dataclass.
-        words: the arguments.
-        suggest: refuse an unknown key that is nearly one of the options.
-
-    Raises:
-        ConfigError: an option has a wrong value, or there is no such option.
-    """
-    parser, rest = OverridesParser.create(), []
-    given: dict[str, Any] = {}
-    own, roots = section_options(section), {*INJECTED, *SECTIONS, *section_options(RootOptions)}
-    for raw in words:
-        key, equals, text = raw.partition("=")
-        if key not in own or not equals:
-            hint = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
-            if suggest and hint:
-                raise ConfigError(f"{raw}: there is no {key}{hint}")
-            rest.append(raw)
-            continue
-        if own[key].kind.is_text:
-            given[key] = None if text in ("null", "") else _unquoted(text)
-            continue
-        override = _parse(parser, raw)
-        if isinstance(override, str):
-            raise ConfigError(override)
-        if override.is_sweep_override():
-            raise ConfigError(f"{raw}: one value at a time")
-        given[key] = override.value()
-    return check_options(section, given), rest
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
-def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
-    """Check each override by itself: its syntax, and whether a group has the option that it chooses."""
-    parser = OverridesParser.create()
-    groups = source.groups()
-    scan = Scan()
-    for raw in overrides:
-        override = _parse(parser, raw)
-        if isinstance(override, str):
-            scan.problems.append(override)
-            continue
-        key = override.key_or_group
-        if override.is_hydra_override() or override.is_delete():
-            scan.overrides.append(raw)
-        elif override.is_sweep_override() and not sweep:
-            text = "gives several values: for one run each add -m; for a list write"
-            scan.problems.append(f"{raw}: {text} {key}=[{raw.split('=', 1)[1]}]")
-        elif key in groups and not isinstance(override.value(), dict):
-            _scan_choice(scan, override, source)
-        else:
-            scan.overrides.append("++" + raw.lstrip("+"))
-    return scan
-
-
-def _parse(parser: OverridesParser, raw: str) -> Override | str:
-    """Return the override, or a text that says what is wrong with it."""
-    if raw.startswith("=") or ("=" not in raw and not raw.startswith("~")):
-        return f"{raw}: is no override; write KEY=VALUE, e.g. runner.epochs=5 or loss=asl"
-    try:
-        return parser.parse_override(raw)
-    except HydraException as error:
-        detail = str(error).split("\n")[0].split(" expecting ")[0].replace("'<EOF>'", "at the end")
-        return (
-            f"{raw}: cannot be read ({detail}); write KEY=VALUE and quote what holds special characters: \"KEY='a, b'\""
-        )
-
-
-def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
-    group, raw = override.key_or_group, override.input_line or ""
-    if override.package is not None:
-        scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
-        return
-    options, value = source.options(group), override.value()
-    one = group in INJECTED or group in SECTIONS
-    if isinstance(value, Glob):
-        values: list[Any] = list(value.filter(options))
-        raw = f"{group}={','.join(values)}"
-    elif override.is_sweep_override():
-        values = list(override.sweep_string_iterator())  # each value as an override spells it
-    else:
-        values = value if isinstance(value, list) else [value]
-    if not values or (one and isinstance(value, list) and not override.is_sweep_override()):
-        scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION\nallowed: {', '.join(options)}")
-        scan.invalid_groups.add(group)
-        return
-    for value in values:
-        if value not in options:
-            near = nearest(str(value), options)
-            hint = f"; did you mean {group}={near}?" if near else ""
-            listed = ", ".join(options) or "none"
-            scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
-            scan.invalid_groups.add(group)
-    if group in scan.invalid_groups:
-        return
-    text = raw.lstrip("+")
-    if one:
-        scan.overrides.append(text)
-        scan.choices[group] = str(values[-1])
-    else:
-        scan.overrides.append("+" + text)
-        if group == EXPERIMENT:
-            scan.experiments.append("+" + text)
+HEADER = "# @package _global_"
+"""first line of an experiment file"""
 
 
 class _CheckedFiles(FileConfigSource):
@@ -318,10 +181,24 @@ class _CheckedFiles(FileConfigSource):
             except (ValueError, OSError, yaml.YAMLError) as error:
                 raise ValueError(f"{path}: {error}") from error
         result = super().load_config(config_path)
+        if path.is_file() and config_path.startswith(f"{EXPERIMENT}/") and result.header.get("package") != "_global_":
+            raise ValueError(f"{path}: {_missing_header(path)}")
         if isinstance(result.config, DictConfig) and not config_path.startswith("hydra/"):
             for key in [key for key in result.config if key not in ("defaults", "hydra")]:
                 _mark_missing(result.config, key)
         return result
+
+
+def _missing_header(path: Path) -> str:
+    """Say what keeps Hydra from reading the header of an experiment file."""
+    text = path.read_text(encoding="utf-8")
+    first = f'its first line must be "{HEADER}", so that its keys are those of the whole config'
+    if text.startswith("\ufeff"):
+        return f"a byte order mark hides its first line; save it as UTF-8 without one, and {first}"
+    found = next((line for line in text.splitlines() if "@package" in line), None)
+    if found is not None and found.strip() == HEADER:
+        return f"{first}; it stands in a later line: move it to the top"
+    return f"{first}; found {(found or text.partition(chr(10))[0])!r}"
 
 
 def _mark_missing(node: DictConfig, key: Any) -> None:
@@ -355,7 +232,7 @@ def prefer_own_configs(source: Source) -> None:
         registered.pop(file.name, None)
 
 
-def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
+def compose_with_hydra(overrides: Sequence[str], source: Source) -> DictConfig:
     if not (source.folder / f"{source.name}.yaml").is_file():
         raise ConfigError(
             f"{source.folder}: no {source.name}.yaml here; this must be the folder `configs` of a checkout"
@@ -367,70 +244,9 @@ def _compose(overrides: Sequence[str], source: Source) -> DictConfig:
         return compose(source.name, [*overrides, *extra], return_hydra_config=True)
 
 
-def compose_settings(overrides: Sequence[str], source: Source) -> DictConfig:
-    """Return Hydra's own settings for a sweep of these overrides. Raises ConfigError.
-
-    They name classes, commands of a cluster and variables of the environment. So a recipe or another file outside
-    configs/hydra may set numbers and the values to try (hydra.sweeper.params), and all the rest is refused.
-    """
-    try:
-        settings = _compose(overrides, source).hydra
-        words = [raw for raw in overrides if raw.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        for group in ("launcher", "sweeper"):  # a recipe may choose one of ours
-            choice = settings.runtime.choices.get(f"hydra/{group}")
-            if (source.folder / "hydra" / group / f"{choice}.yaml").is_file() and f"hydra/{group}=" not in str(words):
-                words.append(f"hydra/{group}={choice}")
-        ours, found = (_flat(node) for node in (_compose(words, source).hydra, settings))
-        for key, value in found.items():
-            same = key in ours and ours[key] == value
-            if not same and not isinstance(value, (int, float)) and not key.startswith("sweeper.params."):
-                raise ConfigError(f"hydra.{key}={spell(value)}: a file cannot set it; it belongs on the command line")
-        return settings
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(message([_unknown_setting(overrides, source) or explain(error)])) from error
-
-
-def _unknown_setting(overrides: Sequence[str], source: Source) -> str | None:
-    """Return a text on the first `hydra.` key that Hydra does not have, with the nearest key, or None."""
-    groups = [text for text in overrides if not text.lstrip("+~").startswith("hydra.")]
-    try:
-        settings = OmegaConf.create({"hydra": _compose(groups, source).hydra})
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError):
-        return None  # a group is wrong, which `explain` says
-    for text in overrides:
-        node: Any = settings
-        keys = text.partition("=")[0].split(".")
-        for depth, key in enumerate(keys if keys[0] == "hydra" else ()):
-            if not isinstance(node, DictConfig):
-                break
-            if key not in node:
-                inside = ".".join(keys[:depth])
-                hint = did_you_mean(key, map(str, node), f"{inside}.{{}}")
-                return f"{text}: Hydra has no {inside}.{key}{hint}\nallowed: {', '.join(sorted(map(str, node)))}"
-            node = node._get_node(key)
-    return None
-
-
-def _flat(settings: DictConfig) -> dict[str, Any]:
-    """Return those of Hydra's settings that can run something, by dotted key."""
-    flat: dict[str, Any] = {}
-    waiting: list[tuple[str, Any]] = [
-        (name, OmegaConf.to_container(settings[name], resolve=False))
-        for name in ("launcher", "sweeper", "callbacks", "hydra_logging", "job_logging")
-    ]
-    waiting.append(("job.env_set", OmegaConf.to_container(settings.job.env_set, resolve=False)))
-    while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{path}.{key}", inner) for key, inner in value.items()]
-        else:
-            flat[path] = value
-    return flat
-
-
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:
     """Undo the experiment's options of a component that an override chose: they were meant for another component."""
-    without = _compose([text for text in scan.overrides if text not in scan.experiments], source)
+    without = compose_with_hydra([text for text in scan.overrides if text not in scan.experiments], source)
     for section in scan.choices:
         before: Any = OmegaConf.to_container(cfg[section])
         after: Any = OmegaConf.to_container(without[section])
@@ -460,43 +276,3 @@ def explain(error: Exception) -> str:
     if cause and cause not in text:
         text = f"{text}: {cause}" if text else cause
     return text or type(error).__name__
-
-
-class _Origin:
-    """Finds where a key was set: in an override, or in a line of the experiment or group file."""
-
-    def __init__(self, overrides: Sequence[str], scan: Scan, choices: dict[str, Any], source: Source) -> None:
-        self.keys = [raw.lstrip("+~").split("=", 1)[0] for raw in overrides]
-        self.choices, self.source = choices, source
-        self.experiments = [str(choices[EXPERIMENT])] if choices.get(EXPERIMENT) else []
-
-    def __call__(self, path: str) -> str:
-        for key in self.keys:
-            if path == key or (path.startswith(key + ".") and key not in self.choices):
-                return "from an override"
-        keys = path.split(".")
-        section, option = keys[0], self.choices.get(keys[0])
-        for relative, inner in [
-            *((f"{EXPERIMENT}/{name}.yaml", keys) for name in self.experiments),
-            (f"{self.source.name}.yaml", keys),
-            (f"{section}/{option}.yaml", keys[1:]),
-            (f"dataset/{self.choices.get('dataset')}.yaml", keys),  # some set keys of other sections too
-        ]:
-            file = self.source.file(relative)
-            line = find_line(file, inner) if file is not None and inner else None
-            if line is not None:
-                return f"from {self.source.folder.name}/{relative}, line {line}"
-        return ""
-
-
-def find_line(file: Path, keys: Sequence[str]) -> int | None:
-    """Return the line of a key in a YAML file, or None."""
-    node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    line = None
-    for key in keys:
-        entries = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((name, value) for name, value in entries if name.value == key), None)
-        if found is None:
-            return None
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line

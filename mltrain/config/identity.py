@@ -45,8 +45,7 @@ def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
     """Return the resolved config without what cannot change the result; `run_id` is its hash."""
     tree = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(tree, dict)
-    kept: dict[str, Any] = _relevant(tree, "", str(tree.get("paths", {}).get("data", "")))
-    return kept
+    return _relevant(tree, "", str(tree.get("paths", {}).get("data", "")))
 
 
 def run_folder(cfg: DictConfig) -> Path:

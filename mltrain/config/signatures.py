@@ -35,6 +35,7 @@ class Signature:
     name: str
     parameters: dict[str, Parameter] = field(default_factory=dict)
     open: bool = False  # takes **kwargs
+    added: frozenset[str] = frozenset()  # parameters that the section adds, which the target does not take
 
     @property
     def required(self) -> list[str]:
@@ -63,20 +64,12 @@ class Module:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             self.names[node.target.id] = node
         elif isinstance(node, ast.ImportFrom):
-            base = self._base(node.level)
-            source = ".".join(part for part in (base, node.module) if part)
-            for alias in node.names:
-                self.sources[alias.asname or alias.name] = (source, alias.name)
+            for alias in node.names:  # no import here is relative
+                self.sources[alias.asname or alias.name] = (node.module or "", alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
                     self.sources[alias.asname] = (alias.name, None)
-
-    def _base(self, level: int) -> str:
-        if level == 0:
-            return ""
-        parts = self.dotted.split(".")
-        return ".".join(parts[: len(parts) - level + (1 if self.is_package else 0)])
 
     def find(self, name: str) -> tuple[Module, ast.stmt] | None:
         """Return the module and statement that define a name, here or where it is imported from."""
@@ -206,11 +199,9 @@ def _class_signature(module: Module, node: ast.ClassDef) -> Signature:
             break
     if "NamedTuple" in bases or any(_decorator_name(decorator) == "dataclass" for decorator in node.decorator_list):
         for item in node.body:
-            if (
-                isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and not _is_classvar(item.annotation)
-            ):
+            if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+                continue
+            if "ClassVar" not in ast.unparse(item.annotation):
                 kind = parse_annotation(item.annotation, module.value)
                 default = UNKNOWN if item.value is None else _literal(module, item.value)
                 parameters[item.target.id] = Parameter(kind, item.value is None, default)
@@ -248,10 +239,6 @@ def _literal(module: Module, node: ast.expr) -> Any:
 def _decorator_name(node: ast.expr) -> str:
     node = node.func if isinstance(node, ast.Call) else node
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _is_classvar(node: ast.expr) -> bool:
-    return "ClassVar" in ast.unparse(node)
 
 
 def locate(target: str) -> Any:

@@ -11,11 +11,13 @@ import ast
 import inspect
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 from mltrain.config.signatures import (
     PACKAGE,
+    Parameter,
     Signature,
     TargetError,
     find_definition,
@@ -103,6 +105,9 @@ _FIXED = frozenset(
 )
 
 
+DIVISION = "mltrain.datasets.division.Division"
+
+
 @dataclass(frozen=True)
 class Permission:
     """Packages that this call allows besides `KINDS`, and those that a file asked for in vain."""
@@ -156,7 +161,19 @@ def component_signature(target: Any, section: str, permission: Permission, *, ne
         raise TargetError(_refusal(target, section, permission))
     if nested and not kind.nests and not permission.covers(target):
         raise TargetError(f"cannot stand inside an option: options of {section} are plain values")
-    return signature
+    return with_division(signature) if section == "dataset" else signature
+
+
+def with_division(signature: Signature) -> Signature:
+    """Return the signature of a reader with the options that every data set has (`mltrain.datasets.division`).
+
+    Those that only some readers have themselves have no default here: filling it in would change the ids of runs.
+    """
+    own = signature.parameters
+    more = read_signature(DIVISION).parameters
+    late = {name: item if f"dataset.{name}" in DEFAULTS_FOR_OLDER_RUNS else Parameter(item.kind, required=False)
+            for name, item in more.items() if name not in own}  # fmt: skip
+    return replace(signature, parameters=own | late, added=frozenset(late))
 
 
 def _check_own(target: str, section: str, signature: Signature, permission: Permission) -> None:

@@ -148,9 +148,8 @@ _ATOMS: dict[str, Kind] = {
     "PathLike": Atom(str, "path"),
     "None": NULL,
 }
-_LISTS = frozenset({"list", "List", "Sequence", "Iterable", "Collection", "set", "Set", "frozenset"})
-_TUPLES = frozenset({"tuple", "Tuple"})
-_MAPPINGS = frozenset({"dict", "Dict", "Mapping"})
+_LISTS = ("list", "Sequence")
+_MAPPINGS = ("dict", "Mapping")
 
 
 def parse_annotation(node: ast.expr | str | None, resolve: Resolve = lambda name: None) -> Kind:
@@ -160,13 +159,7 @@ def parse_annotation(node: ast.expr | str | None, resolve: Resolve = lambda name
     if isinstance(node, str):
         node = ast.parse(node, mode="eval").body
     if isinstance(node, ast.Constant):
-        return (
-            NULL
-            if node.value is None
-            else parse_annotation(node.value, resolve)
-            if isinstance(node.value, str)
-            else ANY
-        )
+        return NULL if node.value is None else ANY
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _one_of([node.left, node.right], resolve)
     if isinstance(node, ast.Subscript):
@@ -174,8 +167,8 @@ def parse_annotation(node: ast.expr | str | None, resolve: Resolve = lambda name
     name = _last_name(node)
     if name in _ATOMS:
         return _ATOMS[name]
-    if name in _LISTS or name in _TUPLES:
-        return Items(ANY, as_tuple=name in _TUPLES)
+    if name in _LISTS or name == "tuple":
+        return Items(ANY, as_tuple=name == "tuple")
     if name in _MAPPINGS:
         return Mapping(ANY)
     if isinstance(node, ast.Name):
@@ -190,17 +183,11 @@ def _parse_generic(node: ast.Subscript, resolve: Resolve) -> Kind:
     arguments = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
         return Choice(tuple(ast.literal_eval(argument) for argument in arguments))
-    if name == "Union":
-        return _one_of(arguments, resolve)
-    if name == "Optional":
-        return _one_of([*arguments, ast.Constant(None)], resolve)
-    if name in ("Annotated", "Final"):
-        return parse_annotation(arguments[0], resolve)
     if name == "PathLike":
         return _ATOMS["Path"]
     if name in _LISTS:
         return Items(parse_annotation(arguments[0], resolve))
-    if name in _TUPLES:
+    if name == "tuple":
         if len(arguments) == 2 and isinstance(arguments[1], ast.Constant) and arguments[1].value is Ellipsis:
             return Items(parse_annotation(arguments[0], resolve), as_tuple=True)
         return Items(ANY, tuple(parse_annotation(argument, resolve) for argument in arguments), as_tuple=True)

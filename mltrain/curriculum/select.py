@@ -9,8 +9,7 @@ from mltrain.labels import LabelSet
 
 def random_words(count: int, *key: int) -> np.ndarray:
     """Return 64-bit random words, uint64 (count,), a function of `key` alone."""
-    words: np.ndarray = np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
-    return words
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
 
 
 def home_classes(labels: LabelSet) -> np.ndarray:
@@ -35,8 +34,7 @@ def image_losses(losses: np.ndarray, rows: np.ndarray, num_images: int) -> np.nd
         num_images: N.
     """
     counts = np.bincount(rows, minlength=num_images)
-    means: np.ndarray = np.bincount(rows, weights=losses, minlength=num_images) / np.maximum(counts, 1)
-    return means
+    return np.bincount(rows, weights=losses, minlength=num_images) / np.maximum(counts, 1)
 
 
 def share_of_each(ratio: float, sizes: np.ndarray) -> np.ndarray:

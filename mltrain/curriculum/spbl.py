@@ -60,6 +60,7 @@ class Stage:
         return cls(complexity=complexity, **plain)
 
 
+@dataclass(kw_only=True, eq=False)
 class SelfPacedBalance:
     """Grow from a seed set to the whole training set in stages; the easiest images of each class come first.
 
@@ -101,48 +102,41 @@ class SelfPacedBalance:
         DataError: there is no image.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSet,
-        seed: int = 0,
-        epochs: int,
-        train_ratio: float = 0.2,
-        add_ratios: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.0),
-        stage_epochs: int | None = None,
-        scorer: Scorer = "model",
-        costs: CostBy = "rank",
-        largest_cost: float = 10.0,
-        cost_power: float = 1.0,
-        reconstruct: bool = True,
-        most_copies: int = 100,
-        excess: float = 3.0,
-        svm_c: float = 1.0,
-    ) -> None:
-        if not 0 < train_ratio <= 1:
-            raise ValueError(f"train_ratio={train_ratio} must be above 0 and at most 1")
-        ratios = (0.0, *add_ratios)
-        if len(ratios) < 2 or any(not a <= b <= 1 for a, b in itertools.pairwise(ratios)):
-            raise ValueError(f"add_ratios={list(add_ratios)} must be one or more rising numbers from 0 to 1")
-        if scorer not in get_args(Scorer):
-            raise ValueError(f"scorer={scorer!r} is unknown; allowed: {', '.join(get_args(Scorer))}")
-        if not 0 < svm_c < float("inf"):
-            raise ValueError(f"svm_c={svm_c} must be above 0")
-        check_costs(costs, largest_cost, cost_power)
-        select.check_size_options(most_copies, excess)
-        self._starts = _starts(epochs, len(ratios), stage_epochs)
+    labels: LabelSet
+    seed: int = 0
+    epochs: int
+    train_ratio: float = 0.2
+    add_ratios: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.0)
+    stage_epochs: int | None = None
+    scorer: Scorer = "model"
+    costs: CostBy = "rank"
+    largest_cost: float = 10.0
+    cost_power: float = 1.0
+    reconstruct: bool = True
+    most_copies: int = 100
+    excess: float = 3.0
+    svm_c: float = 1.0
+
+    def __post_init__(self) -> None:
+        labels = self.labels
+        if not 0 < self.train_ratio <= 1:
+            raise ValueError(f"train_ratio={self.train_ratio} must be above 0 and at most 1")
+        self._ratios = (0.0, *self.add_ratios)
+        if len(self._ratios) < 2 or any(not a <= b <= 1 for a, b in itertools.pairwise(self._ratios)):
+            raise ValueError(f"add_ratios={list(self.add_ratios)} must be one or more rising numbers from 0 to 1")
+        if self.scorer not in get_args(Scorer):
+            raise ValueError(f"scorer={self.scorer!r} is unknown; allowed: {', '.join(get_args(Scorer))}")
+        if not 0 < self.svm_c < float("inf"):
+            raise ValueError(f"svm_c={self.svm_c} must be above 0")
+        check_costs(self.costs, self.largest_cost, self.cost_power)
+        select.check_size_options(self.most_copies, self.excess)
+        self._starts = _starts(self.epochs, len(self._ratios), self.stage_epochs)
         if not len(labels):
             raise DataError(f"{labels.name}: has no image to train on")
-        self.labels = labels
-        self.scorer: Scorer = scorer
-        self._seed, self._ratios, self._train_ratio = seed, ratios, train_ratio
-        self._costs: dict[str, Any] = {"by": costs, "largest": largest_cost, "power": cost_power}
-        self._changes: dict[str, Any] | None = {"most_copies": most_copies, "excess": excess} if reconstruct else None
-        self._svm_c = svm_c
         self._homes = select.home_classes(labels)
         self._rows, self._columns = labels.positive_pairs()
-        self._ties = select.random_words(len(labels), _SEED_SET, seed)
-        self._seed_set = select.lowest_of_each(np.zeros(len(labels)), self._ties, self._homes, train_ratio)
+        self._ties = select.random_words(len(labels), _SEED_SET, self.seed)
+        self._seed_set = select.lowest_of_each(np.zeros(len(labels)), self._ties, self._homes, self.train_ratio)
 
     @property
     def num_stages(self) -> int:
@@ -175,21 +169,23 @@ class SelfPacedBalance:
         classes = self.labels.num_classes
         complexity = ClassComplexity.from_losses(losses[inside], self._columns[inside], classes)
         delta = np.zeros(classes, dtype=np.int64)
-        if self._changes is not None:
-            delta = select.size_changes(self._sizes(chosen), complexity.log_values, **self._changes)
+        if self.reconstruct:
+            limits: dict[str, Any] = {"most_copies": self.most_copies, "excess": self.excess}
+            delta = select.size_changes(self._sizes(chosen), complexity.log_values, **limits)
         return self._stage(number, chosen, complexity, delta, stage.weights)
 
     def svm_losses(self, stage: Stage, features: np.ndarray) -> np.ndarray:
         """Return losses for `next` from features (N, D), by an SVM fitted to the images of `stage` and before."""
-        return svm_losses(features[self._rows], self._columns, stage.weights[self._rows], c=self._svm_c)
+        return svm_losses(features[self._rows], self._columns, stage.weights[self._rows], c=self.svm_c)
 
     def _stage(
         self, number: int, chosen: np.ndarray, complexity: ClassComplexity, delta: np.ndarray, before: np.ndarray
     ) -> Stage:
         images = np.flatnonzero(chosen)
-        words = select.random_words(len(images), _COPIES, self._seed, number)
+        words = select.random_words(len(images), _COPIES, self.seed, number)
         indices = select.resample(images, self._homes[images], delta, words)
-        costs = complexity.costs(seed=(_COSTS, self._seed, number), **self._costs)
+        how: dict[str, Any] = {"by": self.costs, "largest": self.largest_cost, "power": self.cost_power}
+        costs = complexity.costs(seed=(_COSTS, self.seed, number), **how)
         weights = np.empty(0)
         if self.scorer == "svm":
             of_image = np.append(costs, 0.0)[self._homes]
@@ -197,7 +193,7 @@ class SelfPacedBalance:
             if number:
                 # As published: earlier weights count by the share of the training set that the last stage had.
                 ratio = self._ratios[number - 1]
-                weights += before * (ratio * (1 - self._train_ratio) + self._train_ratio)
+                weights += before * (ratio * (1 - self.train_ratio) + self.train_ratio)
         sizes = self._sizes(chosen)
         return Stage(number, self._ratios[number], indices, sizes, delta, complexity, costs, weights)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shlex
 from collections import Counter
 
 from mltrain.text import first_few
@@ -12,6 +14,9 @@ _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _QUOTED_LIST = re.compile(rf"[\[({{]\s*(?:{_ITEM}(?:[\s,]+{_ITEM})*)?[\s,]*[\])}}]")
 _QUOTED = re.compile(_ITEM)
 _PLAIN_LIST = re.compile(r"\[[^\[\]]*\]")
+
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+_NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes", "no"})
 
 TARGETS = {"1": 1, "0": 0, "-1": -1, "true": 1, "false": 0, "yes": 1, "no": 0, "": None, "nan": None}
 """targets in a column of one class, by text in lower case; None: blank"""
@@ -25,10 +30,18 @@ def separator_of(text: str) -> str:
     return _SPELLED.get(text, text)
 
 
-def argument(key: str, value: str) -> str:
+def argument(key: str, value: object) -> str:
     """Return `dataset.key=value` as a shell and the command line read it."""
+    if isinstance(value, bool) or value is None:
+        return f"dataset.{key}={'null' if value is None else str(value).lower()}"
+    if not isinstance(value, str):
+        return f"dataset.{key}={value}"
     text = "tab" if value == "\t" else value
-    return f"dataset.{key}={text}" if text.isalnum() else f"'dataset.{key}=\"{text}\"'"
+    if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXT:
+        return f"dataset.{key}={text}"
+    escaped = re.sub(r'(\\*)(")', r'\1\1\\"', text)  # Hydra: backslashes count before a quote only
+    escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
+    return shlex.quote(f'dataset.{key}="{escaped}"')
 
 
 def target_of(cell: str) -> int | None:
@@ -43,8 +56,21 @@ def target_of(cell: str) -> int | None:
 
 
 def quoted_list(cell: str) -> list[str] | None:
-    """Return the items of a list as Python, NumPy or JSON write it, such as ``['cat', 'dog']``; None for other text."""
-    if cell[:1] not in ("[", "(", "{") or not _QUOTED_LIST.fullmatch(cell):
+    """Return the items of a list as Python, NumPy or JSON write it, such as ``['cat', 'dog']``; None for other text.
+
+    ``{"choices": ["cat", "dog"]}``, which Label Studio writes, is such a list too.
+    """
+    if cell[:1] not in ("[", "(", "{"):
+        return None
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and len(found) == 1 and isinstance(next(iter(found.values())), list):
+        (found,) = found.values()
+    if isinstance(found, list) and all(isinstance(item, str) for item in found):
+        return [item.strip() for item in found]
+    if not _QUOTED_LIST.fullmatch(cell):
         return None
     return [str(ast.literal_eval(item)).strip() for item in _QUOTED.findall(cell)]
 

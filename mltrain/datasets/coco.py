@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.names import ImageFinder, one_spelling, warn_of_case
 from mltrain.datasets.reading import check_choice, read_json_object, require_paths
 from mltrain.datasets.sources import COCO_HOW as HOW
@@ -82,14 +83,14 @@ def coco(
         )
 
     val = read("val")
-    if not need_train and not Path(root, files["train"]).exists():
+    if not need_train and not storage.exists(Path(root, files["train"])):
         log.info("%s: no %s, so there are no training images, which evaluation does not need", name, files["train"])
         return Splits(val.select([], f"{name}/train"), val)
     train = read("train")
-    return Splits(train, _with_classes_of(train, val))
+    return Splits(train, with_classes_of(train, val))
 
 
-def _with_classes_of(train: LabelSet, val: LabelSet) -> LabelSet:
+def with_classes_of(train: LabelSet, val: LabelSet) -> LabelSet:
     """Return val with the classes of train, matched by name; a category that only train lists is negative in val.
 
     Raises:
@@ -152,8 +153,25 @@ def read_coco(
     folder = Path(root, image_dir or f"{split}{year}")
     name = name or f"coco{year}/{split}"
     require_paths(name, [path], HOW)
-    keys, title = "id, file_name", "COCO's detection format"
-    found = read_instances(path, title, keys, _file_name, drop_degenerate=drop_degenerate)
+    found = read_coco_file(path, drop_degenerate=drop_degenerate)
+    return coco_labels(found, path, folder, name, keep_unlabelled=keep_unlabelled)
+
+
+def read_coco_file(path: Path, *, drop_degenerate: bool = False) -> Instances:
+    """Read an annotation file in COCO's format; images are described by their file name. Raises DataError."""
+    return read_instances(path, "COCO's detection format", "id, file_name", _file_name, drop_degenerate=drop_degenerate)
+
+
+def coco_labels(found: Instances, path: Path, folder: Path, name: str, *, keep_unlabelled: bool) -> LabelSet:
+    """Return the content of an annotation file as a LabelSet, images of one file as one image.
+
+    Args:
+        found: the content.
+        path: the annotation file, for messages.
+        folder: folder of the images.
+        name: name of the LabelSet.
+        keep_unlabelled: keep images without any annotation as all negative.
+    """
     finder = ImageFinder(folder)
     files = [finder.find(file) for file in found.images]
     place: dict[str, int] = {}

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.names import NO_DATA, SUFFIXES, one_spelling, warn_of_case
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
-from mltrain.files import walk
 from mltrain.labels import LabelSet, compress
 from mltrain.text import first_few
 
@@ -41,6 +41,7 @@ def folder(
     test: str | None = None,
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """Train, val and optionally test from folders of classes.
 
@@ -53,19 +54,25 @@ def folder(
         val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case. The
+            classes are then the folders of val and test.
 
     Raises:
         DataError: a folder is missing or has no image, or val or test has a class that train lacks.
     """
-    parts = split_paths(root, train, val, test, val_fraction)
+    parts = split_paths(root, train, val, test, val_fraction, need_train=need_train)
     require_paths(name, list(parts.values()), HOW)
     for part, place in parts.items():
-        if part != "train" and parts["train"].resolve() in [place.resolve(), *place.resolve().parents]:
+        around = [place.resolve(), *place.resolve().parents]
+        if part != "train" and "train" in parts and parts["train"].resolve() in around:
             raise DataError(f"{name}: {part} is {place}, inside train ({parts['train']}). {HOW}")
-    classes = list(_folders(parts["train"]))
-    warn_of_case(classes, parts["train"])
+    of_classes = parts.get("train", parts.get("val", Path(root)))
+    classes = list(_folders(of_classes))
+    if "train" not in parts:
+        classes = sorted({label for place in parts.values() for label in _folders(place)})
+    warn_of_case(classes, of_classes)
     if not classes:
-        raise DataError(f"{parts['train']}: has no folder, so there is no class. {HOW}")
+        raise DataError(f"{of_classes}: has no folder, so there is no class. {HOW}")
     made = {part: read_folder(place, classes=classes, name=f"{name}/{part}") for part, place in parts.items()}
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 
@@ -139,19 +146,19 @@ def _first_copies(place: Path, files: list[str]) -> np.ndarray | None:
     for name, same in by_name.items():
         if len({files[k].partition("/")[0] for k in same}) < 2:
             continue
-        sizes = {k: (place / files[k]).stat().st_size for k in same if (place / files[k]).is_file()}
+        sizes = {k: storage.state(place / files[k]).size for k in same if storage.is_file(place / files[k])}
         common = {size for size, count in Counter(sizes.values()).items() if count > 1 and size > 0}
         for k, size in sizes.items():
             if size in common:
-                content = hashlib.sha256((place / files[k]).read_bytes()).digest()
+                content = hashlib.sha256(storage.read_bytes(place / files[k])).digest()
                 first[k] = by_content.setdefault((name, content), k)
     return None if (first == np.arange(len(files))).all() else first
 
 
 def _folders(place: Path) -> dict[str, list[str]]:
     """Return the class folders, sorted: name of the class -> its folders, several if they differ in spelling only."""
-    with os.scandir(place) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    _, names, _ = next(storage.walk(place), ("", [], []))
+    names.sort()
     skipped = [name for name in names if _is_no_data(name)]
     if skipped:
         log.info("%s: folders left out, hidden or of no data: %s", place, first_few(skipped))
@@ -169,7 +176,7 @@ def _is_no_data(folder_: str) -> bool:
 def _images(place: Path, label: str, left_out: Counter[str]) -> list[str]:
     """Return the images of a class folder, relative to `place` and sorted; count other files by their suffix."""
     images: list[str] = []
-    for folder_, below, files in walk(place / label):
+    for folder_, below, files in storage.walk(place / label):
         below[:] = [entry for entry in below if not _is_no_data(entry)]
         for file in files:
             if file.startswith("."):

@@ -38,6 +38,7 @@ def list_files(
     classes: str | None = None,
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """Train, val and optionally test from list files. Classes that a line does not list are negative.
 
@@ -55,12 +56,13 @@ def list_files(
         val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: a file is missing or broken; the message names the line.
     """
     check_choice("labels", labels, ("indices", "folder"))
-    parts = split_paths(root, train, val, test, val_fraction)
+    parts = split_paths(root, train, val, test, val_fraction, need_train=need_train)
     place = Path(root, images or ".")
     names = Path(root, classes) if classes else None
     require_paths(name, [*parts.values(), *([place] if images else []), *([names] if names else [])], HOW)
@@ -139,6 +141,7 @@ def _check_not_dense(given: list[Sequence[int | str]], classes: int, parts: dict
 def _read(path: Path, labels: str, finder: ImageFinder) -> dict[str, tuple[int, Sequence[int | str]]]:
     """Return image -> (line, classes by index or name), in the order of the file."""
     listed: dict[str, tuple[int, Sequence[int | str]]] = {}
+    first: dict[str, int] = {}  # an absolute and a relative path may lead to the same image
     for line, text in read_lines(path):
         where = f"{path}, line {line}"
         text = text.replace("\\", "/")
@@ -160,8 +163,9 @@ def _read(path: Path, labels: str, finder: ImageFinder) -> dict[str, tuple[int, 
         if image == ".":
             raise DataError(f"{where}: no path in {text[:60]!r}")
         image = finder.find(image, where)
-        if image in listed:
-            raise DataError(f"{where}: {image} is listed a second time (line {listed[image][0]})")
+        before = first.setdefault(finder.key(image), line)
+        if before != line:
+            raise DataError(f"{where}: {image} is listed a second time (line {before})")
         listed[image] = (line, given)
     if not listed:
         raise DataError(f"{path}: lists no image")

@@ -19,7 +19,7 @@ import numpy as np
 from mltrain.datasets.coco import positions, read_instances
 from mltrain.datasets.reading import check_choice, require_paths
 from mltrain.datasets.sources import LVIS_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels
+from mltrain.datasets.splits import Splits, log_labels, without_train
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, compress
 
@@ -32,6 +32,7 @@ def lvis(
     root: str,
     annotations: str = "annotations/lvis_v1_{split}.json",
     train_absent: Literal["unknown", "negative"] = "unknown",
+    need_train: bool = True,
 ) -> Splits:
     """LVIS train and val: 100,170 and 19,809 images as commonly quoted; the labels of its test sets are not public.
 
@@ -41,16 +42,20 @@ def lvis(
         annotations: annotation file under `root`; ``{split}`` becomes train or val.
         train_absent: target, in train only, of a category that nobody looked for in the image: unknown (-1) or negative
             (0). In val it is always unknown.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken.
     """
     paths = {split: Path(root, annotations.replace("{split}", split)) for split in ("train", "val")}
-    require_paths(name, [*paths.values(), Path(root, "train2017"), Path(root, "val2017")], HOW)
-    return Splits(
-        read_lvis(paths["train"], root=root, absent=train_absent, name=f"{name}/train"),
-        read_lvis(paths["val"], root=root, name=f"{name}/val"),
-    )
+    if not need_train and not paths["train"].exists():
+        del paths["train"]
+    images = ["train2017", "val2017"] if need_train else []  # those of val are in both: each is looked for later
+    require_paths(name, [*paths.values(), *(Path(root, folder) for folder in images)], HOW)
+    val = read_lvis(paths["val"], root=root, name=f"{name}/val")
+    if "train" not in paths:
+        return Splits(without_train(name, val), val)
+    return Splits(read_lvis(paths["train"], root=root, absent=train_absent, name=f"{name}/train"), val)
 
 
 def read_lvis(
@@ -77,6 +82,8 @@ def read_lvis(
     found = read_instances(path, "the format of LVIS v1", "id, coco_url, neg_category_ids", _describe)
     files, absent_ids = zip(*found.images, strict=True)
     n, c = len(files), len(found.class_names)
+    if len(set(files)) < n:
+        raise DataError(f"{path}: {n - len(set(files))} images are listed under several ids; get the file again")
     rows = np.repeat(np.arange(n), [len(ids) for ids in absent_ids])
     negative_ids = np.array([key for ids in absent_ids for key in ids], dtype=np.int64)
     missing = np.unique(rows * c + positions(path, "category", found.category_ids, negative_ids))

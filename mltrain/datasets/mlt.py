@@ -94,7 +94,15 @@ COCO_MLT = Benchmark(
 )
 
 
-def voc_mlt(*, name: str = "voc_mlt", root: str, split: str, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
+def voc_mlt(
+    *,
+    name: str = "voc_mlt",
+    root: str,
+    split: str,
+    val_fraction: float = 0.0,
+    split_seed: int = 0,
+    need_train: bool = True,
+) -> Splits:
     """VOC-MLT: a long-tailed part of VOC 2012 for training, VOC 2007 test (4,952 images) for testing.
 
     An object marked difficult counts as positive, as published. The published protocol has no validation set; papers
@@ -108,6 +116,7 @@ def voc_mlt(*, name: str = "voc_mlt", root: str, split: str, val_fraction: float
         val_fraction: above 0, val is this share of the split's training images, chosen by a hash of `split_seed` and
             the image id.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; the training images may then be missing.
 
     Raises:
         DataError: files are missing, broken, or belong to another data set.
@@ -115,7 +124,7 @@ def voc_mlt(*, name: str = "voc_mlt", root: str, split: str, val_fraction: float
     devkit = voc.find_devkit(root)
     require_paths(
         name,
-        [split, devkit / "VOC2012" / "JPEGImages", *voc.part_paths(root, 2007, "test")],
+        [split, *([devkit / "VOC2012" / "JPEGImages"] if need_train else []), *voc.part_paths(root, 2007, "test")],
         f"{sources.mlt_how(VOC_MLT.folder)}\nThe images: {voc.HOW}",
     )
     train, val = _read_training(VOC_MLT, split, devkit, name, val_fraction, split_seed)
@@ -124,7 +133,13 @@ def voc_mlt(*, name: str = "voc_mlt", root: str, split: str, val_fraction: float
 
 
 def coco_mlt(
-    *, name: str = "coco_mlt", root: str, split: str, val_fraction: float = 0.0, split_seed: int = 0
+    *,
+    name: str = "coco_mlt",
+    root: str,
+    split: str,
+    val_fraction: float = 0.0,
+    split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """COCO-MLT: a long-tailed part of COCO 2017 train for training, COCO 2017 val (5,000 images) for testing.
 
@@ -137,6 +152,7 @@ def coco_mlt(
         split: folder with the training set (see above).
         val_fraction: as for `voc_mlt`.
         split_seed: as for `voc_mlt`.
+        need_train: as for `voc_mlt`.
 
     Raises:
         DataError: files are missing, broken, or belong to another data set.
@@ -144,7 +160,7 @@ def coco_mlt(
     annotations = "annotations/instances_val2017.json"
     require_paths(
         name,
-        [split, *(Path(root, place) for place in ("train2017", "val2017", annotations))],
+        [split, *(Path(root, place) for place in ("train2017", "val2017", annotations)[not need_train :])],
         f"{sources.mlt_how(COCO_MLT.folder)}\nThe images: {coco.HOW}",
     )
     train, val = _read_training(COCO_MLT, split, root, name, val_fraction, split_seed)

@@ -1,20 +1,26 @@
 """Names that people write in more than one way: class names in other code points, image files without their suffix."""
 
 # Paths are text here: they stay as the user wrote them, and there may be millions.
-# ruff: noqa: PTH100, PTH118, PTH122, PTH208
+# ruff: noqa: PTH100, PTH118, PTH122
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import unicodedata
+import urllib.parse
 from collections.abc import Iterable, Sequence
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
+_UPLOADED = re.compile(r"/?(data/)?upload/[0-9]+/")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/?(?:data/)?upload/[0-9]+/|/data/local-files/")
+_HASH = re.compile(r"^[0-9a-f]{8}-")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     *(".jfif", ".jp2", ".avif"),
@@ -69,12 +75,32 @@ def warn_of_case(names: Sequence[str], where: object) -> None:
         )
 
 
+def of_address(image: str) -> list[str]:
+    """Return where the image of an address may lie below the root, the most likely place first; [] for a plain path.
+
+    Addresses are those of the web and of cloud storage (``https://host/a/1.jpg``, ``s3://bucket/a/1.jpg``), and those
+    that Label Studio writes: ``/data/local-files/?d=a/1.jpg``, and ``/data/upload/7/0123abcd-1.jpg`` for an uploaded
+    file ``1.jpg``.
+    """
+    if not _ADDRESS.match(image):
+        return []
+    address = urllib.parse.urlsplit(image)
+    if image.startswith("/data/local-files/"):
+        path = "".join(urllib.parse.parse_qs(address.query).get("d", [""]))
+    else:
+        path = urllib.parse.unquote(address.path)
+    path = path.lstrip("/")
+    name = path.rpartition("/")[2]
+    short = _HASH.sub("", name) if _UPLOADED.match(image) else name
+    return list(dict.fromkeys([path, name, f"images/{name}", short, f"images/{short}"]))
+
+
 class ImageFinder:
     r"""Finds image files by names that are not written as on disk.
 
     A backslash may separate folders (``photos\1.jpg``), the suffix may be missing (``1``), and accents may have other
     code points. A name that is written as usual is returned without a look at the disk. One that is not found is
-    returned, too: `check_files` reports it.
+    returned, too: `check_files` reports it. The image of an address (`of_address`) is looked for by its path and name.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -88,7 +114,12 @@ class ImageFinder:
         Raises:
             DataError: the name has no suffix, and several images have this stem.
         """
-        if "\\" in image and not os.path.lexists(os.path.join(self.root, image)):
+        if places := of_address(image):
+            return self._at_address(places, where)
+        return self._find_path(image, where)
+
+    def _find_path(self, image: str, where: str) -> str:
+        if "\\" in image and not storage.exists(os.path.join(self.root, image)):
             image = image.replace("\\", "/")
         path = os.path.normpath(image)
         complete = path.lower().endswith(SUFFIXES)
@@ -101,6 +132,10 @@ class ImageFinder:
         if len(same) > 1:
             raise DataError(f"{where}: {image!r} has no suffix, and there are {first_few(same)}; name one of them")
         return same[0] if same else path
+
+    def _at_address(self, places: list[str], where: str) -> str:
+        found = [self._find_path(place, where) for place in places if place]
+        return next((path for path in found if storage.exists(os.path.join(self.root, path))), found[0])
 
     def find_suffix(self, path: str, suffix: str, where: str) -> str:
         """Return `path` with `suffix`, or with the suffix of the file that is there instead.
@@ -139,7 +174,7 @@ class ImageFinder:
 
     def _on_disk(self, path: str) -> str | None:
         """Return the path with every part as it is on disk, or None if there is no such file or folder."""
-        if os.path.lexists(os.path.join(self.root, path)):
+        if storage.exists(os.path.join(self.root, path)):
             return path
         if path.isascii():
             return None
@@ -155,7 +190,7 @@ class ImageFinder:
         """Return the entries of a folder by their one spelling, or None if it cannot be listed."""
         if folder not in self._folders:
             try:
-                names = sorted(os.listdir(os.path.join(self.root, folder)))
+                names = sorted(storage.names_in(os.path.join(self.root, folder)))
                 self._folders[folder] = {one_spelling(name): name for name in names}
             except OSError:
                 self._folders[folder] = None

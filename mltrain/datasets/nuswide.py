@@ -32,6 +32,7 @@ def nuswide(
     images: str = "Flickr",
     labels: Literal["concepts", "tags", "zero_shot"] = "concepts",
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
+    need_train: bool = True,
 ) -> Splits:
     """Return the official train (161,789 images) and test (107,859, as commonly quoted), which stands in for val.
 
@@ -45,6 +46,7 @@ def nuswide(
             which are unknown (-1) in train; in test their targets are those of the concepts, not of the tags.
         unlabelled: images without any positive: drop leaves them out (with zero_shot, all test images without a
             concept), negative keeps their targets, unknown keeps them with all targets -1.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken; the message names the line.
@@ -55,19 +57,22 @@ def nuswide(
     if not concepts_file.is_file() and (folder / "ConceptsList").is_dir():
         concepts_file = folder / "ConceptsList" / "Concepts81.txt"
     tags_folder = folder / "NUS_WID_Tags"
-    needed = [folder / "ImageList" / f"{part}Imagelist.txt" for part in PARTS.values()] + [folder / images]
+    parts = dict(PARTS)
+    if not need_train and not _list_file(folder, parts["train"]).exists():
+        del parts["train"]
+    needed = [_list_file(folder, part) for part in parts.values()] + [folder / images]
     if labels != "tags":
         needed += [concepts_file, folder / "Groundtruth" / "TrainTestLabels"]
     if labels != "concepts":
-        needed += [tags_folder / "TagList1k.txt", *(tags_folder / f"{part}_Tags1k.dat" for part in PARTS.values())]
+        needed += [tags_folder / "TagList1k.txt", *(tags_folder / f"{part}_Tags1k.dat" for part in parts.values())]
     require_paths(name, needed, HOW)
     concepts = [] if labels == "tags" else list(read_class_names(concepts_file))
     tags = [] if labels == "concepts" else list(read_class_names(tags_folder / "TagList1k.txt"))
-    require_paths(name, [_concept_file(folder, concept, part) for part in PARTS.values() for concept in concepts], HOW)
+    require_paths(name, [_concept_file(folder, concept, part) for part in parts.values() for concept in concepts], HOW)
     own_tags = [k for k, tag in enumerate(tags) if tag not in concepts]
     made = {}
-    for part, official in PARTS.items():
-        list_file = folder / "ImageList" / f"{official}Imagelist.txt"
+    for part, official in parts.items():
+        list_file = _list_file(folder, official)
         files = list(read_image_list(list_file, lambda line: line.replace("\\", "/")))
         kept = np.ones(len(files), dtype=bool)
         columns: list[np.ndarray] = []
@@ -92,6 +97,10 @@ def nuswide(
             log.info("%s: %d images without a concept left out", labelled.name, len(files) - int(kept.sum()))
         made[part] = treat_unlabelled(labelled, unlabelled)
     return make_splits(name, made)
+
+
+def _list_file(folder: Path, part: str) -> Path:
+    return folder / "ImageList" / f"{part}Imagelist.txt"
 
 
 def _concept_file(folder: Path, concept: str, part: str) -> Path:

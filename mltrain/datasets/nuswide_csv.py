@@ -14,12 +14,12 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from mltrain import storage
 from mltrain.datasets.reading import read_class_names, read_csv_rows, require_paths
 from mltrain.datasets.sources import NUSWIDE_CSV_HOW as HOW
 from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.datasets.unseen import read_class_split, with_unseen, zero_shot
 from mltrain.errors import DataError
-from mltrain.files import walk
 from mltrain.labels import LabelSet
 
 PARTS = ("train", "val", "test")
@@ -34,6 +34,7 @@ def nuswide_csv(
     match_names: bool = False,
     unseen: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "drop",
+    need_train: bool = True,
 ) -> Splits:
     """Return the splits of the file; ASL's has about 119 k train and 50 k val images with 81 concepts, as quoted.
 
@@ -50,6 +51,7 @@ def nuswide_csv(
         unlabelled: images with an empty list, with `unseen` also training images without a seen label: drop leaves them
             out (and, with `unseen`, val and test images without an unseen label), negative keeps them as all negative,
             unknown keeps them with all targets -1.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: the file is missing or broken; the message names the line.
@@ -68,7 +70,7 @@ def nuswide_csv(
     made: dict[str, LabelSet] = {}
     for part in PARTS:
         images = [image for image, (split, _) in rows.items() if split == part]
-        if not images and part != "test":
+        if not images and part != "test" and (part != "train" or need_train):
             raise DataError(f"{path}: no row of split {part!r} in its third column")
         if images:
             files = [where.get(image, image) for image in images]
@@ -127,7 +129,7 @@ def _by_name(folder: Path, images: list[str]) -> dict[str, str]:
     """Find each image below `folder` by its file name; return image -> path."""
     found: dict[str, str] = {}
     repeated: set[str] = set()
-    for place, folders, files in walk(folder):
+    for place, folders, files in storage.walk(folder):
         folders.sort()
         below = os.path.relpath(place, folder)
         for file in files:

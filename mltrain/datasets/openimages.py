@@ -21,7 +21,7 @@ import numpy as np
 from mltrain.datasets.openimages_csv import HEX, ID_LENGTH, ClassIndex, read_blocks
 from mltrain.datasets.reading import check_choice, read_class_names, read_csv_rows, read_lines, require_paths
 from mltrain.datasets.sources import OPENIMAGES_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels
+from mltrain.datasets.splits import Splits, log_labels, without_train
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 
@@ -41,6 +41,7 @@ def openimages(
     classes: str = "oidv6-classes-trainable.txt",
     descriptions: str | None = "oidv6-class-descriptions.csv",
     train_absent: Literal["unknown", "negative"] = "unknown",
+    need_train: bool = True,
 ) -> Splits:
     """Train, validation and test of Open Images V6.
 
@@ -61,6 +62,7 @@ def openimages(
         descriptions: csv file with a name for each class id; None: the ids are the names.
         train_absent: target, in train only, of a class that nobody verified: unknown (-1) or negative (0). In
             validation and test it is always unknown.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken; the message names the line.
@@ -70,6 +72,8 @@ def openimages(
     if test_labels is not None:
         parts["test"] = (test_labels, test_images)
     folder = Path(root)
+    if not need_train and not (folder / train_labels).exists():
+        del parts["train"]
     listed = [labels for labels, _ in parts.values()] + [classes] + ([descriptions] if descriptions else [])
     require_paths(name, [folder / file for file in listed], HOW)
     known = _read_classes(folder / classes, folder / descriptions if descriptions else None)
@@ -77,7 +81,8 @@ def openimages(
     for part, (labels, images) in parts.items():
         fill = 0 if part == "train" and train_absent == "negative" else -1
         made[part] = _read(folder / labels, known, root=folder, images=images, fill=fill, name=f"{name}/{part}")
-    return Splits(made["train"], made["val"], made.get("test"))
+    train = made["train"] if "train" in made else without_train(name, made["val"])
+    return Splits(train, made["val"], made.get("test"))
 
 
 def read_openimages(
@@ -240,5 +245,4 @@ def _files(ids: np.ndarray, images: str) -> np.ndarray:
         for part in re.split(r"(\{id\}|\{first\})", images)
     ]
     out = np.concatenate([np.broadcast_to(part, (len(ids), part.shape[1])) for part in parts], axis=1)
-    files: np.ndarray = out.view(f"S{out.shape[1]}").ravel()
-    return files
+    return out.view(f"S{out.shape[1]}").ravel()

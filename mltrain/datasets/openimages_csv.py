@@ -46,8 +46,7 @@ class ClassIndex:
         return len(self._order)
 
     def _hash(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        hashes: np.ndarray = (low * self._factors[0]) ^ (high * self._factors[1])
-        return hashes
+        return (low * self._factors[0]) ^ (high * self._factors[1])
 
     def find(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Return the index of each class id, or -1 if it is none of the classes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.progress import track
 
@@ -30,7 +32,7 @@ def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) 
         how: where to get them, and which key points elsewhere.
     """
     places = list(dict.fromkeys(Path(path).absolute() for path in paths))
-    found = [place.exists() for place in places]
+    found = [storage.exists(place) for place in places]
     if all(found):
         return
     lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
@@ -46,7 +48,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """
     place = Path(path)
     try:
-        with place.open(encoding="utf-8-sig") as stream:
+        with storage.open_text(place, encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 text = line.strip()
                 if text:
@@ -101,7 +103,7 @@ def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> I
         DataError: the file is not UTF-8, cannot be read, or (with `strict`) has misplaced quotes.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with storage.open_text(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=delimiter, strict=strict, skipinitialspace=True)
             for cells in track(reader, f"reading {path.name}", None, unit="rows"):
                 if any(cells):
@@ -114,24 +116,37 @@ def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> I
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def read_json_object(path: Path, content: str, *, zeroed: re.Pattern[bytes] | None = None) -> dict[str, Any]:
-    r"""Return the object in a JSON file.
+def read_json(path: Path, *, zeroed: re.Pattern[bytes] | None = None) -> Any:
+    r"""Return the value in a JSON file.
 
     Args:
         path: the file.
-        content: description of the expected object, for the message.
         zeroed: values to replace by 0 before parsing, which saves time and memory; its group 1 is their key.
 
     Raises:
-        DataError: the file cannot be read, is not JSON, or is not an object.
+        DataError: the file cannot be read, or is not JSON.
     """
     try:
-        text = path.read_bytes()
-        data = json.loads(text if zeroed is None else zeroed.sub(rb'"\1":0', text))
+        text = storage.read_bytes(path).removeprefix(codecs.BOM_UTF8)
+        return json.loads(text if zeroed is None else zeroed.sub(rb'"\1":0', text))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken json ({error}); incomplete download? Get the file again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json_object(path: Path, content: str, *, zeroed: re.Pattern[bytes] | None = None) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: the file.
+        content: description of the expected object, for the message.
+        zeroed: as for `read_json`.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON, or is not an object.
+    """
+    data = read_json(path, zeroed=zeroed)
     if not isinstance(data, dict):
         raise DataError(f"{path}: expected {content}, found a {type(data).__name__}")
     return data

@@ -75,7 +75,8 @@ def shapes(
             "shapes needs num_train, num_val >= 1, image_size >= 16, seed >= 0, 0 < largest <= 1, imbalance >= 1; got "
             + ", ".join(f"{key}={value}" for key, value in options.items())
         )
-    folder = _folder(Path(root), options)
+    key = hashlib.sha256(json.dumps([VERSION, options], sort_keys=True).encode()).hexdigest()[:8]
+    folder = Path(root, f"v{VERSION}_{num_train}_{num_val}_{key}")
     make_folder(
         folder,
         complete=lambda: _is_complete(folder, options),
@@ -98,11 +99,6 @@ def read_shapes(
         keep_unlabelled=True,
         name=f"{name}/{split}",
     )
-
-
-def _folder(root: Path, options: dict[str, Any]) -> Path:
-    key = hashlib.sha256(json.dumps([VERSION, options], sort_keys=True).encode()).hexdigest()[:8]
-    return root / f"v{VERSION}_{options['num_train']}_{options['num_val']}_{key}"
 
 
 def _is_complete(folder: Path, options: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.reading import check_choice
 from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
@@ -20,6 +21,10 @@ from mltrain.seeding import hashed_order
 from mltrain.text import first_few, first_lines
 
 log = logging.getLogger(__name__)
+
+
+class Undivided(float):
+    """A `val_fraction` for which readers leave all images in train and look for no val: `division` draws val later."""
 
 
 class Splits(NamedTuple):
@@ -36,12 +41,16 @@ def make_splits(name: str, parts: Mapping[str, LabelSet], *, val_fraction: float
     Args:
         name: name of the data set.
         parts: LabelSets by split: "train", and "val", "test" or both. Without val, the test set stands in for it.
+            Without train, which only evaluation allows, the training set has no images.
         val_fraction: above 0, val is this share of train (see `hold_out`).
         split_seed: seed of that choice.
     """
-    train, val, test = parts["train"], parts.get("val"), parts.get("test")
+    val, test = parts.get("val"), parts.get("test")
+    train = parts["train"] if "train" in parts else without_train(name, val or parts["test"])
     if val_fraction > 0:
         train, val = hold_out(train, val_fraction, split_seed, name)
+        if isinstance(val_fraction, Undivided):
+            return Splits(train, val, test)
     elif val is None:
         log.info("%s: no validation set, so test stands in for it; dataset.val_fraction=0.1 holds one out", name)
         val, test = parts["test"], None
@@ -51,11 +60,25 @@ def make_splits(name: str, parts: Mapping[str, LabelSet], *, val_fraction: float
     return Splits(train, val, test)
 
 
-def split_paths(root: str, train: str, val: str, test: str | None, val_fraction: float) -> dict[str, Path]:
-    """Return the path of each split below `root`; val has none if it is a share of train."""
+def without_train(name: str, labels: LabelSet) -> LabelSet:
+    """Return a training set without images, with the classes of `labels`, and say so."""
+    log.info("%s: there are no training images, which evaluation does not need", name)
+    return labels.select([], f"{name}/train")
+
+
+def split_paths(
+    root: str, train: str, val: str, test: str | None, val_fraction: float, *, need_train: bool = True
+) -> dict[str, Path]:
+    """Return the path of each split below `root`; val has none if it is a share of train.
+
+    Without `need_train`, a path of train that does not exist is left out.
+    """
     check_fraction(val_fraction)
     names = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
-    return {part: Path(root, name) for part, name in names.items() if name is not None}
+    paths = {part: Path(root, name) for part, name in names.items() if name is not None}
+    if not need_train and val_fraction == 0 and not paths["train"].exists():
+        del paths["train"]
+    return paths
 
 
 def check_fraction(val_fraction: float) -> None:
@@ -74,7 +97,7 @@ def hold_out(
 
     Args:
         labels: images to divide.
-        fraction: share of val, above 0 and below 1.
+        fraction: share of val, above 0 and below 1; an `Undivided` leaves val empty.
         seed: seed of the choice.
         name: name of the data set; the parts are called NAME/train and NAME/val.
         keys: one per image, to be hashed; default: the image files.
@@ -85,6 +108,8 @@ def hold_out(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    if isinstance(fraction, Undivided):
+        return labels.select(np.arange(len(labels)), f"{name}/train"), labels.select([], f"{name}/val")
     count = round(len(labels) * fraction)
     if not 0 < count < len(labels):
         raise DataError(
@@ -96,11 +121,16 @@ def hold_out(
 
 
 def in_class_order(splits: Splits, class_names: Sequence[str]) -> Splits:
-    """Return the splits with their classes in the order of `class_names`, or unchanged if the classes differ."""
+    """Return the splits with their classes in the order of `class_names`, or unchanged if the classes differ.
+
+    Without training images, which evaluation does not need, classes that the other splits lack are added: no image has
+    them.
+    """
     own = splits.train.class_names
-    if own == tuple(class_names) or sorted(own) != sorted(class_names):
+    fewer = not len(splits.train) and set(own) < set(class_names)
+    if own == tuple(class_names) or (sorted(own) != sorted(class_names) and not fewer):
         return splits
-    log.info("%s: classes put in the order of the model's %d", splits.train.name, len(own))
+    log.info("%s: classes put in the order of the model's %d", splits.train.name, len(class_names))
     train, val, test = (None if labels is None else labels.with_classes(class_names) for labels in splits)
     assert train is not None and val is not None
     return Splits(train, val, test)
@@ -179,7 +209,7 @@ def check_files(labels: LabelSet) -> None:
     if not missing:
         return
     root = Path(labels.root).absolute()
-    advice = "check dataset.root" if root.is_dir() else "the folder does not exist: check dataset.root"
+    advice = "check dataset.root" if storage.is_folder(root) else "the folder does not exist: check dataset.root"
     absolute = sum(file.startswith("/") for file in missing)
     if absolute:
         advice += f"; {absolute} paths begin with / and so are not below dataset.root: remove the / if they should be"
@@ -252,7 +282,7 @@ def check_splits(splits: Splits) -> None:
             trained_on.add(image.path)
         if image.inode in by_inode:
             # Compare again by `stat`: some file systems list made-up inode numbers.
-            trained_on.update(path for path in by_inode[image.inode] if Path(path).samefile(image.path))
+            trained_on.update(path for path in by_inode[image.inode] if storage.same_file(path, image.path))
     for other in held_out:
         shared = [image.file for image in _located(other) if image.path in trained_on]
         if shared:
@@ -306,6 +336,11 @@ class _Folder:
         """devices of the targets of links"""
         self.others: dict[str, str] = {}
         """what each other entry is: a folder, a pipe, a link that leads nowhere"""
+        inside = storage.archive_folder(folder)
+        if inside is not None:
+            self.path, self.device, self.inodes = inside.path, inside.device, inside.files
+            self.others = dict.fromkeys(inside.irregular, "a link that leads nowhere, or a device")
+            return
         try:
             self.device = folder.stat().st_dev
             with os.scandir(folder) as entries:

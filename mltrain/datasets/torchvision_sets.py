@@ -36,7 +36,9 @@ Pixels = tuple[np.ndarray, np.ndarray]
 """uint8 (N, H, W) or (N, H, W, 3), and class indices (N,)"""
 
 
-def mnist(*, name: str = "mnist", root: str, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
+def mnist(
+    *, name: str = "mnist", root: str, val_fraction: float = 0.0, split_seed: int = 0, need_train: bool = True
+) -> Splits:
     """MNIST (LeCun et al., 1998): 60,000 and 10,000 images of digits, 28 x 28, grey.
 
     There is no official validation set: the test set stands in for it, unless `val_fraction` holds one out of train.
@@ -46,6 +48,7 @@ def mnist(*, name: str = "mnist", root: str, val_fraction: float = 0.0, split_se
         root: torchvision's root: the files are in ``MNIST/raw/``; the PNGs go to ``MNIST/png/``.
         val_fraction: above 0, val is this share of train.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken.
@@ -59,11 +62,13 @@ def mnist(*, name: str = "mnist", root: str, val_fraction: float = 0.0, split_se
         images, labels = files[:2] if train else files[2:]
         return _read_idx(images, 3), _read_idx(labels, 1)
 
-    data = _BinarySet("MNIST", files, read, class_names=lambda: [str(k) for k in range(10)])
-    return _splits(name, data, Path(root, "MNIST", "png"), val_fraction, split_seed)
+    data = _BinarySet("MNIST", files, 2, read, class_names=lambda: [str(k) for k in range(10)])
+    return _splits(name, data, Path(root, "MNIST", "png"), val_fraction, split_seed, need_train)
 
 
-def cifar10(*, name: str = "cifar10", root: str, val_fraction: float = 0.0, split_seed: int = 0) -> Splits:
+def cifar10(
+    *, name: str = "cifar10", root: str, val_fraction: float = 0.0, split_seed: int = 0, need_train: bool = True
+) -> Splits:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 photographs, 32 x 32, of 10 classes.
 
     Args:
@@ -71,6 +76,7 @@ def cifar10(*, name: str = "cifar10", root: str, val_fraction: float = 0.0, spli
         root: torchvision's root: the files are in ``cifar-10-batches-py/``; the PNGs go to ``cifar-10-png/``.
         val_fraction: as for `mnist`.
         split_seed: as for `mnist`.
+        need_train: as for `mnist`.
 
     Raises:
         DataError: files are missing or broken.
@@ -78,7 +84,7 @@ def cifar10(*, name: str = "cifar10", root: str, val_fraction: float = 0.0, spli
     folder = Path(root, "cifar-10-batches-py")
     train = [folder / f"data_batch_{k}" for k in range(1, 6)]
     data = _cifar("CIFAR10", train, folder / "test_batch", folder / "batches.meta", "label")
-    return _splits(name, data, Path(root, "cifar-10-png"), val_fraction, split_seed)
+    return _splits(name, data, Path(root, "cifar-10-png"), val_fraction, split_seed, need_train)
 
 
 def cifar100(
@@ -88,6 +94,7 @@ def cifar100(
     labels: Literal["fine", "coarse"] = "fine",
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 photographs, 32 x 32.
 
@@ -97,6 +104,7 @@ def cifar100(
         labels: fine: the 100 classes. coarse: their 20 groups.
         val_fraction: as for `mnist`.
         split_seed: as for `mnist`.
+        need_train: as for `mnist`.
 
     Raises:
         DataError: files are missing or broken.
@@ -104,7 +112,7 @@ def cifar100(
     check_choice("labels", labels, ("fine", "coarse"))
     folder = Path(root, "cifar-100-python")
     data = _cifar("CIFAR100", [folder / "train"], folder / "test", folder / "meta", f"{labels}_label")
-    return _splits(name, data, Path(root, f"cifar-100-{labels}-png"), val_fraction, split_seed)
+    return _splits(name, data, Path(root, f"cifar-100-{labels}-png"), val_fraction, split_seed, need_train)
 
 
 class _BinarySet(NamedTuple):
@@ -113,28 +121,39 @@ class _BinarySet(NamedTuple):
     title: str
     """class name in torchvision"""
     files: list[Path]
+    """those of the training set, then the others"""
+    train_files: int
+    """number of those of the training set"""
     read: Callable[[bool], Pixels]
     """train set (True) or test set (False)"""
     class_names: Callable[[], list[str]]
 
 
-def _splits(name: str, data: _BinarySet, folder: Path, val_fraction: float, split_seed: int) -> Splits:
+def _splits(
+    name: str, data: _BinarySet, folder: Path, val_fraction: float, split_seed: int, need_train: bool
+) -> Splits:
     """Unpack the files to `folder` unless that is done, and read it."""
     check_fraction(val_fraction)
+    parts, files = ["train", "test"], data.files
     if not has_version(folder / DONE, VERSION):
-        require_paths(name, data.files, torchvision_how(data.title))
-    make_versioned(folder, DONE, VERSION, lambda place: _unpack(place, folder, name, data), name)
-    lists = {part: folder / f"{part}.txt" for part in ("train", "test")}
+        of_train = files[: data.train_files]
+        if not need_train and val_fraction == 0 and not all(file.exists() for file in of_train):
+            parts, files = ["test"], files[data.train_files :]
+            folder = folder.with_name(f"{folder.name}-test")
+        if not has_version(folder / DONE, VERSION):
+            require_paths(name, files, torchvision_how(data.title))
+    make_versioned(folder, DONE, VERSION, lambda place: _unpack(place, folder, name, data, parts), name)
+    lists = {part: folder / f"{part}.txt" for part in parts}
     made = read_lists(lists, images=folder, classes=folder / "classes.txt", name=name)
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
 
 
-def _unpack(out: Path, place: Path, name: str, data: _BinarySet) -> int:
+def _unpack(out: Path, place: Path, name: str, data: _BinarySet, parts: list[str]) -> int:
     """Write the images, lists and class names of a set into `out`, which will be moved to `place`."""
     names = data.class_names()
     log.info("%s: unpacking once to %s", name, place)
     count = 0
-    for part in ("train", "test"):
+    for part in parts:
         pixels, labels = data.read(part == "train")
         if len(pixels) != len(labels):
             raise DataError(f"{name}: {part} has {len(pixels)} images and {len(labels)} labels; get the files again")
@@ -190,7 +209,7 @@ def _cifar(title: str, train: list[Path], test: Path, meta: Path, key: str) -> _
             raise DataError(f"{meta}: {key}_names is no list of names; get the file again")
         return names
 
-    return _BinarySet(title, [*train, test, meta], read, class_names)
+    return _BinarySet(title, [*train, test, meta], len(train), read, class_names)
 
 
 def _read_dict(path: Path, *keys: str) -> dict[str, Any]:

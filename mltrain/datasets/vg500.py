@@ -28,6 +28,7 @@ def vg500(
     labels: str = "vg_category_500_labels_index.json",
     classes: str | None = None,
     unlabelled: Literal["drop", "negative", "unknown"] = "negative",
+    need_train: bool = True,
 ) -> Splits:
     """Train (98,249 images) and test (10,000, as commonly quoted), which stands in for val.
 
@@ -40,12 +41,15 @@ def vg500(
         classes: file with 500 names, one per line, in the order of the indices; default: object_000 to object_499.
         unlabelled: images with an empty list: drop leaves them out, negative keeps them as all negative, unknown keeps
             them with all targets -1.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken.
     """
     folder = Path(root)
     lists = {"train": folder / train_list, "val": folder / val_list}
+    if not need_train and not lists["train"].exists():
+        del lists["train"]
     images = [folder / place for place in FOLDERS if (folder / place).is_dir()] or [folder / FOLDERS[0]]
     require_paths(name, [*lists.values(), folder / labels, *images, *([classes] if classes else [])], HOW)
     names = list(read_class_names(classes)) if classes else [f"object_{k:03d}" for k in range(NUM_CLASSES)]

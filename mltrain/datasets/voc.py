@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from mltrain.datasets.names import ImageFinder
 from mltrain.datasets.reading import check_choice, read_image_list, require_paths
 from mltrain.datasets.sources import VOC_HOW as HOW
-from mltrain.datasets.splits import Splits, log_labels
+from mltrain.datasets.splits import Splits, log_labels, without_train
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
@@ -41,6 +41,7 @@ def voc(
     root: str,
     year: Literal[2007, 2012, "07+12"] = 2007,
     difficult: Literal["positive", "negative", "ignore"] = "ignore",
+    need_train: bool = True,
 ) -> Splits:
     """VOC train and val as papers use them.
 
@@ -53,21 +54,24 @@ def voc(
         year: 2007, 2012 or "07+12".
         difficult: target of a class if the image has difficult objects of it only: positive (1, as in
             Distribution-Balanced loss), negative (0), or ignore (-1, as in the official evaluation).
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken.
     """
     check_choice("year", year, tuple(TRAIN))
     check_choice("difficult", difficult, ("positive", "negative", "ignore"))
-    parts = [*TRAIN[year], VAL[year]]
-    require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
-    read = [_read(root, some) for some in (parts[:-1], parts[-1:])]
-    classes = _classes(name, [entry for entries in read for entry in entries])
-    train, val = (
-        _label_set(f"{name}/{split}", root, entries, classes, difficult)
-        for split, entries in zip(("train", "val"), read, strict=True)
-    )
-    return Splits(train, val)
+    parts = {"train": TRAIN[year], "val": [VAL[year]]}
+    if not need_train and not all(_is_complete(root, *part) for part in TRAIN[year]):
+        del parts["train"]
+    require_paths(name, [path for some in parts.values() for part in some for path in part_paths(root, *part)], HOW)
+    read = {split: _read(root, some) for split, some in parts.items()}
+    classes = _classes(name, [entry for entries in read.values() for entry in entries])
+    made = {
+        split: label_set(f"{name}/{split}", find_devkit(root), entries, classes, difficult)
+        for split, entries in read.items()
+    }
+    return Splits(made["train"] if "train" in made else without_train(name, made["val"]), made["val"])
 
 
 def read_voc(
@@ -92,10 +96,10 @@ def read_voc(
     name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     entries = _read(root, parts)
-    return _label_set(name, root, entries, _classes(name, entries), difficult)
+    return label_set(name, find_devkit(root), entries, _classes(name, entries), difficult)
 
 
-class _Image(NamedTuple):
+class ObjectImage(NamedTuple):
     """One image and the classes of its objects."""
 
     file: str
@@ -105,8 +109,8 @@ class _Image(NamedTuple):
     """classes with a difficult object"""
 
 
-def _read(root: str | os.PathLike[str], parts: Sequence[tuple[int, str]]) -> list[_Image]:
-    read: list[_Image] = []
+def _read(root: str | os.PathLike[str], parts: Sequence[tuple[int, str]]) -> list[ObjectImage]:
+    read: list[ObjectImage] = []
     devkit = find_devkit(root)
     for year, split in parts:
         list_file = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt"
@@ -114,14 +118,15 @@ def _read(root: str | os.PathLike[str], parts: Sequence[tuple[int, str]]) -> lis
         annotations = f"{devkit}/VOC{year}/Annotations"
         finder = ImageFinder(devkit)
         for image_id in track(ids, f"reading voc{year}/{split}", len(ids), unit="images"):
-            clear, hard = _objects(f"{annotations}/{image_id}.xml")
+            annotation = f"{annotations}/{image_id}.xml"
+            clear, hard = objects_of(_parse(annotation), annotation)
             file = f"VOC{year}/JPEGImages/{image_id}"
             found = finder.find_suffix(file, ".jpg", f"{list_file}, line {ids[image_id]}")
-            read.append(_Image(found, clear, hard))
+            read.append(ObjectImage(found, clear, hard))
     return read
 
 
-def _classes(name: str, images: list[_Image]) -> Sequence[str]:
+def _classes(name: str, images: list[ObjectImage]) -> Sequence[str]:
     """Return the 20 classes, or those of the annotations if one is none of the 20."""
     found = {label for image in images for label in (*image.clear, *image.hard)}
     other = sorted(found.difference(CLASSES))
@@ -134,16 +139,17 @@ def _classes(name: str, images: list[_Image]) -> Sequence[str]:
     return sorted(found)
 
 
-def _label_set(
-    name: str, root: str | os.PathLike[str], images: list[_Image], classes: Sequence[str], difficult: str
+def label_set(
+    name: str, root: str | os.PathLike[str], images: list[ObjectImage], classes: Sequence[str], difficult: str
 ) -> LabelSet:
+    """Return images with objects as a LabelSet; `root` is the folder of their files, `difficult` as for `voc`."""
     index = {label: k for k, label in enumerate(classes)}
     positives = [image.clear | image.hard if difficult == "positive" else image.clear for image in images]
     unknowns = [image.hard - image.clear if difficult == "ignore" else set() for image in images]
     return log_labels(
         LabelSet.from_lists(
             name=name,
-            root=find_devkit(root),
+            root=root,
             files=[image.file for image in images],
             class_names=classes,
             positives=[[index[label] for label in labels] for labels in positives],
@@ -158,24 +164,40 @@ def find_devkit(root: str | os.PathLike[str]) -> Path:
     return inner if inner.is_dir() or not any(Path(root).glob("VOC20*")) else Path(root)
 
 
+def _is_complete(root: str | os.PathLike[str], year: int, split: str) -> bool:
+    """Return whether the list of a part and the annotations of all its images are there."""
+    list_file, annotations, images = part_paths(root, year, split)
+    if not (list_file.is_file() and annotations.is_dir() and images.is_dir()):
+        return False
+    found = {entry.stem for entry in annotations.iterdir()}
+    return found.issuperset(read_image_list(list_file, lambda line: line.split()[0]))
+
+
 def part_paths(root: str | os.PathLike[str], year: int, split: str) -> list[Path]:
     """Return the paths that reading one image list needs."""
     folder = find_devkit(root) / f"VOC{year}"
     return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations", folder / "JPEGImages"]
 
 
-def _objects(path: str) -> tuple[set[str], set[str]]:
-    """Return the classes with an object not marked difficult, and the classes with a difficult object."""
+def objects_of(annotation: ElementTree.Element, path: str) -> tuple[set[str], set[str]]:
+    """Return the classes with an object not marked difficult, and the classes with a difficult object.
+
+    `path` is the file, for the message of the DataError.
+    """
     clear: set[str] = set()
     hard: set[str] = set()
+    for entry in annotation.iterfind("object"):  # direct children: body parts are deeper
+        label = " ".join((entry.findtext("name") or "").split())
+        if not label:
+            raise DataError(f"{path}: an object has no name; expected <object><name>CLASS</name>")
+        (hard if (entry.findtext("difficult") or "0").strip() == "1" else clear).add(label)
+    return clear, hard
+
+
+def _parse(path: str) -> ElementTree.Element:
     try:
-        for entry in ElementTree.parse(path).getroot().iterfind("object"):  # direct children: body parts are deeper
-            label = " ".join((entry.findtext("name") or "").split())
-            if not label:
-                raise DataError(f"{path}: an object has no name; expected <object><name>CLASS</name>")
-            (hard if (entry.findtext("difficult") or "0").strip() == "1" else clear).add(label)
+        return ElementTree.parse(path).getroot()
     except FileNotFoundError as error:
         raise DataError(f"{path}: annotation missing; the archive was not unpacked completely. {HOW}") from error
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: broken xml ({error}); unpack the archive again") from error
-    return clear, hard

@@ -10,9 +10,9 @@ import csv
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +21,21 @@ from torch import Tensor, nn
 
 from mltrain.curriculum import SelfPacedBalance, Stage
 from mltrain.engine.evaluator import Inference, forward_batches
+from mltrain.engine.signals import StopSignal
 from mltrain.errors import CheckpointError, DataError, MltrainError, NonFiniteError
 from mltrain.files import atomic_write
-
-if TYPE_CHECKING:
-    from mltrain.engine.signals import StopSignal
-    from mltrain.labels import LabelSet
-    from mltrain.models.backbone import Features
-    from mltrain.models.classifier import Classifier
-    from mltrain.pipeline.loader import EvalLoader, TrainLoader
-    from mltrain.pipeline.samplers import Sampler
+from mltrain.labels import LabelSet
+from mltrain.models.backbone import Features
+from mltrain.models.classifier import Classifier
+from mltrain.pipeline.loader import EvalLoader, TrainLoader
+from mltrain.pipeline.samplers import Sampler
 
 logger = logging.getLogger(__name__)
 
 TABLE_FILE = "curriculum.csv"
 
 
+@dataclass(eq=False, kw_only=True)
 class Curriculum:
     """The choice of training images, stage after stage.
 
@@ -45,37 +44,28 @@ class Curriculum:
     An epoch has the same number of images in every stage: the sampler's `epoch_size`, that of the whole training set.
     So steps per epoch, schedule and length of the run are those of a run without a curriculum, and a small stage shows
     its images more often.
-
-    Args:
-        pace: decides what is chosen when.
-        model: the model in training; it is scored in evaluation mode.
-        loss: its ``set_class_costs(costs (C,))``, if it has one, is called at each stage.
-        train_loader: gets a new sampler at each stage.
-        score_loader: makes a loader of all training images with the transform of evaluation.
-        make_sampler: takes (labels of a stage, class costs); the sampler must be as long as the train loader's own.
-        inference: settings of scoring, as in evaluation.
-        single_label: probabilities are a softmax instead of sigmoids.
-        folder: of the run; the main rank writes `curriculum.csv` there.
     """
 
-    def __init__(
-        self,
-        *,
-        pace: SelfPacedBalance,
-        model: Classifier,
-        loss: nn.Module,
-        train_loader: TrainLoader,
-        score_loader: Callable[[], EvalLoader],
-        make_sampler: Callable[[LabelSet, np.ndarray], Sampler],
-        inference: Inference,
-        single_label: bool,
-        folder: Path,
-    ) -> None:
-        self.pace, self.model, self.loss, self.train_loader = pace, model, loss, train_loader
-        self.score_loader, self.make_sampler, self.inference = score_loader, make_sampler, inference
-        self.single_label, self.folder = single_label, folder
-        self.stages: list[Stage] = []
-        """stages so far; the last one is in use"""
+    pace: SelfPacedBalance
+    """decides what is chosen when"""
+    model: Classifier
+    """the model in training; it is scored in evaluation mode"""
+    loss: nn.Module
+    """its ``set_class_costs(costs (C,))``, if it has one, is called at each stage"""
+    train_loader: TrainLoader
+    """gets a new sampler at each stage"""
+    score_loader: Callable[[], EvalLoader]
+    """makes a loader of all training images with the transform of evaluation"""
+    make_sampler: Callable[[LabelSet, np.ndarray], Sampler]
+    """takes (labels of a stage, class costs); the sampler must be as long as the train loader's own"""
+    inference: Inference
+    """settings of scoring, as in evaluation"""
+    single_label: bool
+    """probabilities are a softmax instead of sigmoids"""
+    folder: Path
+    """of the run; the main rank writes `curriculum.csv` there"""
+    stages: list[Stage] = field(default_factory=list)
+    """stages so far; the last one is in use"""
 
     def start_epoch(self, epoch: int, stop: StopSignal | None = None) -> None:
         """Choose the images of the stage that an epoch (from 0) belongs to, unless they are chosen already.

@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -33,32 +33,27 @@ ANNOUNCE_SECONDS = 10.0
 _TRANSFER_BYTES = 256 * 2**20
 
 
+@dataclass(eq=False)
 class Distributed:
-    """This process and its connection to the other ranks. Build it with `start`.
+    """This process and its connection to the other ranks. Build it with `start`."""
 
-    Attributes:
-        rank, world_size: this process's number and how many there are.
-        local_rank: its number on this machine.
-        device: of its model.
-        is_main: whether it is rank 0, which alone writes files and logs.
-    """
+    rank: int
+    world_size: int
+    local_rank: int
+    """its number on this machine"""
+    device: torch.device
+    """of its model"""
+    cpu_group: Any = None
 
-    def __init__(
-        self, *, rank: int, world_size: int, local_rank: int, device: torch.device, cpu_group: Any = None
-    ) -> None:
-        self.rank = rank
-        self.world_size = world_size
-        self.local_rank = local_rank
-        self.device = device
-        self.is_main = rank == 0
-        self._cpu_group = cpu_group
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, which alone writes files and logs."""
+        return self.rank == 0
 
     def __enter__(self) -> Distributed:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # After an error another rank may be inside a collective, and destroying the group would wait for it. Ending the
         # process closes the connections instead, and the collective of the other rank fails at once.
         if error is None or (isinstance(error, Interrupted) and error.agreed):
@@ -80,7 +75,7 @@ class Distributed:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._cpu_group)
+        dist.all_gather_object(values, value, group=self.cpu_group)
         return values
 
     def broadcast(self, value: T) -> T:
@@ -88,7 +83,7 @@ class Distributed:
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, group=self._cpu_group)
+        dist.broadcast_object_list(values, src=0, group=self.cpu_group)
         return values[0]
 
     @torch.no_grad()
@@ -109,7 +104,7 @@ class Distributed:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
-            dist.barrier(group=self._cpu_group)
+            dist.barrier(group=self.cpu_group)
 
     def gather_rows(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Concatenate (n_r, ...) tensors along the first dimension, in rank order; n_r may differ, and be 0.
@@ -164,7 +159,7 @@ class Distributed:
                 raise MltrainError(f"rank {rank} stopped with {found}")
 
     def _group(self, tensor: torch.Tensor) -> Any:
-        return self._cpu_group if tensor.device.type == "cpu" else None
+        return self.cpu_group if tensor.device.type == "cpu" else None
 
 
 def _messages(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -289,15 +284,11 @@ def _parse(request: str) -> torch.device | None:
 def has_compiler(device: torch.device) -> bool:
     """Return whether torch.compile works on the device, without a word of error where it does not."""
     try:
-        _compile_one_line(device)
+        check_compiler(device)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the compiler, training goes on without it
         logger.debug("torch.compile does not work on %s: %s", device.type, error)
         return False
     return True
-
-
-def _compile_one_line(device: torch.device) -> None:
-    torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
 
 
 def check_compiler(device: torch.device) -> None:
@@ -307,7 +298,7 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: torch.compile has no compiler for the device.
     """
     try:
-        _compile_one_line(device)
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except (RuntimeError, OSError) as error:
         why = str(error).strip().partition("\n")[0]
         needed = "a C++ compiler" if device.type == "cpu" else "Triton"

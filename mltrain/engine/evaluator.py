@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from signal import Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.signals import StopSignal, from_flags, to_flags
 from mltrain.errors import DataError, Interrupted, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
+from mltrain.metrics.summary import Summary
+from mltrain.models.classifier import Classifier
+from mltrain.pipeline.loader import Batch, EvalLoader
 from mltrain.progress import Meter, Mode
-
-if TYPE_CHECKING:
-    from mltrain.engine.distributed import Distributed
-    from mltrain.metrics.summary import Summary
-    from mltrain.models.classifier import Classifier
-    from mltrain.pipeline.loader import Batch, EvalLoader
 
 
 @dataclass(frozen=True)
@@ -225,8 +223,7 @@ def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dty
     with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         features = model.features(images)
     features = features._replace(tokens=features.tokens.float())
-    logits: torch.Tensor = model.classify(features).float()
-    return logits
+    return model.classify(features).float()
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:

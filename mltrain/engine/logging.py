@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import platform
 import re
@@ -18,7 +17,6 @@ import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Protocol
 
 import torch
@@ -28,7 +26,7 @@ from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
 from mltrain.errors import ConfigError, DataError
-from mltrain.files import kind_of, write_json, write_text
+from mltrain.files import kind_of, without_nan, write_json, write_text
 
 Scalars = Mapping[str, Any]
 
@@ -47,12 +45,13 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """Write figures that are still in memory to their files."""
+        return
 
     def close(self, failed: bool) -> None:
         """Finish; `failed` tells whether the run ended with an error."""
 
 
-class MetricsLog:
+class MetricsLog(Sink):
     """`metrics.jsonl`: one JSON object per line, `step` first, flushed at once.
 
     Figures that are not finite become null.
@@ -85,12 +84,8 @@ class MetricsLog:
     def log(self, step: int, scalars: dict[str, Any]) -> None:
         """Append a record."""
         assert self._file is not None, "resume() comes first"
-        record = {"step": step, **{key: None if _not_finite(value) else value for key, value in scalars.items()}}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.write(json.dumps({"step": step, **without_nan(scalars)}, allow_nan=False) + "\n")
         self._file.flush()
-
-    def flush(self) -> None:
-        """Do nothing: every record is written at once."""
 
     def close(self, failed: bool) -> None:
         """Close the file."""
@@ -99,22 +94,34 @@ class MetricsLog:
             self._file = None
 
 
-class Wandb:
+class _Service(Sink):
+    """A package that sends figures by itself. Raises ConfigError where it is not installed."""
+
+    package = ""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        if importlib.util.find_spec(self.package) is None:
+            raise ConfigError(
+                f"logger.{self.package}=true needs the package {self.package}: pip install "
+                f"'mltrain-vision[{self.package}]', or logger.{self.package}=false"
+            )
+        self.folder, self.config, self.project = folder, config, config["logger"]["project"]
+        # <dataset>-<name>-<id> in letters that every service allows
+        self.name = re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))[-100:]
+
+
+class Wandb(_Service):
     """Weights & Biases; a resumed run continues the same wandb run. Its own variables (WANDB_MODE ...) apply."""
 
-    def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
-        _require("wandb", "logger.wandb")
-        self.folder, self.project, self.config = folder, project, config
-        self._run: Any = None
+    package = "wandb"
+    _run: Any = None
 
     def resume(self, step: int, *, evaluated: bool = True) -> None:
         """Start or continue the wandb run."""
         import wandb
 
-        name = _run_name(self.folder)
-        self._run = wandb.init(
-            project=self.project, name=name, id=name, dir=str(self.folder), config=dict(self.config), resume="allow"
-        )
+        options: dict[str, Any] = {"name": self.name, "id": self.name, "resume": "allow"}
+        self._run = wandb.init(project=self.project, dir=str(self.folder), config=dict(self.config), **options)
         # wandb's own step must never fall, which a resumed one does: `step` is a figure like others and the x axis.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -123,9 +130,6 @@ class Wandb:
         """Send the numbers among `scalars`."""
         self._run.log({"step": step, **dict(_numbers(scalars))})
 
-    def flush(self) -> None:
-        """Do nothing: wandb sends figures by itself."""
-
     def close(self, failed: bool) -> None:
         """Finish the wandb run."""
         if self._run is not None:
@@ -133,16 +137,14 @@ class Wandb:
             self._run = None
 
 
-class Mlflow:
+class Mlflow(_Service):
     """MLflow; a resumed run continues the same MLflow run.
 
     Its place is MLFLOW_TRACKING_URI, or a folder in the run folder.
     """
 
-    def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
-        _require("mlflow", "logger.mlflow")
-        self.folder, self.project, self.config = folder, project, config
-        self._client: Any = None
+    package = "mlflow"
+    _client: Any = None
 
     def resume(self, step: int, *, evaluated: bool = True) -> None:
         """Start or continue the MLflow run."""
@@ -157,13 +159,13 @@ class Mlflow:
         self._client = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name(self.project)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self.project)
-        name = _run_name(self.folder)
-        found = self._client.search_runs([experiment_id], f"tags.mltrain_run = '{name}'", max_results=1)
+        found = self._client.search_runs([experiment_id], f"tags.mltrain_run = '{self.name}'", max_results=1)
         if step and found:
             self._id = found[0].info.run_id
             self._client.update_run(self._id, status="RUNNING")
             return
-        self._id = self._client.create_run(experiment_id, run_name=name, tags={"mltrain_run": name}).info.run_id
+        run = self._client.create_run(experiment_id, run_name=self.name, tags={"mltrain_run": self.name})
+        self._id = run.info.run_id
         for key, value in flatten(self.config).items():
             self._client.log_param(self._id, key, str(value)[:500])
 
@@ -175,9 +177,6 @@ class Mlflow:
         # MLflow allows letters, digits, _ - . space and / in a name.
         metrics = [Metric(re.sub(r"[^\w\-./ ]", "_", k), v, now, step) for k, v in _numbers(scalars)]
         self._client.log_batch(self._id, metrics=metrics)
-
-    def flush(self) -> None:
-        """Do nothing: figures are sent at once."""
 
     def close(self, failed: bool) -> None:
         """Finish the MLflow run."""
@@ -195,9 +194,7 @@ class Sinks:
     def __enter__(self) -> Sinks:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         for sink in self.sinks:
             sink.close(error is not None)
 
@@ -212,7 +209,8 @@ class Sinks:
     def log(self, step: int, scalars: Scalars) -> None:
         """Record figures after optimizer step `step`. Values are numbers, one-element tensors, strings or None."""
         if self.sinks:
-            plain = {key: _python_value(value) for key, value in scalars.items()}
+            # a one-element tensor or a NumPy number becomes Python's
+            plain = {key: value.item() if hasattr(value, "item") else value for key, value in scalars.items()}
             for sink in self.sinks:
                 sink.log(step, plain)
 
@@ -233,9 +231,9 @@ def make_sinks(folder: Path, config: Mapping[str, Any], dist: Distributed) -> Si
     if options["tensorboard"]:
         sinks.append(TensorBoard(folder / "tensorboard"))
     if options["wandb"]:
-        sinks.append(Wandb(folder, project=options["project"], config=config))
+        sinks.append(Wandb(folder, config))
     if options["mlflow"]:
-        sinks.append(Mlflow(folder, project=options["project"], config=config))
+        sinks.append(Mlflow(folder, config))
     return Sinks(sinks if dist.is_main else [])
 
 
@@ -258,28 +256,8 @@ def save_environment(folder: Path) -> None:
     write_json(folder / ENVIRONMENT, environment)
 
 
-def _python_value(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value  # a one-element tensor or a NumPy number
-
-
-def _not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
 def _numbers(scalars: Scalars) -> list[tuple[str, float]]:
     return [(key, float(value)) for key, value in scalars.items() if isinstance(value, (int, float))]
-
-
-def _require(package: str, key: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"{key}=true needs the package {package}: pip install 'mltrain-vision[{package}]', or {key}=false"
-        )
-
-
-def _run_name(folder: Path) -> str:
-    """Return <dataset>-<name>-<id> in letters that every service allows."""
-    return re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))[-100:]
 
 
 def _version(package: str) -> str | None:

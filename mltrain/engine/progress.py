@@ -6,6 +6,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mltrain.progress import LINE_SECONDS, Display, Mode, duration
 
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ class Progress(Display):
     ) -> None:
         super().__init__(mode if enabled else "off", line_seconds)
         self._epoch = self._epochs = self._steps = self._step = self._left = 0
-        # Totals of this process: (seconds training, images, seconds waiting for data).
-        self._seconds = self._images = self._waited = 0.0
-        self._shown = self._reported = (0.0, 0.0, 0.0)
+        # Totals of this process: seconds training, images, seconds waiting for data.
+        self._totals = np.zeros(3)
+        self._shown = self._reported = np.zeros(3)
         self._started: float | None = None
         self._done = 0
         self._last = self._next = 0.0
@@ -54,9 +56,7 @@ class Progress(Display):
     def update(self, *, loss: float | torch.Tensor, lr: float, images: int, waited: float) -> None:
         """Count a step of `images` over all ranks that waited `waited` seconds for the loader."""
         now = time.perf_counter()
-        self._seconds += now - self._last
-        self._images += images
-        self._waited += waited
+        self._totals = np.add(self._totals, (now - self._last, images, waited))
         self._last = now
         self._step += 1
         self._done += 1
@@ -74,23 +74,20 @@ class Progress(Display):
     def rates(self) -> dict[str, float]:
         """Return images/s and the share of waiting for data since the last call, of training without evaluation."""
         speed, share = self._window(self._reported)
-        self._reported = self._totals()
+        self._reported = self._totals
         return {"train/images_per_second": speed, "train/data_wait": share}
 
     def mean_rate(self) -> float:
         """Return images/s of all training in this process, without evaluation."""
-        return self._images / self._seconds if self._seconds else 0.0
+        return self._window(np.zeros(3))[0]
 
-    def _totals(self) -> tuple[float, float, float]:
-        return (self._seconds, self._images, self._waited)
-
-    def _window(self, since: tuple[float, float, float]) -> tuple[float, float]:
-        seconds, images, waited = (now - then for now, then in zip(self._totals(), since, strict=True))
+    def _window(self, since: np.ndarray) -> tuple[float, float]:
+        seconds, images, waited = (self._totals - since).tolist()
         return (images / seconds, waited / seconds) if seconds else (0.0, 0.0)
 
     def _show(self, loss: float, lr: float) -> None:
         speed, share = self._window(self._shown)
-        self._shown = self._totals()
+        self._shown = self._totals
         figures = f"loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} img/s  data {share:.0%}  eta {duration(self._eta())}"
         if self._bar is not None:
             self._bar.n = self._step

@@ -3,6 +3,7 @@
     config.yaml         the checked config, resolved                        written at the start
     stats.json          statistics of the training labels (`LabelStats`)    "
     environment.json    versions, hardware and command line                 "
+    data.npz            fingerprint of labels and files (`mltrain.datasets.fingerprint`)   "
     metrics.jsonl       figures by step and epoch                           written during the training
     last.pt, best.pt    checkpoints (`mltrain.engine.checkpoint`)           "
     nonfinite_rank0.json  why a loss or gradient that was not finite stopped the run
@@ -20,11 +21,9 @@ names that people read. This module imports neither torch nor omegaconf, so that
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mltrain.engine.saved_tables import ClassTable, SavedPredictions, read_class_table, read_confusion, read_predictions
 from mltrain.errors import DataError
 from mltrain.files import kind_of
 from mltrain.labels import LabelStats
 from mltrain.safe_yaml import read_yaml
-from mltrain.text import csv_text
 
 CONFIG = "config.yaml"
 STATS = "stats.json"
 ENVIRONMENT = "environment.json"
+DATA = "data.npz"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"
@@ -68,39 +68,6 @@ SPLITS = {"val": "validation", "test": "test"}
 logger = logging.getLogger(__name__)
 
 _HOW = "mltrain evaluate {run} metrics.save_predictions=true writes them"
-
-
-@dataclass(frozen=True, eq=False)
-class ClassTable:
-    """The content of per_class.csv."""
-
-    names: list[str]
-    groups: list[str]
-    train_positives: np.ndarray
-    """int64 (C,)"""
-    columns: dict[str, np.ndarray]
-    """float64 (C,) by `<weights>_<figure>`, percent or numbers; NaN where a class has none"""
-
-    def figure(self, weights: str, name: str) -> np.ndarray | None:
-        """Return a column, or None."""
-        return self.columns.get(f"{weights}_{name}")
-
-
-@dataclass(frozen=True, eq=False)
-class SavedPredictions:
-    """Predictions of one set of weights for one split."""
-
-    logits: np.ndarray
-    """fp32 (N, C)"""
-    targets: np.ndarray
-    """int8 (N, C): 1 positive, 0 negative, -1 unknown"""
-    files: tuple[str, ...]
-    """image files as the data set lists them, relative to its root"""
-    class_names: tuple[str, ...]
-    split: str
-    """"val" or "test" """
-    weights: str
-    """a key of `WEIGHTS`"""
 
 
 class RunFolder:
@@ -174,19 +141,12 @@ class RunFolder:
     def classes(self) -> dict[str, ClassTable]:
         """The content of per_class.csv, by split."""
         paths = {split: self.folder / name for split, name in PER_CLASS.items()}
-        return {split: _read_class_table(path) for split, path in paths.items() if path.is_file()}
+        return {split: read_class_table(path) for split, path in paths.items() if path.is_file()}
 
     def confusion(self, split: str) -> tuple[np.ndarray, list[str]] | None:
         """Return the confusion matrix of a split, int64 (C, C), images by true and predicted class, and the names."""
         path = self.folder / CONFUSION[split]
-        if not path.is_file():
-            return None
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            return np.array([row[1:] for row in rows], dtype=np.int64), [csv_text(name) for name in header[1:]]
-        except (OSError, ValueError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
+        return read_confusion(path) if path.is_file() else None
 
     def predictions_file(self, split: str) -> Path | None:
         """Return the file with the predictions of a split, or None."""
@@ -215,26 +175,7 @@ class RunFolder:
         path, how = self.predictions_file(split), _HOW.format(run=self.folder)
         if path is None:
             raise DataError(f"{self.folder}: the run has kept no predictions of the {split} split; {how}")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if f"logits_{weights}" not in arrays:
-                    raise DataError(f"{path}: holds no logits of the weights {weights!r}; {how}")
-                saved = SavedPredictions(
-                    logits=arrays[f"logits_{weights}"],
-                    targets=arrays["targets"],
-                    files=tuple(arrays["files"].tolist()),
-                    class_names=tuple(arrays["class_names"].tolist()),
-                    split=split,
-                    weights=weights,
-                )
-                shape = (len(saved.files), len(saved.class_names))
-                if saved.logits.shape != shape or saved.targets.shape != shape:
-                    raise ValueError(f"{shape[0]} files and {shape[1]} classes, but logits {saved.logits.shape}")
-                return saved
-        except DataError:
-            raise
-        except Exception as error:  # damaged archives and arrays raise nearly every type
-            raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}); {how}") from error
+        return read_predictions(path, split, weights, how)
 
     # -- facts from the files ----------------------------------------------------------------------------------------
 
@@ -413,23 +354,3 @@ def parse_record(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
-
-
-def _read_class_table(path: Path) -> ClassTable:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            header, rows = next(reader), list(reader)
-        columns: Mapping[str, Sequence[str]] = dict(zip(header, zip(*rows, strict=True), strict=True))
-        return ClassTable(
-            names=[csv_text(name) for name in columns["class"]],
-            groups=list(columns["group"]),
-            train_positives=np.array(columns["train_positives"], dtype=np.int64),
-            columns={
-                name: np.array([float(v) if v else np.nan for v in values])
-                for name, values in columns.items()
-                if name not in ("class", "group", "train_positives")
-            },
-        )
-    except (OSError, ValueError, KeyError, StopIteration, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error

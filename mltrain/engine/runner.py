@@ -13,33 +13,30 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.curriculum import Curriculum
+from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
+from mltrain.engine.logging import Sinks
+from mltrain.engine.progress import Progress
 from mltrain.engine.signals import StopSignal
-from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best
+from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best, repair_best
+from mltrain.engine.step import StepResult, TrainStep
 from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.files import write_json
-from mltrain.metrics.summary import TITLES
-
-if TYPE_CHECKING:
-    from mltrain.engine.curriculum import Curriculum
-    from mltrain.engine.distributed import Distributed
-    from mltrain.engine.logging import Sinks
-    from mltrain.engine.progress import Progress
-    from mltrain.engine.step import StepResult, TrainStep
-    from mltrain.labels import LabelSet, LabelStats
-    from mltrain.metrics.summary import Summary
-    from mltrain.models.classifier import Classifier
-    from mltrain.optim.ema import ModelEma
-    from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.metrics.summary import TITLES, Summary
+from mltrain.models.classifier import Classifier
+from mltrain.optim.ema import ModelEma
+from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
 
 logger = logging.getLogger(__name__)
 
@@ -355,8 +352,8 @@ class Runner:
             self.curriculum.load_state_dict(position.curriculum)
         self.step, self.best, self.history = state.step, state.best, position.history
         self.seconds, self.loss_sum = position.seconds, position.loss_sum
-        if self.dist.is_main and self.best:
-            self._check_best(state)
+        if self.dist.is_main and self.best and not repair_best(self.checkpoints, state):
+            self.best, self._saved = {}, False
         self.sinks.resume(self.step, evaluated=self._is_evaluated())
         logger.info("resumed at step %d of %d", self.step, self.total_steps)
 
@@ -369,30 +366,6 @@ class Runner:
             logger.warning("%s, as it does now", error)
             self.checkpoints.last_is_intact = False
             return None
-
-    def _check_best(self, state: TrainState) -> None:
-        """Find a missing or damaged best.pt before the training goes on, and make it again if its weights are known."""
-        path, problem = self.checkpoints.path("best"), self.checkpoints.problem("best")
-        if problem is None:
-            return
-        source = next((s for s in self._other_states(state) if s.step == self.best["step"]), None)
-        if source is not None:
-            self.checkpoints.save(replace(source, best=self.best, position=None).to_dict(), "best")
-            logger.warning("%s: %s; written again, from another checkpoint of its step", path, problem)
-            return
-        logger.warning(
-            "%s: %s; the weights of its epoch %d are lost, so the best of the evaluations from here on is reported",
-            path, problem, self.best["epoch"],
-        )  # fmt: skip
-        self.best, self._saved = {}, False
-
-    def _other_states(self, state: TrainState) -> Iterator[TrainState]:
-        """Yield the restored state, and that of the checkpoint before it if it can be read."""
-        yield state
-        if self.checkpoints.path("previous").exists() and self.checkpoints.problem("previous") is None:
-            content = self.checkpoints.load("previous")
-            if content is not None:
-                yield TrainState.from_dict(content, self.folder)
 
     def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
         """Write what one needs to analyse a step that was not finite, and add the file to the error."""

@@ -6,46 +6,63 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
 from mltrain.errors import Interrupted
 
 # The terminal sends SIGHUP when it is closed.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 AGREEMENT_SECONDS = 10.0
 """time in which ranks that received a signal can still agree on a step after which all of them stop"""
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None], *, after: signal.Handlers | None = None) -> Iterator[None]:
+    """Handle SIGTERM, SIGINT and SIGHUP in a block, and after it by `after` or as before the block.
+
+    A SIGHUP that is ignored, as nohup does, stays ignored. Python sets handlers in the main thread only: in another
+    thread the block changes nothing.
+    """
+    previous: dict[signal.Signals, Any] = {}
+    if in_main_thread():
+        ignored = [number for number in SIGNALS[2:] if signal.getsignal(number) == signal.SIG_IGN]
+        previous = {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            # None means that the handler was not set from Python, so that Python cannot restore it.
+            signal.signal(number, after if after is not None else signal.SIG_DFL if before is None else before)
+
+
+def in_main_thread() -> bool:
+    """Return whether this is the main thread, the only one in which Python sets handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 class StopSignal:
     """Context manager in which SIGTERM, SIGINT and SIGHUP only set `signum`, which the loop reads between steps.
 
     `signum` is None or the number of the first signal received. A SIGINT after that raises KeyboardInterrupt at once,
-    for a user who does not want to wait. A SIGHUP that is ignored, as nohup does, stays ignored. The exit restores the
-    earlier handlers. Python sets signal handlers in the main thread only: in another thread the block changes nothing
-    and `signum` stays None.
+    for a user who does not want to wait. In another thread than the main one `signum` stays None; see `handled`.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._previous: dict[signal.Signals, Any] = {}
         self._pid = 0
+        self._handled = ExitStack()
         self._received_at = 0.0
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            self._pid = os.getpid()
-            for number in _SIGNALS:
-                if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._receive)
+        self._pid = os.getpid()
+        self._handled.enter_context(handled(self._receive))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            # None means that the handler was not set from Python, so that Python cannot restore it.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._previous.clear()
+        self._handled.close()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
@@ -75,9 +92,9 @@ class StopSignal:
 
 def to_flags(signum: int | None) -> list[bool]:
     """Return a flag per signal, which ranks sum up to agree on a signal with `from_flags`."""
-    return [signum == number for number in _SIGNALS]
+    return [signum == number for number in SIGNALS]
 
 
 def from_flags(sums: Sequence[float]) -> int | None:
     """Return the signal that some rank has received, SIGTERM first, or None."""
-    return next((number for number, count in zip(_SIGNALS, sums, strict=True) if count), None)
+    return next((number for number, count in zip(SIGNALS, sums, strict=True) if count), None)

@@ -7,8 +7,9 @@ last.pt    the same of the last step, and the position of the training
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from mltrain.errors import CheckpointError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier
 from mltrain.optim.ema import ModelEma
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,14 @@ class TrainState:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the file, in plain values and tensors."""
+        stats = None if self.stats is None else self.stats.to_arrays()
+        if stats is not None:
+            # Tensors, because NumPy arrays are not accepted by loading with `weights_only=True`.
+            stats = {k: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for k, v in stats.items()}
         content = {
             "model": self.model,
             "ema": self.ema,
-            "stats": None if self.stats is None else _as_tensors(self.stats.to_arrays()),
+            "stats": stats,
             "class_names": list(self.class_names),
             "config": self.config,
             "best": self.best or None,
@@ -117,8 +124,7 @@ class TrainState:
         if name == RAW:
             return self.model
         assert self.ema is not None
-        averaged: dict[str, torch.Tensor] = self.ema["module"]
-        return averaged
+        return self.ema["module"]
 
     def restore(self, model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
         """Load the raw and the averaged weights into their modules, and return these by name.
@@ -161,6 +167,26 @@ def read_best(folder: Path) -> TrainState:
     return TrainState.from_dict(content, folder / "best.pt")
 
 
+def repair_best(checkpoints: CheckpointFolder, last: TrainState) -> bool:
+    """Write a missing or damaged best.pt anew if another checkpoint has its weights; return whether it is there."""
+    path, problem = checkpoints.path("best"), checkpoints.problem("best")
+    if problem is None:
+        return True
+    states = [last]
+    if checkpoints.path("previous").exists() and checkpoints.problem("previous") is None:
+        states.append(TrainState.from_dict(checkpoints.load("previous") or {}, checkpoints.folder))
+    source = next((state for state in states if state.step == last.best["step"]), None)
+    if source is None:
+        logger.warning(
+            "%s: %s; the weights of its epoch %d are lost, so the best of the evaluations from here on is reported",
+            path, problem, last.best["epoch"],
+        )  # fmt: skip
+        return False
+    checkpoints.save(replace(source, best=last.best, position=None).to_dict(), "best")
+    logger.warning("%s: %s; written again, from another checkpoint of its step", path, problem)
+    return True
+
+
 def load_fitting(module: nn.Module | ModelEma, state: Mapping[str, Any]) -> None:
     """Load a state dict in which every tensor has to fit.
 
@@ -182,8 +208,3 @@ def load_fitting(module: nn.Module | ModelEma, state: Mapping[str, Any]) -> None
 def named_models(model: Classifier, ema: ModelEma | None) -> dict[str, Classifier]:
     """Return the models to evaluate by the names that results use."""
     return {RAW: model} | ({} if ema is None else {EMA: cast("Classifier", ema.module)})
-
-
-def _as_tensors(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Turn NumPy arrays into tensors, which are all that loading with `weights_only=True` accepts."""
-    return {key: torch.from_numpy(v.copy()) if hasattr(v, "dtype") else v for key, v in arrays.items()}

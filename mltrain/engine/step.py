@@ -6,23 +6,20 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mltrain.engine.distributed import Distributed
 from mltrain.engine.signals import from_flags, to_flags
 from mltrain.errors import DataError, NonFiniteError
 from mltrain.losses import PerLabelLoss
 from mltrain.optim import schedules
+from mltrain.optim.ema import ModelEma
+from mltrain.optim.schedules import Schedule
+from mltrain.pipeline.batch import Batch
 from mltrain.seeding import generator_for, seed_step
-
-if TYPE_CHECKING:
-    from mltrain.engine.distributed import Distributed
-    from mltrain.optim.ema import ModelEma
-    from mltrain.optim.schedules import Schedule
-    from mltrain.pipeline.batch import Batch
 
 # A loss scale below this has overflowed in every recent step: the model has diverged, and no scale will help.
 MIN_LOSS_SCALE = 2.0**-10
@@ -40,6 +37,7 @@ class StepResult:
     """a signal that some rank has received"""
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainStep:
     """Forward, backward, checks, optimizer and EMA.
 
@@ -51,37 +49,33 @@ class TrainStep:
     optimizer step, so that a loss or gradient that is not finite leaves the weights unchanged.
     """
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        loss: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        ema: ModelEma | None,
-        mix: Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]] | None,
-        dist: Distributed,
-        seed: int,
-        amp_dtype: torch.dtype | None = None,
-        clip_grad_norm: float | None = None,
-        channels_last: bool = True,
-        compile_model: bool = False,
-        compile_loss: bool = False,
-    ) -> None:
-        self.loss, self.optimizer, self.schedule, self.ema, self.mix = loss, optimizer, schedule, ema, mix
+    model: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    ema: ModelEma | None
+    mix: Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]] | None
+    dist: Distributed
+    seed: int
+    amp_dtype: torch.dtype | None = None
+    clip_grad_norm: float | None = None
+    channels_last: bool = True
+    compile_model: bool = False
+    compile_loss: bool = False
+
+    def __post_init__(self) -> None:
         # Losses of other packages, such as torch.nn.BCEWithLogitsLoss, want targets of the type of the logits.
-        self.float_targets = not type(loss).__module__.startswith("mltrain.")
-        self.dist, self.seed = dist, seed
-        self.amp_dtype, self.clip_grad_norm = amp_dtype, clip_grad_norm
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.scaler = torch.amp.GradScaler(dist.device.type) if amp_dtype is torch.float16 else None
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        forward: nn.Module = torch.compile(model) if compile_model else model  # type: ignore[assignment]
-        for part in loss.modules() if compile_loss else ():
+        self.float_targets = not type(self.loss).__module__.startswith("mltrain.")
+        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        device = self.dist.device
+        self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype is torch.float16 else None
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        forward: nn.Module = torch.compile(self.model) if self.compile_model else self.model  # type: ignore[assignment]
+        for part in self.loss.modules() if self.compile_loss else ():
             if isinstance(part, PerLabelLoss):  # the losses that compiling is tested for; a loss may hold several
-                part.compile(required=compile_model)
-        if dist.world_size > 1:
-            device_ids = [dist.device.index] if dist.device.type == "cuda" else None
+                part.compile(required=self.compile_model)
+        if self.dist.world_size > 1:
+            device_ids = [device.index] if device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)
         self.forward_model = forward
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -29,11 +28,10 @@ import mltrain
 from mltrain.errors import DataError
 from mltrain.files import atomic_folder, write_json
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats, compress
+from mltrain.labels.label_table import NEGATIVE, UNKNOWN, separator_of, write_labels
 
 FORMAT = "mltrain split 1"
 MANIFEST = "manifest.json"
-SEPARATORS = (";", "|", "/", "\t")
-NEGATIVE, UNKNOWN = "!", "?"  # marks of a label in labels.csv, as in `dataset=csv`
 
 
 class Split(NamedTuple):
@@ -128,7 +126,7 @@ def write_split(
             if val is not None:
                 _write_lines(temporary / "val_image_ids.txt", val_ids or ())
             _write_lines(temporary / "classes.txt", train.class_names)
-            _write_labels(temporary / "labels.csv", {"train": train, "val": val, "test": test}, separator)
+            write_labels(temporary / "labels.csv", {"train": train, "val": val, "test": test}, separator)
             val_counts = None if val is None else np.bincount(val.positive_pairs()[1], minlength=val.num_classes)
             columns = (source_counts, targets, stats.positives, val_counts)
             _write_counts(temporary / "class_counts.csv", stats, columns)
@@ -197,22 +195,6 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> No
         raise DataError(f"{place}: holds a split already; overwrite=true replaces it, out=DIR writes elsewhere")
 
 
-def separator_of(class_names: Sequence[str]) -> str:
-    """Return a separator of labels that no class name contains.
-
-    Raises:
-        DataError: there is none, or a class name cannot be stored in a text file.
-    """
-    for name in class_names:
-        if name != name.strip() or not name or re.search(r"[\r\n]", name):
-            raise DataError(f"class name {name!r} cannot be stored: it is empty, or has spaces around it or a line end")
-    taken = "".join(class_names)
-    for separator in SEPARATORS:
-        if separator not in taken:
-            return separator
-    raise DataError(f"class names use all of {', '.join(map(repr, SEPARATORS))}: none is left to separate them")
-
-
 def _numbers(train: LabelSet, val: LabelSet | None, stats: LabelStats) -> dict[str, Any]:
     counts = stats.positives
     present = counts[counts > 0]
@@ -233,23 +215,6 @@ def _numbers(train: LabelSet, val: LabelSet | None, stats: LabelStats) -> dict[s
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-
-
-def _write_labels(path: Path, parts: Mapping[str, LabelSet | None], separator: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("image", "labels", "split"))
-        for part, labels in parts.items():
-            if labels is None:
-                continue
-            cells: list[list[str]] = [[] for _ in range(len(labels))]
-            for value, mark in ((1, ""), (0, NEGATIVE), (-1, UNKNOWN)):
-                if value == labels.fill:
-                    continue
-                names = [mark + name for name in labels.class_names]
-                for row, column in zip(*(array.tolist() for array in labels.pairs(value)), strict=True):
-                    cells[row].append(names[column])
-            writer.writerows((labels.file(i), separator.join(cell), part) for i, cell in enumerate(cells))
 
 
 def _write_counts(path: Path, stats: LabelStats, columns: Sequence[Sequence[int] | np.ndarray | None]) -> None:

@@ -13,7 +13,7 @@ import logging
 import math
 import types
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from mltrain.losses.graph_pass import Simplify
 
 logger = logging.getLogger(__name__)
 
+ValueAndGradient = tuple[Tensor, Tensor | None]
+"""Reduced loss, or (B, C) for ``none``; its gradient (B, C) if asked for."""
 Reduction = Literal["sum", "mean", "batchmean", "none"]
 
 CPU_CHUNK = 1 << 16
@@ -44,16 +46,15 @@ class PerLabelLoss(nn.Module):
 
     Raises:
         ValueError: logits not floating or not 2-D, targets of another shape or requiring a gradient, an unknown
-            reduction; on the CPU also a target above 1 (elsewhere the check would stall the device).
+            reduction; on the CPU also a target above 1 or NaN (elsewhere the check would stall the device, and NaN
+            shows in the loss).
     """
 
     task: ClassVar[str] = "multi_label"
     compiled = False
     """Set by `compile`."""
     _required = False
-    _failed: frozenset[object] = frozenset()
-    """Kinds of batches whose kernel could not be compiled."""
-    _kernel: Callable[..., tuple[Tensor, Tensor | None]] | None = None
+    _kernel: Callable[..., ValueAndGradient] | None = None
 
     def __init__(self, *, reduction: Reduction) -> None:
         super().__init__()
@@ -96,18 +97,19 @@ class PerLabelLoss(nn.Module):
                 return PerLabelLoss.forward(self, logits, targets)
         self.prepare(logits.shape[1], torch.promote_types(logits.dtype, torch.float32))
         if torch.compiler.is_compiling():  # part of a larger compiled graph, which differentiates it
-            return _in_graph(self, logits, targets)
+            share = _share(self, targets, False, torch.promote_types(logits.dtype, torch.float32))
+            return _value_and_gradient(self, logits, targets, share, known=False, with_grad=False)[0]
         if torch.is_grad_enabled() and logits.requires_grad:
             value: Tensor = _ValueAndGradient.apply(logits, targets, self)
             return value
-        return _evaluate(self, logits.detach(), targets, with_grad=False).loss
+        return _evaluate(self, logits.detach(), targets, with_grad=False)[0]
 
     def extra_repr(self) -> str:
         hidden = {"training", "compiled"}
         return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_") and k not in hidden)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_kernel", "_failed")}  # a copy compiles its own
+        return {k: v for k, v in self.__dict__.items() if k != "_kernel"}  # a copy compiles its own
 
 
 class PerClassLoss(PerLabelLoss):
@@ -130,23 +132,15 @@ class PerClassLoss(PerLabelLoss):
             raise ValueError(f"logits of {classes} classes, but the loss has {self.num_classes} classes")
 
 
-class Result(NamedTuple):
-    loss: Tensor
-    """Reduced, or (B, C) for ``none``."""
-    grad: Tensor | None
-    """(B, C), not yet divided by `divisor`."""
-    divisor: Tensor | int
-
-
 class _ValueAndGradient(torch.autograd.Function):
     """Compute the gradient together with the value; it waits, in fp32, for the backward call."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, loss: PerLabelLoss) -> Tensor:
-        result = _evaluate(loss, logits.detach(), targets, with_grad=True)
+        value, ctx.grad = _evaluate(loss, logits.detach(), targets, with_grad=True)
         ctx.save_for_backward(logits, targets)
-        ctx.source, ctx.grad, ctx.divisor, ctx.dtype = loss, result.grad, result.divisor, logits.dtype
-        return result.loss
+        ctx.source, ctx.dtype = loss, logits.dtype
+        return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
@@ -156,64 +150,79 @@ class _ValueAndGradient(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None
         if grad is None:
             logits, targets = ctx.saved_tensors
-            grad = _evaluate(ctx.source, logits.detach(), targets, with_grad=True).grad
-        if upstream.dim() == 0 and upstream.device.type == "cpu":
-            factor = upstream.item() / float(ctx.divisor)  # a tensor would make it fp32
-            if factor != 1:
-                grad.mul_(factor)
-        else:
-            grad.mul_(upstream / ctx.divisor)
+            grad = _evaluate(ctx.source, logits.detach(), targets, with_grad=True)[1]
+        if upstream.dim() or upstream.device.type != "cpu" or upstream.item() != 1:
+            grad.mul_(upstream)
         return grad.to(ctx.dtype), None, None
 
 
-def _evaluate(loss: PerLabelLoss, x: Tensor, y: Tensor, *, with_grad: bool) -> Result:
+def _evaluate(loss: PerLabelLoss, x: Tensor, y: Tensor, *, with_grad: bool) -> ValueAndGradient:
     if x.numel() == 0:
         empty = x.new_zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
-        return Result(empty if loss.reduction == "none" else empty.sum(), empty, 1)
+        return empty if loss.reduction == "none" else empty.sum(), empty
     x, y = x.contiguous(), y.contiguous()
     result = _evaluate_compiled(loss, x, y, with_grad) if loss.compiled else None
     return _evaluate_eager(loss, x, y, with_grad) if result is None else result
 
 
-def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result:
-    """Compute value and gradient by autograd, chunk by chunk, which bounds the memory it takes."""
-    on_cpu = x.device.type == "cpu"
-    all_known = on_cpu and check_targets(y)
-    step = max((CPU_CHUNK if on_cpu else DEVICE_CHUNK) // x.shape[1], 1)
-    if loss.weight_needs_batch or len(x) <= step:
-        value, grad = _evaluate_chunk(loss, x, y, all_known, with_grad)
-    else:
-        grad = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if with_grad else None
-        values = []
-        for start in range(0, len(x), step):
-            rows = slice(start, start + step)
-            value, part = _evaluate_chunk(loss, x[rows], y[rows], all_known, with_grad)
-            values.append(value)
-            if grad is not None and part is not None:
-                grad[rows] = part
-        value = torch.cat(values) if loss.reduction == "none" else torch.stack(values).sum()
-    divisor = 1 if loss.reduction == "none" else _divisor(loss, y, all_known)
-    return Result(value if isinstance(divisor, int) and divisor == 1 else value / divisor, grad, divisor)
+def _evaluate_eager(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> ValueAndGradient:
+    """Compute value and gradient chunk by chunk, which bounds the memory they take."""
+    dtype, on_cpu = torch.promote_types(x.dtype, torch.float32), x.device.type == "cpu"
+    known = on_cpu and check_targets(y)
+    share = _share(loss, y, known, dtype)
+    step = len(x) if loss.weight_needs_batch else max((CPU_CHUNK if on_cpu else DEVICE_CHUNK) // x.shape[1], 1)
+    if len(x) <= step:
+        return _value_and_gradient(loss, x, y, share, known=known, with_grad=with_grad)
+    grad = torch.empty_like(x, dtype=dtype) if with_grad else None
+    values = []
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        value, part = _value_and_gradient(loss, x[rows], y[rows], share, known=known, with_grad=with_grad)
+        values.append(value)
+        if grad is not None and part is not None:
+            grad[rows] = part
+    return torch.cat(values) if loss.reduction == "none" else torch.stack(values).sum(), grad
 
 
-def _evaluate_chunk(
-    loss: PerLabelLoss, x: Tensor, y: Tensor, all_known: bool, with_grad: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the value, summed unless it is wanted by entry, and the gradient, neither divided yet."""
+def _value_and_gradient(
+    loss: PerLabelLoss,
+    x: Tensor,
+    y: Tensor,
+    share: Tensor | float,
+    bound: Tensor | float = LARGE,
+    *,
+    known: bool,
+    with_grad: bool,
+) -> ValueAndGradient:
+    """Return value and gradient, both times `share`, of logits within ±`bound` and of targets that are all `known`."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
-    up, down = _cotangents(y, all_known)
+    x, y = x.to(dtype).clamp(-bound, bound), y.to(dtype)  # type: ignore[arg-type]  # no stub for Tensor or float
     weight = loss.weight(y)
-    if weight is not None:
-        up, down = up * weight, down * weight
-    with torch.set_grad_enabled(with_grad):
-        terms = loss.positive(x.requires_grad_(with_grad)), loss.negative(x)
-    grad = torch.autograd.grad(terms, x, (up, down))[0] if with_grad else None
-    value = torch.addcmul(terms[0].detach() * up, terms[1].detach(), down)
-    return value if loss.reduction == "none" else value.sum(), grad
+    factor = share if weight is None else weight * share
+    up = (y if known else y.clamp(min=0)) * factor
+    down = factor - up
+    if not known:
+        down = torch.where(y < 0, 0, down)
+
+    def formulas(z: Tensor) -> tuple[Tensor, Tensor]:
+        return loss.positive(z), loss.negative(z)
+
+    grad = None
+    if not with_grad:
+        positive, negative = formulas(x)
+    elif torch.compiler.is_compiling():
+        vjp: Callable[..., Any] = torch.func.vjp
+        (positive, negative), pull_back = vjp(formulas, x)
+        (grad,) = pull_back((up, down))
+    else:
+        with torch.enable_grad():
+            positive, negative = formulas(x.requires_grad_())
+        (grad,) = torch.autograd.grad((positive, negative), x, (up, down))
+    value = torch.addcmul(positive * up, negative, down)
+    return value if loss.reduction == "none" else value.sum(1).sum(), grad
 
 
-def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> Result | None:
+def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool) -> ValueAndGradient | None:
     """Compute value and gradient in one compiled kernel, or None if it cannot be compiled and need not be.
 
     On the CPU a first kernel is for targets of 0 and 1, which it verifies; others take a second call. Which kernel has
@@ -221,43 +230,33 @@ def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool
     """
     dtype, on_cpu = torch.promote_types(x.dtype, torch.float32), x.device.type == "cpu"
     if x.shape[0] > 1:  # torch.compile specialises on 1
-        x, y = x.detach(), y.detach()
+        y = y.detach()  # not to mark the caller's tensor
         torch._dynamo.mark_dynamic(x, 0)
         torch._dynamo.mark_dynamic(y, 0)
-    if on_cpu and loss.reduction != "none" and (y.numel() < CPU_CHUNK or _is_binary(y[0])):
-        divisor = {"mean": y.numel(), "batchmean": len(x)}.get(loss.reduction, 1)
-        result = _call_kernel(loss, x, y, _rows(len(x), divisor, dtype), True, with_grad)
-        if result is None or not math.isnan(result.loss.item()):
-            return result
-    if on_cpu:
-        rows = _rows(len(x), int(_divisor(loss, y, check_targets(y))), dtype)
-    else:
-        rows = x.new_tensor([1, LARGE], dtype=dtype).repeat(len(x), 1)
-        rows[:, 0] /= _divisor(loss, y, False)
-    return _call_kernel(loss, x, y, rows, False, with_grad)
-
-
-def _call_kernel(
-    loss: PerLabelLoss, x: Tensor, y: Tensor, rows: Tensor, binary: bool, with_grad: bool
-) -> Result | None:
-    kind = (len(x) > 1, x.shape[1], x.dtype, y.dtype, binary, with_grad)
-    if kind in loss._failed:
-        return None
-    if loss._kernel is None:
-        loss._kernel = _build_kernel()
+    loss._kernel = loss._kernel or _build_kernel()
     try:
-        return Result(*loss._kernel(loss, x, y, rows, binary, with_grad), 1)
+        if on_cpu and loss.reduction != "none" and (y.numel() < CPU_CHUNK or _is_binary(y[0])):
+            rows = _rows(len(x), float(_share(loss, y, True, dtype)), dtype)
+            result = loss._kernel(loss, x, y, rows, True, with_grad)
+            if not math.isnan(result[0].item()):
+                return result
+        if on_cpu:
+            rows = _rows(len(x), float(_share(loss, y, check_targets(y), dtype)), dtype)
+        else:
+            rows = x.new_tensor([1, LARGE], dtype=dtype).repeat(len(x), 1)
+            rows[:, 0] *= _share(loss, y, False, dtype)
+        return loss._kernel(loss, x, y, rows, False, with_grad)
     except Exception as error:
-        if loss._required:
+        if loss._required or isinstance(error, ValueError):  # a target above 1
             raise
         logger.debug("%s is computed eagerly, as compiling it failed: %s", type(loss).__name__, error)
-        loss._failed |= {kind}
+        loss.compiled = False
         return None
 
 
-def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _build_kernel() -> Callable[..., ValueAndGradient]:
     # A code object of its own: torch.compile counts recompilations by code object and gives up after eight.
-    function = types.FunctionType(_value_and_gradient.__code__.replace(), globals(), "_value_and_gradient")
+    function = types.FunctionType(_kernel.__code__.replace(), globals(), "_kernel")
     # A product and a sum may be rounded once, as in the library's own kernels. `dynamic=False`: a kernel must not
     # depend on the shapes seen before; only the number of rows, which is marked, is dynamic. Low thresholds:
     # what is used often is computed once, which keeps compilation short; in a single loop, nothing goes to memory.
@@ -271,66 +270,30 @@ def _build_kernel() -> Callable[..., tuple[Tensor, Tensor | None]]:
     return compiled
 
 
-def _value_and_gradient(
-    loss: PerLabelLoss, x: Tensor, y: Tensor, row: Tensor, binary: bool, with_grad: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return value and gradient, both times the share of the row; a `binary` value is NaN unless targets are 0 or 1.
+def _kernel(loss: PerLabelLoss, x: Tensor, y: Tensor, rows: Tensor, binary: bool, with_grad: bool) -> ValueAndGradient:
+    """Return value and gradient; the value is NaN if `binary` targets are not all 0 or 1.
 
-    `row` (B, 2) has the share, and the bound of the logits. Sums go by row, and the bound is one of the row, so that
+    `rows` (B, 2) has the share, and the bound of the logits. Sums go by row, and the bound is one of the row, so that
     the compiler makes a single loop over rows and classes, in which all intermediate values stay in registers.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    share, bound = row.split(1, 1)
-    x, y = torch.maximum(torch.minimum(x.to(dtype), bound), -bound), y.to(dtype)
-    weight = loss.weight(y)
-    weight = share if weight is None else weight * share
-    if binary:  # a product and a difference take less time than comparisons
-        up = y * weight
-        down = weight - up
-    else:
-        up, down = (part * weight for part in _cotangents(y, False))
-    if with_grad:
-        vjp: Callable[..., Any] = torch.func.vjp
-        (positive, negative), pull_back = vjp(lambda z: (loss.positive(z), loss.negative(z)), x)
-        (grad,) = pull_back((up, down))
-    else:
-        positive, negative, grad = loss.positive(x), loss.negative(x), None
-    value = positive * up + negative * down
+    share, bound = rows.split(1, 1)
     if binary:
-        value = torch.where(y * y == y, value, torch.nan)
-    return value if loss.reduction == "none" else value.sum(1).sum(), grad
+        share = torch.where(y * y == y, share, torch.nan)
+    return _value_and_gradient(loss, x, y, share, bound, known=binary, with_grad=with_grad)
 
 
-def _in_graph(loss: PerLabelLoss, x: Tensor, y: Tensor) -> Tensor:
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(dtype).clamp(-LARGE, LARGE), y.to(dtype)
-    up, down = _cotangents(y, False)
-    value = loss.positive(x) * up + loss.negative(x) * down
-    weight = loss.weight(y)
-    if weight is not None:
-        value = value * weight
-    return value if loss.reduction == "none" else value.sum() / _divisor(loss, y, False)
-
-
-def _cotangents(y: Tensor, all_known: bool) -> tuple[Tensor, Tensor]:
-    """Return the factors of the positive and of the negative term at targets y."""
-    if all_known:
-        return y, 1 - y
-    return y.clamp(min=0), torch.where(y < 0, 0, 1 - y)
-
-
-def _divisor(loss: PerLabelLoss, y: Tensor, all_known: bool) -> Tensor | int:
-    """Return what the reduction divides the sum by; a target of NaN counts as known, so that it shows."""
-    if loss.reduction == "mean":
-        return y.numel() if all_known else (y < 0).logical_not().sum().clamp(min=1)
-    return max(len(y), 1) if loss.reduction == "batchmean" else 1
+def _share(loss: PerLabelLoss, y: Tensor, known: bool, dtype: torch.dtype) -> Tensor | float:
+    """Return the factor of each entry in the reduction; a target of NaN counts as known, so that it shows."""
+    if loss.reduction == "mean" and not known:
+        return (y < 0).logical_not().sum().clamp(min=1).to(dtype).reciprocal()
+    return 1 / max({"mean": y.numel(), "batchmean": len(y)}.get(loss.reduction, 1), 1)
 
 
 @functools.lru_cache(maxsize=8)
-def _rows(rows: int, divisor: int, dtype: torch.dtype) -> Tensor:
-    """Return (1 / divisor, LARGE) for each row; kept, as making it each time takes as long as a small kernel."""
+def _rows(rows: int, share: float, dtype: torch.dtype) -> Tensor:
+    """Return (share, LARGE) for each row; kept, as making it each time takes as long as a small kernel."""
     with torch.inference_mode(False):
-        shares = torch.tensor([[1 / divisor, LARGE]], dtype=dtype).repeat(rows, 1)
+        shares = torch.tensor([[share, LARGE]], dtype=dtype).repeat(rows, 1)
         if rows > 1:
             torch._dynamo.mark_dynamic(shares, 0)
         return shares
@@ -344,14 +307,26 @@ def check_targets(y: Tensor) -> bool:
     """Return whether all targets are known.
 
     Raises:
-        ValueError: a target is above 1.
+        ValueError: a target is above 1 or NaN.
     """
     low, high = torch.aminmax(y)
-    if high.item() > 1:
+    if not high.item() <= 1:
         raise ValueError(
             f"targets must be 1 (positive), 0 (negative), -1 (unknown) or soft in [0, 1]; found {high.item():g}"
         )
     return low.item() >= 0
+
+
+def check_or_show(targets: Tensor) -> Tensor:
+    """Return 0, or NaN on an accelerator if a target is not finite, for losses that only compare targets.
+
+    Raises:
+        ValueError: on the CPU, a target is above 1 or NaN.
+    """
+    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+        check_targets(targets)
+        return targets.new_zeros((), dtype=torch.float32)
+    return (targets.float() - targets.float()).sum()
 
 
 def check_shapes(logits: Tensor, targets: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.losses.base import check_shapes
+from mltrain.losses.base import check_or_show, check_shapes
 
 ABSENT = -1e4
 """Stands for minus infinity, whose differences would be NaN; far below any logit over a temperature."""
@@ -56,7 +56,7 @@ class TwoWayLoss(nn.Module):
         positive, unknown = targets > 0.5, targets < 0
         positives = (-x / self.temperature_pos).masked_fill(~positive, ABSENT)
         negatives = (x / self.temperature_neg).masked_fill(positive | unknown, ABSENT)
-        loss = x.new_zeros(())
+        loss = x.new_zeros(()) + check_or_show(targets).to(x.dtype)
         for dim in (0, 1):
             hardest = self.temperature_pos * positives.logsumexp(dim) + self.temperature_neg * negatives.logsumexp(dim)
             valid = positive.any(dim)

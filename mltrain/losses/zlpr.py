@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mltrain.losses.base import check_shapes
+from mltrain.losses.base import check_or_show, check_shapes
 
 
 class ZLPRLoss(nn.Module):
@@ -43,7 +43,7 @@ class ZLPRLoss(nn.Module):
         zero = x.new_zeros(len(x), 1)  # the 1 in the logarithm; it also keeps an empty sum finite
         negatives = torch.cat((x.masked_fill(positive | unknown, -torch.inf), zero), dim=1)
         positives = torch.cat(((-x).masked_fill(~positive, -torch.inf), zero), dim=1)
-        loss = (negatives.logsumexp(1) + positives.logsumexp(1)).sum()
+        loss = (negatives.logsumexp(1) + positives.logsumexp(1)).sum() + check_or_show(targets).to(x.dtype)
         return loss / max(len(x), 1) if self.reduction == "batchmean" else loss
 
     def extra_repr(self) -> str:

@@ -170,8 +170,7 @@ def _precision_at_positives(scores: np.ndarray, labels: np.ndarray) -> np.ndarra
     if not known.all():
         scores = scores[known]
     positives_at_or_above = positives.size - np.searchsorted(positives, positives)
-    precision: np.ndarray = positives_at_or_above / count_at_or_above(scores, positives)
-    return precision
+    return positives_at_or_above / count_at_or_above(scores, positives)
 
 
 def count_at_or_above(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -31,11 +31,6 @@ class Summary:
     confusion: sparse.csr_matrix | None = None
     """single label only: images of the row's class that were predicted as the column's, int64 `(C, C)`"""
 
-    def to_json(self) -> dict[str, dict]:
-        """Return plain floats and lists; NaN (a class without positives) becomes None."""
-        columns = {name: [_plain(value) for value in column.tolist()] for name, column in self.per_class.items()}
-        return {"scalars": dict(self.scalars), "per_class": columns}
-
 
 def summarize(
     logits: Tensor | KnownEntries,
@@ -188,7 +183,3 @@ def checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
 
 def _percent(fraction: float) -> float:
     return 100.0 * float(fraction)
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mltrain.models.tresnet  # noqa: F401  registers variants that timm lacks
-from mltrain.errors import ConfigError, MltrainError
+from mltrain.errors import ConfigError
+from mltrain.models.hub import check_hub, no_weights
 from mltrain.models.weights import LoadReport, load_by_name, read_state_dict
 from mltrain.text import close_matches
 
@@ -130,8 +131,7 @@ class Backbone(nn.Module):
         return Features(x[:, self._prefix :], grid, x[:, : self._prefix])
 
     def _forward_features(self, images: Tensor) -> Tensor:
-        x: Tensor = self.model.forward_features(images)  # type: ignore[operator]
-        return x
+        return self.model.forward_features(images)  # type: ignore[operator]
 
     def freeze(self, *, stages: int, norm: bool | Literal["statistics"]) -> None:
         """Stop the training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""
@@ -290,6 +290,8 @@ def _cfg(name: str) -> PretrainedCfg:
 def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int) -> nn.Module:
     if pretrained and not timm.models.is_model_pretrained(name):
         raise ConfigError(f"model.pretrained=true: timm has no weights for {name}; use model.checkpoint=FILE or false")
+    if pretrained:
+        check_hub(name)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
@@ -302,11 +304,7 @@ def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int
         if not pretrained:
             raise
         # without a network the hub's client raises errors of several libraries
-        raise MltrainError(
-            f"model.pretrained=true: timm's weights for {name} could not be downloaded or loaded "
-            f"({type(error).__name__}: {error}). Without network access use model.checkpoint=FILE (safetensors or a "
-            "weights-only .pt), or model.pretrained=false to start from random weights"
-        ) from error
+        raise no_weights(name, f"{type(error).__name__}: {error}") from error
     return model
 
 

@@ -46,13 +46,11 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Features:
         """Return the backbone's features of raw images."""
-        features: Features = self.backbone(self.normalize(images))
-        return features
+        return self.backbone(self.normalize(images))
 
     def classify(self, features: Features) -> Tensor:
         """Return the head's logits for a backbone's features."""
-        logits: Tensor = self.head(features.tokens, **self.grid_of(features))
-        return logits
+        return self.head(features.tokens, **self.grid_of(features))
 
     def grid_of(self, features: Features) -> dict[str, tuple[int, int]]:
         """Return the argument `grid` for a head that takes it."""

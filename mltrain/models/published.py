@@ -91,7 +91,8 @@ def recognise(content: Any, *, source: str, file_name: str = "", model: str | No
     if not state:
         raise CheckpointError(f"{source}: found no tensors by name; it is no checkpoint of a model")
     meta: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-    body, rest = _split_backbone(state, source, model, _named_model(meta))
+    saved_name = meta.get("arch") or meta.get("architecture")  # timm's training script saves it
+    body, rest = _split_backbone(state, source, model, saved_name if isinstance(saved_name, str) else None)
     head = read_head(rest, found=body.found, model=body.options["name"], source=source)
     left = [name for name in rest if name not in head.names]
     if left:
@@ -110,7 +111,8 @@ def recognise(content: Any, *, source: str, file_name: str = "", model: str | No
             f"{source}: says num_classes={named}, but its head gives {head.num_classes} logits ({head.found}): head "
             "and file are of different models"
         )
-    size = head.image_size or _size_in(file_name)
+    sizes = {int(text) for text in re.findall(r"(?<!\d)\d{3}(?!\d)", file_name)} & {*SIZES}
+    size = head.image_size or (sizes.pop() if len(sizes) == 1 else None)
     normalisation, assumed = _normalisation(body, head)
     body = replace(body, options=body.options | normalisation)
     assumed += head.assumed
@@ -130,17 +132,6 @@ def _normalisation(body: BackbonePart, head: HeadPart) -> tuple[dict[str, Any], 
         other = "; a Query2Label trained without --orid_norm has ImageNet's" if head.kind == "query2label" else ""
         return {}, (f"model.mean=[0,0,0] model.std=[1,1,1] (TResNet's{other})",)
     return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}, ("model.mean and model.std of ImageNet",)
-
-
-def _named_model(meta: Mapping[str, Any]) -> str | None:
-    """Return the model's name, which timm's training script saves as `arch`."""
-    name = meta.get("arch") or meta.get("architecture")
-    return name if isinstance(name, str) else None
-
-
-def _size_in(file_name: str) -> int | None:
-    sizes = [int(text) for text in re.findall(r"(?<!\d)\d{3}(?!\d)", file_name) if int(text) in SIZES]
-    return sizes[0] if len(set(sizes)) == 1 else None
 
 
 # -- backbones -------------------------------------------------------------------------------------------------------

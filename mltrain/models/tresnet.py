@@ -27,7 +27,7 @@ default_cfgs = generate_default_cfgs({"tresnet_xl_v2": _CFG, "tresnet_s": _CFG})
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> TResNet:
-    model: TResNet = build_model_with_cfg(
+    return build_model_with_cfg(
         TResNet,
         variant,
         pretrained,
@@ -35,7 +35,6 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> TResNet:
         feature_cfg={"out_indices": (1, 2, 3, 4), "flatten_sequential": True},
         **kwargs,
     )
-    return model
 
 
 @register_model

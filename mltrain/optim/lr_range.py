@@ -127,5 +127,4 @@ def _smoothed(values: np.ndarray, width: float) -> np.ndarray:
     """Return Gaussian means of neighbouring values; near the ends, over the values that exist."""
     reach = np.arange(len(values))
     weights = np.exp(-0.5 * ((reach[:, None] - reach[None]) / width) ** 2)
-    smoothed: np.ndarray = weights @ values / weights.sum(axis=1)
-    return smoothed
+    return weights @ values / weights.sum(axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,6 +21,7 @@ class Schedule(Protocol):
     def at(self, step: int) -> tuple[float, float | None]: ...
 
 
+@dataclass(kw_only=True, eq=False)
 class OneCycle:
     """One-cycle (Smith and Topin, arXiv 1708.07120), equal to `torch.optim.lr_scheduler.OneCycleLR` to 1e-12.
 
@@ -28,37 +30,31 @@ class OneCycle:
     `max_momentum` to `base_momentum` and back: torch's default, which the ASL and ML-Decoder papers used.
     """
 
-    def __init__(
-        self,
-        *,
-        steps_per_epoch: int,
-        epochs: int,
-        pct_start: float = 0.2,
-        div_factor: float = 25.0,
-        final_div_factor: float = 1e4,
-        cycle_momentum: bool = True,
-        base_momentum: float = 0.85,
-        max_momentum: float = 0.95,
-        anneal: Literal["cos", "linear"] = "cos",
-    ) -> None:
-        self.total_steps = _total_steps(steps_per_epoch, epochs)
-        if not 0 <= pct_start <= 1:
-            raise ValueError(f"pct_start must lie in 0..1, got {pct_start}")
-        if not (0 < div_factor < math.inf and 0 < final_div_factor < math.inf):
-            raise ValueError(
-                f"div_factor and final_div_factor must be above 0 and finite, got {div_factor}, {final_div_factor}"
-            )
-        if not 0 <= base_momentum <= max_momentum < 1:
-            raise ValueError(
-                f"0 <= base_momentum <= max_momentum < 1 is required, got {base_momentum} and {max_momentum}"
-            )
-        if anneal not in ("cos", "linear"):
-            raise ValueError(f"anneal must be cos or linear, got {anneal!r}")
-        self._between = _cosine if anneal == "cos" else _linear
-        self._peak = pct_start * self.total_steps - 1.0
-        self._start = 1.0 / div_factor
-        self._end = self._start / final_div_factor
-        self._momentum = (max_momentum, base_momentum) if cycle_momentum else None
+    steps_per_epoch: int
+    epochs: int
+    pct_start: float = 0.2
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    cycle_momentum: bool = True
+    base_momentum: float = 0.85
+    max_momentum: float = 0.95
+    anneal: Literal["cos", "linear"] = "cos"
+
+    def __post_init__(self) -> None:
+        self.total_steps = _total_steps(self.steps_per_epoch, self.epochs)
+        if not 0 <= self.pct_start <= 1:
+            raise ValueError(f"pct_start must lie in 0..1, got {self.pct_start}")
+        factors, momentum = (self.div_factor, self.final_div_factor), (self.base_momentum, self.max_momentum)
+        if not all(0 < factor < math.inf for factor in factors):
+            raise ValueError("div_factor and final_div_factor must be above 0 and finite, got {}, {}".format(*factors))
+        if not 0 <= momentum[0] <= momentum[1] < 1:
+            raise ValueError("0 <= base_momentum <= max_momentum < 1 is required, got {} and {}".format(*momentum))
+        if self.anneal not in ("cos", "linear"):
+            raise ValueError(f"anneal must be cos or linear, got {self.anneal!r}")
+        self._between = _cosine if self.anneal == "cos" else _linear
+        self._peak = self.pct_start * self.total_steps - 1.0
+        self._start = 1.0 / self.div_factor
+        self._end = self._start / self.final_div_factor
 
     def at(self, step: int) -> tuple[float, float | None]:
         step = _clamp(step, self.total_steps)
@@ -71,13 +67,43 @@ class OneCycle:
             # If the warm-up is shorter than one step, the peak is before step 0; torch begins the descent there too.
             fraction = (step - self._peak) / (last - self._peak)
             factor = self._between(1.0, self._end, fraction)
-        if self._momentum is None:
+        if not self.cycle_momentum:
             return factor, None
-        high, low = self._momentum
+        high, low = self.max_momentum, self.base_momentum
         return factor, self._between(high, low, fraction) if rising else self._between(low, high, fraction)
 
 
-class Cosine:
+@dataclass(kw_only=True, eq=False)
+class _WarmUp:
+    """Base of schedules that begin with a linear climb from `warmup_start` to 1.
+
+    It lasts `warmup_steps`, or `warmup_epochs` (a fraction is allowed) if that is None.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    warmup_epochs: float = 0.0
+    warmup_steps: int | None = None
+    warmup_start: float = 0.01
+
+    def __post_init__(self) -> None:
+        self.total_steps = _total_steps(self.steps_per_epoch, self.epochs)
+        epochs, steps = self.warmup_epochs, self.warmup_steps
+        if not 0 <= epochs < math.inf or (steps is not None and steps < 0):
+            raise ValueError(f"warmup_epochs and warmup_steps must be 0 or more, got {epochs} and {steps}")
+        if epochs and steps is not None:
+            raise ValueError(f"give warmup_epochs or warmup_steps, not both (got {epochs} and {steps})")
+        if not 0 <= self.warmup_start <= 1:
+            raise ValueError(f"warmup_start must lie in 0..1 (a factor of the peak lr), got {self.warmup_start}")
+        self._climb = round(epochs * self.steps_per_epoch) if steps is None else steps
+
+    def _warm(self, step: int) -> float:
+        start = self.warmup_start
+        return 1.0 if step >= self._climb else start + (1.0 - start) * step / self._climb
+
+
+@dataclass(kw_only=True, eq=False)
+class Cosine(_WarmUp):
     """Linear warm-up from `warmup_start` to 1, then a half cosine to `final` (Loshchilov and Hutter, arXiv
     1608.03983, without restarts).
 
@@ -85,83 +111,55 @@ class Cosine:
     `warmup_steps`, or `warmup_epochs` (a fraction is allowed) if that is None.
     """
 
-    def __init__(
-        self,
-        *,
-        steps_per_epoch: int,
-        epochs: int,
-        warmup_epochs: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_start: float = 0.01,
-        final: float = 0.0,
-    ) -> None:
-        self.total_steps = _total_steps(steps_per_epoch, epochs)
-        self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
-        if self._warmup.steps >= self.total_steps:
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self._climb >= self.total_steps:
             raise ValueError(
-                f"the warm-up of {self._warmup.steps} steps is not shorter than the schedule ({self.total_steps} steps)"
+                f"the warm-up of {self._climb} steps is not shorter than the schedule ({self.total_steps} steps)"
             )
-        if not 0 <= final <= 1:
-            raise ValueError(f"final must lie in 0..1 (a factor of the peak lr), got {final}")
-        self._final = final
+        if not 0 <= self.final <= 1:
+            raise ValueError(f"final must lie in 0..1 (a factor of the peak lr), got {self.final}")
 
     def at(self, step: int) -> tuple[float, float | None]:
         step = _clamp(step, self.total_steps)
-        start = self._warmup.steps
-        if step < start:
-            return self._warmup.factor(step), None
-        return _cosine(1.0, self._final, (step - start) / (self.total_steps - start)), None
+        if step < self._climb:
+            return self._warm(step), None
+        return _cosine(1.0, self.final, (step - self._climb) / (self.total_steps - self._climb)), None
 
 
-class MultiStep:
+@dataclass(kw_only=True, eq=False)
+class MultiStep(_WarmUp):
     """Multiplies the factor by `gamma` at each of `milestones` (epochs, a fraction is allowed), after a linear warm-up.
 
     The factor of the warm-up multiplies that of the schedule, as in mmcv, which Distribution-Balanced Loss used
     (milestones 5 and 7 of 8 epochs, 500 warm-up steps from 1/3).
     """
 
-    def __init__(
-        self,
-        *,
-        steps_per_epoch: int,
-        epochs: int,
-        milestones: list[float],
-        gamma: float = 0.1,
-        warmup_epochs: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_start: float = 0.01,
-    ) -> None:
-        self.total_steps = _total_steps(steps_per_epoch, epochs)
-        self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
-        if not all(0 < milestone < math.inf for milestone in milestones) or sorted(set(milestones)) != list(milestones):
-            raise ValueError(f"milestones must be epochs above 0 in increasing order, got {list(milestones)}")
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"gamma must be above 0 and finite, got {gamma}")
-        self._milestones = [round(milestone * steps_per_epoch) for milestone in milestones]
-        self._gamma = gamma
+    milestones: list[float]
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = list(self.milestones)
+        if not all(0 < milestone < math.inf for milestone in given) or sorted(set(given)) != given:
+            raise ValueError(f"milestones must be epochs above 0 in increasing order, got {given}")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma must be above 0 and finite, got {self.gamma}")
+        self._steps = [round(milestone * self.steps_per_epoch) for milestone in given]
 
     def at(self, step: int) -> tuple[float, float | None]:
         step = _clamp(step, self.total_steps)
-        return self._warmup.factor(step) * self._gamma ** bisect.bisect_right(self._milestones, step), None
+        return self._warm(step) * self.gamma ** bisect.bisect_right(self._steps, step), None
 
 
-class Constant:
+@dataclass(kw_only=True, eq=False)
+class Constant(_WarmUp):
     """The peak in every step, after an optional linear warm-up."""
 
-    def __init__(
-        self,
-        *,
-        steps_per_epoch: int,
-        epochs: int,
-        warmup_epochs: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_start: float = 0.01,
-    ) -> None:
-        self.total_steps = _total_steps(steps_per_epoch, epochs)
-        self._warmup = _Warmup(steps_per_epoch, warmup_epochs, warmup_steps, warmup_start)
-
     def at(self, step: int) -> tuple[float, float | None]:
-        return self._warmup.factor(_clamp(step, self.total_steps)), None
+        return self._warm(_clamp(step, self.total_steps)), None
 
 
 def apply(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
@@ -191,23 +189,6 @@ def _set(group: dict[str, Any], key: str, value: float) -> None:
         group[key].fill_(value)
     else:
         group[key] = value
-
-
-class _Warmup:
-    """A linear climb from `start` to 1 over `steps` steps."""
-
-    def __init__(self, steps_per_epoch: int, epochs: float, steps: int | None, start: float) -> None:
-        if not 0 <= epochs < math.inf or (steps is not None and steps < 0):
-            raise ValueError(f"warmup_epochs and warmup_steps must be 0 or more, got {epochs} and {steps}")
-        if epochs and steps is not None:
-            raise ValueError(f"give warmup_epochs or warmup_steps, not both (got {epochs} and {steps})")
-        if not 0 <= start <= 1:
-            raise ValueError(f"warmup_start must lie in 0..1 (a factor of the peak lr), got {start}")
-        self.steps = round(epochs * steps_per_epoch) if steps is None else steps
-        self._start = start
-
-    def factor(self, step: int) -> float:
-        return 1.0 if step >= self.steps else self._start + (1.0 - self._start) * step / self.steps
 
 
 def _total_steps(steps_per_epoch: int, epochs: int) -> int:

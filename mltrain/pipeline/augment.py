@@ -8,6 +8,7 @@ Pillow's by at most 2 grey levels, and may differ by 1 between processor familie
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ _CROPS = ("squish", "random_resized", "random_sides", "shorter_side")
 _DEFAULT_RANGES = {"random_sides": ((0.8, 1.0), (1 / 2, 2.0))}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class EvalResize:
     """The deterministic transform of evaluation.
 
@@ -47,26 +49,22 @@ class EvalResize:
         ValueError: an argument is out of range, or `crop_pct` is given for ``squish``.
     """
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        resize: Literal["squish", "crop"] = "squish",
-        crop_pct: float = 1.0,
-        interpolation: Interpolation = "bilinear",
-    ) -> None:
-        _check_choice("resize", resize, ("squish", "crop"))
-        _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size}: must be positive")
-        if not 0 < crop_pct <= 1:
-            raise ValueError(f"crop_pct={crop_pct}: must be in (0, 1]")
-        if resize == "squish" and crop_pct != 1:
-            raise ValueError(f"crop_pct={crop_pct} has no effect with resize=squish; use resize=crop, or leave it out")
-        self.image_size = image_size
-        self.resize = resize
-        self.crop_pct = crop_pct
-        self.interpolation = interpolation
+    image_size: int
+    resize: Literal["squish", "crop"] = "squish"
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_choice("resize", self.resize, ("squish", "crop"))
+        _check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size}: must be positive")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct={self.crop_pct}: must be in (0, 1]")
+        if self.resize == "squish" and self.crop_pct != 1:
+            raise ValueError(
+                f"crop_pct={self.crop_pct} has no effect with resize=squish; use resize=crop, or leave it out"
+            )
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         size = self.image_size
@@ -97,14 +95,16 @@ class EvalResize:
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ShorterSide:
     """Shrinks an image until its shorter side is `size`, never enlarges it; for a cache that serves random crops."""
 
-    def __init__(self, *, size: int, interpolation: Interpolation = "bilinear") -> None:
-        if size < 1:
-            raise ValueError(f"size={size}: must be positive")
-        self.size = size
-        self.interpolation = interpolation
+    size: int
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size}: must be positive")
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         if min(image.shape[:2]) <= self.size:
@@ -116,6 +116,7 @@ class ShorterSide:
         return f"ShorterSide(size={self.size}, interpolation={self.interpolation})"
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainAugment:
     """The random transform of training.
 
@@ -143,53 +144,43 @@ class TrainAugment:
         ValueError: an argument is out of range, or `scale` or `ratio` is given for another crop.
     """
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        crop: Literal["squish", "random_resized", "random_sides", "shorter_side"] = "squish",
-        scale: tuple[float, float] | None = None,
-        ratio: tuple[float, float] | None = None,
-        flip: float = 0.5,
-        color_jitter: float = 0.0,
-        photometric: bool = False,
-        cutout: float = 0.0,
-        randaugment_ops: int = 0,
-        randaugment_magnitude: int = 9,
-        interpolation: Interpolation = "bilinear",
-    ) -> None:
-        _check_choice("crop", crop, _CROPS)
-        _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size}: must be positive")
-        if not crop.startswith("random") and (scale is not None or ratio is not None):
+    image_size: int
+    crop: Literal["squish", "random_resized", "random_sides", "shorter_side"] = "squish"
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] | None = None
+    flip: float = 0.5
+    color_jitter: float = 0.0
+    photometric: bool = False
+    cutout: float = 0.0
+    randaugment_ops: int = 0
+    randaugment_magnitude: int = 9
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_choice("crop", self.crop, _CROPS)
+        _check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size}: must be positive")
+        if not self.crop.startswith("random") and (self.scale is not None or self.ratio is not None):
             raise ValueError(
-                f"scale and ratio have no effect with crop={crop}; use crop=random_resized or random_sides, or leave "
-                "them out"
+                f"scale and ratio have no effect with crop={self.crop}; use crop=random_resized or random_sides, or "
+                "leave them out"
             )
-        default_scale, default_ratio = _DEFAULT_RANGES.get(crop, ((0.08, 1.0), (3 / 4, 4 / 3)))
-        self.scale = _pair("scale", scale or default_scale, upper=1.0)
-        self.ratio = _pair("ratio", ratio or default_ratio, upper=math.inf)
-        for name, value in (("flip", flip), ("cutout", cutout)):
+        default_scale, default_ratio = _DEFAULT_RANGES.get(self.crop, ((0.08, 1.0), (3 / 4, 4 / 3)))
+        self._scale = _pair("scale", self.scale or default_scale, upper=1.0)
+        self._ratio = _pair("ratio", self.ratio or default_ratio, upper=math.inf)
+        for name, value in (("flip", self.flip), ("cutout", self.cutout)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: must be in 0..1")
-        if not 0 <= color_jitter < math.inf:
-            raise ValueError(f"color_jitter={color_jitter}: must be 0 or more, and finite")
-        if randaugment_ops < 0 or not 0 <= randaugment_magnitude <= 30:
+        if not 0 <= self.color_jitter < math.inf:
+            raise ValueError(f"color_jitter={self.color_jitter}: must be 0 or more, and finite")
+        ops, magnitude = self.randaugment_ops, self.randaugment_magnitude
+        if ops < 0 or not 0 <= magnitude <= 30:
             raise ValueError(
-                f"randaugment_ops={randaugment_ops}, randaugment_magnitude={randaugment_magnitude}: "
-                "operations must not be negative and the magnitude is in 0..30"
+                f"randaugment_ops={ops}, randaugment_magnitude={magnitude}: operations must not be negative and the "
+                "magnitude is in 0..30"
             )
-        self.image_size = image_size
-        self.crop = crop
-        self.flip = flip
-        self.color_jitter = color_jitter
-        self.photometric = photometric
-        self.cutout = cutout
-        self.interpolation = interpolation
-        self.randaugment = (
-            v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude) if randaugment_ops else None
-        )
+        self.randaugment = v2.RandAugment(num_ops=ops, magnitude=magnitude) if ops else None
 
     def cache_resize(self, size: int | None = None) -> EvalResize | ShorterSide:
         """Return the transform whose results a cache stores for this augmentation.
@@ -230,9 +221,9 @@ class TrainAugment:
             top, left, h, w = crops.shorter_side(height, width, draws)
         elif self.crop == "random_sides":
             own = integer_generator(SIDES, int(draws[0] * 2**53))
-            top, left, h, w = crops.random_sides(height, width, self.scale, self.ratio, own)
+            top, left, h, w = crops.random_sides(height, width, self._scale, self._ratio, own)
         else:
-            top, left, h, w = crops.random_resized(height, width, self.scale, self.ratio, draws)
+            top, left, h, w = crops.random_resized(height, width, self._scale, self._ratio, draws)
         return image[top : top + h, left : left + w]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -119,40 +120,30 @@ class FileSource:
         return read_image(self._labels.path(index), self.damaged)
 
 
+@dataclass(eq=False)
 class Assembler:
-    """Loads the batch of a `Job`: a map-style dataset of batches.
+    """Loads the batch of a `Job`: a map-style dataset of batches."""
 
-    Args:
-        labels: targets, and paths for messages.
-        source: images.
-        transform: applied to each image.
-        seed: of the run: each image is transformed under random state keyed by (seed, epoch, position, index), and the
-            earlier state is restored. None: the transform draws nothing.
-        skip: leave out images that cannot be decoded, instead of failing the batch.
-        buffers: memory that jobs refer to.
-    """
-
-    def __init__(
-        self,
-        labels: LabelSet,
-        source: ImageSource,
-        transform: Transform,
-        *,
-        seed: int | None,
-        skip: bool,
-        buffers: BatchBuffers | None,
-    ) -> None:
-        self._labels, self._source, self._transform = labels, source, transform
-        self._seed, self._skip, self._buffers = seed, skip, buffers
+    labels: LabelSet
+    """targets, and paths for messages"""
+    source: ImageSource
+    transform: Transform
+    seed: int | None
+    """of the run: each image is transformed under random state keyed by (seed, epoch, position, index), and the earlier
+    state is restored. None: the transform draws nothing"""
+    skip: bool
+    """leave out images that cannot be decoded, instead of failing the batch"""
+    buffers: BatchBuffers | None
+    """memory that jobs refer to"""
 
     def __getitem__(self, job: Job) -> PackedBatch:
-        if self._seed is None:
+        if self.seed is None:
             return self._assemble(job, None)
         with kept_random_state() as generator:
             return self._assemble(job, generator)
 
     def _assemble(self, job: Job, generator: torch.Generator | None) -> PackedBatch:
-        count, size, classes = len(job.indices), self._transform.image_size, self._labels.num_classes
+        count, size, classes = len(job.indices), self.transform.image_size, self.labels.num_classes
         memory = self._memory(job, count * (size * size * 3 + classes))
         buffer = memory if job.buffer is None else job.buffer
         images, targets = _views(memory, count, size, classes)
@@ -160,32 +151,32 @@ class Assembler:
         corrupt: list[str] = []
         for offset, index in enumerate(job.indices.tolist()):
             try:
-                image = self._source.read(index)
+                image = self.source.read(index)
             except DataError as error:
-                if not self._skip:
+                if not self.skip:
                     return PackedBatch(buffer, count, size, classes, job.indices, [], str(error), [])
                 corrupt.append(str(error))
                 continue
-            if generator is not None and self._seed is not None:
-                generator.manual_seed(integer_hash(IMAGE, self._seed, job.epoch, job.position + offset, index))
-            result = self._transform(image)
+            if generator is not None and self.seed is not None:
+                generator.manual_seed(integer_hash(IMAGE, self.seed, job.epoch, job.position + offset, index))
+            result = self.transform(image)
             if result.shape != (3, size, size) or result.dtype != torch.uint8:
                 raise ValueError(
-                    f"{type(self._transform).__name__} gave {result.dtype} {tuple(result.shape)}, "
+                    f"{type(self.transform).__name__} gave {result.dtype} {tuple(result.shape)}, "
                     f"expected torch.uint8 {(3, size, size)}"
                 )
             images[len(kept)].copy_(result)
             kept.append(index)
         indices = np.asarray(kept, dtype=np.int64)
-        targets[: len(kept)] = torch.from_numpy(self._labels.targets_batch(indices))
-        damaged = self._source.damaged.copy()
-        self._source.damaged.clear()
+        targets[: len(kept)] = torch.from_numpy(self.labels.targets_batch(indices))
+        damaged = self.source.damaged.copy()
+        self.source.damaged.clear()
         return PackedBatch(buffer, count, size, classes, indices, corrupt, None, damaged)
 
     def _memory(self, job: Job, size: int) -> torch.Tensor:
         if job.buffer is not None:
-            assert self._buffers is not None and size <= self._buffers.size
-            return self._buffers.memory(job.buffer)
+            assert self.buffers is not None and size <= self.buffers.size
+            return self.buffers.memory(job.buffer)
         if get_worker_info() is None:
             return torch.empty(size, dtype=torch.uint8)
         # Shared memory from the start, as in torch's own default_collate, saves a copy.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.files import atomic_write, locked
 from mltrain.labels import LabelSet
@@ -30,7 +31,8 @@ from mltrain.progress import BAR_SECONDS, Meter
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
 _ABSENT = -1
-# Columns of the index. Size and time are those of the image file: if they change, the cache is made again.
+# Columns of the index. Size and time are those of the image file, or the time of its archive: if
+# they change, the cache is made again.
 _OFFSET, _HEIGHT, _WIDTH, _FILE_SIZE, _FILE_TIME = range(5)
 
 
@@ -129,10 +131,9 @@ def _file_states(labels: LabelSet) -> np.ndarray:
     states = np.empty((len(labels), 2), dtype=np.int64)
     for i in range(len(labels)):
         try:
-            stat = os.stat(labels.path(i))  # noqa: PTH116  (N calls)
+            states[i] = storage.state(labels.path(i))
         except OSError as error:
             raise DataError(f"{labels.path(i)}: cannot read the file: {error.strerror or error}") from error
-        states[i] = stat.st_size, stat.st_mtime_ns
     return states
 
 

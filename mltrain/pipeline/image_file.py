@@ -10,6 +10,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.files import kind_of
 
@@ -21,12 +22,20 @@ FORMATS = (
 
 
 def read_file(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the bytes of a regular file, uint8.
+    """Return the bytes of a regular file or of a member of an archive, uint8, writable.
 
     Raises:
         DataError: there is no such file, it is empty, or it is a folder, a pipe, a socket or a device (reading could
-            block).  The message has the path and the reason.
+            block), or a member of an archive that cannot be read.  The message has the path and the reason.
     """
+    inside = storage.locate(path)
+    data = _read_regular(path) if inside is None else storage.read_member(*inside)
+    if not len(data):
+        raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
+    return data
+
+
+def _read_regular(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         # O_NONBLOCK: opening a pipe would wait for its writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -39,8 +48,6 @@ def read_file(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{os.fspath(path)}: cannot read the file: {reason}") from error
     if data is None:
         raise DataError(f"{os.fspath(path)}: cannot read the file: it is {kind_of(path) or 'no file'}")
-    if not len(data):
-        raise DataError(f"{os.fspath(path)}: the file is empty (0 bytes)")
     return data
 
 

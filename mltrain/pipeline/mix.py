@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 
+@dataclass(kw_only=True, eq=False)
 class BatchMix:
     """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch with a permutation of itself.
 
@@ -26,24 +28,19 @@ class BatchMix:
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        probability: float = 1.0,
-        targets: Literal["linear", "union"] = "linear",
-    ) -> None:
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    probability: float = 1.0
+    targets: Literal["linear", "union"] = "linear"
+
+    def __post_init__(self) -> None:
+        mixup, cutmix = self.mixup, self.cutmix
         if not (0 <= mixup < math.inf and 0 <= cutmix < math.inf) or mixup == cutmix == 0:
             raise ValueError(f"mixup={mixup}, cutmix={cutmix}: must be 0 or more and finite, and one of them positive")
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability={probability}: must be in 0..1")
-        if targets not in ("linear", "union"):
-            raise ValueError(f"targets={targets!r}: must be linear or union")
-        self.mixup = mixup
-        self.cutmix = cutmix
-        self.probability = probability
-        self.targets = targets
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability={self.probability}: must be in 0..1")
+        if self.targets not in ("linear", "union"):
+            raise ValueError(f"targets={self.targets!r}: must be linear or union")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -36,33 +37,45 @@ class Sampler(Protocol):
     def order(self, epoch: int) -> np.ndarray: ...
 
 
-class UniformSampler:
+@dataclass(kw_only=True, eq=False)
+class _Sampler:
+    """Base of samplers: an epoch has as many indices as there are images, unless a subclass sets another size."""
+
+    labels: LabelSet
+    stats: LabelStats | None = None
+    seed: int = 0
+    epoch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        self._set_size(len(self.labels))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def _set_size(self, default: int) -> None:
+        if self.epoch_size is not None and self.epoch_size < 1:
+            raise ValueError(f"epoch_size={self.epoch_size}: must be positive, or None for {default}")
+        self._size = default if self.epoch_size is None else self.epoch_size
+
+
+class UniformSampler(_Sampler):
     """Instance sampling: every image once per epoch, shuffled.
 
     With an `epoch_size` other than N, epochs are consecutive pieces of an endless stream of such shuffles.
     """
 
-    def __init__(
-        self, *, labels: LabelSet, stats: LabelStats | None = None, seed: int = 0, epoch_size: int | None = None
-    ) -> None:
-        self._count = len(labels)
-        self._seed = seed
-        self._size = _epoch_size(epoch_size, self._count)
-
-    def __len__(self) -> int:
-        return self._size
-
     def order(self, epoch: int) -> np.ndarray:
         if not self._size:
             return np.empty(0, np.int64)
-        first = epoch * self._size
-        cycles = range(first // self._count, (first + self._size - 1) // self._count + 1)
-        shuffled = [torch.randperm(self._count, generator=integer_generator(ORDER, self._seed, k)) for k in cycles]
-        start = first - cycles[0] * self._count
+        first, count = epoch * self._size, len(self.labels)
+        cycles = range(first // count, (first + self._size - 1) // count + 1)
+        shuffled = [torch.randperm(count, generator=integer_generator(ORDER, self.seed, k)) for k in cycles]
+        start = first - cycles[0] * count
         return torch.cat(shuffled)[start : start + self._size].numpy()
 
 
-class ClassAwareSampler:
+@dataclass(kw_only=True, eq=False)
+class ClassAwareSampler(_Sampler):
     """Class-aware sampling: draw classes in shuffled rounds, and for each class its next few images.
 
     Shen et al., Relay Backpropagation, arXiv 1512.05830; with `images_per_draw` 3 and `reduce` 4 as the repository of
@@ -84,32 +97,22 @@ class ClassAwareSampler:
         DataError: no image has a positive.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSet,
-        stats: LabelStats | None = None,
-        seed: int = 0,
-        images_per_draw: int = 3,
-        reduce: float = 4.0,
-        epoch_size: int | None = None,
-    ) -> None:
-        if images_per_draw < 1:
-            raise ValueError(f"images_per_draw={images_per_draw}: must be positive")
-        if not 0 < reduce < math.inf:
-            raise ValueError(f"reduce={reduce}: must be above 0 and finite")
-        rows, columns = labels.positive_pairs()
-        counts = np.bincount(columns, minlength=labels.num_classes)
-        _warn_of_empty_classes(labels, counts)
+    images_per_draw: int = 3
+    reduce: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.images_per_draw < 1:
+            raise ValueError(f"images_per_draw={self.images_per_draw}: must be positive")
+        if not 0 < self.reduce < math.inf:
+            raise ValueError(f"reduce={self.reduce}: must be above 0 and finite")
+        rows, columns = self.labels.positive_pairs()
+        counts = np.bincount(columns, minlength=self.labels.num_classes)
+        _warn_of_empty_classes(self.labels, counts)
         images = rows[np.argsort(columns, kind="stable")]
         ends = np.cumsum(counts)
         self._classes = [(c, images[ends[c] - counts[c] : ends[c]]) for c in np.flatnonzero(counts).tolist()]
-        self._seed = seed
-        self._per_draw = images_per_draw
-        self._size = _epoch_size(epoch_size, max(1, int(counts.max() * len(self._classes) / reduce)))
-
-    def __len__(self) -> int:
-        return self._size
+        self._per_draw = self.images_per_draw
+        self._set_size(max(1, int(counts.max() * len(self._classes) / self.reduce)))
 
     def order(self, epoch: int) -> np.ndarray:
         # A round draws each of the C classes once. So the k-th round shows the images k * p to k * p + p - 1 of the
@@ -130,24 +133,21 @@ class ClassAwareSampler:
         """Return positions `first` to `first + count - 1` of an endless sequence of shuffles of 0..length - 1."""
         turn = first // length
         turns = (first + count - 1) // length + 1 - turn
-        words = _random_words(integer_hash(ORDER, self._seed, key, length), turn * length, turns * length)
+        words = _random_words(integer_hash(ORDER, self.seed, key, length), turn * length, turns * length)
         shuffled = np.argsort(words.reshape(turns, length), axis=1).reshape(-1)
         return shuffled[first - turn * length :][:count]
 
 
-class _ExpectedCountSampler:
+class _ExpectedCountSampler(_Sampler):
     """Base of the samplers that show image i `expected[i]` times per epoch on average, rounded again in each epoch."""
 
-    def __init__(self, expected: np.ndarray, size: int, seed: int) -> None:
-        self._expected, self._size, self._seed = expected, size, seed
-
-    def __len__(self) -> int:
-        return self._size
+    _expected: np.ndarray
 
     def order(self, epoch: int) -> np.ndarray:
-        return _rounded(self._expected, self._size, integer_generator(ORDER, self._seed, epoch))
+        return _rounded(self._expected, self._size, integer_generator(ORDER, self.seed, epoch))
 
 
+@dataclass(kw_only=True, eq=False)
 class RepeatFactorSampler(_ExpectedCountSampler):
     """Repeat-factor sampling: show image i r_i = max(1, max_c sqrt(t / f_c)) times per epoch on average.
 
@@ -166,15 +166,10 @@ class RepeatFactorSampler(_ExpectedCountSampler):
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSet,
-        stats: LabelStats | None = None,
-        seed: int = 0,
-        threshold: float = 0.001,
-        epoch_size: int | None = None,
-    ) -> None:
+    threshold: float = 0.001
+
+    def __post_init__(self) -> None:
+        labels, threshold = self.labels, self.threshold
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold={threshold}: must be above 0 and at most 1")
         rows, columns = labels.positive_pairs()
@@ -191,12 +186,11 @@ class RepeatFactorSampler(_ExpectedCountSampler):
         whole = np.floor(factors)
         # cumsum adds one by one; sum does not on every processor, and the length must not depend on that.
         total = int(whole.sum()) + int(np.append(0.0, np.cumsum(factors - whole))[-1])
-        size = _epoch_size(epoch_size, total)
-        expected = factors if epoch_size is None else factors * (epoch_size / np.cumsum(factors)[-1])
-        super().__init__(expected, size, seed)
+        self._set_size(total)
+        self._expected = factors if self.epoch_size is None else factors * (self._size / np.cumsum(factors)[-1])
         logger.info(
             "%s: repeat factors above 1 for %d of %d images, at most %.2f; %d images an epoch",
-            labels.name, repeated, len(labels), factors.max(initial=1.0), size,
+            labels.name, repeated, len(labels), factors.max(initial=1.0), self._size,
         )  # fmt: skip
 
 
@@ -213,17 +207,16 @@ class SquareRootSampler(_ExpectedCountSampler):
         DataError: no image has a positive.
     """
 
-    def __init__(
-        self, *, labels: LabelSet, stats: LabelStats | None = None, seed: int = 0, epoch_size: int | None = None
-    ) -> None:
-        rows, columns = labels.positive_pairs()
-        counts = np.bincount(columns, minlength=labels.num_classes)
-        _warn_of_empty_classes(labels, counts)
-        size = _epoch_size(epoch_size, len(labels))
-        weights = np.bincount(rows, 1 / np.sqrt(counts[columns]), minlength=len(labels))
-        super().__init__(weights * (size / np.cumsum(np.sqrt(counts))[-1]), size, seed)
+    def __post_init__(self) -> None:
+        rows, columns = self.labels.positive_pairs()
+        counts = np.bincount(columns, minlength=self.labels.num_classes)
+        _warn_of_empty_classes(self.labels, counts)
+        self._set_size(len(self.labels))
+        weights = np.bincount(rows, 1 / np.sqrt(counts[columns]), minlength=len(self.labels))
+        self._expected = weights * (self._size / np.cumsum(np.sqrt(counts))[-1])
 
 
+@dataclass(kw_only=True, eq=False)
 class ClassCostSampler(_ExpectedCountSampler):
     """Sampling in proportion to the cost of an image's class, or to the mean cost of its classes.
 
@@ -237,25 +230,20 @@ class ClassCostSampler(_ExpectedCountSampler):
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSet,
-        stats: LabelStats | None = None,
-        seed: int = 0,
-        class_costs: np.ndarray | None = None,
-        epoch_size: int | None = None,
-    ) -> None:
-        costs = np.ones(labels.num_classes) if class_costs is None else class_costs
+    class_costs: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        labels = self.labels
+        costs = np.ones(labels.num_classes) if self.class_costs is None else self.class_costs
         if costs.shape != (labels.num_classes,) or not (costs > 0).all():
             raise ValueError(f"class_costs must be {labels.num_classes} numbers above 0, found {costs}")
-        size = _epoch_size(epoch_size, len(labels))
+        self._set_size(len(labels))
         rows, columns = labels.positive_pairs()
         counts = np.bincount(rows, minlength=len(labels))
         weights = np.bincount(rows, costs[columns], minlength=len(labels)) / np.maximum(counts, 1)
         weights[counts == 0] = 1.0
         # cumsum adds one by one; sum does not on every processor
-        super().__init__(weights * (size / np.cumsum(weights)[-1]) if len(labels) else weights, size, seed)
+        self._expected = weights * (self._size / np.cumsum(weights)[-1]) if len(labels) else weights
 
 
 def _rounded(expected: np.ndarray, total: int, generator: torch.Generator) -> np.ndarray:
@@ -286,14 +274,6 @@ def _random_words(key: int, first: int, count: int) -> np.ndarray:
     block, skip = divmod(first, 4)  # Philox returns four words for each value of its counter
     words: np.ndarray = np.random.Philox(key=key, counter=block).random_raw(skip + count)
     return words[skip:]
-
-
-def _epoch_size(given: int | None, default: int) -> int:
-    if given is None:
-        return default
-    if given < 1:
-        raise ValueError(f"epoch_size={given}: must be positive, or None for {default}")
-    return given
 
 
 def _warn_of_empty_classes(labels: LabelSet, counts: np.ndarray) -> None:

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.files import atomic_write, remove_leftovers, write_json
 from mltrain.labels import LabelSet
@@ -64,7 +64,8 @@ def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, qualit
         with ThreadPoolExecutor(workers or available_cores()) as pool:
             for labels in sets:
                 with Meter(f"{labels.name}, shrinking", len(labels), unit="images") as meter:
-                    for batch in _batches(_jobs(labels, base, out), 256):
+                    jobs = _jobs(labels, base, out)
+                    while batch := list(itertools.islice(jobs, 256)):
                         for what, reason in pool.map(partial(_shrink, size=size, quality=quality), batch):
                             done[what] += 1
                             if reason:
@@ -91,7 +92,7 @@ def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
     """
     count = 0
     try:
-        for place, folders, files in os.walk(base):
+        for place, folders, files in os.walk(base) if storage.locate(base) is None else storage.walk(base):
             here = Path(place)
             folders[:] = sorted(
                 name
@@ -108,9 +109,11 @@ def carry(base: Path, out: Path, *, leave: Sequence[str] = ()) -> int:
                     copy.unlink(missing_ok=True)
                     try:
                         copy.hardlink_to(source)
-                    except OSError:  # links are impossible, e.g. between two disks
+                    except OSError:  # links are impossible, e.g. between two disks or out of an archive
                         with atomic_write(copy, sync=False) as temporary:
-                            shutil.copy2(source, temporary)
+                            temporary.write_bytes(storage.read_bytes(source))
+                            time = storage.state(source).time
+                            os.utime(temporary, ns=(time, time))
                 count += 1
     except OSError as error:
         raise disk_error(error, out, "out=DIR") from error
@@ -143,12 +146,12 @@ def _jobs(labels: LabelSet, base: Path, out: Path) -> Iterator[tuple[str, str]]:
         below = os.path.relpath(path, base)
         if below.startswith(os.pardir):
             raise DataError(f"{path}: is not below {base}, so it has no place in the copy; all images must be there")
+        if storage.locate(base) is None and (inside := storage.locate(path)) is not None:
+            raise DataError(
+                f"{path}: lies in the archive {inside[0]}, which the copy cannot replace; unpack it, or name it as the "
+                "folder of all images: dataset.root=ARCHIVE"
+            )
         yield path, os.path.join(out, below)  # noqa: PTH118
-
-
-def _batches(jobs: Iterator[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
-    while batch := list(itertools.islice(jobs, size)):
-        yield batch
 
 
 def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]:
@@ -167,22 +170,22 @@ def _shrink(job: tuple[str, str], *, size: int, quality: int) -> tuple[str, str]
         form = SAVED.get(image.format or "")
     with atomic_write(copy, sync=False) as temporary:
         if scale >= 1 or form is None:
-            shutil.copyfile(source, temporary)
+            temporary.write_bytes(storage.read_bytes(source))
         else:
             target = (max(round(width * scale), 1), max(round(height * scale), 1))
             small = Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC)
             small.save(temporary, format=form, quality=quality)
-        status = source.stat()
-        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+        time = storage.state(source).time
+        os.utime(temporary, ns=(time, time))
     return ("copied" if scale >= 1 or form is None else "shrunk"), ""
 
 
 def _same_time(source: Path, copy: Path) -> bool:
     try:
-        return abs(copy.stat().st_mtime_ns - source.stat().st_mtime_ns) < CLOCK
+        return abs(copy.stat().st_mtime_ns - storage.state(source).time) < CLOCK
     except FileNotFoundError:
         return False
 
 
 def _same(source: Path, copy: Path) -> bool:
-    return _same_time(source, copy) and source.stat().st_size == copy.stat().st_size
+    return _same_time(source, copy) and storage.state(source).size == copy.stat().st_size

@@ -68,11 +68,9 @@ def named_targets(row: np.ndarray, names: Sequence[str], *, most: int = 12) -> d
         found["negative"] = [names[c] for c in np.flatnonzero(row == 0).tolist()]
     if unknown:
         found["unknown"] = [names[c] for c in unknown] if len(unknown) <= _UNKNOWN else [f"{len(unknown)} classes"]
-    return {kind: _shortened(listed, most) for kind, listed in found.items()}
-
-
-def _shortened(names: list[str], most: int) -> list[str]:
-    return names if len(names) <= most else [*names[:most], f"and {len(names) - most} more"]
+    for listed in found.values():
+        listed[most:] = [f"and {len(listed) - most} more"] if len(listed) > most else []
+    return found
 
 
 def target_table(targets: np.ndarray, files: Sequence[str], names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,40 +33,32 @@ _LINES = 8
 _WIDTH = 224
 
 
+@dataclass(eq=False)
 class Board:
-    """Recorder of each evaluation of the validation split; see the module.
+    """Recorder of each evaluation of the validation split; see the module."""
 
-    Args:
-        writer: the event files of the run.
-        labels: the validation split.
-        resize: transform of evaluation.
-        stats: statistics of the training labels.
-        curves: record PR curves.
-        images: how many images are shown with their predictions; 0: none.
-        best_by: figure that chooses the weights whose predictions are shown.
-        every: epochs from one evaluation to the next.
-        threshold: probability from which a class is predicted.
-        single_label: probabilities are a softmax, and the highest is predicted.
-    """
+    writer: TensorBoard
+    labels: LabelSet
+    """the validation split"""
+    resize: Transform
+    """transform of evaluation"""
+    stats: LabelStats
+    """statistics of the training labels"""
+    curves: bool = True
+    """record PR curves"""
+    images: int = 8
+    """how many images are shown with their predictions; 0: none"""
+    best_by: str = "map"
+    """figure that chooses the weights whose predictions are shown"""
+    every: int = 1
+    """epochs from one evaluation to the next"""
+    threshold: float = 0.5
+    """probability from which a class is predicted"""
+    single_label: bool = False
+    """probabilities are a softmax, and the highest is predicted"""
 
-    def __init__(
-        self,
-        writer: TensorBoard,
-        labels: LabelSet,
-        resize: Transform,
-        stats: LabelStats,
-        *,
-        curves: bool = True,
-        images: int = 8,
-        best_by: str = "map",
-        every: int = 1,
-        threshold: float = 0.5,
-        single_label: bool = False,
-    ) -> None:
-        self.writer, self.labels, self.resize, self.stats = writer, labels, resize, stats
-        self.curves, self.best_by, self.every = curves, best_by, every
-        self.threshold, self.single_label = threshold, single_label
-        self.shown = sample_images(labels, stats, images)
+    def __post_init__(self) -> None:
+        self.shown = sample_images(self.labels, self.stats, self.images)
         self._pixels: list[np.ndarray] = []
 
     def __call__(self, epoch: int, step: int, evaluation: Evaluation, *, last: bool) -> None:
@@ -227,8 +220,3 @@ def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(target: str) -> str:
     return target.split(".")[-2 if target.startswith("mltrain.") else -1]
-
-
-def tensorboard_of(sinks: Any) -> TensorBoard | None:
-    """Return the event files among a run's sinks, or None."""
-    return next((sink for sink in sinks.sinks if isinstance(sink, TensorBoard)), None)

@@ -1,8 +1,8 @@
-"""Comparisons of runs: what differs between them, mean and spread over seeds, differences to a baseline.
+"""Comparisons of runs: what differs between them, mean and spread over seeds and folds, differences to a baseline.
 
     tables = compare(records)                        # of report.runs.read_runs; one Comparison for each data set
     table.columns                                    # settings that differ between its rows: ["loss", "sampler", ...]
-    for row in table.rows:                           # runs that differ in nothing but the seed
+    for row in table.rows:                           # runs that differ in nothing but seed and fold
         row.settings["loss"], row.figures["map"]     # Score(mean, std, values); in percent
     table.unfinished                                 # runs without a result, with their status and note
     report.differences.add_differences(table, "loss=bce")     # fills row.difference: Difference(value, low, high)
@@ -30,6 +30,8 @@ from mltrain.report.tables import HEADLINES
 Split = Literal["auto", "val", "test"]
 # Shown even if another component or option explains them: they matter for every comparison.
 ALWAYS = ("model.image_size", "model.pretrained", "optimizer.lr", "head.prior")
+REPEATS = ("seed", "dataset.fold")
+"""Settings that repeat a training: figures are averaged over their values."""
 SECTIONS = (
     *("dataset", "partial", "model", "head", "loss", "sampler", "augment", "eval_resize", "mix"),
     *("optimizer", "schedule", "ema", "curriculum"),
@@ -37,7 +39,7 @@ SECTIONS = (
 
 
 class Score(NamedTuple):
-    """A figure over seeds."""
+    """A figure over seeds, or over folds."""
 
     mean: float
     std: float | None
@@ -68,12 +70,12 @@ class Difference:
 
 @dataclass(eq=False)
 class Row:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ in nothing but their seed and fold."""
 
     settings: dict[str, Any]
     """by column of the table; a component that has no such option has no such key"""
     runs: list[RunRecord]
-    """finished, by seed"""
+    """finished, by seed, then by fold"""
     unfinished: list[RunRecord]
     figures: dict[str, Score] = field(default_factory=dict)
     """those that all finished runs have, "seconds" and "images_per_second" among them"""
@@ -126,6 +128,12 @@ class Comparison:
         """All finished runs."""
         return [run for row in self.rows for run in row.runs]
 
+    @property
+    def repeats(self) -> str:
+        """Name of the runs of a row: "seeds", "folds", or "runs" if they differ in both."""
+        folds, seeds = len({fold_of(run) for run in self.records}), len({run.seed for run in self.records})
+        return "seeds" if folds < 2 else "folds" if seeds < 2 else "runs"
+
     def has(self, figure: str) -> bool:
         """Return whether a row has the figure."""
         return any(figure in row.figures for row in self.rows)
@@ -167,8 +175,8 @@ def _compare(records: list[RunRecord], dataset: str, task: str, split: Split, we
     if split == "auto":
         split = "test" if finished and all(r.split == "test" for r in finished) else "val"
     by_setting: dict[str, Row] = {}
-    for record in sorted((r for r in records if r.config), key=lambda r: (r.seed, str(r.folder))):
-        row = by_setting.setdefault(_identity(record, seed=False), Row({}, [], []))
+    for record in sorted((r for r in records if r.config), key=lambda r: (r.seed, fold_of(r), str(r.folder))):
+        row = by_setting.setdefault(_identity(record, repeats=False), Row({}, [], []))
         (row.runs if record.finished else row.unfinished).append(record)
     columns, implied = _without_implied(differing([r for r in records if r.config]), list(by_setting.values()))
     for row in by_setting.values():
@@ -186,8 +194,15 @@ def _compare(records: list[RunRecord], dataset: str, task: str, split: Split, we
     return table
 
 
-def _identity(record: RunRecord, *, seed: bool) -> str:
-    return repr(sorted((key, spelled(value)) for key, value in record.settings.items() if seed or key != "seed"))
+def fold_of(record: RunRecord) -> int:
+    """Return the fold that validated a run; 0 for runs without folds."""
+    fold = record.settings.get("dataset.fold")
+    return fold if isinstance(fold, int) else 0
+
+
+def _identity(record: RunRecord, *, repeats: bool) -> str:
+    kept = ((key, spelled(value)) for key, value in record.settings.items() if repeats or key not in REPEATS)
+    return repr(sorted(kept))
 
 
 def _newest(records: list[RunRecord]) -> tuple[list[RunRecord], int]:
@@ -199,7 +214,7 @@ def _newest(records: list[RunRecord]) -> tuple[list[RunRecord], int]:
         return record.finished, path.stat().st_mtime if path.is_file() else 0.0
 
     for record in records:
-        same = _identity(record, seed=True)
+        same = _identity(record, repeats=True)
         if same not in kept or age(record) > age(kept[same]):
             kept[same] = record
     return list(kept.values()), len(records) - len(kept)
@@ -237,9 +252,14 @@ def _notes(table: Comparison, finished: list[RunRecord]) -> list[str]:
     machines = sorted({run.machine for run in finished if run.machine})
     if len(machines) > 1:
         notes.append(f"Times are not comparable: the runs were on {'; '.join(machines)}.")
-    seeds = {len(row.runs) for row in table.rows}
-    if len(seeds) > 1:
-        notes.append(f"Rows have from {min(seeds)} to {max(seeds)} seeds.")
+    repeats = {len(row.runs) for row in table.rows}
+    if len(repeats) > 1:
+        notes.append(f"Rows have from {min(repeats)} to {max(repeats)} {table.repeats}.")
+    for row in table.rows:
+        wanted, found = int(row.first.settings.get("dataset.folds") or 0), {fold_of(run) for run in row.runs}
+        if 0 < len(found) < wanted:
+            missing = ", ".join(str(fold) for fold in range(wanted) if fold not in found)
+            notes.append(f"{row.label}: {len(found)} of {wanted} folds; without {missing}.")
     corrupt = sum(1 for run in finished if run.result.get("corrupt_images"))
     if corrupt:
         notes.append(f"{corrupt} runs skipped images that could not be decoded (corrupt_images in result.json).")
@@ -250,14 +270,14 @@ def _notes(table: Comparison, finished: list[RunRecord]) -> list[str]:
 
 
 def differing(records: Sequence[RunRecord]) -> list[str]:
-    """Return the settings by which runs of one data set differ, except the seed.
+    """Return the settings by which runs of one data set differ, except seed and fold.
 
     Components come first, then the built-in sections, then other options.
     """
     present: dict[str, None] = {}
     for record in records:
         present |= dict.fromkeys(record.settings)
-    found = [key for key in present if key != "seed" and _differs(key, records)]
+    found = [key for key in present if key not in REPEATS and _differs(key, records)]
     found.sort(key=_rank)
     kept: list[str] = []
     # Sorted by importance, so that a less important setting is left out for a more important one, never the reverse.

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mltrain.engine.run_folder import STATS, SavedPredictions
+from mltrain.engine.run_folder import STATS
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.bootstrap import percentile_interval, resample, resampled_accuracy, resampled_figures
-from mltrain.report.compare import Comparison, Difference, Row
+from mltrain.report.compare import Comparison, Difference, Row, fold_of
 from mltrain.report.runs import Filter, RunRecord, spelled
 
 AGREE = 0.01
@@ -62,12 +63,20 @@ def add_differences(
         low, high, why = None, None, ""
         if resamples:
             try:
+                _check_folds(row, base)
                 of_base = resampled.mean(base)  # first: its images are those that the others are checked against
                 interval = percentile_interval(value, resampled.mean(row) - of_base)
                 low, high = interval.low, interval.high
             except DataError as error:
                 why = str(error)
         row.difference = Difference(value, low, high, figure, base, why)
+
+
+def _check_folds(row: Row, base: Row) -> None:
+    """Refuse rows of different folds: their images differ. Raises DataError."""
+    own, others = (sorted(set(map(fold_of, each.runs))) for each in (row, base))
+    if set(own) != set(others):
+        raise DataError(f"has the folds {own}, the baseline {others}: no interval of differing images")
 
 
 def _baseline_of(row: Row, bases: list[Row], named: set[str], columns: Sequence[str]) -> Row | None:
@@ -90,14 +99,14 @@ class _Resampled:
 
     def __init__(self, table: Comparison, figure: str, resamples: int, seed: int) -> None:
         self.table, self.figure, self.resamples, self.seed = table, figure, resamples, seed
-        self.images: tuple[tuple[str, ...], NDArray[np.int8], tuple[str, ...]] | None = None
-        self.weights: NDArray[np.integer] | None = None
+        self.images: dict[int, tuple[tuple[str, ...], NDArray[np.int8], tuple[str, ...]]] = {}
+        """of the split, by fold: files, targets and classes that all runs must have"""
+        self.weights: dict[int, NDArray[np.integer]] = {}
         self.known: dict[Path, NDArray[np.float64] | DataError] = {}
 
     def mean(self, row: Row) -> NDArray[np.float64]:
         """Return the mean over the seeds of a row, `(R,)`. Raises DataError if a run has no fitting predictions."""
-        total: NDArray[np.float64] = np.mean(np.stack([self.of(run) for run in row.runs]), axis=0)
-        return total
+        return np.mean(np.stack([self.of(run) for run in row.runs]), axis=0)
 
     def of(self, run: RunRecord) -> NDArray[np.float64]:
         """Return the figure of a run in each resample, `(R,)`; raises as `mean`."""
@@ -114,13 +123,14 @@ class _Resampled:
     def _compute(self, run: RunRecord) -> NDArray[np.float64]:
         weights = None if self.table.weights == "best" else self.table.weights
         saved = run.predictions(self.table.split, weights)
-        if self.images is None:
-            self.images = saved.files, saved.targets, saved.class_names
-            self.weights = resample(len(saved.files), self.resamples, self.seed)
-        files, targets, names = self.images
+        # Folds are validated on different images, so each is resampled by itself.
+        fold = fold_of(run) if self.table.split == "val" else 0
+        if fold not in self.images:
+            self.images[fold] = saved.files, saved.targets, saved.class_names
+            self.weights[fold] = resample(len(saved.files), self.resamples, self.seed + fold)
+        files, targets, names = self.images[fold]
         if saved.files != files or saved.class_names != names or not np.array_equal(saved.targets, targets):
             raise DataError(f"{run.folder}: was evaluated on other images, classes or labels than the baseline")
-        assert self.weights is not None
         groups = run_groups(run)
         once = figure_of(run, saved, np.ones((1, len(files)), dtype=np.int64), groups, self.figure)[0]
         reported = run.scalars(self.table.split, self.table.weights)[self.figure]
@@ -129,7 +139,7 @@ class _Resampled:
                 f"{run.folder}: its predictions give {self.figure} {once:.2f}, result.json has {reported:.2f}: they "
                 "are of another evaluation"
             )
-        return figure_of(run, saved, self.weights, groups, self.figure)
+        return figure_of(run, saved, self.weights[fold], groups, self.figure)
 
 
 def figure_of(

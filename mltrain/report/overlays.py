@@ -26,8 +26,7 @@ def strength(values: np.ndarray, kind: str) -> np.ndarray:
     high = values.max()
     if not high - low > 1e-9 * abs(high):
         return np.zeros_like(values)
-    scaled: np.ndarray = np.clip((values - low) / (high - low), 0, 1)
-    return scaled
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
@@ -39,8 +38,7 @@ def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
     share = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
     colours = matplotlib.colormaps["inferno"](share)[..., :3] * 255
     alpha = STRENGTH * share[..., None]
-    mixed: np.ndarray = np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
-    return mixed
+    return np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
 def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np.ndarray]], kind: str) -> Image.Image:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -88,7 +89,8 @@ def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
     size = float(np.clip(2.6 + 0.22 * n, 4.5, 13))
     figure, axes = _figure(size + 0.9, size)
     top = max(0.05, float(np.nanmax(given, initial=0.0)))
-    image = axes.imshow(given, cmap=_cmap(), vmin=0, vmax=top, interpolation="nearest")
+    colours = colormaps["YlGnBu"].with_extremes(bad="#dddddd")
+    image = axes.imshow(given, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
     names = [_short(stats.class_names[k]) for k in shown]
     size = 8 if n <= 30 else 6
     axes.set_xticks(range(n), names, rotation=90, fontsize=size)
@@ -239,12 +241,6 @@ def _class_axis(axes: Axes, names: Sequence[str]) -> None:
 
 def _short(name: str, most: int = 22) -> str:
     return name.replace("$", r"\$") if len(name) <= most else name[: most - 1].replace("$", r"\$") + "…"
-
-
-def _cmap() -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["YlGnBu"].with_extremes(bad="#dddddd")
 
 
 def _save(figure: Figure, path: Path) -> None:

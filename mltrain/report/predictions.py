@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.engine.run_folder import PREDICTIONS, RunFolder, SavedPredictions
+from mltrain.engine.run_folder import PREDICTIONS, RunFolder
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.files import atomic_write
 from mltrain.labels import LabelSet
 

@@ -95,22 +95,17 @@ def _entry(path: Path, number: int, entry: Any, sources: Mapping[str, Mapping[st
     figures = {key: value for key, value in entry.items() if key.startswith("map")}
     if not figures or not all(isinstance(v, int | float) and 0 <= v <= 100 for v in figures.values()):
         raise DataError(f"{where}: needs figures from 0 to 100: map, map_head ...")
-    source = sources[entry["source"]]
+    mark = entry["source"]
+    source = sources[mark]
     return Published(
-        method=entry["method"],
-        model=entry["model"],
+        **{key: value for key, value in entry.items() if key not in (*figures, "source", "datasets")},
         datasets=tuple(entry["datasets"]),
         figures=figures,
-        mark=entry["source"],
+        mark=mark,
         source=f"{source['name']}, {source['url']}",
-        data=entry.get("data", ""),
-        resolution=entry.get("resolution"),
-        pretraining=entry.get("pretraining", ""),
-        partial=entry.get("partial", "none"),
         absent=source.get("absent"),
         metric=source.get("metric", ""),
         chosen_on_test=source.get("chosen_on") == "test",
-        note=entry.get("note", ""),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mltrain.engine.run_folder import RESULT, SPLITS, WEIGHTS
@@ -16,7 +17,7 @@ from mltrain.report.runs import lookup, spelled
 from mltrain.report.tables import markdown_table, short_title
 from mltrain.text import counted, csv_cell
 
-TITLES = {"seconds": "time", "images_per_second": "img/s", "runs": "seeds"}
+TITLES = {"seconds": "time", "images_per_second": "img/s"}
 """of columns that are no figures of the metrics"""
 NOT_RANKED = frozenset({"seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"})
 LONGEST = 44
@@ -76,7 +77,7 @@ def table_cells(table: Comparison, columns: Sequence[str]) -> Cells:
     best = {c: _best(table.rows, c) for c in shown}
     figure = next((row.difference.figure for row in table.rows if row.difference), None)
     header = [key.removeprefix("runner.") for key in settings] or ["run"]
-    header += [TITLES.get(c) or short_title(c) for c in shown]
+    header += [table.repeats if c == "runs" else TITLES.get(c) or short_title(c) for c in shown]
     if figure is not None:
         header.append(f"{short_title(figure)} - baseline")
     rows = []
@@ -159,7 +160,7 @@ def remarks(table: Comparison) -> list[str]:
         if len({id(d.baseline) for d in found}) > 1:
             text = "Difference to the baseline with the same other settings"
         if any(d.low is not None for d in found):
-            text += "; in brackets 95 % of paired resamples of the images (seeds are not resampled)"
+            text += f"; in brackets 95 % of paired resamples of the images ({table.repeats} are not resampled)"
         notes.append(text + ".")
         if len(found) > 5 and any(d.low is not None for d in found):
             notes.append(f"Of {len(found)} such intervals some miss their difference by chance: about one in twenty.")
@@ -178,17 +179,36 @@ def unfinished_lines(table: Comparison) -> list[str]:
 
 def terminal(table: Comparison, columns: Sequence[str], *, bold: bool, published: Sequence[Published] = ()) -> str:
     """Lay out plain text; the best figures are bold, or marked `*` if the terminal has no bold text."""
-    lines = [heading(table), ""]
+    lay = functools.partial(_aligned, bold=bold)
+    return _laid_out(table, columns, published, lay, head=heading(table), mark="  ", gap=[])
+
+
+def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Published] = ()) -> str:
+    """Lay out a Markdown section; the best figures are bold."""
+    return _laid_out(table, columns, published, _pipes, head=f"### {heading(table)}", mark="- ", gap=[""])
+
+
+def _laid_out(
+    table: Comparison,
+    columns: Sequence[str],
+    published: Sequence[Published],
+    lay: Callable[[Cells], list[str]],
+    *,
+    head: str,
+    mark: str,
+    gap: list[str],
+) -> str:
+    """Lay out table, published figures, notes, unfinished runs; items of a list have `mark`, after the lines `gap`."""
+    lines = [head, ""]
     if table.rows:
-        lines += _aligned(table_cells(table, columns), bold=bold)
-    lines += [""] if table.rows else []
+        lines += [*lay(table_cells(table, columns)), ""]
     if published:
-        lines += ["Published, and how it differs:", "", *_aligned(published_cells(table, published), bold=False)]
-        lines += [f"  {name}" for name in _sources(published)] + [""]
-    notes = remarks(table)
-    lines += [f"- {note}" for note in notes] + ([""] if notes else [])
+        lines += ["Published, and how it differs:", "", *lay(published_cells(table, published)), *gap]
+        lines += [*(mark + name for name in _sources(published)), ""]
+    if notes := remarks(table):
+        lines += [*(f"- {note}" for note in notes), ""]
     if table.unfinished:
-        lines += ["Without a result:", *(f"  {line}" for line in unfinished_lines(table)), ""]
+        lines += ["Without a result:", *gap, *(mark + line for line in unfinished_lines(table)), ""]
     return "\n".join(lines)
 
 
@@ -210,24 +230,9 @@ def _aligned(table: Cells, *, bold: bool) -> list[str]:
     return [first, "-" * min(len(first), 160), *rest]
 
 
-def markdown(table: Comparison, columns: Sequence[str], published: Sequence[Published] = ()) -> str:
-    """Lay out a Markdown section; the best figures are bold."""
-    lines = [f"### {heading(table)}", ""]
-    if table.rows:
-        lines += [_pipes(table_cells(table, columns)), ""]
-    if published:
-        lines += ["Published, and how it differs:", "", _pipes(published_cells(table, published)), ""]
-        lines += [*(f"- {name}" for name in _sources(published)), ""]
-    notes = remarks(table)
-    lines += [*(f"- {note}" for note in notes), ""] if notes else []
-    if table.unfinished:
-        lines += ["Without a result:", "", *(f"- {line}" for line in unfinished_lines(table)), ""]
-    return "\n".join(lines)
-
-
-def _pipes(table: Cells) -> str:
+def _pipes(table: Cells) -> list[str]:
     rows = ([f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows)
-    return markdown_table(table.header, rows, left=table.left)
+    return [markdown_table(table.header, rows, left=table.left)]
 
 
 def published_cells(table: Comparison, published: Sequence[Published]) -> Cells:

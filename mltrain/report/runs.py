@@ -13,7 +13,7 @@ import fnmatch
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,20 +77,16 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name the folder of runs (paths.runs), or run folders")
-        for path, files in _walk(folder):
+        for place, names, files in walk(folder):
+            path = Path(place)
             if CONFIG in files:
                 found[path.resolve()] = path
             for file in fnmatch.filter(files, JOB):
                 _note_job(path / file, jobs)
+            # The folders inside a run folder hold no runs.
+            names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
     records = [_read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
     return records + [_failed_job(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders with their files; does not enter the folders inside a run folder."""
-    for path, names, files in walk(folder):
-        yield Path(path), files
-        names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
 
 
 def _tail(folder: Path) -> tuple[str, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,37 +15,31 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mltrain.config.build import instantiate
-from mltrain.config.identity import component_name, run_folder, run_id
+from mltrain.config.identity import run_folder
 from mltrain.config.rules import SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
-from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.evaluator import Inference
-from mltrain.engine.lock import run_lock
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
-from mltrain.engine.run_folder import CONFIG, CONFUSION, PER_CLASS, REPORT, RESULT, STATS, read_config, read_result
-from mltrain.engine.runner import Outcome, Runner
+from mltrain.engine.run_folder import CONFIG, STATS
+from mltrain.engine.runner import Runner
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
-from mltrain.files import remove_folder, remove_leftovers, write_json
+from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
-from mltrain.metrics.summary import TITLES, Summary, summarize
+from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
-from mltrain.report.html.run_report import report_at_end
-from mltrain.report.outcome import write_confusion, write_per_class
-from mltrain.report.predictions import keep_predictions
-from mltrain.report.tables import metrics_table
-from mltrain.runs.board import attach_board, finish_board
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
-from mltrain.runs.image_roots import image_roots
+from mltrain.runs.notices import describe_model, earlier_runs
+from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
@@ -63,92 +56,10 @@ class Parts(NamedTuple):
     model: Classifier
 
 
-def train(cfg: DictConfig) -> dict[str, Any] | None:
-    """Train a config to its end, write its results and return them on the main rank; report a finished run.
-
-    Raises:
-        MltrainError: config, data, numerics or a signal stopped it.
-    """
-    folder = run_folder(cfg)
-    with ExitStack() as held, distributed.start(cfg.runner.device) as dist:
-        if not cfg.rerun and (result := _finished(cfg, folder, dist)) is not None:
-            return result  # without the lock, because the folder may be read-only
-        held.enter_context(_alone_in(folder, dist, rerun=cfg.rerun))
-        # Another process may have ended the run while this one was waiting for the lock.
-        if not cfg.rerun and (result := _finished(cfg, folder, dist)) is not None:
-            return result
-        if cfg.runner.compile is True:
-            distributed.check_compiler(dist.device)
-        cfg = _compile_as_before(cfg, folder)
-        runner = assemble(cfg, dist)
-        attach_board(cfg, runner)
-        outcome = runner.fit()
-        return None if outcome is None else _write(cfg, runner, outcome)
-
-
-def _compile_as_before(cfg: DictConfig, folder: Path) -> DictConfig:
-    """Return the config with ``runner.compile=false`` instead of auto if a run that is resumed began with that.
-
-    Both have the same run id, but an eager and a compiled loss may differ in the last bits.
-    """
-    before = folder / "config.yaml"
-    if cfg.runner.compile != "auto" or not before.exists() or not (folder / "last.pt").exists():
-        return cfg
-    if OmegaConf.select(OmegaConf.load(before), "runner.compile") is not False:
-        return cfg
-    cfg = cfg.copy()
-    OmegaConf.update(cfg, "runner.compile", False)
-    return cfg
-
-
 def _compiling_pays(device: torch.device, classes: int) -> bool:
     """Return whether a compiled loss saves more than its compilation costs, and can be compiled here at all."""
     pays = classes >= COMPILED_CLASSES if device.type == "cpu" else device.type == "cuda"
     return pays and distributed.has_compiler(device)
-
-
-@contextmanager
-def _alone_in(folder: Path, dist: distributed.Distributed, *, rerun: bool) -> Iterator[None]:
-    """Keep other processes out of the run folder, and remove what killed ones left in it.
-
-    `rerun` deletes an earlier run, but not an unfinished one that was itself started with rerun=true: that one resumes.
-    """
-    with ExitStack() as held:
-        with dist.first():
-            if dist.is_main:
-                try:
-                    held.enter_context(run_lock(folder))
-                    remove_leftovers(folder.parent, folder.name)
-                    if rerun and folder.exists() and not _is_unfinished_rerun(folder):
-                        remove_folder(folder)
-                    remove_leftovers(folder)
-                    CheckpointFolder(folder).remove_stale()
-                except OSError as error:
-                    raise ConfigError(f"paths.runs: the run folder {folder} cannot be used: {error}") from error
-        yield
-
-
-def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> dict[str, Any] | None:
-    """Return the result of a finished run on all ranks, and write its report if it was stopped before that."""
-    result = dist.broadcast(read_result(folder) if dist.is_main else None)
-    if result is not None and dist.is_main:
-        remove_leftovers(folder)
-        logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
-        if cfg.logger.report and not (folder / REPORT).exists():
-            try:
-                images = image_roots(folder)
-            except Exception:  # noqa: BLE001  the report meets the same file, and says so
-                images = {}
-            report_at_end(folder, images)
-    return result
-
-
-def _is_unfinished_rerun(folder: Path) -> bool:
-    """Return whether the run in a folder was started with rerun=true, as its config tells, and has not finished."""
-    try:
-        return read_config(folder).get("rerun") is True and read_result(folder) is None
-    except DataError:
-        return False
 
 
 def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
@@ -164,19 +75,23 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     config = {str(k): v for k, v in plain.items()}
+    with dist.first():  # an error of the main rank ends all
+        if dist.is_main:
+            try:
+                remember(cfg, splits)
+            except OSError as error:
+                raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
     if dist.is_main:
+        earlier = earlier_runs(cfg, folder)
+        if earlier is not None:
+            logger.info("%s", earlier)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(cfg, folder / CONFIG, resolve=True)
             write_json(folder / STATS, stats.to_json())
             save_environment(folder)
         except OSError as error:
             raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
-        _describe(folder, step, model, train_loader)
-        if cfg.model.name == "test_byobnet" and component_name(cfg.dataset) not in ("shapes", "digits"):
-            logger.info(
-                "model=small is meant for drawn shapes; for photographs there are model=resnet50, tresnet_l ..."
-            )
+        _describe(cfg, folder, step, model, train_loader)
     return Runner(
         model=model,
         ema=step.ema,
@@ -280,8 +195,7 @@ def sync_batch_norm(model: nn.Module, dist: distributed.Distributed) -> nn.Modul
     if dist.device.type != "cuda":
         raise ConfigError("runner.sync_bn=true needs CUDA devices; set runner.sync_bn=false on a CPU")
     # timm's: torch's own conversion loses the activation that many of timm's batch-norms hold.
-    converted: nn.Module = convert_sync_batchnorm(model)
-    return converted
+    return convert_sync_batchnorm(model)
 
 
 def eval_loader(
@@ -397,53 +311,14 @@ def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | No
     return cached_images(labels, resize, folder=cfg.data.cache_dir or Path(cfg.paths.data) / "cache")
 
 
-def _describe(folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
-    count = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
     precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
     by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
     same = len(set(by_group.values())) == 1
     lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
     logger.info("run folder %s", folder)
-    logger.info("model: %.2f M parameters, %.2f M trained; input %d px", count, trained, model.backbone.image_size)
+    logger.info("%s", describe_model(cfg, model))
     logger.info(
         "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
     )
     logger.info("peak LR: %s", lrs)
-
-
-def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
-    result = outcome.result | {
-        "config_id": run_id(cfg),
-        "dataset": component_name(cfg.dataset),
-        "name": cfg.name,
-        "seed": cfg.seed,
-        "folder": str(runner.folder),
-    }
-    write_per_class(runner.folder / PER_CLASS["val"], outcome.validation, runner.stats)
-    best_weights, names = result["best"]["weights"], runner.stats.class_names
-    write_confusion(runner.folder / CONFUSION["val"], outcome.validation, best_weights, names)
-    keep: dict[str, Any] = {
-        "best": best_weights,
-        "save": cfg.metrics.save_predictions,
-        "limit_mb": cfg.metrics.predictions_mb,
-    }
-    keep_predictions(runner.folder, "val", outcome.validation, runner.val_loader.labels, **keep)
-    if outcome.test is not None and runner.test_loader is not None:
-        write_per_class(runner.folder / PER_CLASS["test"], outcome.test, runner.stats)
-        write_confusion(runner.folder / CONFUSION["test"], outcome.test, best_weights, names)
-        keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
-    finish_board(cfg, runner, result, outcome.validation)
-    write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
-    logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
-    if cfg.logger.report:
-        loaders = {"val": runner.val_loader, "test": runner.test_loader}
-        report_at_end(runner.folder, {k: loader.labels.root for k, loader in loaders.items() if loader is not None})
-    return result
-
-
-def chosen(result: dict[str, Any]) -> str:
-    """Return the line that names the best epoch and the figure that chose it."""
-    best = result["best"]
-    by = best.get("by", "map")  # older runs chose by mAP and did not say so
-    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"

@@ -11,12 +11,13 @@ from mltrain.config.identity import relevant
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.engine.evaluator import Evaluation
 from mltrain.engine.runner import Runner
-from mltrain.report.board import Board, flattened, tensorboard_of
+from mltrain.engine.tensorboard import TensorBoard
+from mltrain.report.board import Board, flattened
 
 
 def attach_board(cfg: DictConfig, runner: Runner) -> None:
     """Record the runner's evaluations, if it writes event files."""
-    writer = tensorboard_of(runner.sinks)
+    writer = next((sink for sink in runner.sinks.sinks if isinstance(sink, TensorBoard)), None)
     if writer is None:
         return
     runner.on_evaluation = Board(

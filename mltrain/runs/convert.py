@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
@@ -20,7 +19,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
-from mltrain.files import atomic_folder
+from mltrain.files import atomic_folder, sha256_of
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
@@ -29,6 +28,7 @@ from mltrain.models.weights import load_by_name, read_checkpoint
 from mltrain.progress import amount
 from mltrain.runs.folder import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
 from mltrain.runs.zoo import SOURCE_FILE, read_source
+from mltrain.text import spell
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +107,7 @@ def convert(
 def _sha256(file: Path) -> str:
     if not file.is_file():
         raise CheckpointError(f"weights file {file}: no such file")
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(file)
 
 
 def _place(file: Path, words: list[str]) -> Path:
@@ -163,8 +159,8 @@ def _config(
         size = DEFAULT_SIZE
         assumed.append(f"model.image_size={size}")
     made = ["model=timm", "model.pretrained=false", "ema=none", f"head={head.kind}"]
-    made += [f"model.{key}={_spelled(value)}" for key, value in (backbone | {"image_size": size}).items()]
-    made += [f"head.{key}={_spelled(value)}" for key, value in head.options.items()]
+    made += [f"model.{key}={spell(value)}" for key, value in (backbone | {"image_size": size}).items()]
+    made += [f"head.{key}={spell(value)}" for key, value in head.options.items()]
     classes = head.num_classes
     if "dataset" not in given:
         made += [f"dataset={DATASETS.get(classes or 0, 'csv')}"]
@@ -176,23 +172,10 @@ def _config(
         made += ["task=single_label", "loss=cross_entropy"]
         assumed.append(f"task=single_label ({classes} classes)")
     if "name" not in given:
-        made.append(f"name={_spelled(str(backbone['name']) + '-' + head.kind)}")
+        made.append(f"name={spell(str(backbone['name']) + '-' + head.kind)}")
     cfg = load([*made, *words])
     names = _names(published, cfg, classes_file, "dataset" in given, file)
     return names, cfg, tuple(assumed)
-
-
-def _spelled(value: Any) -> str:
-    """Return a value as Hydra's override grammar reads it back."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_spelled, value)) + "]"
-    return str(value)
 
 
 def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: bool, file: Path) -> Names:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from mltrain.config.compose import inference_amp
 from mltrain.datasets.splits import Splits
 from mltrain.engine import distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate, mean_probabilities
@@ -22,6 +23,7 @@ from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.runs.assemble import build_data, eval_loader, summarizer
 from mltrain.runs.folder import Weights, all_weights, build_model, choose_weights, on_device, read_weights
+from mltrain.runs.same_data import warn_of_other_data
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class RunOnData:
     """of the training set, as the run counted it; the bounds of its groups are those of the config"""
     weights: dict[str, Classifier]
     """on the device: "val" raw and, if the run has them, "ema" averaged"""
+    amp: str
+    """precision, a value of `runner.amp`"""
 
     @property
     def best(self) -> dict[str, Any]:
@@ -73,13 +77,16 @@ class RunOnData:
 
     @property
     def _inference(self) -> Inference:
-        cfg, amp_dtype = self.config, resolve_amp(self.config.runner.amp, self.dist.device)
+        cfg, amp_dtype = self.config, resolve_amp(self.amp, self.dist.device)
         return Inference(self.dist, amp_dtype, cfg.runner.channels_last, progress=cfg.logger.progress)
 
 
 @contextmanager
-def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
+def open_on_data(cfg: DictConfig, folder: Path, *, amp: str | None = None) -> Iterator[RunOnData]:
     """Read the weights of a run folder and the data set of its config, and build its model on the device.
+
+    Args:
+        amp: precision, a value of `runner.amp`; None: `inference_amp`, that of predictions.
 
     Raises:
         CheckpointError: the folder has no weights, or they do not fit the model or the classes of the data set.
@@ -92,5 +99,9 @@ def open_on_data(cfg: DictConfig, folder: Path) -> Iterator[RunOnData]:
             trained = replace(trained, head_min=cfg.metrics.head_min, medium_min=cfg.metrics.medium_min)
         splits, stats = build_data(cfg, dist, trained, state.class_names, training=False)
         state.check_classes(splits.val.class_names, folder)
+        if dist.is_main:
+            warn_of_other_data(cfg, folder, splits)
         model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)
-        yield RunOnData(cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model))
+        yield RunOnData(
+            cfg, folder, dist, state, splits, stats, all_weights(cfg, state, model), amp or inference_amp(cfg)
+        )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load_run
 from mltrain.engine.run_folder import SPLITS, RunFolder
@@ -33,7 +34,10 @@ def image_roots(folder: Path) -> dict[str, Path]:
     section: Mapping[str, Any] = run.config.get("dataset") or {}
     named = [section.get("root"), section.get("file") and Path(str(section["file"])).parent]
     found = {
-        split: Path(root) for split, file in files.items() for root in named if root and (Path(root) / file).is_file()
+        split: Path(root)
+        for split, file in files.items()
+        for root in named
+        if root and storage.is_file(Path(root) / file)
     }
     if len(found) == len(files):
         return found

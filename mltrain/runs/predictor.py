@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mltrain import storage
 from mltrain.config.build import instantiate
+from mltrain.config.compose import inference_amp
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.folder import SUFFIXES
 from mltrain.engine.distributed import single_device
@@ -54,6 +57,7 @@ class Prediction(NamedTuple):
     error: str | None = None
 
 
+@dataclass(eq=False)
 class Predictor:
     """Predicts the labels of images.
 
@@ -72,33 +76,26 @@ class Predictor:
         batch_size, num_workers: of `predict`; see `EvalLoader`.
     """
 
-    def __init__(
-        self,
-        model: Classifier,
-        class_names: Sequence[str],
-        resize: Transform,
-        *,
-        single_label: bool = False,
-        thresholds: np.ndarray | None = None,
-        topk: int | None = None,
-        amp_dtype: torch.dtype | None = None,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-    ) -> None:
-        if topk is not None and topk < 1:
-            raise ValueError(f"topk={topk}: must be at least 1")
-        if thresholds is not None and thresholds.shape != (len(class_names),):
-            raise ValueError(f"thresholds {thresholds.shape}: must be one of each of the {len(class_names)} classes")
-        self.model = model
-        self.class_names = tuple(class_names)
-        self.resize = resize
-        self.single_label = single_label
-        self.thresholds = thresholds
-        self.topk = 1 if topk is None and single_label else topk
-        self.amp_dtype = amp_dtype
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.device = model.mean.device
+    model: Classifier
+    class_names: Sequence[str]
+    resize: Transform
+    _: KW_ONLY
+    single_label: bool = False
+    thresholds: np.ndarray | None = None
+    topk: int | None = None
+    amp_dtype: torch.dtype | None = None
+    batch_size: int = 32
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        if self.topk is not None and self.topk < 1:
+            raise ValueError(f"topk={self.topk}: must be at least 1")
+        if self.thresholds is not None and self.thresholds.shape != (classes,):
+            raise ValueError(f"thresholds {self.thresholds.shape}: must be one of each of the {classes} classes")
+        self.class_names = tuple(self.class_names)
+        self.topk = 1 if self.topk is None and self.single_label else self.topk
+        self.device = self.model.mean.device
 
     @classmethod
     def from_run(
@@ -133,10 +130,6 @@ class Predictor:
         cfg = run.config
         values = _thresholds(run, threshold, thresholds, topk)
         target = single_device(cfg.runner.device if device is None else device)
-        amp = cfg.runner.amp
-        if amp == "fp16" and target.type != "cuda":  # it was for the GPU that trained it
-            logger.info("runner.amp=fp16 is for a GPU; on %s: auto", target)
-            amp = "auto"
         model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
         model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
         return cls(
@@ -146,7 +139,7 @@ class Predictor:
             single_label=cfg.task == SINGLE_LABEL,
             thresholds=values,
             topk=topk,
-            amp_dtype=resolve_amp(amp, target),
+            amp_dtype=resolve_amp(inference_amp(cfg), target),
             batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
             num_workers=cfg.data.num_workers,
         )
@@ -266,9 +259,9 @@ def image_files(words: Sequence[str]) -> list[str]:
     for word in words:
         if word == "-":
             files += [line for line in sys.stdin.read().splitlines() if line.strip()]
-        elif Path(word).is_dir():
+        elif storage.is_folder(word):
             files += _below(word)
-        elif glob.has_magic(word) and not Path(word).exists():
+        elif glob.has_magic(word) and not storage.exists(word):
             matched = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             if not matched:
                 raise ConfigError(f"{word}: no file matches this pattern")
@@ -282,10 +275,14 @@ def image_files(words: Sequence[str]) -> list[str]:
 
 def _below(folder: str) -> list[str]:
     found = []
-    for parent, folders, names in os.walk(folder):
+    in_table = storage.is_table(folder)
+    for parent, folders, names in os.walk(folder) if storage.locate(folder) is None else storage.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        images = [name for name in shown if in_table or name.lower().endswith(SUFFIXES)]
         found += [str(Path(parent) / name) for name in images]
+    if not found and in_table:
+        raise ConfigError(f"{folder}: holds no image; paths of images that it may hold are not followed here")
     if not found:
         raise ConfigError(f"{folder}: no image in this folder; suffixes of images: {' '.join(SUFFIXES)}")
     return sorted(found)

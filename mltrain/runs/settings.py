@@ -9,17 +9,16 @@ from typing import Any
 
 import yaml
 
-from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import relevant
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.signatures import UNKNOWN, TargetError, read_signature
 from mltrain.engine.run_folder import read_config
+from mltrain.safe_yaml import LOADER
 
 WEIGHTS_FILE = "model.safetensors"
 CLASSES_FILE = "classes.txt"
 EMBEDDINGS_FILE = "embeddings.npz"
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,10 +42,8 @@ def load_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             settings |= {f"{key}.{option}": given for option, given in value.items()}
         else:
             settings[key] = value
-    for (
-        key,
-        value,
-    ) in DEFAULTS_FOR_OLDER_RUNS.items():  # the identity leaves them out; a table shows them beside other values
+    # The identity leaves these out; a table shows them beside other values.
+    for key, value in DEFAULTS_FOR_OLDER_RUNS.items():
         settings.setdefault(key, option_name(key, value) if isinstance(value, dict) else value)
     return config, settings
 
@@ -79,7 +76,7 @@ def _options(section: str) -> list[tuple[str, dict[str, Any]]]:
     """Return name and plain values of each file of a group in configs/."""
     found = []
     for path in sorted((CONFIGS / section).glob("*.yaml")):
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
         if isinstance(tree, dict) and isinstance(tree.get("_target_"), str):
             found.append((path.stem, {k: v for k, v in tree.items() if "${" not in str(v)}))
     return found

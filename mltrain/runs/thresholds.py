@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -239,22 +239,6 @@ class Tuner:
         return overall_and_per_class(counts, counts.positives > 0)[self.metric]
 
 
-class TuningOptions(Protocol):
-    """The options of `mltrain evaluate` that ask for tuning."""
-
-    @property
-    def tune(self) -> Method | Literal["off"]: ...
-
-    @property
-    def tune_metric(self) -> Metric | None: ...
-
-    @property
-    def tune_min_positives(self) -> int | None: ...
-
-    @property
-    def tune_folds(self) -> int | None: ...
-
-
 @dataclass(frozen=True)
 class TuningPlan:
     """A possible tuning: learnt on `source` and reported on `target`, or across `folds` of the source."""
@@ -292,47 +276,56 @@ class TuningPlan:
 
 
 def plan_tuning(
-    cfg: DictConfig, tuning: TuningOptions, splits: Splits, stats: LabelStats, summarize: Callable[..., Summary]
+    cfg: DictConfig,
+    splits: Splits,
+    stats: LabelStats,
+    summarize: Callable[..., Summary],
+    *,
+    tune: Method | Literal["off"],
+    tune_metric: Metric | None = None,
+    tune_min_positives: int | None = None,
+    tune_folds: int | None = None,
 ) -> TuningPlan | None:
-    """Return the plan of the tuning that the options ask for, or None; `summarize` has its settings bound.
+    """Return the plan of the tuning that these options of `mltrain evaluate` ask for, or None.
 
     Raises:
         ConfigError: an option that its method does not use, or no split to report on: nothing is ever reported on the
             images it was tuned on.
     """
-    if tuning.tune == "off":
-        for key in ("tune_metric", "tune_min_positives", "tune_folds"):
-            if getattr(tuning, key) is not None:
-                raise ConfigError(f"{key}={getattr(tuning, key)}: nothing is tuned; add e.g. tune=thresholds")
+    given = {"tune_metric": tune_metric, "tune_min_positives": tune_min_positives, "tune_folds": tune_folds}
+    if tune == "off":
+        for key, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{key}={value}: nothing is tuned; add e.g. tune=thresholds")
         return None
     if cfg.task != MULTI_LABEL:
         raise ConfigError(
-            f"tune={tuning.tune}: thresholds and logit adjustment are of task={MULTI_LABEL}; with task={cfg.task} "
+            f"tune={tune}: thresholds and logit adjustment are of task={MULTI_LABEL}; with task={cfg.task} "
             "the class with the highest logit is predicted, and there is nothing to tune"
         )
-    if tuning.tune_metric is not None and tuning.tune != "logit_adjustment":
+    if tune_metric is not None and tune != "logit_adjustment":
         raise ConfigError(
-            f"tune_metric={tuning.tune_metric}: tune={tuning.tune} chooses by F1 {OF[tuning.tune]}; only "
+            f"tune_metric={tune_metric}: tune={tune} chooses by F1 {OF[tune]}; only "
             "tune=logit_adjustment takes a metric"
         )
-    if tuning.tune_min_positives is not None and tuning.tune != "thresholds":
-        raise ConfigError(f"tune_min_positives={tuning.tune_min_positives}: only tune=thresholds tunes classes apart")
-    if tuning.tune_metric == "words_F1" and not 1 <= (cfg.metrics.words_k or 0) <= len(stats.class_names):
+    if tune_min_positives is not None and tune != "thresholds":
+        raise ConfigError(f"tune_min_positives={tune_min_positives}: only tune=thresholds tunes classes apart")
+    if tune_metric == "words_F1" and not 1 <= (cfg.metrics.words_k or 0) <= len(stats.class_names):
         raise ConfigError(f"tune_metric=words_F1: metrics.words_k={cfg.metrics.words_k} gives no such figure")
-    if tuning.tune_folds is not None and tuning.tune_folds > len(splits.val):
-        raise ConfigError(f"tune_folds={tuning.tune_folds}: {splits.val.name} has {len(splits.val)} images")
-    if tuning.tune_folds is None and (problem := no_other_split(splits)) is not None:
+    if tune_folds is not None and tune_folds > len(splits.val):
+        raise ConfigError(f"tune_folds={tune_folds}: {splits.val.name} has {len(splits.val)} images")
+    if tune_folds is None and (problem := no_other_split(splits)) is not None:
         raise ConfigError(f"tune: {problem}. {WAY_OUT}")
     tuner = Tuner(
-        method=tuning.tune,
+        method=tune,
         summarize=summarize,
         log_prior_odds=stats.log_prior_odds(),
-        metric=tuning.tune_metric or "macro_F1",
-        min_positives=tuning.tune_min_positives or 5,
+        metric=tune_metric or "macro_F1",
+        min_positives=tune_min_positives or 5,
         threshold=cfg.metrics.threshold,
         words_k=cfg.metrics.words_k or 5,
     )
-    return TuningPlan(tuner, splits.val, splits.test if tuning.tune_folds is None else None, tuning.tune_folds)
+    return TuningPlan(tuner, splits.val, splits.test if tune_folds is None else None, tune_folds)
 
 
 def no_other_split(splits: Splits) -> str | None:

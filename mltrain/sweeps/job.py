@@ -22,12 +22,14 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from mltrain.config.compose import Source, load
+from mltrain.config.compose import load
 from mltrain.config.identity import run_folder
+from mltrain.config.overrides import Source
 from mltrain.console import REMEDY, advice, log_to_stderr, rank
 from mltrain.engine.run_folder import REPORT, read_result
+from mltrain.engine.signals import handled, in_main_thread
 from mltrain.errors import Interrupted, MltrainError
-from mltrain.sweeps.record import Record, Sweep
+from mltrain.sweeps.record import Check, Record, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,6 @@ Work = Callable[[Any], Any]  # takes the checked DictConfig of a job
 
 STOP_SECONDS = 0.5  # between two looks for the stop file
 PREEMPTION_SECONDS = 3.0  # Slurm sends a second signal to a preempted job within this time
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 # Two variables of the main process. They are not part of a `Sweep`, because that travels to other processes.
 checked: dict[str, Any] = {}  # configs that are checked already, by their overrides
@@ -63,7 +64,7 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
             if record.overrides in sweep.rerun_before:
                 cfg = cfg.copy()
                 cfg.rerun = False
-            _run(record, cfg, work)
+            _run(record, cfg, work, sweep.check)
         except (Interrupted, KeyboardInterrupt) as error:
             code = error.exit_code if isinstance(error, Interrupted) else 130
             record.end_with("interrupted", str(error) or "interrupted", code)
@@ -86,11 +87,13 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
     return record.value
 
 
-def _run(record: Record, cfg: Any, work: Work) -> None:
+def _run(record: Record, cfg: Any, work: Work, check: Check | None) -> None:
     """Do the work, unless it was done before, and note folder and figure."""
     folder = run_folder(cfg)
     record.folder = str(folder)
     result = None if cfg.rerun else read_result(folder)
+    if result is not None and check is not None:
+        check([cfg])
     state = "finished" if result is None else "before"
     if result is None or (cfg.logger.report and not (folder / REPORT).exists()):
         result = work(cfg)
@@ -163,7 +166,7 @@ class _Limit:
 @contextmanager
 def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
     """Let a signal, or the stop file, end the job: at once outside training; in training the runner saves first."""
-    if not _handles_signals():
+    if not in_main_thread():
         yield _Limit(None)
         return
 
@@ -182,29 +185,6 @@ def _stoppable(sweep: Sweep) -> Iterator[_Limit]:
             yield limit
         finally:
             ended.set()
-
-
-@contextmanager
-def handled(handler: Callable[[int, Any], None], *, after: signal.Handlers | None = None) -> Iterator[None]:
-    """Handle SIGTERM, SIGINT and SIGHUP in a block, and after it by `after` or as before the block.
-
-    A SIGHUP that is ignored, as nohup does, stays ignored.
-    """
-    if not _handles_signals():
-        yield
-        return
-    ignored = {number for number in SIGNALS[2:] if signal.getsignal(number) == signal.SIG_IGN}
-    previous = {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before if after is None else after)
-
-
-def _handles_signals() -> bool:
-    """Return whether this is the main thread, the only one in which Python sets handlers of signals."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def _obey(sweep: Sweep, ended: threading.Event) -> None:

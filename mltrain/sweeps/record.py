@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mltrain.engine.run_folder import read_jobs
 from mltrain.errors import DataError
 from mltrain.files import is_alive, write_json
 
 STOP = "stop"
+Check = Callable[[list[Any]], bool]
+"""Refuses the DictConfigs of jobs whose runs are of other data; returns whether all could be checked."""
+
 ENDED = ("finished", "before", "failed", "interrupted")
 DONE = ("finished", "before")
 
@@ -66,6 +70,8 @@ class Sweep:
     """cores of a job, or None for no limit"""
     varied: tuple[str, ...]
     """keys in which the jobs differ"""
+    check: Check | None = None
+    """refuses a finished job whose data have changed; None if all jobs were checked when the sweep began"""
     started: float = 0.0
     """when the sweep began, in seconds since 1970"""
     rerun_before: tuple[str, ...] = ()

@@ -29,28 +29,40 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import message
-from mltrain.config.compose import Source, compose_settings, load, scan_overrides
+from mltrain.config.compose import load
 from mltrain.config.identity import run_folder
+from mltrain.config.overrides import Source, scan_overrides
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.engine.run_folder import read_result
-from mltrain.errors import ConfigError, Interrupted, MltrainError
+from mltrain.engine.signals import handled
+from mltrain.errors import ConfigError, DataError, Interrupted, MltrainError
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps import launchers
 from mltrain.sweeps.job import Work
-from mltrain.sweeps.record import ENDED, Record, Sweep, done_by_interrupted_sweep
+from mltrain.sweeps.record import ENDED, Check, Record, Sweep, done_by_interrupted_sweep
 from mltrain.sweeps.watch import Watch, summary
 
 log = logging.getLogger(__name__)
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callable[[Path], None]) -> None:
+def run_sweep(
+    work: Work,
+    overrides: list[str],
+    source: Source,
+    *,
+    before: Check | None = None,
+    after: Callable[[Path], None],
+) -> None:
     """Check every job, run them all, and log a summary.
 
     Args:
+        before: refuses jobs whose runs are of other data than those of now.
         after: called with the sweep's folder if at least two runs are finished and can be compared.
 
     Raises:
         ConfigError: a job's config is wrong; no job was run.
+        DataError: the data have changed since runs of the sweep were trained; no job was run.
         Interrupted: a signal stopped the sweep; running jobs have saved.
         MltrainError: jobs failed; the message names them and their reasons.
     """
@@ -66,7 +78,8 @@ def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callab
     parsed = OverridesParser.create().parse_overrides(scan.overrides)
     settings = compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
     launchers.check_installed(settings)
-    total, before, rerun_before = _check_jobs(parsed, settings, source)
+    total, done, rerun_before = _check_jobs(parsed, settings, source)
+    checked = before is None or _check_data(before)
     at_once = launchers.jobs_at_once(settings, total)
     sweep = Sweep(
         folder=_new_folder(Path(settings.sweep.dir)),
@@ -76,16 +89,17 @@ def run_sweep(work: Work, overrides: list[str], source: Source, *, after: Callab
         pid=os.getpid(),
         total=total,
         cores=launchers.cores_of_a_job(settings, at_once),
+        check=None if checked and total == len(sweep_job.checked) else before,
         started=time.time(),
         varied=tuple(o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()),
         rerun_before=rerun_before,
     )
-    watch = Watch(sweep, before=before)
+    watch = Watch(sweep, before=done)
     arguments = [*scan.overrides, *_own_overrides(source, sweep, at_once)]
     ended: Exception | None = None
     try:
         # The signals come after the launcher, because Ray sets handlers when it starts.
-        with _started(settings, sweep), sweep_job.handled(functools.partial(_stop, sweep=sweep)), watch.watching():
+        with _started(settings, sweep), handled(functools.partial(_stop, sweep=sweep)), watch.watching():
             task = functools.partial(sweep_job.run_job, work=work, source=source, sweep=sweep)
             _launch(functools.update_wrapper(task, work), arguments, source)
     except (MltrainError, HydraException, OmegaConfBaseException):
@@ -131,6 +145,14 @@ def _check_jobs(
     rerun_before = done_by_interrupted_sweep(Path(settings.sweep.dir).parent, again) if again else ()
     skipped = [cfg for job, cfg in sweep_job.checked.items() if not cfg.rerun or job in rerun_before]
     return len(jobs), sum(read_result(run_folder(cfg)) is not None for cfg in skipped), rerun_before
+
+
+def _check_data(check: Check) -> bool:
+    """Refuse the sweep if runs of its jobs are of other data; return whether all could be checked."""
+    try:
+        return check(list(sweep_job.checked.values()))
+    except DataError as error:
+        raise DataError(f"nothing was run: {error}") from error
 
 
 def _first(override: Override) -> str:

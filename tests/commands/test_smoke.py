@@ -27,7 +27,7 @@ WORKS: dict[str, Work] = {}
 
 
 def work(function: Work) -> Work:
-    WORKS[function.__name__] = function
+    WORKS[function.__name__.rstrip("_")] = function
     return function
 
 
@@ -66,6 +66,15 @@ def tune_thresholds(call: Call, run: Path, folder: Path) -> None:
     (run / "thresholds.json").unlink()  # other commands use it
     assert (found["weights"], found["folds"]) == ("val", 5)
     assert len(set(found["thresholds"])) == 1
+
+
+@work
+def find_label_errors(call: Call, run: Path, folder: Path) -> None:
+    pytest.importorskip("cleanlab", reason="pip install 'mltrain-vision[clean]'")
+    table, page = done(call, "find_label_errors", run, f"out={folder}/errors.csv", "count=4").splitlines()
+    with Path(table).open(newline="", encoding="utf-8") as file:
+        assert {row["kind"] for row in csv.DictReader(file)} == {"missing", "wrong"}
+    assert Path(page).read_text(encoding="utf-8").count("data:image/jpeg") >= 1
 
 
 @work
@@ -133,6 +142,21 @@ def dataset_stats(call: Call, run: Path, folder: Path) -> None:
 
 
 @work
+def find_duplicates(call: Call, run: Path, folder: Path) -> None:
+    shown = done(call, "find_duplicates", *SMALL, "distance=0", "out=pairs.csv")
+    assert shown.startswith("104 images, at most 0 of 128 bits apart: 0 pairs")
+    assert (folder / "pairs.csv").read_text() == "distance,split,image,other_split,other\n"
+
+
+@work
+def convert_labels(call: Call, run: Path, folder: Path) -> None:
+    done(call, "convert_labels", *SMALL, "out=converted/labels.csv")
+    lines = (folder / "converted" / "labels.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "image,labels,split" and len(lines) == 1 + 80 + 24
+    assert len((folder / "converted" / "labels.classes.txt").read_text(encoding="utf-8").splitlines()) == 20
+
+
+@work
 def browse_dataset(call: Call, run: Path, folder: Path) -> None:
     done(call, "browse_dataset", *TINY, "images=4", "versions=1", "out=pages/browse.html")
     page = (folder / "pages" / "browse.html").read_text(encoding="utf-8")
@@ -180,6 +204,16 @@ def find_lr(call: Call, run: Path, folder: Path) -> None:
 def inspect_batch(call: Call, run: Path, folder: Path) -> None:
     assert "images, normalised" in done(call, "inspect_batch", *TINY, "images=4")
     assert (folder / "batch.png").is_file()
+
+
+@work
+def list_(call: Call, run: Path, folder: Path) -> None:
+    assert "Ridnik" in done(call, "list", "losses")
+
+
+@work
+def completion(call: Call, run: Path, folder: Path) -> None:
+    assert done(call, "completion", "line=mltrain train loss=asl_").splitlines() == ["loss=asl_softmax"]
 
 
 def test_every_command_is_here() -> None:

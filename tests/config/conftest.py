@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.config.compose import CONFIGS, Source
+from mltrain.config.overrides import CONFIGS, Source
 
 ROOT = CONFIGS.parent
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]

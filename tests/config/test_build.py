@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mltrain.config.build import instantiate
-from mltrain.config.compose import Source, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import Source
 from mltrain.errors import ConfigError
 
 PROBE = """

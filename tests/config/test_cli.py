@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mltrain import console
-from mltrain.config.compose import CONFIGS
+from mltrain.config.overrides import CONFIGS
 from mltrain.errors import ConfigError
 
 ROOT = CONFIGS.parent

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mltrain.config.compose import Source, load, load_run
+from mltrain.config.compose import load, load_run
+from mltrain.config.overrides import Source
 from mltrain.config.schema import SECTIONS, section_options
 from mltrain.errors import ConfigError
 
@@ -96,7 +97,7 @@ def test_a_folder_of_ones_own_adds_options_and_recipes(tmp_path: Path) -> None:
 def test_a_config_can_be_composed_while_hydra_is_in_use() -> None:
     from hydra import compose, initialize_config_dir
 
-    from mltrain.config.compose import CONFIGS
+    from mltrain.config.overrides import CONFIGS
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         load(["seed=1"])

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from mltrain.config.compose import CONFIGS, load, load_run
+from mltrain.config.compose import load, load_run
 from mltrain.config.identity import default_name, run_folder, run_id
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 
 BASE = load()

@@ -19,7 +19,7 @@ from mltrain.errors import ConfigError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.models.classifier import Classifier
 from mltrain.report.batch import epoch_counts, layout_of, named_targets, sampler_table, target_table, tensor_table
-from mltrain.runs.assemble import train
+from mltrain.runs.train import train
 from tests.promises.runs import ROOT, TINY, environment
 
 MIXED = ["augment=standard", "mix=cutmix", "partial=drop", "sampler=class_aware"]

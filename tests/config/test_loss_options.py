@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 import mltrain.losses
-from mltrain.config.signatures import UNKNOWN, locate, read_signature
+from mltrain.config.signatures import UNKNOWN, read_signature
+from mltrain.config.topic_help import docstring_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs" / "loss").glob("*.yaml"))
@@ -23,40 +24,19 @@ INJECTED = ("stats", "num_classes")
 WIDTH = 125
 
 
-def arguments(cls: type) -> dict[str, str]:
-    """Return the texts of the section Args of a class docstring, by argument."""
-    found: dict[str, str] = {}
-    section = (inspect.getdoc(cls) or "").partition("\nArgs:\n")[2]
-    names: list[str] = []
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break
-        start = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
-        if start:
-            names = start[1].split(", ")
-            found |= dict.fromkeys(names, start[2])
-        elif line.strip():
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found
-
-
-def meaning(cls: type, option: str) -> str:
+def meaning(target: str, option: str) -> str:
     """Return the first sentence about an option; "see `Base`" stands for the base's."""
-    text = arguments(cls)[option]
-    base = re.match(r"see `(\w+)`", text)
-    if base:
-        return meaning(next(c for c in cls.__mro__ if c.__name__ == base[1]), option)
-    return re.split(r"\.(?: |$)", text)[0].replace("``", "")
+    return re.split(r"\.(?: |$)", docstring_arguments(target)[option])[0]
 
 
 def expected(path: Path) -> str:
     """Return the file with the comments that the docstrings give."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    cls = locate(yaml.safe_load("\n".join(lines))["_target_"])
+    target = yaml.safe_load("\n".join(lines))["_target_"]
     kept = [line for line in lines if re.match(r"#|\w", line)]
     options = {line.partition(":")[0]: line.partition(" #")[0].rstrip() for line in kept if re.match(r"[a-z]", line)}
     column = min(max(map(len, options.values())), 21)
-    texts = {name: f"{line:<{column}} # {meaning(cls, name)}" for name, line in options.items()}
+    texts = {name: f"{line:<{column}} # {meaning(target, name)}" for name, line in options.items()}
     return "\n".join([*(line for line in kept if line[0] in "#_"), *texts.values()]) + "\n"
 
 

@@ -17,7 +17,8 @@ from torch import nn
 
 from mltrain.config.build import instantiate
 from mltrain.config.check import find_problems
-from mltrain.config.compose import CONFIGS, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.signatures import locate, read_signature
 from mltrain.config.types import Atom, Items, Kind, OneOf
@@ -40,7 +41,7 @@ CLASSES = 20
 def plain(name: str) -> dict[str, Any]:
     """The section of a config file without interpolations; those of other sections are left out."""
     section, tree = name.split("/")[0], COMPONENTS[name]
-    tree = tree.get(section, tree) if section == "dataset" and "_target_" not in tree else tree
+    tree = tree if "_target_" in tree else tree[section]  # a file of the global package
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if (isinstance(value, str) and "${" in value) or value == "???":

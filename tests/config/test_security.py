@@ -18,9 +18,11 @@ from omegaconf import OmegaConf, open_dict
 
 from mltrain.config.build import instantiate
 from mltrain.config.check import find_problems
-from mltrain.config.compose import CONFIGS, Source, compose_settings, load, load_run
+from mltrain.config.compose import load, load_run
+from mltrain.config.overrides import CONFIGS, Source
 from mltrain.config.schema import INJECTED
 from mltrain.config.signatures import TargetError
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.config.targets import KINDS, Permission, component_signature, is_foreign
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.settings import load_settings

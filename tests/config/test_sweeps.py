@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from mltrain.config.compose import CONFIGS, Source, compose_settings
+from mltrain.config.overrides import CONFIGS, Source
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import ConfigError
 from mltrain.sweeps import launchers
 from mltrain.sweeps.job import Record, Sweep

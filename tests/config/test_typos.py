@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.config.compose import Source, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import Source
 from mltrain.errors import ConfigError
 
 # override, what the message must say
@@ -157,7 +158,7 @@ def test_options_of_an_unknown_choice_are_not_held_against_another() -> None:
             "Could not override 'los'",
         ),
         ("experiment/mine.yaml", "# @package _global_\nrunner:\n  epochs: [3\n", "mine.yaml"),
-        ("experiment/mine.yaml", "epochs: 3\n", "there is no experiment"),  # without the header it lands elsewhere
+        ("experiment/mine.yaml", "epochs: 3\n", 'its first line must be "# @package _global_"'),
         ("loss/asl.yaml", "_target_: mltrain.losses.AsymmetricLoss\ngama_neg: 1.0\n", "configs/loss/asl.yaml, line 2"),
         ("loss/asl.yaml", "gamma_neg: 1.0\n", "loss: has no _target_"),
         ("train.yaml", None, "configs/train.yaml, line"),
@@ -225,3 +226,24 @@ def test_the_advice_for_a_value_in_a_file_is_yaml_that_works(tmp_path: Path) -> 
     assert advice is not None
     file.write_text(f"# @package _global_\n{advice[1]}\n", encoding="utf-8")
     assert float(load(["+experiment=mine"], source=source).name) == 1e5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runner:\n  epochs: 3\n", "found 'runner:'"),
+        ("# mine\n# @package _global_\nrunner:\n  epochs: 3\n", "it stands in a later line: move it to the top"),
+        ("# @package runner\nepochs: 3\n", "found '# @package runner'"),
+        ("\ufeff# @package _global_\nrunner:\n  epochs: 3\n", "a byte order mark hides its first line"),
+    ],
+)
+def test_an_experiment_without_its_header_is_told_so(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        load(["+experiment=mine"], source=Source(extra=(tmp_path,)))
+    assert f"{file}: " in str(error.value) and said in str(error.value)
+    assert 'its first line must be "# @package _global_"' in str(error.value)
+    file.write_text("# @package _global_\nrunner:\n  epochs: 3\n", encoding="utf-8")
+    assert load(["+experiment=mine"], source=Source(extra=(tmp_path,))).runner.epochs == 3

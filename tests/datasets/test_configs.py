@@ -19,7 +19,8 @@ FOLDER = Path(__file__).parents[2] / "configs" / "dataset"
 OURS = (
     "shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "voc_mlt", "coco_mlt", "csv", "nuswide",
     "nuswide_1k", "nuswide_zsl", "nuswide_csv", "openimages", "lvis", "vg500", "folder", "list", "mnist", "cifar10",
-    "cifar100", "digits", "nuswide_zsl_csv",
+    "cifar100", "digits", "nuswide_zsl_csv", "auto", "json", "cvat", "celeba", "coco_files", "voc_files", "yolo",
+    "webdataset", "parquet", "hf",
 )
 # fmt: on
 
@@ -46,10 +47,10 @@ def test_a_config_shows_every_option_with_its_default(name: str) -> None:
     assert config["name"] == name
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name not in ("shapes", "digits")])
+@pytest.mark.parametrize("name", [name for name in OURS if name not in ("shapes", "digits", "hf")])
 def test_without_its_data_a_config_says_what_is_expected_where(name: str, tmp_path: Path) -> None:
     function, config = load(name)
-    key = "file" if name in ("csv", "nuswide_csv", "nuswide_zsl_csv") else "root"
+    key = "path" if name == "auto" else "file" if "root" not in config or config["root"] is None else "root"
     assert config[key].startswith("${paths.data}/")
     config[key] = config[key].replace("${paths.data}", str(tmp_path))
     with pytest.raises(DataError) as error:

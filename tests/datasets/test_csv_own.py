@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shlex
 import unicodedata
@@ -35,7 +36,8 @@ def follow(message: str, file: str) -> dict[str, Any]:
     overrides = [word for word in words if not word.endswith("=FILE")]
     assert overrides
     cfg = load(["dataset=csv", f"dataset.file={file}", *overrides])
-    return {str(key): value for key, value in cfg.dataset.items() if key not in ("_target_", "val_fraction")}
+    own = inspect.signature(csv_file).parameters.keys() - {"val_fraction"}
+    return {str(key): value for key, value in cfg.dataset.items() if key in own}
 
 
 # -- one column per class --------------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ def test_rows_called_test_are_the_test_set(tmp_path: Path, caplog: pytest.LogCap
     assert csv_file(file=file, val_split="test").test is None, "asked for as val"
     held_out = csv_file(file=file, val_fraction=0.5)
     assert held_out.test is not None and held_out.test.files == ["c"] and "b" not in held_out.val.files
-    assert "the 1 images of split val are not used; with dataset.val_fraction=0 they are" in caplog.text
+    assert "the 1 images of split val are not used; without dataset.val_fraction and dataset.folds" in caplog.text
 
 
 # -- spellings of classes and images ---------------------------------------------------------------------------------

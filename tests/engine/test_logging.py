@@ -80,7 +80,7 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
 
 
 def test_other_ranks_write_nothing(tmp_path, one_rank):
-    one_rank.is_main = False
+    one_rank.rank = 1
     with make_sinks(tmp_path, _config(tensorboard=True), one_rank) as sinks:
         sinks.resume(0)
         sinks.log(1, {"a": 1.0})
@@ -107,7 +107,7 @@ def test_tensorboard_reads_back_what_was_logged_and_forgets_what_a_resume_voids(
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, one_rank, monkeypatch, package):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    one_rank.is_main = False  # every rank must refuse, or the others would wait for the main one
+    one_rank.rank = 1  # every rank must refuse, or the others would wait for the main one
     with pytest.raises(ConfigError, match=rf"logger\.{package}=true needs.*pip install 'mltrain-vision\[{package}\]'"):
         make_sinks(tmp_path, _config(**{package: True}), one_rank)
 

@@ -13,7 +13,7 @@ from mltrain.errors import Interrupted
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.losses.ldam import LDAMLoss
 from mltrain.losses.ldam_softmax import LDAMSoftmaxLoss
-from mltrain.runs.assemble import train
+from mltrain.runs.train import train
 from tests.promises.runs import TINY, assert_same, fit, state, stop_at
 
 COUNTS = [60, 12, 3, 0]

@@ -349,13 +349,17 @@ def test_extreme_logits_stay_finite(loss: nn.Module, dtype: torch.dtype) -> None
 
 @each_loss
 @pytest.mark.parametrize("position", [0, 1])
-def test_nan_shows_in_the_loss(loss: nn.Module, position: int) -> None:
+def test_nan_in_logits_shows_and_in_targets_is_refused(loss: nn.Module, position: int) -> None:
     args = [torch.randn(2, 40), make_targets("hard", (2, 40))]
     args[1][0, 3] = 1
     args[position][0, 3] = torch.nan
-    value = loss(*args)
-    # A target of NaN is neither positive nor unknown to the losses that only compare: it counts as a negative.
-    assert value.isnan() or (position == 1 and isinstance(loss, ZLPRLoss | TwoWayLoss))
+    if position == 0:
+        assert loss(*args).isnan()
+        return
+    for wrong, message in ((torch.nan, "found nan"), (2, "found 2"), (torch.inf, "found inf")):
+        args[1][0, 3] = wrong
+        with pytest.raises(ValueError, match=message):
+            loss(*args)
 
 
 @each_loss

@@ -156,19 +156,17 @@ def test_per_class_columns_are_percent_with_nan_where_undefined(example: tuple[T
     assert all(np.isnan(columns[name][ABSENT]) for name in ("ap", "recall", "f1"))
 
 
-def test_summary_is_valid_json(example: tuple[Tensor, Tensor]):
+def test_scalars_are_valid_json(example: tuple[Tensor, Tensor]):
     summary = summarize(*example, group_indices={"head": [0]})
-    read = json.loads(json.dumps(summary.to_json(), allow_nan=False))
-    assert read["scalars"] == summary.scalars
-    assert read["per_class"]["ap"][ABSENT] is None
-    assert read["per_class"]["ap"][0] == summary.per_class["ap"][0]
-    assert read["per_class"]["positives"] == summary.per_class["positives"].tolist()
+    assert json.loads(json.dumps(summary.scalars, allow_nan=False)) == summary.scalars
 
 
 def test_order_of_images_does_not_change_a_bit_of_the_summary(example: tuple[Tensor, Tensor]):
     logits, targets = example
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
-    assert summarize(logits[order], targets[order]).to_json() == summarize(logits, targets).to_json()
+    other, own = summarize(logits[order], targets[order]), summarize(logits, targets)
+    assert other.scalars == own.scalars
+    assert all(np.array_equal(other.per_class[key], own.per_class[key], equal_nan=True) for key in own.per_class)
 
 
 def test_unseen_classes_are_ranked_by_themselves_over_the_images_that_have_one() -> None:

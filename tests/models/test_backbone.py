@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -16,6 +18,7 @@ from mltrain.models import (
     Query2Label,
     create_backbone,
     create_classifier,
+    hub,
 )
 from mltrain.models import backbone as backbone_module
 
@@ -226,11 +229,45 @@ def test_a_failed_download_says_how_to_do_without(monkeypatch: pytest.MonkeyPatc
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
+    monkeypatch.setattr(hub, "get_session", HubThatAnswers)
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(
         MltrainError, match=r"resnet18 could not be downloaded.*no route to host.*model.checkpoint=FILE"
     ):
         create_backbone(name="resnet18", pretrained=True)
+
+
+class HubThatAnswers:
+    """Stands in for the HTTP session of the hub's client."""
+
+    def head(self, url: str, *, timeout: float) -> None:
+        assert url.startswith("https://") and timeout <= 10
+
+
+def test_a_hub_out_of_reach_is_noticed_before_its_client_retries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Unreachable:
+        def head(self, url: str, *, timeout: float) -> None:
+            raise OSError("no route to host")
+
+    def create(*args: object, **kwargs: object) -> nn.Module:
+        raise AssertionError("timm tried to download")
+
+    monkeypatch.setattr(hub, "get_session", Unreachable)
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(MltrainError) as raised:
+        create_backbone(name="mobilenetv2_100", pretrained=True)
+    message = str(raised.value)
+    assert raised.value.exit_code == 2 and "\n" not in message
+    for words in ("no route to host", "model.checkpoint=FILE", "timm/mobilenetv2_100.ra_in1k", "model=small"):
+        assert words in message
+    # weights in the cache need no hub
+    monkeypatch.setattr(
+        hub.huggingface_hub, "try_to_load_from_cache", lambda repo, file, revision: str(tmp_path / file)
+    )
+    with pytest.raises(MltrainError, match="timm tried to download"):
+        create_backbone(name="mobilenetv2_100", pretrained=True)
 
 
 def test_pretrained_asks_timm_for_its_weights_unless_a_file_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +278,7 @@ def test_pretrained_asks_timm_for_its_weights_unless_a_file_is_given(monkeypatch
         asked.append(pretrained)
         return create(name, pretrained=False, **kwargs)
 
+    monkeypatch.setattr(hub, "get_session", HubThatAnswers)
     monkeypatch.setattr(backbone_module.timm, "create_model", watch)
     create_backbone(name="resnet18", pretrained=True, image_size=64)
     with pytest.raises(MltrainError, match="no such file"):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("python", "torchrun", "pip", "pytest", "tensorboard", "ray", "sbatch", "srun")
+PROGRAMS = ("python", "mltrain", "torchrun", "pip", "pytest", "tensorboard", "ray", "sbatch", "srun")
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,16 @@ class Command:
 
     @property
     def tool(self) -> str | None:
-        """The script of tools/ that it runs, by torchrun or without."""
+        """The script of tools/ that it runs, by torchrun or without; `mltrain NAME` is the same as tools/NAME.py."""
+        if self.program == "mltrain":
+            return f"tools/{self.words[1]}.py"
         return next((word for word in self.words if re.fullmatch(r"tools/\w+\.py", word)), None)
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """What comes after the tool."""
+        if self.program == "mltrain":
+            return self.words[2:]
         return self.words[self.words.index(self.tool) + 1 :] if self.tool else self.words[1:]
 
     def __str__(self) -> str:

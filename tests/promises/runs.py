@@ -19,7 +19,7 @@ from PIL import Image
 from mltrain.config.build import load
 from mltrain.config.identity import run_folder
 from mltrain.engine.step import TrainStep
-from mltrain.runs.assemble import train
+from mltrain.runs.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from mltrain.config.compose import CONFIGS, Source, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import CONFIGS, Source
 from mltrain.config.rules import task_of_loss
 from mltrain.config.schema import INJECTED, SECTIONS
 from mltrain.config.signatures import locate

@@ -21,16 +21,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from mltrain.config.compose import Source, compose_settings, load, scan_overrides
+from mltrain.config.compose import load
+from mltrain.config.overrides import Source, scan_overrides
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import MltrainError
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit
+from tests.storage.made import make_tar, make_zip
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = commands(PAGES)
 TOOLS = [c for c in COMMANDS if c.tool]
-TRAINING = [c for c in TOOLS if c.tool == "tools/train.py"]
-OTHER_TOOLS = [c for c in TOOLS if c.tool != "tools/train.py"]
+TRAINING = [c for c in TOOLS if c.tool == "tools/train.py" and "--help" not in c.arguments]
+OTHER_TOOLS = [c for c in TOOLS if c not in TRAINING]
 REST = [c for c in COMMANDS if not c.tool]
 # What no test has: public data, published weights, word vectors, the hub; and what is said where it is missing.
 ELSEWHERE = re.compile(
@@ -39,6 +42,7 @@ ELSEWHERE = re.compile(
 LACKING = "missing|not found|[nN]o such|none of|could not be downloaded|are free"
 ANSWERS = {  # that are no failure of the command
     "tools/create_longtail_dataset.py": "holds a split already",  # of the same command on another page
+    "tools/convert_labels.py": "overwrite=true replaces it",  # likewise
     "tools/tune_thresholds.py": "no threshold gives",
     "tools/find_lr.py": "no suggestion",
 }
@@ -61,6 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (40, 30)).save(root / "more/1.png")
     (root / "split.csv").write_text("\n".join(rows) + "\n")
     (root / "my.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
+    (root / "corrections.csv").write_text("image,class,given,suggested\nphotos/0.jpg,sky,0,1\n")
     # labels alone, enough of them to make a long tail of
     many = [f"{k}.jpg,{'common' if k % 10 else 'rare'};{'sea' if k % 3 else 'sky'}" for k in range(1500)]
     shutil.copy(root / "my.csv", root / "mine.csv")
@@ -76,6 +81,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     images / f"{16 * (part == 'val') + 8 * (name == 'dog') + k}.jpg",
                     root / "FOLDER" / part / name / f"{k}.jpg",
                 )
+    make_zip(root / "photos.zip", root, [f"photos/{k}.jpg" for k in range(48)])
+    files = [str(path.relative_to(root / "FOLDER")) for path in sorted((root / "FOLDER").rglob("*.jpg"))]
+    make_tar(root / "FOLDER.tar", root / "FOLDER", files)
     data = ["dataset=csv", f"dataset.file={root}/split.csv", "dataset.test_split=test", "dataset.name=split"]
     options = [option for option in TINY if not option.startswith("dataset.")]
     long = ["runner.epochs=20", "runner.max_steps=2"]
@@ -130,7 +138,7 @@ def local(command: Command) -> bool:
         "-m" not in words
         and not ELSEWHERE.search(" ".join(words))
         and not any("experiment" in word for word in words)
-        and named in ([], ["csv"], ["folder"])
+        and named in ([], ["csv"], ["folder"], ["auto"])
     )
 
 

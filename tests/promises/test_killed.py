@@ -24,7 +24,7 @@ from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.runner import Runner
 from mltrain.engine.step import TrainStep
 from mltrain.errors import CheckpointError, DataError, Interrupted
-from mltrain.runs import assemble
+from mltrain.runs import train
 from tests.promises.runs import assert_same, command, environment, execute, fit, records, state, stop_at
 
 
@@ -71,7 +71,7 @@ def test_a_run_stopped_before_its_report_writes_it_at_the_next_start(
 ) -> None:
     options = [*overrides, "runner.epochs=1", "logger.report=true"]
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_at(patch, assemble, "report_at_end", lambda *_: True)
+        killed_at(patch, train, "report_at_end", lambda *_: True)
         fit(options)
     folder = run_folder(load(options))
     assert (folder / "result.json").is_file() and not (folder / "report.html").exists()
@@ -86,7 +86,7 @@ def test_a_finished_run_is_reported_without_its_lock(overrides: list[str], monke
     def refused(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr(assemble, "run_lock", refused)
+    monkeypatch.setattr(train, "run_lock", refused)
     assert fit([*overrides, "runner.epochs=1"]) == folder
 
 

@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mltrain import cli
 from mltrain.commands.train import COMMAND as TRAIN
 from mltrain.config.build import instantiate
-from mltrain.config.compose import CONFIGS, Source, compose_settings, load, scan_overrides
+from mltrain.config.compose import load
+from mltrain.config.overrides import CONFIGS, Source, scan_overrides
+from mltrain.config.sweep_settings import compose_settings
 from mltrain.datasets.mlt import read_official
 from mltrain.datasets.shapes import shapes
 from mltrain.labels import LabelStats

@@ -21,8 +21,8 @@ from mltrain.commands.evaluate import evaluate
 from mltrain.commands.report import report
 from mltrain.config.build import load, load_run
 from mltrain.config.identity import run_folder
-from mltrain.runs.assemble import train
 from mltrain.runs.predictor import Predictor
+from mltrain.runs.train import train
 from tests.promises.runs import TINY, records, state
 
 ARCHIVE = Path(__file__).parent / "data" / "old_runs.tar.xz"

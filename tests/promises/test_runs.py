@@ -16,7 +16,8 @@ from mltrain.config.identity import run_folder
 from mltrain.engine import distributed
 from mltrain.engine.evaluator import Inference, evaluate
 from mltrain.metrics import average_precision
-from mltrain.runs.assemble import build_parts, eval_loader, summarizer, train
+from mltrain.runs.assemble import build_parts, eval_loader, summarizer
+from mltrain.runs.train import train
 from tests.promises.runs import ROOT, command, execute, fit, state
 
 

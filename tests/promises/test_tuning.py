@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mltrain.commands.evaluate import Options, evaluate
-from mltrain.config.compose import command_options, load_run
+from mltrain.config.compose import load_run
+from mltrain.config.overrides import command_options
 from mltrain.errors import ConfigError
 from tests.promises.runs import ROOT, coloured_run, execute
 

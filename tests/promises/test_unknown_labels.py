@@ -8,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from mltrain.config.build import instantiate
-from mltrain.config.compose import CONFIGS, load
+from mltrain.config.compose import load
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.rules import MULTI_LABEL, task_of_loss
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics import best_cut, best_cuts, summarize

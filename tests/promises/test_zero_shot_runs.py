@@ -19,7 +19,7 @@ from mltrain.config.compose import load_run
 from mltrain.datasets.shapes_draw import CLASS_NAMES
 from mltrain.errors import ConfigError, DataError
 from mltrain.models.label_embeddings import label_embeddings
-from mltrain.runs.assemble import train
+from mltrain.runs.train import train
 from tests.promises.runs import ROOT, environment, fit, state
 
 UNSEEN = ["disc", "square", "star"]

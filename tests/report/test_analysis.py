@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mltrain.engine.run_folder import RunFolder, SavedPredictions
+from mltrain.engine.run_folder import RunFolder
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.metrics import average_precision
 from mltrain.metrics.counts import count_at_threshold, overall_and_per_class
 from mltrain.metrics.thresholds import best_cut

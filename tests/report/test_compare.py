@@ -11,6 +11,7 @@ from mltrain.errors import DataError
 from mltrain.report.bootstrap import percentile_interval, resample, resampled_figures
 from mltrain.report.compare import Comparison, compare, sort_rows
 from mltrain.report.differences import add_differences
+from mltrain.report.results_table import default_columns, terminal
 from tests.report.run_folders import predictions, records, write_run
 
 
@@ -204,3 +205,57 @@ def test_rows_are_sorted_by_figure_time_or_setting(tmp_path: Path) -> None:
     assert losses("epochs") == ["db", "asl", "bce"]
     with pytest.raises(ValueError, match="no such figure or setting"):
         sort_rows(table, "nothing")
+
+
+def write_folds(runs: Path, loss: str, values: dict[tuple[int, int], float]) -> None:
+    """Runs of three folds, by (seed, fold)."""
+    for (seed, fold), value in values.items():
+        changes = {"dataset.folds": 3, "dataset.fold": fold}
+        write_run(runs, f"loss={loss}", seed=seed, changes=changes, map=value)
+
+
+def test_folds_are_averaged_as_seeds_are(tmp_path: Path) -> None:
+    write_folds(tmp_path, "bce", {(0, 0): 40.0, (0, 1): 42.0, (0, 2): 47.0})
+    write_folds(tmp_path, "asl", {(0, 0): 50.0, (0, 2): 54.0})
+    table = one(tmp_path)
+    assert table.columns == ["loss"] and [row.settings["loss"] for row in table.rows] == ["asl", "bce"]
+    figure = table.rows[1].figures["map"]
+    assert figure.values == (40.0, 42.0, 47.0) and figure.mean == pytest.approx(43.0)
+    assert figure.std == pytest.approx(np.std([40, 42, 47], ddof=1))
+    assert table.repeats == "folds" and "folds" in terminal(table, default_columns(table), bold=False)
+    assert "loss=asl: 2 of 3 folds; without 1." in table.notes
+    assert "Rows have from 2 to 3 folds." in table.notes
+
+
+def test_folds_and_seeds_make_one_row_and_other_folds_another(tmp_path: Path) -> None:
+    write_folds(tmp_path, "bce", {(seed, fold): 40.0 + seed + fold for seed in (0, 1) for fold in (0, 1, 2)})
+    write_run(tmp_path, "loss=bce", map=30.0)
+    table = one(tmp_path)
+    assert [len(row.runs) for row in table.rows] == [6, 1] and table.repeats == "runs"
+    assert table.columns == ["dataset.folds"]
+    assert table.rows[0].figures["map"].values == (40.0, 41.0, 42.0, 41.0, 42.0, 43.0), "by seed, then by fold"
+
+
+def test_intervals_over_folds_resample_the_images_of_each_fold(tmp_path: Path) -> None:
+    folds = {fold: [predictions(40 + fold, seed, strength) for seed, strength in ((fold, 1.0), (fold + 5, 2.0))]
+             for fold in (0, 1, 2)}  # fmt: skip
+    for fold, both in folds.items():
+        for loss, (logits, targets) in zip(("bce", "asl"), both, strict=True):
+            changes = {"dataset.folds": 3, "dataset.fold": fold}
+            write_run(tmp_path, f"loss={loss}", changes=changes, logits=logits, targets=targets)
+    table = one(tmp_path)
+    add_differences(table, "loss=bce", resamples=50)
+    (difference,) = [row.difference for row in table.rows if row.difference is not None]
+    assert difference.why == "" and difference.low is not None and difference.high is not None
+    assert difference.low <= difference.value <= difference.high and difference.value > 0
+    expected = []
+    for fold, both in folds.items():
+        weights = resample(40 + fold, 50, fold)
+        b, a = (resampled_figures(logits, targets, weights, {})["map"] for logits, targets in both)
+        expected.append(a - b)
+    interval = percentile_interval(difference.value, np.mean(expected, axis=0))
+    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+    third = next(row for row in table.rows if row.settings["loss"] == "asl").runs.pop()
+    add_differences(table, "loss=bce", resamples=50)
+    (difference,) = [row.difference for row in table.rows if row.difference is not None]
+    assert difference.low is None and "has the folds [0, 1], the baseline [0, 1, 2]" in difference.why, third.folder

@@ -13,7 +13,7 @@ import pytest
 
 from mltrain import cli
 from mltrain.commands import report as command
-from mltrain.config.compose import command_options
+from mltrain.config.overrides import command_options
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.image_roots import image_roots
 from tests.report.browser import Opened, browser

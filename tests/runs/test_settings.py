@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mltrain.config.compose import CONFIGS
 from mltrain.config.identity import run_id
+from mltrain.config.overrides import CONFIGS
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, INJECTED
 from mltrain.errors import DataError
 from mltrain.runs.settings import load_settings, option_name

@@ -86,8 +86,7 @@ class CSRA(nn.Module):
 
         The mean over the tokens plus the bias, if there is one, is the logit.
         """
-        maps: Tensor = sum(head.class_maps(tokens) for head in self.multi_head)  # type: ignore[operator, assignment]
-        return maps
+        return sum(head.class_maps(tokens) for head in self.multi_head)  # type: ignore[operator, return-value]
 
 
 class _Head(nn.Module):

@@ -53,8 +53,7 @@ class GlobalAveragePool(nn.Module):
         x = F.dropout(tokens.mean(1), self.dropout, self.training)
         if self.bottleneck is not None:
             x = self.bottleneck(x)
-        logits: Tensor = self.fc(x)
-        return logits
+        return self.fc(x)
 
     def class_maps(self, tokens: Tensor) -> Tensor:
         """Return what each token adds to each logit, (B, C, N): class activation maps (Zhou et al., arXiv 1512.04150).

@@ -171,8 +171,7 @@ def dropout_(x: Tensor, rate: float) -> Tensor:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, rate)
-    dropped: Tensor = _CpuDropout.apply(x, rate)
-    return dropped
+    return _CpuDropout.apply(x, rate)
 
 
 class _CpuDropout(torch.autograd.Function):

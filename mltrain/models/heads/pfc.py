@@ -55,8 +55,7 @@ class PFC(nn.Module):
             x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         else:
             x = norm(x)
-        logits: Tensor = self.fc(F.dropout(x, self.dropout, self.training))
-        return logits
+        return self.fc(F.dropout(x, self.dropout, self.training))
 
     def class_maps(self, tokens: Tensor) -> Tensor:
         """Return what each token adds to each logit, (B, C, N), with running statistics; see `GlobalAveragePool`."""

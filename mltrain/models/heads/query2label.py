@@ -90,8 +90,7 @@ class Query2Label(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         memory = self.input_proj(tokens)
         positions = sine_positions(grid, memory.shape[2], device=memory.device).to(memory.dtype)
-        logits: Tensor = self.fc(self.transformer(memory, positions, self.query_embed.weight.to(memory.dtype)))
-        return logits
+        return self.fc(self.transformer(memory, positions, self.query_embed.weight.to(memory.dtype)))
 
     def class_maps(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the attention of each class's query in the last layer to the tokens, mean over the heads, (B, C, N).
@@ -133,8 +132,7 @@ class _Transformer(nn.Module):
     def forward(self, memory: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
         state, _ = self._decode(len(self.decoder.layers), memory, positions, queries)
         assert self.decoder.norm is not None
-        normed: Tensor = self.decoder.norm(state)
-        return normed
+        return self.decoder.norm(state)
 
     def attention(self, memory: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
         """Return the attention weights of the last decoder layer, averaged over the heads, (B, C, N)."""
@@ -179,8 +177,7 @@ class _EncoderLayer(nn.Module):
         rate = self.dropout if self.training else 0.0
         placed = memory + positions
         x = self.norm1(memory + dropout_(_attention(self.self_attn, placed, placed, memory, rate), rate))
-        normed: Tensor = self.norm2(x + feed_forward(self.linear1, self.linear2, x, rate))
-        return normed
+        return self.norm2(x + feed_forward(self.linear1, self.linear2, x, rate))
 
 
 class _DecoderLayer(nn.Module):
@@ -202,8 +199,7 @@ class _DecoderLayer(nn.Module):
         state, placed = self.placed(state, queries, keys)
         read = dropout_(_attention(self.multihead_attn, placed, keys, memory, rate), rate)
         x = self.norm2(read if state is None else state + read)
-        normed: Tensor = self.norm3(x + feed_forward(self.linear1, self.linear2, x, rate))
-        return normed
+        return self.norm3(x + feed_forward(self.linear1, self.linear2, x, rate))
 
     def placed(self, state: Tensor | None, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the state after self-attention, and its sum with the queries, which attends to the memory."""
@@ -233,5 +229,4 @@ def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value:
     """Attend: `(B or 1, L, d)`, `(B, N, d)`, `(B, N, d)` -> `(B, L, d)`, with the weights of the module."""
     q, k, v = project(module, query, key, value)
     read = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v, dropout_p=rate)
-    out: Tensor = module.out_proj(read.transpose(1, 2).flatten(2))
-    return out
+    return module.out_proj(read.transpose(1, 2).flatten(2))

@@ -76,12 +76,10 @@ class ZeroShotMLDecoder(nn.Module):
         memory = F.relu(self.embed_standart(tokens), inplace=True)
         queries = F.relu(self.wordvec_proj(self.label_embeddings))
         h = self.layers[0](queries, memory)
-        logits: Tensor = (h @ self.duplicate_pooling).squeeze(2) + self.duplicate_pooling_bias
-        return logits
+        return (h @ self.duplicate_pooling).squeeze(2) + self.duplicate_pooling_bias
 
     def class_maps(self, tokens: Tensor) -> Tensor:
         """Return the attention of each class's query to the tokens, mean over the heads, (B, C, N); it sums to 1."""
         memory = F.relu(self.embed_standart(tokens))
         queries = F.relu(self.wordvec_proj(self.label_embeddings))
-        attention: Tensor = self.layers[0].attention(queries, memory)  # type: ignore[operator]
-        return attention
+        return self.layers[0].attention(queries, memory)  # type: ignore[operator]

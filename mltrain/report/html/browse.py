@@ -120,10 +120,11 @@ def write_browse(
     total = len(labels) * labels.num_classes
     unknown = int(own.unknowns.sum())
     per_image = int(own.positives.sum()) / max(len(labels), 1)
+    groups = ", ".join(f"{len(index):,} {name}" for name, index in stats.group_indices().items() if len(index))
     empty = len(labels) - len(np.unique(labels.positive_pairs()[0]))
     tiles = [
         ("images", f"{len(labels):,}", f"{len(images):,} on this page"),
-        ("classes", f"{labels.num_classes:,}", _groups(stats)),
+        ("classes", f"{labels.num_classes:,}", groups),
         ("labels per image", f"{per_image:.2f}", f"{int(own.positives.sum()):,} in all"),
         ("without a label", f"{empty:,}", f"{empty / max(len(labels), 1):.1%} of the images"),
         ("unknown targets", f"{unknown / max(total, 1):.1%}" if unknown else "none", f"{unknown:,}" if unknown else ""),
@@ -137,10 +138,6 @@ def write_browse(
         "side": side,
     }
     write_html(path, "browse.html", about=about, tiles=tiles, data=embed(data))
-
-
-def _groups(stats: LabelStats) -> str:
-    return ", ".join(f"{len(index):,} {name}" for name, index in stats.group_indices().items() if len(index))
 
 
 def _image(labels: LabelSet, index: int, versions: Versions, side: int) -> dict[str, Any]:
@@ -159,9 +156,6 @@ def _image(labels: LabelSet, index: int, versions: Versions, side: int) -> dict[
         pixels = read_image(labels.path(index))
     except DataError as error:
         return entry | {"error": str(error), "pictures": []}
-    pictures = [pixels, *versions(index, pixels)]
-    return entry | {"size": [pixels.shape[1], pixels.shape[0]], "pictures": [_base64_jpeg(p, side) for p in pictures]}
-
-
-def _base64_jpeg(pixels: np.ndarray, side: int) -> str:
-    return base64.b64encode(jpeg(Image.fromarray(np.ascontiguousarray(pixels)), side=side, quality=80)).decode()
+    shown = (Image.fromarray(np.ascontiguousarray(picture)) for picture in (pixels, *versions(index, pixels)))
+    pictures = [base64.b64encode(jpeg(picture, side=side, quality=80)).decode() for picture in shown]
+    return entry | {"size": [pixels.shape[1], pixels.shape[0]], "pictures": pictures}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,36 +38,28 @@ class Card:
     """(name, probability in percent, kind)"""
 
 
+@dataclass(eq=False, kw_only=True)
 class Gallery:
-    """Maker of the cards of one set of predictions.
+    """Maker of the cards of one set of predictions."""
 
-    Args:
-        probability: fp32 (N, C).
-        targets: int8 (N, C) of 1, 0, -1.
-        predicted: bool (N, C).
-        files: N paths relative to `root`.
-        names: C class names.
-        root: folder of the images; None: cards have no picture.
-    """
-
-    def __init__(
-        self,
-        *,
-        probability: np.ndarray,
-        targets: np.ndarray,
-        predicted: np.ndarray,
-        files: Sequence[str],
-        names: Sequence[str],
-        root: Path | None,
-    ) -> None:
-        self.probability, self.targets, self.predicted = probability, targets, predicted
-        self.files, self.names, self.root = files, names, root
-        self._pictures: dict[int, str | None] = {}
+    probability: np.ndarray
+    """fp32 (N, C)"""
+    targets: np.ndarray
+    """int8 (N, C) of 1, 0, -1"""
+    predicted: np.ndarray
+    """bool (N, C)"""
+    files: Sequence[str]
+    """N paths relative to `root`"""
+    names: Sequence[str]
+    """C class names"""
+    root: Path | None
+    """folder of the images; None: cards have no picture"""
+    _pictures: dict[int, str | None] = field(default_factory=dict)
 
     def wrong(self) -> list[Card]:
         """Return cards of the wrong predictions with the highest probability."""
         entries = extremes(self.probability, (self.targets == 0) & self.predicted, highest=True, count=COUNT)
-        return [self._card(e, f"{self.names[e.label]} {_percent(e.probability)}", "wrong") for e in entries]
+        return [self._card(e, f"{self.names[e.label]} {percent(e.probability)}", "wrong") for e in entries]
 
     def missed(self) -> list[Card]:
         """Return cards of the labels with the lowest probability that were not predicted."""
@@ -112,12 +104,10 @@ class Gallery:
             first = sorted(listed, key=lambda k: (k != shown_for, not true[k]))[:LINES]
             listed = sorted(first, key=lambda k: -p[k])
         listed = listed or list(order[:3])
-        return [(self.names[k], _percent(float(p[k])), self._kind(i, k)) for k in listed]
-
-    def _kind(self, i: int, k: int) -> str:
-        if self.targets[i, k] == 1:
-            return "hit" if self.predicted[i, k] else "missed"
-        return "wrong" if self.predicted[i, k] and self.targets[i, k] == 0 else ""
+        kinds = np.where(
+            true, np.where(predicted, "hit", "missed"), np.where(predicted & (self.targets[i] == 0), "wrong", "")
+        )
+        return [(self.names[k], percent(float(p[k])), str(kinds[k])) for k in listed]
 
 
 def thumbnail(path: Path) -> str | None:
@@ -137,7 +127,8 @@ def thumbnail(path: Path) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _percent(p: float) -> str:
+def percent(p: float) -> str:
+    """Return a probability in percent, with more digits where it is small."""
     if p >= 0.995:
         return "100 %" if p > 0.9995 else f"{100 * p:.1f} %"
     return f"{100 * p:.0f} %" if p >= 0.095 else f"{100 * p:.1f} %" if p >= 0.001 else "<0.1 %"

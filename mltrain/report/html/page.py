@@ -130,19 +130,10 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the table for the script of the page."""
-        columns = [
-            {
-                "title": c.title,
-                "kind": c.kind,
-                "digits": c.digits,
-                "hint": c.hint,
-                "best": c.best,
-                "sign": c.sign,
-                "spread": None if c.spread is None else numbers(c.spread, 4),
-                "values": numbers(c.values, 4) if c.kind == "number" else list(c.values),
-            }
-            for c in self.columns
-        ]
+        columns = []
+        for c in self.columns:
+            values = numbers(c.values, 4) if c.kind == "number" else list(c.values)
+            columns.append(vars(c) | {"values": values, "spread": c.spread and numbers(c.spread, 4)})
         return {"columns": columns, "sort": self.sort, "descending": self.descending, "page": self.page}
 
     @property
@@ -166,7 +157,12 @@ def write_page(path: Path, page: Page) -> None:
 def write_html(path: Path, template: str, **context: Any) -> None:
     """Write a page from a template of this package atomically; raises as `write_page`."""
     _require("jinja2")
-    write_text(path, _environment().get_template(template).render(**context))
+    write_text(path, render(template, **context))
+
+
+def render(template: str, **context: Any) -> str:
+    """Return a template of this package with its variables filled in."""
+    return str(_environment().get_template(template).render(**context))
 
 
 def _require(name: str) -> None:
@@ -258,7 +254,7 @@ def _environment() -> Any:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=lambda name: not str(name).endswith(".md"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -270,4 +266,5 @@ def _environment() -> Any:
         return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
     environment.globals["asset"] = asset
+    environment.filters["channels"] = lambda values: ", ".join(f"{value:.4g}" for value in values)
     return environment

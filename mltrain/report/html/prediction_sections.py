@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from mltrain.engine.run_folder import CONFUSION, SPLITS, WEIGHTS, RunFolder, SavedPredictions
+from mltrain.engine.run_folder import CONFUSION, SPLITS, WEIGHTS, RunFolder
+from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.html import analysis, prediction_figures
 from mltrain.report.html.gallery import COUNT, Card, Gallery
@@ -287,7 +288,9 @@ def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
         ),
         ("examples", "Examples", f"{min(COUNT, len(ready.saved.files))} images taken at random.", gallery.examples()),
     ]
-    why = "" if gallery.pictures else no_pictures(images)
+    found = "their folder is not known" if images is None else f"they are not in {images}"
+    missing = f" Without pictures: {found} (mltrain report RUN images=FOLDER names it)."
+    why = "" if gallery.pictures else missing
     rule = "the most probable class" if single else f"classes above {ready.threshold:g}"
     for name, title, lead, cards in parts:
         if not cards:
@@ -299,9 +302,3 @@ def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
         more = f" Predicted: {rule}." if name == "examples" else ""
         short = {"mistakes": "Mistakes", "missed": "Missed"}.get(name, "")
         page.add(name, title, "run_cards.html", lead=f"{lead}{more}{why}", cards=cards, short=short)
-
-
-def no_pictures(images: Path | None) -> str:
-    """Return the sentence on missing pictures."""
-    found = "their folder is not known" if images is None else f"they are not in {images}"
-    return f" Without pictures: {found} (mltrain report RUN images=FOLDER names it)."

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.engine.run_folder import EMA, RAW, WEIGHTS, ClassTable, RunFolder
+from mltrain.engine.run_folder import EMA, RAW, WEIGHTS, RunFolder
+from mltrain.engine.saved_tables import ClassTable
 from mltrain.labels import GROUP_NAMES
 from mltrain.report.html.page import Figure, numbers, plot_text
 from mltrain.report.html.traces import axis, by_epoch, epoch_axis, group_bars, line, points, star

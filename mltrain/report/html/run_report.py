@@ -11,17 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.engine.run_folder import (
-    ENVIRONMENT,
-    METRICS,
-    PER_CLASS,
-    REPORT,
-    SPLITS,
-    WEIGHTS,
-    ClassTable,
-    RunFolder,
-    flatten,
-)
+from mltrain.engine.run_folder import ENVIRONMENT, METRICS, PER_CLASS, REPORT, SPLITS, WEIGHTS, RunFolder, flatten
+from mltrain.engine.saved_tables import ClassTable
 from mltrain.report.html import run_figures as figures
 from mltrain.report.html.page import Column, Page, Table, duration, figure_number, tile, write_page
 from mltrain.report.html.prediction_sections import add_predictions

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.report.compare import Comparison, Row
+from mltrain.report.compare import Comparison, Row, fold_of
 from mltrain.report.html.page import Figure, numbers, plot_text
 from mltrain.report.html.traces import SERIES, axis, by_epoch, epoch_axis, error_bars, group_bars, points, vertical_line
 from mltrain.report.runs import spelled
@@ -42,7 +42,8 @@ def ranking_figure(table: Comparison, key: str) -> Figure:
         runs = [
             (run, value, k) for k, row in enumerate(rows) for run, value in zip(row.runs, scores[k].values, strict=True)
         ]
-        seeds = [f"seed {run.seed}" for run, _, _ in runs]
+        folds = [f", fold {fold_of(run)}" if run.settings.get("dataset.folds") else "" for run, _, _ in runs]
+        seeds = [f"seed {run.seed}{fold}" for (run, _, _), fold in zip(runs, folds, strict=True)]
         marker = {"symbol": "line-ns-open", "line": {"width": 1.5}}
         hover = {"text": seeds, "hovertemplate": "%{text}: %{x:.2f}<extra></extra>"}
         x, y = [value for _, value, _ in runs], [place for _, _, place in runs]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mltrain.engine.run_folder import METRICS, REPORT, SPLITS, WEIGHTS
 from mltrain.errors import DataError
-from mltrain.report.compare import Comparison, Row
+from mltrain.report.compare import Comparison, Row, fold_of
 from mltrain.report.differences import add_differences
 from mltrain.report.html import sweep_figures as figures
 from mltrain.report.html.page import Column, Page, Table, duration, tile, write_page
@@ -49,22 +49,6 @@ def write_sweep_report(
         ConfigError: Plotly or Jinja2 is not installed.
     """
     path = Path(out)
-    options: dict[str, Any] = {"jobs": jobs, "baseline": baseline, "figure": figure, "resamples": resamples}
-    write_page(path, sweep_page(tables, title, path.parent, **options))
-    return path
-
-
-def sweep_page(
-    tables: Sequence[Comparison],
-    title: str,
-    folder: Path,
-    *,
-    jobs: Sequence[Mapping[str, Any]] = (),
-    baseline: Sequence[str] = (),
-    figure: str | None = None,
-    resamples: int = 1000,
-) -> Page:
-    """Make the page, without writing it; arguments and errors are those of `write_sweep_report`."""
     if not any(table.rows or table.unfinished for table in tables) and not jobs:
         raise DataError(f"{title}: there are no runs to compare")
     page = Page(title=title, subtitle=counted(sum(len(table.records) for table in tables), "finished run"))
@@ -85,19 +69,22 @@ def sweep_page(
         except ValueError as error:  # one table of several may lack the baseline
             refused.append(error)
             page.leave_out(f"Differences{on}", str(error))
-        _add_runs(page, table, f"{name}-runs", f"Runs{on}", folder)
+        _add_runs(page, table, f"{name}-runs", f"Runs{on}", path.parent)
     if refused and len(refused) == sum(bool(table.rows) for table in tables):
         raise refused[0]
     _add_unfinished(page, tables, jobs)
-    return page
+    write_page(path, page)
+    return path
 
 
 def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
     best, key = table.rows[0], table.headline[0]
     seeds = sorted({len(row.runs) for row in table.rows})
+    each = f"{counted(seeds[0], table.repeats[:-1])} each"
+    each = each if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} {table.repeats}"
     tiles = [
         tile("runs", str(len(table.records)), f"{len(table.unfinished)} unfinished"),
-        tile("settings", str(len(table.rows)), _seeds(seeds)),
+        tile("settings", str(len(table.rows)), each),
     ]
     for figure in table.headline[:4]:
         if figure in best.figures:
@@ -113,7 +100,7 @@ def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
         differs.append((column, shown))
     weights = WEIGHTS.get(table.weights, table.weights)
     lead = f"{table.dataset}: figures of the {weights} weights on the {SPLITS[table.split]} split, in percent"
-    lead += ", mean ± standard deviation over seeds." if seeds[-1] > 1 else "; one seed each."
+    lead += f", mean ± standard deviation over {table.repeats}." if seeds[-1] > 1 else "; one seed each."
     lead += f" Sorted by {title_of(key)}; click a heading to sort by it."
     context: dict[str, Any] = {"tiles": tiles, "differs": differs, "notes": table.notes}
     page.add(name, title, "sweep_results.html", lead=lead, table=_results_table(table), **context)
@@ -124,7 +111,7 @@ def _results_table(table: Comparison) -> Table:
         Column(key, [spelled(row.settings[key]) if key in row.settings else "" for row in table.rows], "text")
         for key in table.columns
     ] or [Column("run", [row.label for row in table.rows], "text")]
-    columns.append(Column("seeds", [len(row.runs) for row in table.rows], digits=0))
+    columns.append(Column(table.repeats, [len(row.runs) for row in table.rows], digits=0))
     for key in table.headline:
         if table.has(key):
             scores = [row.figures.get(key) for row in table.rows]
@@ -155,7 +142,7 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
     seeds = max(len(row.runs) for row in table.rows)
     lead = f"{title_of(key)} of" + (f" the best {ranked} of" if ranked < len(table.rows) else "")
     lead += f" {counted(len(table.rows), 'setting')}"
-    lead += ", with the standard deviation over seeds and a mark for each run." if seeds > 1 else "."
+    lead += f", with the standard deviation over {table.repeats} and a mark for each run." if seeds > 1 else "."
     if drawn < len(table.rows) and "groups" in names:
         lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
     if "balance" in names:
@@ -237,6 +224,8 @@ def _add_runs(page: Page, table: Comparison, name: str, title: str, folder: Path
         Column("settings", [figures.label_of(row) for row, _ in pairs], "text"),
         Column("seed", [run.seed for _, run in pairs], digits=0),
     ]
+    if table.repeats != "seeds":
+        columns.append(Column("fold", [fold_of(run) for _, run in pairs], digits=0))
     for figure in table.headline[:4]:
         values = [run.scalars(table.split, table.weights).get(figure) for _, run in pairs]
         if any(value is not None for value in values):
@@ -282,7 +271,3 @@ def _link(run: RunRecord, folder: Path) -> str:
     from urllib.parse import quote
 
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
-
-
-def _seeds(counts: Sequence[int]) -> str:
-    return f"{counted(counts[0], 'seed')} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
