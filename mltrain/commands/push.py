@@ -36,7 +36,7 @@ from mltrain.engine.run_folder import (
     STATS,
     THRESHOLDS,
 )
-from mltrain.errors import ConfigError, MltrainError
+from mltrain.errors import ConfigError, DataError, MltrainError
 from mltrain.files import leftovers, remove_leftovers, temporary_folder
 from mltrain.labels import check_class_names
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, option_name
@@ -116,7 +116,8 @@ def push(cfg: DictConfig, folder: Path, options: Options) -> Path:
             for file in sorted(temporary.iterdir(), key=lambda file: file.name != FACTS_FILE):
                 file.replace(out / file.name)
     except OSError as error:
-        raise MltrainError(f"{out}: cannot be written: {error.strerror or error}") from error
+        named = f" ({error.filename})" if error.filename else ""
+        raise MltrainError(f"{out}: cannot be written: {error.strerror or error}{named}") from error
     logger.info("%s: %s", out, ", ".join(sorted(f.name for f in out.iterdir())))
     if options.repo is not None:
         logger.info("uploaded to %s", _upload(out, options.repo, private=options.private))
@@ -234,8 +235,14 @@ def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
     path = next((p for name in PER_CLASS_FILES if (p := folder / name).is_file()), None)
     if path is None:
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        problem = "" if rows else "holds no class"
+    except (ValueError, csv.Error) as error:
+        rows, problem = [], f"cannot be read: {error}"
+    if problem:
+        raise DataError(f"{path}: {problem}; delete it to publish the model without figures by class")
     other = "val_" if weights == "ema" else "ema_"
     return [
         {k.replace(f"{weights}_", "val_", 1) if k.startswith(f"{weights}_") else k: csv_text(v) for k, v in row.items()

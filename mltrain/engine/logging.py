@@ -25,8 +25,8 @@ import mltrain
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
-from mltrain.errors import ConfigError
-from mltrain.files import without_nan, write_json, write_text
+from mltrain.errors import ConfigError, DataError
+from mltrain.files import kind_of, without_nan, write_json, write_text
 
 Scalars = Mapping[str, Any]
 
@@ -62,8 +62,14 @@ class MetricsLog(Sink):
         self._file: IO[str] | None = None
 
     def resume(self, step: int, *, evaluated: bool = True) -> None:
-        """Drop the records after `step`, without `evaluated` also the evaluation there, and open the file."""
+        """Drop the records after `step`, without `evaluated` also the evaluation there, and open the file.
+
+        Raises:
+            DataError: something else has the name of the file.
+        """
         kept = []
+        if (kind := kind_of(self.path)) is not None:
+            raise DataError(f"{self.path}: is {kind}, not a file; move it away and repeat the command")
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)

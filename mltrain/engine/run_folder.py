@@ -33,6 +33,7 @@ import yaml
 
 from mltrain.engine.saved_tables import ClassTable, SavedPredictions, read_class_table, read_confusion, read_predictions
 from mltrain.errors import DataError
+from mltrain.files import kind_of
 from mltrain.labels import LabelStats
 from mltrain.safe_yaml import read_yaml
 
@@ -291,6 +292,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file cannot be read, or holds something else.
     """
+    if (kind := kind_of(path)) is not None:  # reading a named pipe would wait for ever
+        raise DataError(f"{path}: is {kind}, not a file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

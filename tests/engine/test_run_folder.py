@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -174,3 +175,10 @@ def test_class_names_that_look_like_formulas_are_read_as_they_are(tmp_path: Path
     write_csv(tmp_path / "per_class.csv", rows)
     assert "'=1+1,head" in (tmp_path / "per_class.csv").read_text(encoding="utf-8")
     assert RunFolder(tmp_path).classes["val"].names == ["=1+1", "'=x", "cat"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_in_the_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "environment.json")
+    with pytest.raises(DataError, match=r"environment\.json: is a named pipe"):
+        _ = RunFolder(tmp_path).environment

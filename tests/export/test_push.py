@@ -74,6 +74,17 @@ def test_evaluating_the_folder_gives_the_figures_on_its_card(hub: Path, trained:
         assert f"| {expected[key]:.2f} " in (hub / "README.md").read_text()
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe"])
+def test_a_damaged_table_of_classes_is_not_left_out_silently(trained: Path, tmp_path: Path, content: bytes) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "per_class.csv").write_bytes(content)
+    with pytest.raises(MltrainError, match=r"per_class\.csv: .*; delete it to publish the model without"):
+        pushed(run, tmp_path / "out")
+    (run / "per_class.csv").unlink()
+    assert (pushed(run, tmp_path / "out") / "README.md").is_file()
+
+
 def test_the_card_states_model_data_recipe_and_licences(hub: Path, trained: Path) -> None:
     text = (hub / "README.md").read_text()
     run = load_finished(trained)

@@ -23,7 +23,7 @@ from mltrain.config.identity import run_folder
 from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.runner import Runner
 from mltrain.engine.step import TrainStep
-from mltrain.errors import CheckpointError, Interrupted
+from mltrain.errors import CheckpointError, DataError, Interrupted
 from mltrain.runs import train
 from tests.promises.runs import assert_same, command, environment, execute, fit, records, state, stop_at
 
@@ -88,6 +88,21 @@ def test_a_finished_run_is_reported_without_its_lock(overrides: list[str], monke
 
     monkeypatch.setattr(train, "run_lock", refused)
     assert fit([*overrides, "runner.epochs=1"]) == folder
+
+
+def test_a_folder_in_the_place_of_the_figures_is_one_message(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 3)
+        fit(overrides)
+    file = run_folder(load(overrides)) / "metrics.jsonl"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(DataError, match=r"metrics\.jsonl: is a folder, not a file; move it away"):
+        fit(overrides)
+    file.rmdir()
+    fit(overrides)  # as the message says
 
 
 # -- reruns ----------------------------------------------------------------------------------------------------------
