@@ -109,8 +109,8 @@ def load_run(
         cfg = OmegaConf.load(io.StringIO(text))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(cfg, DictConfig):
-        raise ConfigError(f"{path}: holds no config")
+    if not isinstance(cfg, DictConfig) or not cfg:
+        raise ConfigError(f"{path}: holds no config; the run is usable with a copy from before the damage")
     parser = OverridesParser.create()
     for raw in overrides:
         override = parse_override(parser, raw)
