@@ -7,6 +7,26 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# Files with minutes of work. They begin first, so that the last worker to end is not one that began with them late.
+LONG = (
+    "promises/test_resume",
+    "promises/test_documented_commands",
+    "config/test_sweeps",
+    "promises/test_distributed",
+    "promises/test_runs",
+    "promises/test_killed",
+    "config/test_numbers",
+    "losses/test_compiled",
+    "promises/test_stops",
+    "promises/test_loss_state",
+    "promises/test_partial_runs",
+    "promises/test_locale",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"tests/{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 @pytest.fixture(scope="session")

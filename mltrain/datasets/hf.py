@@ -6,6 +6,7 @@ ClassLabel, a sequence of them, names, or a 1 or 0 per class.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -17,10 +18,14 @@ from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.storage.tables import count_rows
 
+log = logging.getLogger(__name__)
+
 HOW = (
     "Expected a folder that save_to_disk of Hugging Face's datasets wrote, or one that its load_dataset reads: "
     "dataset.path=FOLDER, or the name of a data set of the hub: dataset.path=OWNER/NAME"
 )
+SECONDS = 10
+"""within which the hub must answer, while the library alone would retry for minutes"""
 _HUB = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 
 
@@ -119,6 +124,8 @@ def _rows(path: str, found: Any, first: int, last: int) -> list[Table]:
 def _load(datasets: Any, path: str, subset: str | None, revision: str | None, split: str) -> Any:
     saved = Path(path)
     if not any((saved / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        if not saved.exists():
+            _use_cache_alone_if_unreachable(datasets)
         return datasets.load_dataset(path, name=subset, revision=revision, split=split)
     found = datasets.load_from_disk(path)
     if isinstance(found, datasets.DatasetDict):
@@ -129,3 +136,17 @@ def _load(datasets: Any, path: str, subset: str | None, revision: str | None, sp
     if split != own:
         raise ValueError(f"no split {split!r}; the folder holds {own} alone")
     return found
+
+
+def _use_cache_alone_if_unreachable(datasets: Any) -> None:
+    """Let the library read only what it downloaded before, if the hub does not answer."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception as error:  # noqa: BLE001  # the hub's client has had requests, httpx and its own exceptions
+        log.warning("%s does not answer (%s): only data sets downloaded before can be read", constants.ENDPOINT, error)
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -152,6 +152,7 @@ def test_a_value_of_another_kind_or_range_is_a_message(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timm, "list_models", functools.cache(timm.list_models))  # it takes most of a backbone's time
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # nothing is downloaded
     section = TARGETS[target].split("/")[0]
     given = small(TARGETS[target], tmp_path)
     arguments = {key: injected()[key] for key in INJECTED[section]}

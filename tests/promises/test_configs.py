@@ -17,7 +17,11 @@ from mltrain.config.signatures import locate
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "train.yaml" and "hydra" not in path.parts)
 # What such a file leaves to the user (???).
-REQUIRED = {"model/timm": ["model.name=resnet18"], "partial/unseen": ["partial.classes=[disc]"]}
+REQUIRED = {
+    "dataset/hf": ["dataset.path=OWNER/NAME"],
+    "model/timm": ["model.name=resnet18"],
+    "partial/unseen": ["partial.classes=[disc]"],
+}
 
 
 @functools.cache

@@ -32,12 +32,12 @@ from tests.storage.made import make_tar, make_zip
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = commands(PAGES)
 TOOLS = [c for c in COMMANDS if c.tool]
-TRAINING = [c for c in TOOLS if c.tool == "tools/train.py" and "--help" not in c.arguments]
+TRAINING = [c for c in TOOLS if c.tool == "tools/train.py" and not {"--help", "--config-dir"} & set(c.arguments)]
 OTHER_TOOLS = [c for c in TOOLS if c not in TRAINING]
 REST = [c for c in COMMANDS if not c.tool]
 # What no test has: public data, published weights, word vectors, the hub; and what is said where it is missing.
 ELSEWHERE = re.compile(
-    r"dataset=(coco|voc|nuswide|openimages|lvis|vg500|mnist|cifar)|experiment=|zoo:|repo=|\.pth|\.vec|glove|longtail20|IMAGES|runs/converted|import_longtail"
+    r"dataset=(coco|voc|nuswide|openimages|lvis|vg500|mnist|cifar)|experiment=|zoo:|repo=|\.pth|\.vec|glove|longtail20|IMAGES|runs/converted|import_longtail|my_configs|0a1b2c3d"
 )
 LACKING = "missing|not found|[nN]o such|none of|could not be downloaded|are free"
 ANSWERS = {  # that are no failure of the command

@@ -87,10 +87,10 @@ def test_every_method_of_the_table_trains(voc: list[str], tmp_path: Path, method
 def test_the_whole_table_is_one_command() -> None:
     table = ["+experiment=glob(voc_mlt_*)", "seed=0,1,2"]
     parsed = OverridesParser.create().parse_overrides(scan_overrides(table, Source(), sweep=True).overrides)
-    total, before = sweep._check_jobs(parsed, compose_settings([], Source()), Source())
+    total, before, rerun = sweep._check_jobs(parsed, compose_settings([], Source()), Source())
     expected = [f"experiment=voc_mlt_{method} seed={seed}" for method in METHODS for seed in (0, 1, 2)]
     assert sorted(job.checked) == sorted(expected)
-    assert (total, before) == (len(expected), 0)
+    assert (total, before, rerun) == (len(expected), 0, ())
 
 
 def test_a_sweep_over_recipes_runs_each_of_them(voc: list[str], tmp_path: Path) -> None:
