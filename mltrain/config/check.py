@@ -379,6 +379,8 @@ class _Checker:
         for name, keys in others.items():
             if key in keys:
                 return f"{name}.{key}"
+        if section == "dataset":  # each reader has its own options: a similar one elsewhere is no hint
+            return None
         near = nearest(key, sorted({k for keys in others.values() for k in keys}), cutoff=0.75)
         return next((f"{name}.{near}" for name, keys in others.items() if near in keys), None)
 

@@ -28,6 +28,7 @@ from mltrain.datasets.splits import Splits, Undivided, check_fraction
 from mltrain.datasets.voc import voc
 from mltrain.datasets.voc_files import voc_files
 from mltrain.datasets.yolo import yolo
+from mltrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def auto(
     *,
     name: str = "auto",
     path: str,
+    root: str | None = None,
     val_fraction: float | None = None,
     split_seed: int = 0,
     need_val: bool = True,
@@ -70,6 +72,7 @@ def auto(
     Args:
         name: name of the LabelSets and the run folder.
         path: the file or folder.
+        root: folder or archive of the images, where a file of labels does not lie beside them; None: they are found.
         val_fraction: share of train that becomes val; None: 0.2 if the labels name no validation images, else 0.
         split_seed: seed of that choice, independent of the run's.
         need_val: the program sets it to False for tools that read the training images only; val may then be empty.
@@ -82,6 +85,12 @@ def auto(
         check_fraction(val_fraction)
     require_paths(name, [path], "A file or folder with labels in a known format (docs/datasets.md): dataset.path=PATH")
     found = explicit(Path(path), val_fraction, split_seed, need_train=need_train)
+    if root is not None:
+        if "file" not in found.options:
+            raise DataError(
+                f"dataset.root={root}: {path} is {found.title}, which says where its images are; leave dataset.root out"
+            )
+        found = replace(found, options=found.options | {"root": root})
     shown, drawn = found, ""
     if isinstance(val_fraction, Undivided):  # dataset.folds and others draw val, whatever the reader
         own = {key: value for key, value in found.options.items() if key not in ("val_fraction", "split_seed")}

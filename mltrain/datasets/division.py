@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,13 +247,15 @@ class _Divider:
         if division.groups is not None:
             return read_groups(division.groups, root, group_column=division.group_column or "group")
         assert division.group_column is not None
-        if not options.get("file") or "{split}" in str(options["file"]):
+        file = options.get("file") or options.get("path")
+        if not file or "{split}" in str(file) or not Path(file).is_file():
             raise ValueError(
-                f"group_column={division.group_column}: this data set is not one csv file; name a csv file with the "
-                "columns image and group: groups=FILE"
+                f"group_column={division.group_column}: the data set is not named as one csv file. Name the file "
+                "itself (dataset.file, or dataset.path with dataset=auto), or a csv file with the columns image and "
+                f"{division.group_column}: dataset.groups=FILE"
             )
         given = {key: options[key] for key in ("image_column", "delimiter") if options.get(key) is not None}
-        return read_groups(options["file"], root, group_column=division.group_column, **given)
+        return read_groups(file, root, group_column=division.group_column, **given)
 
     def _count_groups(self, labels: LabelSet) -> str:
         return f" in {len(set(self._of(labels)))} groups" if self.division.grouped else ""

@@ -115,7 +115,12 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
         if split in by_split or (part == "val" and not names.need_val):
             made[part] = listing.label_set(by_split.get(split, []), f"{name}/{part}")
         elif not optional.get(part):
-            counts = ", ".join(f"{key} ({len(images)} images)" for key, images in sorted(by_split.items()))
+            if part == "val" and list(by_split) == [train]:
+                raise DataError(
+                    f"{listing.source}: no image of split {split!r}: all {len(by_split[train])} are {train}. Set "
+                    f"dataset.val_fraction=0.2, or name the validation images in {names.where} (dataset.val_split)"
+                )
+            counts = ", ".join(f"{key or 'nothing'} ({len(images)} images)" for key, images in sorted(by_split.items()))
             hint = " or dataset.val_fraction=0.1" if part == "val" else ""
             raise DataError(
                 f"{listing.source}: no image of split {split!r}; {names.where} has {counts}. "

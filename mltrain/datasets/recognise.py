@@ -37,6 +37,12 @@ def recognise(path: Path, *, need_train: bool = True) -> Found:
             f"{path} may be read in {len(found)} ways; choose one and train with its options, or name one file with "
             f"dataset.path=FILE:{first_lines(lines, 10)}"
         )
+    files = _label_files(path) if path.is_dir() else []
+    if len(files) == 1 and files[0].suffix.lower() in (".csv", ".tsv"):
+        raise DataError(
+            f"{path}: no known format of labels; {files[0].name} is {_seen(files[0])}. Its own reader says what is "
+            f"wrong with it: dataset=csv dataset.file={files[0]}. docs/datasets.md lists the formats"
+        )
     raise DataError(
         f"{path}: no known format of labels; {_seen(path)}. docs/datasets.md lists the formats. If you have a table, "
         "name its columns: dataset=csv dataset.file=FILE dataset.image_column=NAME dataset.labels_column=NAME"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from omegaconf import DictConfig
 
@@ -9,6 +11,8 @@ from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
+
+logger = logging.getLogger(__name__)
 
 
 def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> None:
@@ -67,7 +71,14 @@ def _check_evaluable(labels: LabelSet, metrics: DictConfig) -> None:
     partial = positives + negatives < len(labels)
     least_negatives = max(int(partial.any()), metrics.min_negatives)
     enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives) & ((negatives > 0) | ~partial)
-    if not labels.fully_labelled and not ((positives > 0) & (negatives > 0)).any():
+    ranked = ((positives > 0) & (negatives > 0)).any()
+    if labels.fully_labelled and not ranked:
+        logger.warning(
+            "%s: no class has both a positive and a negative image, so every ranking looks perfect (mAP 100), and "
+            "figures of these %d images say nothing; hold more images out, e.g. dataset.val_fraction=0.2",
+            *(labels.name, len(labels)),
+        )
+    if not labels.fully_labelled and not ranked:
         raise DataError(
             f"{labels.name}: no class has both a positive and a negative image, because targets are unknown, so there "
             "is nothing to evaluate: every ranking would look perfect (mAP 100); add known negatives, or evaluate on "

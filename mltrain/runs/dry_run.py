@@ -35,7 +35,9 @@ def dry_run(cfg: DictConfig) -> None:
         backbone = _build(cfg)
     name, parameters = component_name(cfg.model), sum(p.numel() for p in backbone.parameters()) / 1e6
     size = backbone.image_size
-    logger.info("everything but the data is in order: %s, %.1f M parameters, %d px", name, parameters, size)
+    remote = cfg.model.get("pretrained") and not cfg.model.get("checkpoint")
+    note = "; its weights are not loaded yet" if remote else ""
+    logger.info("everything but the data is in order: %s, %.1f M parameters, %d px%s", name, parameters, size, note)
 
 
 @contextlib.contextmanager

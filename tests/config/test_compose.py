@@ -152,5 +152,5 @@ def test_a_syntax_error_is_said_without_the_parsers_tokens(override: str) -> Non
 @pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n"])
 def test_a_run_whose_config_is_empty_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.yaml: holds no config; a copy"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: holds no config; the run is usable"):
         load_run(tmp_path)

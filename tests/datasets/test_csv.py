@@ -131,7 +131,10 @@ def test_held_out_share_leaves_the_test_rows_alone(tmp_path: Path) -> None:
         ("", "an empty file"),
         ("image,labels,split\n", "no row below the header"),
         ("image,labels,split\na,sea,train\n", "no image of split 'val'"),
-        ("image,labels,split\na,sea,train\n", "train (1 images). Set dataset.val_split or dataset.val_fraction"),
+        (
+            "image,labels,split\na,sea,train\n",
+            "all 1 are train. Set dataset.val_fraction=0.2, or name",
+        ),
         ("image,labels\na,sea\n", "no image of split 'val'"),
     ],
 )

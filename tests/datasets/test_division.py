@@ -267,8 +267,14 @@ def test_formats_that_are_recognised_have_the_options(file: Path, caplog: pytest
     assert fold.val.files == of_csv.val.files
     last = [record.getMessage() for record in caplog.records if "without auto:" in record.getMessage()][-1]
     assert "val_fraction" not in last
-    with pytest.raises(ConfigError, match="name a csv file with the columns image and group: groups=FILE"):
-        instantiate(load([*auto, "dataset.folds=4", "dataset.group_column=patient"]).dataset, "dataset")
+    groups = ["dataset.folds=4", "dataset.group_column=patient"]
+    grouped: Splits = instantiate(load([*auto, *groups]).dataset, "dataset")
+    assert grouped.val.files == read(file, *groups, "dataset.split_seed=2").val.files
+    (file.parent / "alone").mkdir(exist_ok=True)
+    (file.parent / "alone" / "own.csv").write_bytes(file.read_bytes())
+    folder = ["dataset=auto", f"dataset.path={file.parent}/alone", *groups]
+    with pytest.raises(ConfigError, match=r"Name the file itself \(dataset.file, or dataset.path"):
+        instantiate(load(folder).dataset, "dataset")
 
 
 def test_ids_of_runs_that_draw_nothing_new_stay(tmp_path: Path) -> None:
