@@ -44,6 +44,7 @@ def hf(
     separator: str = ";",
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """Train, val and optionally test of a data set of Hugging Face. Classes that a row does not list are negative.
 
@@ -62,6 +63,7 @@ def hf(
         val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val_split` is
             then not used.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: the data set cannot be loaded, or has no such split or column.
@@ -71,7 +73,14 @@ def hf(
     if not Path(path).exists() and not _HUB.fullmatch(path):
         require_paths(name, [path], HOW)
     specs = {"train": split, "val": None if val_fraction > 0 else val_split, "test": test_split}
-    parts = {part: _tables(path, subset, revision, spec, part) for part, spec in specs.items() if spec is not None}
+    parts = {}
+    for part, spec in specs.items():
+        try:
+            if spec is not None:
+                parts[part] = _tables(path, subset, revision, spec, part)
+        except DataError:
+            if part != "train" or need_train or val_fraction > 0:
+                raise
     layout = Layout(image_column, labels_column, list(read_class_names(classes)) if classes else None, separator)
     made = table_labels(name, parts, layout)
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)

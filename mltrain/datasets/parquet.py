@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mltrain import storage
 from mltrain.datasets.label_values import Rows, label_sets
 from mltrain.datasets.reading import read_class_names, require_paths
-from mltrain.datasets.shards import matching
+from mltrain.datasets.shards import files_of_splits
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
@@ -45,6 +45,7 @@ def parquet(
     separator: str = ";",
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """Train, val and optionally test from Parquet files. Classes that a row does not list are negative.
 
@@ -63,6 +64,7 @@ def parquet(
         val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or damaged, a column is missing, or a row has no image.
@@ -70,7 +72,7 @@ def parquet(
     check_fraction(val_fraction)
     require_paths(name, [root, *([classes] if classes else [])], HOW)
     patterns = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
-    found = {part: matching(root, pattern, part, HOW) for part, pattern in patterns.items() if pattern is not None}
+    found = files_of_splits(root, patterns, HOW, need_train=need_train or val_fraction > 0)
     layout = Layout(image_column, labels_column, list(read_class_names(classes)) if classes else None, separator)
     made = table_labels(name, {part: (root, [Table(file) for file in files]) for part, files in found.items()}, layout)
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ def webdataset(
     separator: str = ";",
     val_fraction: float = 0.0,
     split_seed: int = 0,
+    need_train: bool = True,
 ) -> Splits:
     """Train, val and optionally test from shards. Classes that a sample does not list are negative.
 
@@ -69,6 +70,7 @@ def webdataset(
         val_fraction: above 0, val is this share of train, chosen by a hash of `split_seed` and the path; `val` is then
             not used.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: shards are missing or damaged, or a sample has no label or no image; the message names it.
@@ -77,7 +79,7 @@ def webdataset(
     check_fraction(val_fraction)
     require_paths(name, [root, *([classes] if classes else [])], HOW)
     patterns = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
-    found = {part: matching(root, pattern, part, HOW) for part, pattern in patterns.items() if pattern is not None}
+    found = files_of_splits(root, patterns, HOW, need_train=need_train or val_fraction > 0)
     parts = {
         part: _read(root, shards, f"{name}/{part}", image and image.lower(), labels, key, separator)
         for part, shards in found.items()
@@ -85,6 +87,20 @@ def webdataset(
     names = None if classes is None else list(read_class_names(classes))
     made = label_sets(name, parts, classes=names, separator=separator)
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)
+
+
+def files_of_splits(
+    root: str, patterns: Mapping[str, str | None], how: str, *, need_train: bool
+) -> dict[str, list[str]]:
+    """Return the files of each split that has a pattern; without `need_train` those of train may be missing.
+
+    Raises:
+        DataError: files are missing.
+    """
+    given = {part: pattern for part, pattern in patterns.items() if pattern is not None}
+    if not need_train and not _matches(root, given["train"]):
+        del given["train"]
+    return {part: matching(root, pattern, part, how) for part, pattern in given.items()}
 
 
 def matching(root: str, pattern: str, part: str, how: str) -> list[str]:

@@ -114,3 +114,11 @@ def test_missing_shards_are_listed(tmp_path: Path) -> None:
         webdataset(root=str(tmp_path), train="train-{0..2}.tar")
     with pytest.raises(DataError, match=r"dataset.val=val-\*.tar: no such file in"):
         webdataset(root=str(tmp_path))
+
+
+def test_evaluation_needs_no_training_shards(tmp_path: Path) -> None:
+    shard(tmp_path / "val-00.tar", sides([["dog"], ["cat"]], "json"))
+    splits = webdataset(root=str(tmp_path), key="labels", need_train=False)
+    assert (len(splits.train), positives(splits.val)) == (0, [["dog"], ["cat"]])
+    with pytest.raises(DataError, match=r"dataset\.train=train-\*\.tar: no such file"):
+        webdataset(root=str(tmp_path))

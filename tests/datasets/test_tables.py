@@ -148,3 +148,19 @@ def test_multi_label_data_sets_and_a_folder_that_the_library_reads(
     assert positives(splits.val) == [["cat"], ["dog"]]
     check_files(splits.val)
     assert read_image(splits.val.path(0)).max() == 37
+
+
+def test_evaluation_needs_no_training_rows(images: list[Path], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    make_parquet(tmp_path / "val.parquet", [images[0].read_bytes()], {"labels": [["cat"]]})
+    alone = parquet(root=str(tmp_path), need_train=False)
+    assert (len(alone.train), positives(alone.val)) == (0, [["cat"]])
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    made = datasets.Dataset.from_dict({"image": [str(images[0])], "label": [1]}, features=features)
+    datasets.DatasetDict({"validation": made}).save_to_disk(tmp_path / "saved")
+    alone = hf(path=str(tmp_path / "saved"), need_train=False)
+    assert (len(alone.train), positives(alone.val)) == (0, [["dog"]])
+    for read, place in ((parquet, {"root": str(tmp_path)}), (hf, {"path": str(tmp_path / "saved")})):
+        with pytest.raises(DataError, match="train"):
+            read(**place)
