@@ -1,4 +1,4 @@
-"""How many of the labels that `mltrain find_label_errors` ranks first are wrong, where the wrong ones are known.
+"""Precision of the labels that `mltrain find_label_errors` ranks first, where the wrong ones are known.
 
     python benchmarks/label_errors.py --data corel5k --checkpoint mobilenetv2_100_imagenet1k.safetensors --out FOLDER
 

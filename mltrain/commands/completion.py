@@ -63,7 +63,7 @@ class Options:
 
 
 def candidates(line: str, source: Source | None = None) -> list[str]:
-    """Return what may stand in place of the last word of a line, sorted; nothing where a file may stand."""
+    """Return the completions of the last word of a line, sorted; none where a file may be named."""
     source = source or Source()
     *words, current = [*line.split(), ""] if line.endswith((" ", "\t")) or not line else line.split()
     if len(words) < 2:

@@ -376,13 +376,10 @@ class _Checker:
 
     def elsewhere(self, key: str, section: str) -> str | None:
         others = {name: keys for name, keys in self.names.items() if name != section}
-        for name, keys in others.items():
-            if key in keys:
-                return f"{name}.{key}"
-        if section == "dataset":  # each reader has its own options: a similar one elsewhere is no hint
-            return None
-        near = nearest(key, sorted({k for keys in others.values() for k in keys}), cutoff=0.75)
-        return next((f"{name}.{near}" for name, keys in others.items() if near in keys), None)
+        known = {k for keys in others.values() for k in keys}
+        if key not in known and section != "dataset":  # readers have options of their own: there similar is no hint
+            key = nearest(key, sorted(known), cutoff=0.75) or ""
+        return next((f"{name}.{key}" for name, keys in others.items() if key in keys), None)
 
 
 def holds_target(value: Any) -> bool:

@@ -139,7 +139,7 @@ class _Divider:
         self._groups: dict[str, dict[str, str]] = {}
 
     def divide(self, splits: Splits) -> Splits:
-        """Return the drawn splits in place of the reader's own, and log what each holds."""
+        """Return the drawn splits instead of the reader's own, and log what each holds."""
         train, val, test = splits
         name = train.name.rpartition("/")[0] or train.name
         if self.division.grouped:

@@ -58,7 +58,7 @@ def find_label_files(
 
     Args:
         what: the data set, for messages.
-        file: the file, with ``{split}`` in place of the names of the splits if each has its own.
+        file: the file, with ``{split}`` instead of the names of the splits if each has its own.
         root: folder of the image paths, also with ``{split}``; None: the folder of each file.
         names: the splits.
         how: how to name other files, for the message.

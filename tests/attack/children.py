@@ -28,7 +28,7 @@ RANK_PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """End of a command."""
 
     code: int
     """exit code; negative: the number of the signal that ended it"""
@@ -44,7 +44,7 @@ class Ended:
 
     @property
     def problems(self) -> list[str]:
-        """What must not be, however a command is struck."""
+        """Faults that no blow to a command may cause."""
         found = ["it hung"] if self.hung else []
         found += [f"a process outlived it: {name}" for name in self.orphans]
         if "Traceback" in self.log:

@@ -142,7 +142,7 @@ _CLOCK_TEXT = (
 
 
 def _events(folder: Path) -> Any:
-    """What TensorBoard shows: it reads all events as tensors, and forgets those before a restart."""
+    """Return the points that TensorBoard shows: it reads events as tensors, and forgets those before a restart."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells that it forgets

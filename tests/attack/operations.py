@@ -33,7 +33,7 @@ _COUNTERS = struct.Struct("qqq")
 
 @dataclass(frozen=True)
 class Blow:
-    """What happens to a command, and when."""
+    """Kind and moment of the blow to a command."""
 
     what: str
     """name of a signal, or ENOSPC: the disk is full from then on"""

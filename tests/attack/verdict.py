@@ -1,4 +1,4 @@
-"""What came of a trial."""
+"""Outcome of a trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.attack.children import Ended
 
 @dataclass
 class Verdict:
-    """What came of a trial."""
+    """Outcome of a trial."""
 
     outcome: str
     """right, refused or wrong"""

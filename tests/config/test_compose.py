@@ -1,4 +1,4 @@
-"""How a config is put together: what wins over what, and what is filled in."""
+"""Composition of a config: the order of precedence, and the defaults that are filled in."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MIXED = ["augment=standard", "mix=cutmix", "partial=drop", "sampler=class_aware"
 
 @pytest.fixture
 def normalised(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """What each call of the model's normalisation gave."""
+    """Results of each call of the model's normalisation."""
     seen: list[torch.Tensor] = []
     normalize = Classifier.normalize
 

@@ -60,14 +60,17 @@ def test_each_run_names_the_best_of_raw_and_ema_weights(overrides: list[str]) ->
 
 
 def test_sweep_runs_every_combination_and_skips_finished_ones(overrides: list[str], tmp_path: Path) -> None:
-    sweep = command("-m", *overrides, "runner.max_steps=1", "loss=bce,asl", "head=gap,ml_decoder")
+    sweep = command("-m", *overrides, "runner.max_steps=1", "loss=bce,asl", "head=gap,ml_decoder", "seed=0,1")
     execute(sweep)
     results = list((tmp_path / "runs").rglob("result.json"))
-    expected = [f"timm-{head}-{loss}" for head in ("gap", "ml_decoder") for loss in ("bce", "asl")]
-    assert sorted(path.parts[-3] for path in results) == sorted(expected)
+    found = {(path.parts[-3], json.loads(path.read_text())["seed"]) for path in results}
+    assert len(results) == len(found) == 8
+    assert {name for name, _ in found} == {
+        f"timm-{head}-{loss}" for head in ("gap", "ml_decoder") for loss in ("bce", "asl")
+    }
     times = {path: path.stat().st_mtime_ns for path in results}
     again = execute(sweep)
-    assert "sweep: 4 finished before" in again.stderr
+    assert "sweep: 8 finished before" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in results} == times
 
 
