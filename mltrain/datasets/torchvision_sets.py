@@ -20,7 +20,7 @@ from PIL import Image
 from mltrain.datasets.lists import read_lists
 from mltrain.datasets.once import has_version, make_versioned
 from mltrain.datasets.reading import check_choice, require_paths
-from mltrain.datasets.safe_pickle import read_pickle
+from mltrain.safe_pickle import read_pickle
 from mltrain.datasets.sources import torchvision_how
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mltrain.datasets import safe_pickle
-from mltrain.datasets.safe_pickle import read_pickle
+from mltrain import safe_pickle
+from mltrain.safe_pickle import read_pickle
 from mltrain.errors import DataError
 
 PLAIN: dict[str, Any] = {
