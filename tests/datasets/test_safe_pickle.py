@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from mltrain import safe_pickle
-from mltrain.safe_pickle import read_pickle
 from mltrain.errors import DataError
+from mltrain.safe_pickle import read_pickle
 
 PLAIN: dict[str, Any] = {
     "counts": np.array([3, 1, 2]),
