@@ -18,8 +18,11 @@ _PLAIN_LIST = re.compile(r"\[[^\[\]]*\]")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes", "no"})
 
-TARGETS = {"1": 1, "0": 0, "-1": -1, "true": 1, "false": 0, "yes": 1, "no": 0, "": None, "nan": None}
+WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "x": 1, "\N{CHECK MARK}": 1, "\N{HEAVY CHECK MARK}": 1}
+"""targets in a column of one class that are no numbers, by text in lower case"""
+TARGETS = {"1": 1, "0": 0, "-1": -1, **WORDS, "": None, "nan": None}
 """targets in a column of one class, by text in lower case; None: blank"""
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _SPELLED = {"\\t": "\t", "tab": "\t"}
 _MARKS_OF_LISTS = ("|", ";", ",")
 _OTHERS = ("/", "+", "&", " ")
@@ -53,6 +56,16 @@ def target_of(cell: str) -> int | None:
     if number not in (1, 0, -1):
         raise ValueError(text)
     return int(number)
+
+
+def about_number(cell: str) -> str | None:
+    """Say why a number in a cell is no target and what to write instead; None for other text."""
+    try:
+        float(cell.replace(",", ".", 1))
+    except ValueError:
+        return None
+    comma = "a number with a decimal comma" if _DECIMAL_COMMA.fullmatch(cell.strip()) else "a number"
+    return f"{comma}, such as a score. Write 1 where an image has the label and 0 where it does not"
 
 
 def quoted_list(cell: str) -> list[str] | None:

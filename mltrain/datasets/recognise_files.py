@@ -13,10 +13,12 @@ from xml.etree import ElementTree
 
 import yaml
 
+from mltrain import storage
 from mltrain.datasets import cells as in_cells
 from mltrain.datasets.found import HELD_OUT, Found, split_options
 from mltrain.datasets.json_file import LABEL_KEYS, NoRecordsError, find_records
 from mltrain.datasets.names import SUFFIXES
+from mltrain.datasets.reading import csv_cells
 from mltrain.datasets.table import IMAGE_COLUMNS
 from mltrain.datasets.table_columns import NO_CLASSES
 from mltrain.datasets.table_labels import NO_LABEL
@@ -79,8 +81,8 @@ def _first_rows(path: Path, delimiter: str) -> list[list[str]] | None:
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        for cells in csv.reader(stream, delimiter=delimiter, skipinitialspace=True):
+    with storage.open_text(path, encoding="utf-8-sig", newline="") as stream:
+        for cells in csv_cells(stream, delimiter, strict=False):
             if any(cells):
                 yield [cell.strip() for cell in cells]
 

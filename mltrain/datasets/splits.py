@@ -210,6 +210,10 @@ def check_files(labels: LabelSet) -> None:
         return
     root = Path(labels.root).absolute()
     advice = "check dataset.root" if storage.is_folder(root) else "the folder does not exist: check dataset.root"
+    if 2 * len(missing) <= len(labels):
+        advice = f"add the file{'s'[: len(missing) - 1]}, or remove what the labels list without a file"
+    elif held := _archive_with(missing, root):
+        advice = f"{held} has them: dataset.root={held}"
     absolute = sum(file.startswith("/") for file in missing)
     if absolute:
         advice += f"; {absolute} paths begin with / and so are not below dataset.root: remove the / if they should be"
@@ -219,6 +223,17 @@ def check_files(labels: LabelSet) -> None:
         f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
         f"{first_lines(missing)}"
     )
+
+
+def _archive_with(files: Sequence[str], root: Path) -> Path | None:
+    """Return the archive in a folder, or beside it, that holds the first of some files; None: there is none."""
+    for archive in (*storage.archives_in(root), *storage.archives_in(root.parent)):
+        try:
+            if storage.exists(archive / files[0]):
+                return archive
+        except DataError:  # damaged
+            continue
+    return None
 
 
 def _alike(name: str, found: Iterable[str]) -> str | None:

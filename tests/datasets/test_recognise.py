@@ -139,7 +139,7 @@ def test_one_line_says_rows_images_and_what_was_ignored(tmp_path: Path, caplog: 
     caplog.set_level(logging.INFO)
     auto(path=str(CASES["csv_of_chestxray14"](tmp_path).path))
     text = messages(caplog)
-    assert "8 rows of 8 images, images in column 'Image Index', labels in 'Finding Labels'" in text
+    assert "8 rows of 8 images, images in column 'Image Index', labels in column 'Finding Labels'" in text
     assert "columns not read: 'Follow-up #', 'Patient ID'; 'No Finding' means no label (1 rows)" in text
     caplog.clear()
     columns = ["dataset.image_column=Image Index", "dataset.labels_column=Finding Labels", "dataset.separator='|'"]
