@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mltrain import storage
 from mltrain.datasets.corrections import correct
 from mltrain.datasets.groups import check_cover, check_groups, groups_of, read_groups
 from mltrain.datasets.splits import Splits, Undivided, hold_out, log_labels
@@ -248,7 +248,7 @@ class _Divider:
             return read_groups(division.groups, root, group_column=division.group_column or "group")
         assert division.group_column is not None
         file = options.get("file") or options.get("path")
-        if not file or "{split}" in str(file) or not Path(file).is_file():
+        if not file or "{split}" in str(file) or not storage.is_file(file):
             raise ValueError(
                 f"group_column={division.group_column}: the data set is not named as one csv file. Name the file "
                 "itself (dataset.file, or dataset.path with dataset=auto), or a csv file with the columns image and "

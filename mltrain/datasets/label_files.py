@@ -91,7 +91,7 @@ def find_label_files(
         "val": not names.need_val,
         "test": names.test is None,
     }
-    files = {part: found for part, found in files.items() if found.path.exists() or not optional[part]}
+    files = {part: found for part, found in files.items() if storage.exists(found.path) or not optional[part]}
     require_paths(what, [found.path for found in files.values()], how)
     return Path(base or "."), list(files.values())
 
@@ -204,11 +204,7 @@ def find_by_name(root: Path, images: Collection[str]) -> dict[str, str]:
 
 
 def _folders(place: Path) -> list[Path]:
-    try:
-        _, folders, _ = next(storage.walk(place))
-    except (OSError, StopIteration):
-        return []
-    return [place / name for name in sorted(folders) if not name.startswith(".")]
+    return [place / name for name in storage.entries(place)[0] if not name.startswith(".")]
 
 
 def _in_archives(root: Path) -> Iterator[Path]:

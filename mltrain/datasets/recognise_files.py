@@ -53,7 +53,7 @@ def recognise_named_file(path: Path) -> Found | None:
         DataError: the file is broken.
     """
     look = BY_SUFFIX.get(path.suffix.lower())
-    if look is None or path.stat().st_size == 0:
+    if look is None or storage.state(path).size == 0:
         return None
     try:
         return look(path)
@@ -202,7 +202,7 @@ def _no_label(cells: Iterable[str], separator: str) -> str | None:
 
 def _text(path: Path) -> Found | None:
     """Recognise CelebA's attributes, a list of images, or a table."""
-    with path.open(encoding="utf-8-sig") as stream:
+    with storage.open_text(path, encoding="utf-8-sig") as stream:
         lines = [line.strip() for line in islice(stream, SAMPLE) if line.strip()]
     if len(lines) > 2 and lines[0].isdecimal() and len(lines[2].split()) == len(lines[1].split()) + 1:
         options = {"root": str(path.parent), "attributes": path.name, "partition": None, "val_fraction": HELD_OUT}
@@ -216,7 +216,7 @@ def _text(path: Path) -> Found | None:
 
 def _json(path: Path) -> Found | None:
     if path.suffix.lower() == ".json":
-        content = path.read_bytes()
+        content = storage.read_bytes(path)
         if all(key.search(content) for key in COCO_KEYS):
             if b'"neg_category_ids"' in content:
                 return None  # LVIS: what nobody looked for is unknown there; dataset=lvis

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mltrain import storage
 from mltrain.datasets.found import HELD_OUT, Found, held_out_unless, split_of
 from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.recognise_files import recognise_file, root_of_xml
@@ -215,16 +216,16 @@ def _are_classes(path: Path) -> bool:
 
 
 def _has_images(folder: Path, depth: int = 2) -> bool:
-    entries = list(os.scandir(folder))
-    if any(entry.name.lower().endswith(SUFFIXES) for entry in entries):
+    folders, files = storage.entries(folder)
+    if any(name.lower().endswith(SUFFIXES) for name in files):
         return True
-    return depth > 0 and any(_has_images(Path(entry.path), depth - 1) for entry in entries if entry.is_dir())
+    return depth > 0 and any(_has_images(folder / name, depth - 1) for name in folders)
 
 
 def _below(path: Path) -> list[Path]:
     """Return the folders of a folder that may hold data, sorted."""
-    found = [Path(entry.path) for entry in os.scandir(path) if entry.is_dir()]
-    return sorted(entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in NO_DATA)
+    folders, _ = storage.entries(path)
+    return [path / name for name in folders if not name.startswith(".") and name.lower() not in NO_DATA]
 
 
 def _is_voc(folder: Path) -> bool:

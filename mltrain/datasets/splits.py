@@ -76,7 +76,7 @@ def split_paths(
     check_fraction(val_fraction)
     names = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
     paths = {part: Path(root, name) for part, name in names.items() if name is not None}
-    if not need_train and val_fraction == 0 and not paths["train"].exists():
+    if not need_train and val_fraction == 0 and not storage.exists(paths["train"]):
         del paths["train"]
     return paths
 
@@ -211,7 +211,8 @@ def check_files(labels: LabelSet) -> None:
     root = Path(labels.root).absolute()
     advice = "check dataset.root" if storage.is_folder(root) else "the folder does not exist: check dataset.root"
     if 2 * len(missing) <= len(labels):
-        advice = f"add the file{'s'[: len(missing) - 1]}, or remove what the labels list without a file"
+        one = len(missing) == 1
+        advice = f"add {'it, or remove its row' if one else 'them, or remove their rows'} from the labels"
     elif held := _archive_with(missing, root):
         advice = f"{held} has them: dataset.root={held}"
     absolute = sum(file.startswith("/") for file in missing)

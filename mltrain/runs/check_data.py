@@ -94,7 +94,8 @@ def _refuse_unranked(labels: LabelSet, trained: int, *, single_label: bool) -> N
     Accuracy needs no ranking, so where an image has a single label this is only a warning.
     """
     share = min(0.5, max(0.2, round(2 * len(labels) / (trained + len(labels)), 1)))
-    fix = f"Hold out more images, e.g. dataset.val_fraction={share:g} dataset.stratify=true"
+    option = "test_fraction" if labels.name.endswith("/test") else "val_fraction"
+    fix = f"Hold out more images, e.g. dataset.{option}={share:g} dataset.stratify=true"
     if single_label:
         only = {labels.class_names[k] for k in labels.positive_pairs()[1].tolist()}
         logger.warning(

@@ -113,6 +113,12 @@ def archives_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names if name.lower().endswith(tuple(KINDS.keys() - set(TABLES)))]
 
 
+def entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder, sorted; none if it cannot be listed."""
+    _, folders, names = next(walk(folder), ("", [], []))
+    return sorted(folders), sorted(names)
+
+
 class ArchiveFolder(NamedTuple):
     """A folder in an archive."""
 

@@ -20,6 +20,7 @@ from mltrain.config.signatures import locate
 from mltrain.datasets.auto import READERS, auto, explicit
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.labels import LabelSet
+from tests.datasets import more_formats as more_formats  # adds its cases
 from tests.datasets.formats import CASES, LABELS, Case
 
 
