@@ -17,14 +17,21 @@ _NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes",
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the most similar of `names`, or None where none is near; a name that contains the other counts as near."""
+    """Return the most similar of `names`, or None where none is near; a name that contains the other counts as near.
+
+    Of equally similar names, one that begins with `name` comes first.
+    """
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(name, names, n=10, cutoff=cutoff)
     if close:
-        return close[0]
+        return max(close, key=lambda other: (_similarity(name, other), other.startswith(name)))
     lowered = name.lower()
     parts = [other for other in names if len(lowered) > 2 and (lowered in other.lower() or other.lower() in lowered)]
     return min(parts, key=len) if parts else None
+
+
+def _similarity(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, name).ratio()  # the order of `get_close_matches`
 
 
 def close_matches(name: str, names: Iterable[str], count: int, cutoff: float) -> list[str]:

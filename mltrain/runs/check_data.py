@@ -31,6 +31,9 @@ def check_data(cfg: DictConfig, splits: Splits, *, training: bool = True) -> Non
             check_one_label(labels)
     for labels in given[1:]:  # all but those of training
         _check_evaluable(labels, cfg, len(splits.train))
+    if training:
+        for labels in given[1:]:
+            _warn_of_untrained(splits.train, labels)
     if cfg.data.check_files:
         for labels in given if training else given[1:]:
             check_files(labels)
@@ -85,6 +88,20 @@ def _check_evaluable(labels: LabelSet, cfg: DictConfig, trained: int) -> None:
         raise DataError(
             f"{labels.name}: {len(empty)} of {labels.num_classes} classes have no positive ({names}"
             f"{', ...' if len(empty) > 5 else ''}), and metrics.absent=error; metrics.absent=exclude leaves them out"
+        )
+
+
+def _warn_of_untrained(train: LabelSet, labels: LabelSet) -> None:
+    """Say which classes have images in a held-out split and none in train; those unknown in train are so on purpose."""
+    occurs, trained = (set(found.positive_pairs()[1].tolist()) for found in (labels, train))
+    unknown = np.bincount(train.pairs(-1)[1], minlength=train.num_classes)
+    missing = [k for k in sorted(occurs - trained) if train.fill == 0 and unknown[k] < len(train)]
+    if missing:
+        logger.warning(
+            "%s: %s with images here and none in train, so that it cannot be learnt and lowers the mean: %s. "
+            "Add training images (where the split is drawn: dataset.stratify=true), or leave it out of the classes",
+            *(labels.name, "1 class" if len(missing) == 1 else f"{len(missing)} classes, each"),
+            first_few([labels.class_names[k] for k in missing]),
         )
 
 

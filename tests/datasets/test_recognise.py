@@ -339,3 +339,16 @@ def test_evaluation_needs_no_training_data(tmp_path: Path, case: str) -> None:
 
 def test_boxes_of_the_case_are_those_of_its_labels() -> None:
     assert boxes("a1.jpg").splitlines() == ["0 0.5 0.5 0.1 0.2", "1 0.5 0.5 0.1 0.2"]
+
+
+def test_each_count_of_a_coco_file_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    content = json.loads(coco(list(LABELS)))
+    content["annotations"] += [{**one, "id": 1000 + k} for k, one in enumerate(content["annotations"][:5])]
+    touch(tmp_path, *LABELS)
+    auto(path=str(write(tmp_path / "all.json", json.dumps(content))))
+    labels = sum(map(len, LABELS.values()))
+    text = messages(caplog)
+    assert f"{labels + 5} annotations make {labels} labels, because several of one category in an image" in text
+    assert "auto/train: 1 images without any annotation are negative for all classes (dataset.keep_unlabelled" in text
+    assert text.count("auto/train: 6 images") == 1 and "8 images, " not in text
