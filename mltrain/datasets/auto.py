@@ -64,6 +64,7 @@ def auto(
     split_seed: int = 0,
     need_val: bool = True,
     need_train: bool = True,
+    drawn: str = "",
 ) -> Splits:
     """Train, val and optionally test of a file or folder in any known format.
 
@@ -77,6 +78,7 @@ def auto(
         split_seed: seed of that choice, independent of the run's.
         need_val: the program sets it to False for tools that read the training images only; val may then be empty.
         need_train: the program sets it to False to evaluate; train may then be empty.
+        drawn: the program sets it to the options that draw splits after this reader (`division`), for the log.
 
     Raises:
         DataError: no format or several formats fit, or the labels break a rule of their format.
@@ -91,12 +93,12 @@ def auto(
                 f"dataset.root={root}: {path} is {found.title}, which says where its images are; leave dataset.root out"
             )
         found = replace(found, options=found.options | {"root": root})
-    shown, drawn = found, ""
+    shown = found
     if isinstance(val_fraction, Undivided):  # dataset.folds and others draw val, whatever the reader
         own = {key: value for key, value in found.options.items() if key not in ("val_fraction", "split_seed")}
-        shown, drawn = replace(found, options=own), " and the options that draw the splits"
+        shown = replace(found, options=own)
     note = f" ({found.note})" if found.note else ""
-    log.info("%s is %s%s; without auto: %s%s", path, found.title, note, shown.command, drawn)
+    log.info("%s is %s%s; without auto: %s%s", path, found.title, note, shown.command, f" {drawn}" if drawn else "")
     reader, options = READERS[found.group]
     needs = {"need_train": need_train, "need_val": need_val}
     given = {key: value for key, value in needs.items() if key in inspect.signature(reader).parameters}

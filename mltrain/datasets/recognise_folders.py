@@ -204,7 +204,11 @@ def class_folders(path: Path, need_train: bool) -> list[Found]:
 
 
 def _class_folders(options: dict[str, Any]) -> Found:
-    return Found("folders named by their class", "folder", options)
+    note = (
+        "each image has one label: with task=single_label loss=cross_entropy one class is predicted for each, which "
+        "dataset=folder sets"
+    )
+    return Found("folders named by their class", "folder", options, note)
 
 
 def _are_classes(path: Path) -> bool:
