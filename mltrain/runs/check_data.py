@@ -98,9 +98,9 @@ def _warn_of_untrained(train: LabelSet, labels: LabelSet) -> None:
     missing = [k for k in sorted(occurs - trained) if train.fill == 0 and unknown[k] < len(train)]
     if missing:
         logger.warning(
-            "%s: %s with images here and none in train, so that it cannot be learnt and lowers the mean: %s. "
-            "Add training images (where the split is drawn: dataset.stratify=true), or leave it out of the classes",
-            *(labels.name, "1 class" if len(missing) == 1 else f"{len(missing)} classes, each"),
+            "%s: %d of its classes %s no training image, so they cannot be learnt and lower the mean: %s. Add training "
+            "images, or set dataset.stratify=true where the split is drawn",
+            *(labels.name, len(missing), "has" if len(missing) == 1 else "have"),
             first_few([labels.class_names[k] for k in missing]),
         )
 

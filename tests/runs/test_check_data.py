@@ -55,7 +55,7 @@ def test_a_csv_whose_training_rows_are_empty_has_nothing_to_learn(tmp_path: Path
 def test_a_class_that_only_val_has_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cfg = load(table(tmp_path, ["sea,train", "sun,train"] * 9 + ["sea;moon,val", "sun,val"] * 10))
     check_data(cfg, instantiate(cfg.dataset, "dataset"))
-    said = "csv/val: 1 class with images here and none in train, so that it cannot be learnt and lowers the mean: moon"
+    said = "csv/val: 1 of its classes has no training image, so they cannot be learnt and lower the mean: moon"
     assert said in caplog.text
     caplog.clear()
     cfg = load(table(tmp_path, ["sea;?moon,train", "sun;?moon,train"] * 9 + ["sea;moon,val", "sun,val"] * 10))
