@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mltrain.datasets.celeba import celeba
+from mltrain.datasets.chestxray14 import chestxray14
+from mltrain.datasets.class_lists import class_lists
 from mltrain.datasets.coco import coco
 from mltrain.datasets.coco_files import coco_files
 from mltrain.datasets.csv import csv_file
@@ -18,6 +20,7 @@ from mltrain.datasets.folder import folder
 from mltrain.datasets.found import Found
 from mltrain.datasets.hf import hf
 from mltrain.datasets.json_file import json_file
+from mltrain.datasets.labelme import labelme
 from mltrain.datasets.lists import list_files
 from mltrain.datasets.lvis import lvis
 from mltrain.datasets.parquet import parquet
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 READERS: dict[str, tuple[Callable[..., Splits], dict[str, Any]]] = {
     "celeba": (celeba, {}),
+    "chestxray14": (chestxray14, {}),
+    "class_lists": (class_lists, {}),
     "coco": (coco, {}),
     "coco2017": (coco, {"year": 2017, "keep_unlabelled": True}),
     "coco_files": (coco_files, {}),
@@ -42,6 +47,7 @@ READERS: dict[str, tuple[Callable[..., Splits], dict[str, Any]]] = {
     "folder": (folder, {}),
     "hf": (hf, {}),
     "json": (json_file, {}),
+    "labelme": (labelme, {}),
     "list": (list_files, {}),
     "lvis": (lvis, {}),
     "parquet": (parquet, {}),

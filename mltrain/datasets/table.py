@@ -5,8 +5,8 @@ A csv file is a table; so are the records of a json file and the exports of anno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +119,24 @@ def csv_table(path: Path, delimiter: str) -> Table:
             yield f"line {line}", cells
 
     return Table(path, columns, rows)
+
+
+def with_split(table: Table, splits: Mapping[str, str], source: str) -> Table:
+    """Return a table, whose first column has the images, with a column of splits.
+
+    Args:
+        table: the table.
+        splits: split of each image.
+        source: what has them, for the message.
+    """
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        for entry, cells in table.rows():
+            if cells[0] not in splits:
+                raise DataError(f"{table.path}, {entry}: {source} does not list {cells[0]}")
+            yield entry, [*cells, splits[cells[0]]]
+
+    return replace(table, columns=[*table.columns, "split"], rows=rows)
 
 
 def read_header(table: Table, layout: Layout) -> Header:

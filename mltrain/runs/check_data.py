@@ -67,7 +67,8 @@ def _check_evaluable(labels: LabelSet, cfg: DictConfig, trained: int) -> None:
     empty = np.flatnonzero(positives == 0)
     if not len(labels) or (absent != "zero" and len(empty) == labels.num_classes):
         raise DataError(
-            f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate"
+            f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate. "
+            f"{_how_to_hold_out(labels, trained)}"
         )
     if labels.fill == 0:
         negatives = len(labels) - positives - unknowns
@@ -110,9 +111,7 @@ def _refuse_unranked(labels: LabelSet, trained: int, *, single_label: bool) -> N
 
     Accuracy needs no ranking, so where an image has a single label this is only a warning.
     """
-    share = min(0.5, max(0.2, round(2 * len(labels) / (trained + len(labels)), 1)))
-    option = "test_fraction" if labels.name.endswith("/test") else "val_fraction"
-    fix = f"Hold out more images, e.g. dataset.{option}={share:g} dataset.stratify=true"
+    fix = _how_to_hold_out(labels, trained)
     if single_label:
         only = {labels.class_names[k] for k in labels.positive_pairs()[1].tolist()}
         logger.warning(
@@ -129,6 +128,13 @@ def _refuse_unranked(labels: LabelSet, trained: int, *, single_label: bool) -> N
         f"{labels.name}: no class has both a positive and a negative image, {why}, so there is nothing to evaluate: "
         f"every ranking would look perfect (mAP 100). {fix}"
     )
+
+
+def _how_to_hold_out(labels: LabelSet, trained: int) -> str:
+    """Return the advice to draw a larger split."""
+    share = min(0.5, max(0.2, round(2 * len(labels) / max(1, trained + len(labels)), 1)))
+    option = "test_fraction" if labels.name.endswith("/test") else "val_fraction"
+    return f"Hold out more images, e.g. dataset.{option}={share:g} dataset.stratify=true"
 
 
 def check_unseen(labels: LabelSet, stats: LabelStats, least: int) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from mltrain.config.build import instantiate, load
 from mltrain.datasets import read_csv
 from mltrain.datasets.auto import auto
+from mltrain.datasets.class_lists import class_lists
 from mltrain.datasets.csv import csv_file
 from mltrain.datasets.json_file import json_file
 from mltrain.datasets.splits import check_files
 from mltrain.errors import DataError
-from tests.datasets.formats import touch, write
+from tests.datasets.formats import CASES, touch, write
 from tests.datasets.more_formats import pack
 
 
@@ -97,3 +99,26 @@ def test_an_archive_without_known_labels_is_refused_with_advice(tmp_path: Path) 
     path = pack(tmp_path / "a.zip", {"1.pdf": "", "2.pdf": ""})
     with pytest.raises(DataError, match=r"no format of labels that is read from an archive; it holds 0 folders, 0 ima"):
         auto(path=str(path))
+
+
+def test_a_patient_of_chestxray14_is_in_one_split(tmp_path: Path) -> None:
+    CASES["csv_of_chestxray14_with_its_lists"](tmp_path)
+    findings = ["No Finding", *["cat"] * 7]
+    rows = [f"a{k}.jpg,{findings[k - 1]},{k // 3}" for k in range(1, 9)]
+    table = write(tmp_path / "Data_Entry_2017_v2020.csv", "\n".join(["Image Index,Finding Labels,Patient ID", *rows]))
+    write(tmp_path / "train_val_list.txt", "a1.jpg\na2.jpg\na3.jpg\na4.jpg\na5.jpg")
+    write(tmp_path / "test_list.txt", "a6.jpg\na7.jpg\na8.jpg")
+    words = [f"dataset.file={table}", "dataset.group_column=Patient ID", "dataset.val_fraction=0.5"]
+    splits = instantiate(load(["dataset=chestxray14", *words]).dataset, "dataset")
+    assert sorted(map(len, splits)) == [2, 3, 3] and {len(splits.val), len(splits.train)} == {2, 3}
+
+
+def test_a_list_of_one_class_says_which_line_is_wrong(tmp_path: Path) -> None:
+    CASES["voc_with_a_list_per_class"](tmp_path)
+    file = tmp_path / "ImageSets" / "Main" / "cat_train.txt"
+    file.write_text("a1  1\na2  0\na3 -1\na4\n")
+    with pytest.raises(DataError, match=r"cat_train\.txt, line 4: expected an image and 1, -1 or 0, found 'a4'"):
+        class_lists(root=str(tmp_path))
+    file.write_text("a1  1\na2  0\na3 -1\n")
+    train = class_lists(root=str(tmp_path)).train
+    assert train.dense()[:3, train.class_names.index("cat")].tolist() == [1, -1, 0]
