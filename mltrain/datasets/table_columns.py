@@ -65,13 +65,17 @@ def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> No
     notes += [f"{word!r} is read as {target}" for word, target in in_cells.WORDS.items() if word in words]
     notes += [f"{layout.kind}s not read: {first_few(list(unread), 10)}"] if unread else []
     header = parts[0].header
+    found = {
+        "1": counts[1],
+        "0": counts[0],
+        f"-1 ({layout.minus_one or 'unknown'}: dataset.minus_one)": counts[-1],
+        f"blank ({layout.blank}: dataset.blank)": counts[None],
+    }
     log.info(
-        "%s: one %s per class: %d classes (%s), images in %s%s; %d rows of %d images; %d cells are 1, %d 0, "
-        "%d -1 (%s), %d blank (%s: dataset.blank)",
+        "%s: one %s per class: %d classes (%s), images in %s%s; %d rows of %d images; cells: %s",
         *(listing.source, layout.kind, len(names), first_few(listing.class_names), header.named(header.image)),
         "".join(f", {note}" for note in notes),
-        *(rows, len(listing.rows), counts[1], counts[0], counts[-1], layout.minus_one or "unknown"),
-        *(counts[None], layout.blank),
+        *(rows, len(listing.rows), ", ".join(f"{count} are {what}" for what, count in found.items() if count)),
     )
 
 

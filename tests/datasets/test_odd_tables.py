@@ -26,7 +26,7 @@ def test_crosses_and_blanks_are_said_and_the_line_of_excel_counts(
     file = write(tmp_path / "a.csv", "sep=;\nimage;cat;dog\n1.jpg;x;\n2.jpg;;X\n3.jpg;;\n")
     labels = read_csv(file)
     assert labels.dense().tolist() == [[1, 0], [0, 1], [0, 0]] and labels.fully_labelled
-    assert "'x' is read as 1" in caplog.text and "4 blank (negative: dataset.blank)" in caplog.text
+    assert "'x' is read as 1" in caplog.text and "cells: 2 are 1, 4 are blank (negative: dataset.blank)" in caplog.text
     write(file, "sep=;\nimage;cat;dog\n1.jpg;x;\n2.jpg;;;\n")
     with pytest.raises(DataError, match=r"a\.csv, line 4: 4 fields, the header has 3"):
         read_csv(file)
