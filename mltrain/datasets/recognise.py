@@ -73,7 +73,9 @@ def candidates(path: Path, *, need_train: bool = True) -> list[Found]:
     single = [found for file in rest if (found := recognise_file(file)) is not None]
     if groups or single:
         return [*groups, *single]
-    return class_folders(path, need_train)
+    folders = class_folders(path, need_train)
+    archives = storage.archives_in(path)
+    return candidates(archives[0], need_train=need_train) if len(archives) == 1 and not folders else folders
 
 
 def _label_files(path: Path) -> list[Path]:

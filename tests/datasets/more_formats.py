@@ -65,6 +65,11 @@ def zip_with_a_table(folder: Path) -> Case:
 
 
 @case
+def folder_with_one_zip_of_everything(folder: Path) -> Case:
+    return zip_with_a_table(folder)._replace(path=folder)
+
+
+@case
 def zip_of_class_folders(folder: Path) -> Case:
     places = [f"{split}/{name}" for split in ("train", "val") for name in CLASSES]
     names = [f"{place}/{place.replace('/', '_')}_{image}" for place in places for image in LABELS]
