@@ -120,7 +120,7 @@ SECTIONS: dict[str, type] = {
 
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
 INJECTED: dict[str, tuple[str, ...]] = {
-    "dataset": ("need_val", "need_train"),
+    "dataset": ("need_val", "need_train", "drawn"),
     "partial": ("labels",),
     "model": (),
     "head": ("in_features", "num_classes", "class_names", "stats"),

@@ -90,7 +90,8 @@ def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
         if figure in best.figures:
             found = max((row for row in table.rows if figure in row.figures), key=lambda r: r.figures[figure].mean)
             score = mean_text(found.figures[figure])
-            tiles.append(tile(f"best {title_of(figure)}", score, figures.label_of(found), figure=figure))
+            most = "best " if len(table.rows) > 1 else ""
+            tiles.append(tile(f"{most}{title_of(figure)}", score, figures.label_of(found), figure=figure))
     total = sum(run.result.get("seconds") or 0.0 for run in table.records)
     tiles.append(tile("training, all runs", duration(total)))
     differs = []
@@ -229,7 +230,9 @@ def _add_runs(page: Page, table: Comparison, name: str, title: str, folder: Path
     for figure in table.headline[:4]:
         values = [run.scalars(table.split, table.weights).get(figure) for _, run in pairs]
         if any(value is not None for value in values):
-            columns.append(Column(title_of(figure), values, digits=2, best=figure == key))
+            # Folds are validated on other images, so none of them is the best.
+            best_run = figure == key and table.repeats == "seeds"
+            columns.append(Column(title_of(figure), values, digits=2, best=best_run))
     best = [run.result["best"] for _, run in pairs]
     columns.append(Column("best epoch", [b.get("epoch") for b in best], digits=0))
     columns.append(Column("weights", [WEIGHTS.get(b["weights"], "") for b in best], "text"))
