@@ -157,6 +157,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},
+    # Earlier versions read no head. A default that counted would give each finished warm start a new id.
+    "model.head_from_checkpoint": True,
 }
 
 # Values that came later for what older configs spell otherwise: both have the id of the older spelling.
