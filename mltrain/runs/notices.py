@@ -19,7 +19,7 @@ DRAWN = ("shapes", "digits")
 
 def describe_model(cfg: DictConfig, model: Classifier) -> str:
     """Return a line with backbone, weights, size and input of the model, and whether it is the default."""
-    given = cfg.model.get("checkpoint")
+    given = cfg.runner.extend or cfg.model.get("checkpoint")
     weights = f"weights {given}" if given else "timm's weights" if cfg.model.get("pretrained") else "random weights"
     count = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6

@@ -104,6 +104,8 @@ def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> d
     if result is not None and dist.is_main:
         remove_leftovers(folder)
         logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
+        if early := result.get("ended_early"):
+            logger.info("%s", early)
         if cfg.logger.report and not (folder / REPORT).exists():
             try:
                 images = image_roots(folder)
@@ -155,4 +157,5 @@ def chosen(result: dict[str, Any]) -> str:
     """Return the line that names the best epoch and the figure that chose it."""
     best = result["best"]
     by = best.get("by", "map")  # older runs chose by mAP and did not say so
-    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"
+    early = f"; {result['ended_early']}" if "ended_early" in result else ""
+    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}{early}"
