@@ -27,9 +27,10 @@ def figures(history: History, by: str) -> dict[int, float]:
     """Return the figure `by` of each evaluated epoch: that of the better of its raw and EMA weights."""
     found = {}
     for record in history:
-        values = [record[weights][by] for weights in WEIGHTS if weights in record]
-        if values:
-            found[int(record["epoch"])] = max(values)
+        values = [record[weights].get(by) for weights in WEIGHTS if weights in record]
+        known = [value for value in values if value is not None]
+        if known:
+            found[int(record["epoch"])] = max(known)
     return found
 
 
