@@ -51,7 +51,7 @@ class RunnerOptions:
     keep_best: int = number(1, least=1)  # checkpoints of the best epochs; 1: best.pt, more: epoch-0007.pt ... too
     keep_last: int = number(0, least=0)  # checkpoints of the last evaluated epochs, as epoch-0007.pt
     extend: str | None = None  # finished run whose training goes on here, up to runner.epochs in all
-    extend_lr: Literal["restart", "continue"] | None = None  # what the schedule does; null: continue if it can
+    extend_lr: Literal["restart", "continue"] | None = None  # of the schedule; null: continue if it has epochs left
     checkpoint_every_minutes: float = number(10.0, least=0)  # besides the one at each epoch's end; 0: only that
     deterministic: bool = False  # torch.use_deterministic_algorithms: slower, the same bits on the same GPU
 

@@ -113,6 +113,8 @@ def choose_members(cfg: DictConfig, folders: Sequence[Path], *, best: int | None
             raise ConfigError(
                 "best= and last= choose among the epochs of one run; several runs give their best weights"
             )
+        if len({folder.resolve() for folder in folders}) < len(folders):
+            raise ConfigError("a run is named twice; name each once")
         return [Member(folder, None) for folder in folders]
     folder, by = folders[0], best_figure(cfg.task, cfg.metrics.best)
     scores = figures(RunFolder(folder).epochs, by)
@@ -176,7 +178,7 @@ class Bench:
                     device=self.dist.device,
                     amp_dtype=resolve_amp(cfg.runner.amp, self.dist.device),
                     channels_last=cfg.runner.channels_last,
-                    images=epochs * loader.epoch_size,
+                    images=epochs * loader.steps_per_epoch * cfg.runner.accumulate * cfg.runner.batch_size,
                     progress=cfg.logger.progress,
                 )
         return self.figures()

@@ -59,7 +59,7 @@ def find_extension(cfg: DictConfig, folder: Path) -> Extension | None:
     """
     if cfg.runner.extend is None:
         return None
-    if _has_begun(folder):  # the old run is no longer needed
+    if _has_begun(cfg, folder):  # the old run is no longer needed
         return _read(folder)
     run = Path(cfg.runner.extend).expanduser()
     old = load_run(run, allow_targets=list(cfg.paths.allow_targets))
@@ -116,7 +116,7 @@ def begin_extension(
         ConfigError: the config trains something else than the old run.
         CheckpointError: the old run has no last.pt, or its weights do not fit.
     """
-    if _has_begun(folder):
+    if _has_begun(cfg, folder):
         return
     run = Path(extension.run)
     source = CheckpointFolder(run)
@@ -159,8 +159,12 @@ def _alone(run: Path) -> str:
     return f"; model.checkpoint={run} starts a run from its weights alone"
 
 
-def _has_begun(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("last.pt", "previous.pt"))
+def _has_begun(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether the run folder has a position; one that cannot be read is none where rerun=true starts over."""
+    own = CheckpointFolder(folder)
+    return any(
+        own.path(name).exists() and not (cfg.rerun and own.problem(name) is not None) for name in ("last", "previous")
+    )
 
 
 def _read(folder: Path) -> Extension:

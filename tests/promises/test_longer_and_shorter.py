@@ -159,6 +159,19 @@ def test_a_run_that_has_not_finished_is_not_extended(overrides: list[str], old_r
         fit([*overrides, *SMALL, "runner.epochs=3", f"runner.extend={unfinished}"])
 
 
+def test_an_extension_whose_checkpoints_are_damaged_begins_anew_with_rerun(
+    overrides: list[str], old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*overrides, *SMALL, "runner.epochs=3", f"runner.extend={old_run}", "rerun=true"]
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 4)
+        fit(words)
+    folder = next((tmp_path / "runs").rglob("last.pt")).parent
+    for name in ("last.pt", "previous.pt"):
+        (folder / name).write_bytes(b"")
+    assert [record["epoch"] for record in RunFolder(fit(words)).epochs] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("option", ["runner.min_delta=1", "runner.extend_lr=restart"])
 def test_an_option_that_does_nothing_is_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=r"does nothing without runner\.(patience|extend)"):
