@@ -1,4 +1,4 @@
-"""What a run leaves of a step whose loss or gradient was not finite."""
+"""The dump of a step whose loss or gradient was not finite."""
 
 from __future__ import annotations
 

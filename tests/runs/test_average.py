@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,17 @@ from tests.promises.runs import coloured_run, state
 KEPT = ("runner.epochs=4", "runner.keep_best=2", "runner.keep_last=2", "optimizer.lr=1e-2")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def _without_plots() -> Iterator[None]:
+    """A plot takes longer than a run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mltrain.report.plots.per_class_ap_plot", lambda *_, **__: None)  # takes longer than the run
-        return coloured_run(tmp_path_factory.mktemp("kept"), *KEPT)
+        patch.setattr("mltrain.report.plots.per_class_ap_plot", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, _without_plots: None) -> Path:
+    return coloured_run(tmp_path_factory.mktemp("kept"), *KEPT)
 
 
 def weights_of(run: Path, epoch: int) -> dict[str, torch.Tensor]:
@@ -101,6 +108,7 @@ def test_the_average_of_the_best_epochs_is_a_run_like_any_other(run: Path, caplo
     assert not torch.equal(found[statistics], estimated[statistics])
 
 
+@pytest.mark.slow
 def test_a_greedy_soup_is_never_worse_than_its_best_member(run: Path, tmp_path: Path) -> None:
     other = coloured_run(tmp_path, "seed=1", "runner.max_steps=1")
     out = average([str(run), str(other)], Options(greedy=True, out=str(tmp_path / "soup"), weights="val"))
