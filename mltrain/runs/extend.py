@@ -33,7 +33,7 @@ from mltrain.text import counted, first_few, spell
 
 logger = logging.getLogger(__name__)
 
-FREE = ("runner.epochs", "runner.extend", "runner.extend_lr", "runner.patience", "schedule.epochs")
+FREE = ("runner.epochs", "runner.extend", "runner.extend_lr", "runner.patience", "runner.min_delta", "schedule.epochs")
 """settings that an extension is expected to change, so nobody needs to hear of them"""
 PARTS = ("task", "head._target_", "optimizer._target_", "curriculum")
 """settings that must be those of the old run; what else must fit, its checkpoint tells"""
@@ -64,6 +64,8 @@ def find_extension(cfg: DictConfig, folder: Path) -> Extension | None:
     run = Path(cfg.runner.extend).expanduser()
     old = load_run(run, allow_targets=list(cfg.paths.allow_targets))
     result = read_result(run)
+    if not any((run / name).exists() for name in ("last.pt", "previous.pt")):
+        raise ConfigError(f"runner.extend={run}: no last.pt, which has the optimizer's state{_alone(run)}")
     if result is None or "epochs" not in result:
         raise ConfigError(f"runner.extend={run}: this run has not finished; repeat its command first")
     epochs = int(result["epochs"])
@@ -122,7 +124,7 @@ def begin_extension(
     source = CheckpointFolder(run)
     content = source.load()
     if content is None:
-        raise CheckpointError(f"runner.extend={run}: no last.pt, which has the optimizer's state{_alone(run)}")
+        raise CheckpointError(f"{run}: its checkpoint is gone{_alone(run)}")
     state = TrainState.from_dict(content, run / "last.pt")
     state.check_classes(splits.train.class_names, run)
     if state.step != extension.epochs * steps_per_epoch:

@@ -104,8 +104,7 @@ def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> d
     if result is not None and dist.is_main:
         remove_leftovers(folder)
         logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
-        if early := result.get("ended_early"):
-            logger.info("%s", early)
+        _say_why_early(result)
         if cfg.logger.report and not (folder / REPORT).exists():
             try:
                 images = image_roots(folder)
@@ -146,6 +145,7 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
     finish_board(cfg, runner, result, outcome.validation)
     write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
+    _say_why_early(result)
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
     if cfg.logger.report:
         loaders = {"val": runner.val_loader, "test": runner.test_loader}
@@ -153,9 +153,13 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     return result
 
 
+def _say_why_early(result: dict[str, Any]) -> None:
+    if "ended_early" in result:
+        logger.info("%s", result["ended_early"])
+
+
 def chosen(result: dict[str, Any]) -> str:
     """Return the line that names the best epoch and the figure that chose it."""
     best = result["best"]
     by = best.get("by", "map")  # older runs chose by mAP and did not say so
-    early = f"; {result['ended_early']}" if "ended_early" in result else ""
-    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}{early}"
+    return f"* best by validation {TITLES.get(by, by)}, epoch {best['epoch']}"

@@ -77,7 +77,7 @@ def test_patience_ends_a_run_and_a_run_stopped_on_the_way_ends_at_the_same_epoch
     whole = fit(*NO_BETTER, f"paths.runs={tmp_path}/whole")
     result = RunFolder(whole).result
     assert result["epochs"] == 3 and result["steps"] == 6
-    why = "runner.patience=2 ended it after epoch 3 of 6: no better validation mAP since epoch 1"
+    why = "runner.patience=2 ended it after epoch 3 of 6: no validation mAP higher by 100 since epoch 1"
     assert result["ended_early"] == why
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_at(patch, 3)
