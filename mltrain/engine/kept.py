@@ -61,13 +61,9 @@ class Patience:
                 failures += 1
         if self.evaluations is None or failures < self.evaluations:
             return ""
-        wanted = (
-            f"{TITLES.get(by, by)} higher by {self.min_delta:g}" if self.min_delta else f"better {TITLES.get(by, by)}"
-        )
-        return (
-            f"runner.patience={self.evaluations} ended it after epoch {history[-1]['epoch']} of {epochs}: no validation "
-            f"{wanted} since epoch {since}"
-        )
+        title, after = f"validation {TITLES.get(by, by)}", history[-1]["epoch"]
+        wanted = f"{title} higher by {self.min_delta:g}" if self.min_delta else f"better {title}"
+        return f"runner.patience={self.evaluations} ended it after epoch {after} of {epochs}: no {wanted} since epoch {since}"
 
 
 @dataclass(frozen=True)
