@@ -63,7 +63,8 @@ class Patience:
             return ""
         title, after = f"validation {TITLES.get(by, by)}", history[-1]["epoch"]
         wanted = f"{title} higher by {self.min_delta:g}" if self.min_delta else f"better {title}"
-        return f"runner.patience={self.evaluations} ended it after epoch {after} of {epochs}: no {wanted} since epoch {since}"
+        ended = f"runner.patience={self.evaluations} ended it after epoch {after} of {epochs}"
+        return f"{ended}: no {wanted} since epoch {since}"
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,11 @@ def history(*scores: float | None) -> list[dict[str, Any]]:
 def test_patience_counts_evaluations_since_the_best(
     scores: tuple[float | None, ...], patience: int, since: int | None
 ) -> None:
-    why = Patience(patience, 1.0 if 5.4 in scores else 0.0).why(history(*scores), "map", 9)
-    expected = (
-        f"runner.patience={patience} ended it after epoch {len(scores)} of 9: no better validation mAP since epoch"
-    )
-    assert why == ("" if since is None else f"{expected} {since}")
+    delta = 1.0 if 5.4 in scores else 0.0
+    wanted = "validation mAP higher by 1" if delta else "better validation mAP"
+    ended = f"runner.patience={patience} ended it after epoch {len(scores)} of 9: no {wanted} since epoch "
+    why = Patience(patience, delta).why(history(*scores), "map", 9)
+    assert why == ("" if since is None else f"{ended}{since}")
     assert Patience().why(history(*scores), "map", 9) == ""
 
 
