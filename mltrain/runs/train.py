@@ -26,6 +26,7 @@ from mltrain.report.tables import metrics_table
 from mltrain.runs.assemble import assemble
 from mltrain.runs.board import attach_board, finish_board
 from mltrain.runs.image_roots import image_roots
+from mltrain.runs.notices import head_was_left
 from mltrain.runs.same_data import check_runs
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> d
         remove_leftovers(folder)
         logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
         _say_why_early(result)
+        if left := head_was_left(cfg, folder):
+            logger.info("%s", left)
         if cfg.logger.report and not (folder / REPORT).exists():
             try:
                 images = image_roots(folder)

@@ -18,6 +18,7 @@ from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2
 from mltrain.models.heads.take_over import match_classes, take_over
 from mltrain.models.weights import read_stored
 from mltrain.runs.assemble import assemble
+from mltrain.runs.notices import head_was_left
 from tests.promises.runs import coloured_run
 
 OLD, NEW = ("cat", "dog", "Traffic_Light", "boat", "lamp"), ("boat", "bus", "cat", "traffic light", "lamp", "sofa")
@@ -142,3 +143,11 @@ def test_a_checkpoint_that_lacks_a_key_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}, "ema": None, "best": {"weights": "ema"}}, tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=r"best\.pt: not a checkpoint of a run"):
         read_stored(tmp_path)
+
+
+def test_a_warm_start_of_an_earlier_version_is_said(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: {checkpoint: RUN}\n")
+    cfg = load_run(run, [f"model.checkpoint={run}"])
+    assert "rerun=true starts with its head too" in (head_was_left(cfg, tmp_path) or "")
+    assert head_was_left(cfg, run) is None, "its config has the option"
+    assert head_was_left(load_run(run, ["model.checkpoint=/elsewhere/weights.pt"]), tmp_path) is None
