@@ -64,8 +64,8 @@ def head_was_left(cfg: DictConfig, folder: Path) -> str | None:
     if not of_run or not isinstance(before, dict) or "head_from_checkpoint" in before:
         return None
     return (
-        f"this run is of an earlier version, which took only the backbone of model.checkpoint={start}; rerun=true starts "
-        "with its head too"
+        f"this run is of an earlier version, which took only the backbone of model.checkpoint={start}; rerun=true "
+        "starts with its head too"
     )
 
 
