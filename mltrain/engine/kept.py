@@ -115,9 +115,11 @@ class KeptEpochs:
         It has none if the run kept fewer checkpoints before.
         """
         self.prune(history)
-        content = self.checkpoints.load("best") if self.best > 1 and self.checkpoints.path("best").exists() else None
-        epoch = ((content or {}).get("best") or {}).get("epoch")
-        if epoch in figures(history, self.by) and epoch not in self.epochs():
+        scores = figures(history, self.by)
+        if self.best == 1 or set(_ranked(scores)[:1]) <= set(self.epochs()) or self.checkpoints.problem("best"):
+            return
+        epoch = ((self.checkpoints.load("best") or {}).get("best") or {}).get("epoch")
+        if epoch in scores and epoch not in self.epochs():
             self.checkpoints.link("best", EPOCH.format(epoch))
 
     def epochs(self) -> list[int]:
@@ -126,5 +128,10 @@ class KeptEpochs:
         return sorted(epoch for name in names if (epoch := epoch_of(name)) is not None)
 
     def _wanted(self, scores: Mapping[int, float]) -> set[int]:
-        ranked = sorted(scores, key=lambda epoch: (-scores[epoch], epoch))
-        return {*(ranked[: self.best] if self.best > 1 else ()), *sorted(scores)[len(scores) - self.last :]}
+        best = _ranked(scores)[: self.best] if self.best > 1 else []
+        return {*best, *sorted(scores)[len(scores) - self.last :]}
+
+
+def _ranked(scores: Mapping[int, float]) -> list[int]:
+    """Return the epochs, the best first."""
+    return sorted(scores, key=lambda epoch: (-scores[epoch], epoch))

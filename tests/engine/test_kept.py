@@ -110,4 +110,14 @@ def test_a_run_that_keeps_more_from_now_on_gives_its_best_epoch_a_file(tmp_path:
     found = KeptEpochs(CheckpointFolder(tmp_path), "map", best=2)
     found.restore(history(1.0, 5.0, 4.0))
     assert found.epochs() == [2]
+    found.restore(history(1.0, 5.0, 4.0))
+    assert found.epochs() == [2]
     assert (tmp_path / "best.pt").samefile(tmp_path / "epoch-0002.pt"), "a second name needs no space"
+
+
+def test_a_damaged_best_is_no_epoch_of_its_own(tmp_path: Path) -> None:
+    kept(tmp_path, [1.0, 5.0, 4.0])
+    (tmp_path / "best.pt").write_bytes(b"")
+    found = KeptEpochs(CheckpointFolder(tmp_path), "map", best=2)
+    found.restore(history(1.0, 5.0, 4.0))
+    assert found.epochs() == []
