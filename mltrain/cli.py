@@ -36,6 +36,7 @@ COMMANDS = {
     "find_label_errors": "list labels that are likely missing or wrong",
     "report": "write the page of a run, or one that compares several",
     "results": "compare runs in a table",
+    "average": "average the weights of epochs or runs",
     "export": "write a model as ONNX or PT2",
     "push": "write a model as a folder to publish, and upload it",
     "convert_checkpoint": "make a run folder of a published checkpoint",

@@ -92,6 +92,7 @@ def _add_summary(page: Page, run: RunFolder) -> None:
         f"The figures of the {WEIGHTS[run.best_weights]} weights on the {SPLITS[run.split]} split, in percent. "
         f"Epoch {best['epoch']} of {run.result['epochs']} is the best by validation {title(run.best_by)}."
     )
+    lead += f" {early[0].upper()}{early[1:]}." if (early := str(run.result.get("ended_early", ""))) else ""
     heads = [title(key) for key in headline]
     page.add("summary", "Results", "run_summary.html", lead=lead, tiles=tiles, heads=heads, rows=rows)
 
