@@ -43,7 +43,12 @@ class Look:
     @property
     def pattern(self) -> dict[str, Any]:
         """Pattern of its bars."""
-        return {"shape": PATTERNS[self.shape], "solidity": 0.35, "fillmode": "overlay", "fgcolor": "rgba(255,255,255,.75)"}
+        return {
+            "shape": PATTERNS[self.shape],
+            "solidity": 0.35,
+            "fillmode": "overlay",
+            "fgcolor": "rgba(255,255,255,.75)",
+        }
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ LINES = 6
 """Labels under a picture."""
 OF_CLASS = 4
 """Images of a kind in the view of a class."""
+MANY = 200
+"""Classes above which a view has two images of a kind."""
 VIEWED = 1000
 """Classes that have a view: the most frequent ones."""
 
@@ -56,6 +58,8 @@ class Gallery:
     """image -> size of its picture; 0: none"""
     _places: dict[int, int] = field(default_factory=dict)
     """image -> number in `pictures`"""
+    _ranked: dict[int, list[int]] = field(default_factory=dict)
+    """image -> its true and predicted classes, the most probable first"""
 
     def wrong(self) -> list[Card]:
         """Return cards of the wrong predictions with the highest probability."""
@@ -101,7 +105,7 @@ class Gallery:
             }
         cards: dict[int, dict[str, list[Card]]] = {k: {kind: [] for kind in found} for k, found in chosen.items()}
         left, kinds = SMALLS, {"best": "hit", "worst": "wrong", "missed": "missed"}
-        for place in range(OF_CLASS):
+        for place in range(OF_CLASS if len(chosen) <= MANY else 2):
             for k, found in chosen.items():
                 for kind, images in found.items():
                     if place >= len(images):
@@ -134,17 +138,21 @@ class Gallery:
     def _labels(self, i: int, shown_for: int) -> list[tuple[str, str, str]]:
         """Return true and predicted labels of an image, the most probable first; `shown_for` is among them."""
         p, true, predicted = self.probability[i], self.targets[i] == 1, self.predicted[i]
-        order = np.argsort(-p, kind="stable")
-        listed = list(order[true[order] | predicted[order]])
+        if i not in self._ranked:  # once an image, because many classes may show it
+            order = np.argsort(-p, kind="stable")
+            self._ranked[i] = order[true[order] | predicted[order]].tolist() or order[:3].tolist()
+        listed = self._ranked[i]
         if len(listed) > LINES:
             # True labels come before wrongly predicted ones.
             first = sorted(listed, key=lambda k: (k != shown_for, not true[k]))[:LINES]
             listed = sorted(first, key=lambda k: -p[k])
-        listed = listed or list(order[:3])
-        kinds = np.where(
-            true, np.where(predicted, "hit", "missed"), np.where(predicted & (self.targets[i] == 0), "wrong", "")
-        )
-        return [(self.names[k], percent(float(p[k])), str(kinds[k])) for k in listed]
+
+        def kind(k: int) -> str:
+            if true[k]:
+                return "hit" if predicted[k] else "missed"
+            return "wrong" if predicted[k] and self.targets[i, k] == 0 else ""
+
+        return [(self.names[k], percent(float(p[k])), kind(k)) for k in listed]
 
 
 def _first(images: np.ndarray, key: np.ndarray) -> np.ndarray:

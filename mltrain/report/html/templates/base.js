@@ -27,12 +27,13 @@ const lightbox = (() => {
   const text = make("div", { className: "text" });
   const step = (by, textContent, title) => make("button", { type: "button", className: "quiet", textContent, title, ariaLabel: title, onclick: () => go(by) });
   const close = make("button", { type: "button", className: "quiet close", textContent: "✕", title: "close", ariaLabel: "close", onclick: () => dialog.close() });
-  const dialog = make("dialog", { className: "lightbox" }, close, picture, make("div", { className: "below" }, step(-1, "‹", "back"), text, step(1, "›", "next")));
+  const dialog = make("dialog", { className: "lightbox" }, close, make("div", { className: "below" }, step(-1, "‹", "back"), text, step(1, "›", "next")));
   let all = [];
   let at = 0;
   const go = (by) => {
     at = (at + by + all.length) % all.length;
-    const [image, words] = [all[at].querySelector("img"), all[at].parentElement.querySelector(".text")];
+    const [image, words] = [all[at].querySelector("img") ?? all[at].parentElement.querySelector("img"), all[at].parentElement.querySelector(".text")];
+    close.after(picture);
     Object.assign(picture, { src: image.src, alt: image.alt });
     picture.style.width = `min(92vw, ${Math.max(3 * image.naturalWidth, 280)}px)`;
     text.replaceChildren(...(words ? [words.cloneNode(true)] : [image.alt]));

@@ -130,7 +130,7 @@ const unpack = async (id) => {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 };
-const divs = [...document.querySelectorAll("main [data-figure]")];
+const divs = [...document.querySelectorAll("section [data-figure]")];
 const redraw = () => { if (window.Plotly) for (const div of document.querySelectorAll("[data-drawn]")) draw(div); };
 const startPlots = async () => {
   if (!divs.length) return;
