@@ -109,9 +109,12 @@ def batch_picture(
             lines.append(("unknown", f"{int((targets[k] < 0).sum())} unknown"))
         title = [("title", Path(files[k]).name)] if k < len(files) else []
         drawn.append((image, [*title, *lines[:_LINES]]))
-    rows = max(len(lines) for _, lines in drawn)
-    cards = [captioned(image, lines, width=_WIDTH, rows=rows) for image, lines in drawn]
-    return tiled(cards, columns_for(len(cards)))
+    columns, cards = columns_for(len(drawn)), []
+    for start in range(0, len(drawn), columns):
+        row = drawn[start : start + columns]
+        rows = max(len(lines) for _, lines in row)
+        cards += [captioned(image, lines, width=_WIDTH, rows=rows) for image, lines in row]
+    return tiled(cards, columns)
 
 
 def sampler_table(labels: LabelSet, stats: LabelStats, shown: np.ndarray, *, top: int = 10) -> str:

@@ -71,4 +71,4 @@ def _colours(share: np.ndarray) -> np.ndarray:
 def _peak(values: np.ndarray, kind: str) -> str:
     if kind == "attention":
         return f"   peak {values.max() / values.mean():.1f} x mean"
-    return f"   peak {values.max():+.2g} logit"
+    return f"   peak {values.max():+.2g} logit" if values.max() > 0 else "   no evidence"

@@ -54,7 +54,7 @@ def captioned(image: np.ndarray, lines: Sequence[Line], *, width: int = 224, row
 def columns_for(count: int, most: int = 8) -> int:
     """Return how many columns leave the fewest places of the last row empty; of these the nearest to a square."""
     square = np.ceil(np.sqrt(count))
-    return min(range(min(2, count), min(most, count) + 1), key=lambda k: (-count % k, abs(k - square)), default=1)
+    return min(range(min(2, count), min(most, count) + 1), key=lambda k: (-count % k, abs(k - square), -k), default=1)
 
 
 def tiled(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Image.Image:

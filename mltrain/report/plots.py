@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator
 
 from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES, LabelStats
@@ -74,7 +74,7 @@ def class_counts_plot(
     _log_axis(axes, "y")
     axes.set_xlim(-0.7, c - 0.3)
     axes.set_ylim(floor, 6 * max(axes.get_ylim()[1] / 2, 1))  # room for the legend
-    axes.set_ylabel("images")
+    axes.set_ylabel("images, logarithmic")
     _class_axis(axes, [stats.class_names[k] for k in order])
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="upper right")
@@ -93,6 +93,7 @@ def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str, svg: bool = 
     n = len(shown)
     size = float(np.clip(2.6 + 0.22 * n, 4.5, 16))  # 80 names of 8 points stand clear of each other
     figure, axes = _figure(size + 0.9, size)
+    figure.set_layout_engine("compressed")  # else the names at the left of a square are cut
     top = max(0.05, float(np.nanmax(given, initial=0.0)))
     colours = SHARES.with_extremes(bad="#ffffff")
     image = axes.imshow(given, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
@@ -227,9 +228,7 @@ def _log_axis(axes: Axes, which: str) -> None:
     axis: Any = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     axis.set_major_locator(LogLocator(10))
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
-    axis.set_major_formatter(formatter)
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.grid(axis="y" if which == "y" else "x", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
 
