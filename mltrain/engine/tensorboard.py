@@ -134,6 +134,7 @@ def final_events(
     from torch.utils.tensorboard.summary import hparams
 
     shutil.rmtree(folder / FINAL, ignore_errors=True)
+    _wait_for_next_second(folder)
     # Not `SummaryWriter.add_hparams`: it also writes a list of all hyper-parameters, and with such a list TensorBoard
     # does not find out which of them differ between the runs below a folder.
     _, start, end = hparams(dict(hyperparameters), {})

@@ -16,11 +16,11 @@ from mltrain.errors import DataError
 from mltrain.pipeline.image_file import open_image
 from mltrain.report.html.analysis import Entry, extremes
 
-SIDE = 320
-"""Longer side of a picture of a section in pixels; a picture has about 12 kB."""
+SIDE = 288
+"""Longer side of a picture of a section in pixels; a picture has about 10 kB."""
 SMALL = 160
 """Longer side of a picture that only the view of a class has; about 4 kB."""
-SMALLS = 300
+SMALLS = 240
 """Most pictures of the views of classes."""
 COUNT = 10
 """Pictures of a section."""

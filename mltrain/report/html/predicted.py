@@ -11,6 +11,7 @@ from mltrain.engine.run_folder import SPLITS, THRESHOLDS, WEIGHTS, RunFolder
 from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.engine.saved_thresholds import best_identity, read_thresholds
 from mltrain.errors import ConfigError
+from mltrain.files import has_file
 from mltrain.report.html import analysis
 
 
@@ -95,7 +96,7 @@ def prepare(run: RunFolder, saved: SavedPredictions) -> tuple[Predicted, str]:
 def tuned_thresholds(run: RunFolder, saved: SavedPredictions) -> tuple[dict[str, Any] | None, str]:
     """Return the content of thresholds.json if it is of these weights, else None and the reason."""
     path = run.folder / THRESHOLDS
-    if not path.exists():
+    if not has_file(path):
         return None, ""
     try:
         found = read_thresholds(path)

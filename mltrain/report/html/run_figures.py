@@ -175,7 +175,8 @@ def class_figure(run: RunFolder, table: ClassTable, chance: np.ndarray | None = 
                 continue
             counts = np.zeros(len(at)) if support is None else np.nan_to_num(support[at])
             trace = points(x[at], values[at], f"--{group}", size=9, name=group, ids=[table.names[k] for k in at])
-            trace["marker"] |= _support_marker(counts, crowded=len(shown) >= 150) if support is not None else {}
+            crowded = len(shown) >= 150
+            trace["marker"] |= {} if support is None else _support_marker(counts, f"--{group}", crowded=crowded)
             trace |= {"text": [plot_text(table.names[k]) for k in at], "cliponaxis": False}
             if named:
                 trace |= {"mode": "markers+text", "textposition": [places[k] for k in at]}
@@ -198,11 +199,11 @@ def class_figure(run: RunFolder, table: ClassTable, chance: np.ndarray | None = 
     return {"views": views} if views else None
 
 
-def _support_marker(counts: np.ndarray, *, crowded: bool) -> dict[str, Any]:
+def _support_marker(counts: np.ndarray, color: str, *, crowded: bool) -> dict[str, Any]:
     """Return size and symbol of points by the number of positive images."""
     sizes = np.clip(5 + 3.2 * np.log10(np.maximum(counts, 1)), 5, 17) * (0.75 if crowded else 1)
     symbols = ["circle" if n >= FEW else "circle-open" for n in counts]
-    return {"size": numbers(sizes, 3), "symbol": symbols, "opacity": 0.85, "line": {"width": 1.5}}
+    return {"size": numbers(sizes, 3), "symbol": symbols, "opacity": 0.85, "line": {"width": 1.5, "color": color}}
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
