@@ -30,6 +30,7 @@ PAGE_HEADLINES = {
 """figures on the page of a run, by task; the most important first"""
 TITLES = {
     "map": "mAP",
+    "map_weighted": "weighted mAP",
     "micro_ap": "micro AP",
     "accuracy@5": "top-5 accuracy",
     "balanced_accuracy": "balanced accuracy",

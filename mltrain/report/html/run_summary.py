@@ -130,8 +130,8 @@ def tuned_note(tuned: Mapping[str, Any]) -> str:
     folds = tuned.get("folds")
     where = f"{folds} folds of the validation split" if folds else "the test split"
     text = (
-        f"The run has thresholds of its own ({THRESHOLDS}: {tuned['chosen_by']}). Classes, co-occurrence and images on "
-        f"this page use them; the figures of result.json have the threshold of metrics.threshold."
+        f"The run has thresholds of its own ({THRESHOLDS}, chosen by {tuned['chosen_by']}). Classes, co-occurrence and "
+        "images on this page use them; the figures above have the one of metrics.threshold."
     )
     return f"{text} With them, on {where}: {figures}." if figures else text
 

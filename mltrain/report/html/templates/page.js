@@ -12,12 +12,12 @@ for (const box of document.querySelectorAll(".scroll")) {
 }
 
 // ---- sections: a link to one, or to something in it, opens it ---------------------------------------------------------------
-const sections = [...document.querySelectorAll("main > section > details")];
+const sections = [...document.querySelectorAll("details.whole")];
 const follow = () => {
   const name = decodeURIComponent(location.hash.slice(1));
   if (name.startsWith("class=")) return openClass(name.slice("class=".length));
   const target = byId(name);
-  const box = target?.matches("section") ? target.querySelector("details") : target?.closest("details");
+  const box = target?.matches("section") ? target.querySelector("details.whole") : target?.closest("details.whole");
   if (!box || box.open) return true;
   box.open = true;
   return target.scrollIntoView();
@@ -38,7 +38,7 @@ addEventListener("beforeprint", () => {
 
 // ---- the section in view is marked in the navigation ------------------------------------------------------------------------
 const links = new Map([...document.querySelectorAll(".top nav a")].map((a) => [a.hash.slice(1), a]));
-for (const [name, link] of links) link.onclick = () => { byId(name).querySelector("details").open = true; };
+for (const [name, link] of links) link.onclick = () => { byId(name).querySelector("details.whole").open = true; };
 const inView = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (!entry.isIntersecting) continue;
