@@ -51,6 +51,10 @@ MEANINGS = {
     "CR": "mean of the recall of the classes",
     "CF1": "harmonic mean of CP and CR: all classes weigh the same",
     "macro_F1": "mean of the F1 of the classes",
+    "hamming_accuracy": "mean over classes of the share of known entries that are predicted right",
+    "lrap": "label-ranking average precision: how high the true labels of an image rank among its classes",
+    "ranking_loss": "share of the pairs of a true and a false label of an image that are in the wrong order",
+    "coverage_error": "how many of the highest labels of an image it takes to have all its true ones",
     "words_P": "precision of the words, if each image is given the same number of them (annotation protocol)",
     "words_R": "recall of the words in this protocol",
     "words_F1": "harmonic mean of words P and words R",
@@ -63,6 +67,10 @@ MEANINGS = {
     "weighted_P": "mean of the precision of the classes, weighted by their images",
     "weighted_R": "mean of the recall of the classes, weighted by their images: the accuracy",
     "weighted_F1": "mean of the F1 of the classes, weighted by their images",
+    "macro_specificity": "mean over classes of the share of images of other classes that are not taken for the class",
+    "weighted_specificity": "mean of the specificity of the classes, weighted by their images",
+    "macro_iba": "mean of the index of balanced accuracy of the classes (Garcia et al., 2009)",
+    "weighted_iba": "mean of the index of balanced accuracy of the classes, weighted by their images",
     "g_mean": "geometric mean of the recalls of the classes",
     "mauc": "mean over pairs of classes of the area under the ROC curve (Hand and Till, 2001)",
     "classes_without_positives": "classes without a positive image here; metrics.absent says whether they count",
@@ -78,8 +86,8 @@ def meaning(key: str) -> str:
         return MEANINGS[key]
     if at:
         found = meaning(name)
-        return f"{found}; predicted are the {k} highest of each image" if found else ""
-    group = group_of(key)
+        return f"{found}; predicted are the {k} highest of each image, at most" if found else ""
+    group = "seen" if key.endswith("_seen") else group_of(key)
     found = meaning(key.removesuffix(f"_{group}")) if group else ""
     return f"{found}; {group} classes" if found else ""
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mltrain.engine.run_folder import RunFolder
 from mltrain.errors import DataError
 from mltrain.files import write_json
+from mltrain.metrics.single_label import summarize_single_label
+from mltrain.metrics.summary import summarize
 from mltrain.report import intervals, palette
 from mltrain.report.bootstrap import centred_interval
 from mltrain.report.html.predicted import prepare
@@ -140,10 +143,15 @@ def test_thresholds_that_do_not_fit_are_named_and_not_used(
 
 
 def test_every_figure_of_a_run_is_explained(folder: Path) -> None:
-    for key in RunFolder(folder).scalars():
+    logits, targets = torch.tensor([[2.0, -1.0, 0.5], [-1.0, 1.0, 0.0]]), torch.tensor([[1, 0, 0], [0, 1, 1]])
+    labels = torch.eye(3, dtype=torch.int8)
+    groups = {"tail": [1], "unseen": [2], "seen": [0, 1]}
+    several = summarize(logits, targets.to(torch.int8), group_indices=groups, topk=2, words_k=2, ranking=True)
+    single = summarize_single_label(torch.randn(3, 3), labels, group_indices={"tail": [1]})
+    for key in {**RunFolder(folder).scalars(), **several.scalars, **single.scalars}:
         assert meaning(key), key
     assert "(N+)" in MEANINGS["words_N+"]
-    assert meaning("CF1@3").endswith("predicted are the 3 highest of each image")
+    assert meaning("CF1@3").endswith("predicted are the 3 highest of each image, at most")
     assert meaning("map_tail").endswith("; tail classes") and meaning("nothing") == ""
 
 
