@@ -1,4 +1,4 @@
-"""How compared rows look: one setting is the colour, another the shape, dash or pattern."""
+"""Looks of compared rows: one setting is the colour, another the shape, dash or pattern."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Looks:
 
     @property
     def text(self) -> str:
-        """What colour and shape stand for, as a sentence; empty where each row has its own colour."""
+        """Sentence that says what colour and shape stand for; empty where each row has its own colour."""
         return f" Colour: {self.hue}; shape: {self.shape}." if self.shape is not None else ""
 
     def legend(self, kind: Kind) -> list[dict[str, Any]]:

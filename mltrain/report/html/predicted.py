@@ -43,7 +43,7 @@ class Predicted:
 
     @property
     def rule(self) -> str:
-        """Which classes count as predicted, as text."""
+        """Rule by which classes count as predicted, as text."""
         if self.threshold is None:
             return "the most probable class"
         if self.tuned is None:

@@ -21,7 +21,7 @@ from mltrain.report.tables import PAGE_HEADLINES, group_of, meaning, title
 
 @dataclass(frozen=True)
 class Sureness:
-    """How sure the figures of a run are."""
+    """Intervals and chance levels of the figures of a run."""
 
     intervals: dict[str, Interval] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
