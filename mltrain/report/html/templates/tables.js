@@ -60,8 +60,13 @@ const startTable = (box) => {
     } else if (column.kind === "link" && value[1]) {
       td.append(make("a", { href: value[1], textContent: text }));
     } else if (column.kind === "code" && value) {
-      const copy = quietButton("copy", "copy the command", () => navigator.clipboard.writeText(value).then(() => { copy.textContent = "copied"; }));
-      td.append(copy, make("code", { textContent: text }));
+      const code = make("code", { textContent: text });
+      const copy = quietButton("copy", "copy the command", async () => {
+        getSelection().selectAllChildren(code);
+        if (navigator.clipboard) await navigator.clipboard.writeText(value); else document.execCommand("copy"); // a page from http
+        copy.textContent = "copied";
+      });
+      td.append(copy, code);
     } else if (opens && c === 0 && content.classes.views[value]) {
       td.append(make("button", { type: "button", className: "row", textContent: text, title: "show the class", onclick: () => openClass(value) }));
     } else td.textContent = text;
