@@ -90,7 +90,9 @@ class Looks:
             if group:
                 trace["legendgroup"] = group
             if kind == "bar":
-                trace |= {"type": "bar", "marker": {"color": look.color, "pattern": look.pattern}}
+                # In the place of the first row, so that they take none of their own.
+                style = {"color": look.color, "pattern": look.pattern}
+                trace |= {"type": "bar", "marker": style, "offsetgroup": "row 0"}
             elif kind == "line":
                 trace |= {"type": "scatter", "mode": "lines", "line": {"color": look.color, "dash": look.dash}}
             else:

@@ -70,7 +70,7 @@ def group_figure(table: Comparison, looks: Looks, *, single_label: bool) -> Figu
         spread = [None if score is None else score.std for score in found]
         bars = {"error_y": error_bars([std or 0.0 for std in spread], "--text", thickness=1, width=2)}
         own = {"hovertemplate": f"%{{y:.2f}}<extra>{names[number]}</extra>", "showlegend": looks.shape is None}
-        own["marker"] = {"color": look.color, "pattern": look.pattern}
+        own |= {"marker": {"color": look.color, "pattern": look.pattern}, "offsetgroup": f"row {number}"}
         own |= {"legendgroup": look.value} if looks.shape is not None else {}
         return own | (bars if any(std is not None for std in spread) else {})
 
