@@ -56,6 +56,14 @@ class Page:
         """Note at the end of the page that a section is missing, and why."""
         self.left_out.append((title, reason))
 
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """Titles and reason of what is left out; titles with the same reason stand together."""
+        titles: dict[str, list[str]] = {}
+        for title, reason in self.left_out:
+            titles.setdefault(reason, []).append(title)
+        return [(", ".join(found), reason) for reason, found in titles.items()]
+
     def add(
         self,
         name: str,
