@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from mltrain.console import exit_on_error
+from mltrain.console import exit_on_error, prepare_streams
 from mltrain.errors import ConfigError
 from mltrain.text import did_you_mean, nearest
+from mltrain.transcript import recording
 
 if TYPE_CHECKING:
     from mltrain.config.overrides import Source
@@ -101,8 +102,9 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
         name: name of the command; None takes the first argument.
         argv: arguments; None takes those of the process.
     """
-    with exit_on_error():
-        arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
+    with recording() if "train" in (name, *arguments[:1]) else nullcontext(), exit_on_error():
         if name is None:
             if not arguments or arguments[0] in ("-h", "--help"):
                 sys.stdout.write(_overview())
@@ -317,9 +319,3 @@ def _help(command: Command, given: argparse.Namespace) -> str:
     elif command.takes == "run":
         parts.append(RUN_HELP)
     return "\n\n".join(parts) + "\n"
-
-
-def typed() -> str:
-    """Return the command line of this process, for a user to repeat it: `mltrain COMMAND ARGUMENTS`."""
-    script = Path(sys.argv[0]).stem  # mltrain COMMAND, else the console command or __main__.py
-    return shlex.join(["mltrain", *([script] if script in COMMANDS else []), *sys.argv[1:]])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from omegaconf import DictConfig
 
-from mltrain.cli import Command, typed
+from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.config.schema import number
@@ -28,6 +28,7 @@ from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
 from mltrain.runs.outputs import check_suffix, writing
 from mltrain.text import did_you_mean
+from mltrain.transcript import typed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,8 @@
     stats.json          statistics of the training labels (`LabelStats`)    "
     environment.json    versions, hardware and command line                 "
     data.npz            fingerprint of labels and files (`mltrain.datasets.fingerprint`)   "
-    metrics.jsonl       figures by step and epoch                           written during the training
+    train.log           what the training printed (`mltrain.transcript`)    written during the training
+    metrics.jsonl       figures by step and epoch                           "
     last.pt, best.pt    checkpoints (`mltrain.engine.checkpoint`)           "
     nonfinite_rank0.json  why a loss or gradient that was not finite stopped the run
     per_class.csv, confusion.csv, predictions.npz                           written at the end, of the validation split;
@@ -41,6 +42,7 @@ CONFIG = "config.yaml"
 STATS = "stats.json"
 ENVIRONMENT = "environment.json"
 DATA = "data.npz"
+LOG = "train.log"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"

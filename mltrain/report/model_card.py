@@ -7,6 +7,7 @@ facts are left out or called unknown. The text is in html/templates/model_card.m
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -20,6 +21,7 @@ from mltrain.labels import LabelStats
 from mltrain.report.html.page import render
 from mltrain.report.tables import HEADLINES, abridged, markdown_table, percent, title
 from mltrain.text import spell
+from mltrain.transcript import repeating
 
 SHOWN_CLASSES = 5
 """number of best, and of worst, classes in the table"""
@@ -71,6 +73,7 @@ def model_card(card: CardContent) -> str:
         kind = f"A multi-label image classifier of {classes}, each of which is predicted independently"
     evaluated = figures["test"] or figures["val"]
     class_figure, class_table = _class_table(card)
+    command = repeating(card.environment)
     context: dict[str, Any] = {
         "front": _front(card, "test" if figures["test"] else "val"),
         "model": card.config["model"],
@@ -82,7 +85,8 @@ def model_card(card: CardContent) -> str:
         "results": _results(figures, headline),
         "absent": int(evaluated.get("classes_without_positives") or 0),
         "recipe": _table(["", ""], _recipe(card)),
-        "command": [str(text) for text in card.environment.get("command") or []],
+        "command": shlex.join(command),
+        "of_sweep": command[:1] == ["mltrain"] and "-m" in command,
         **_tuned(card),
     }
     if stats is not None:

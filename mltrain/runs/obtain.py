@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mltrain.engine.latest import followed
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.zoo import TABLE, ZooModel, models, read_source
 from mltrain.text import did_you_mean
@@ -30,7 +31,7 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
         CheckpointError: it is not what the table says.
     """
     if not word.startswith(PREFIX):
-        return Path(word)
+        return followed(Path(word))
     name, table = word.removeprefix(PREFIX), models()
     if name not in table:
         hint = did_you_mean(name, table, PREFIX + "{}")

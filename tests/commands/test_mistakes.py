@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mltrain.cli import COMMANDS
-from mltrain.cli import typed as typed_command
+from mltrain.transcript import typed as typed_command
 from tests.commands.conftest import Call
 from tests.promises.runs import TINY
 from tests.report.run_folders import write_run

@@ -18,6 +18,7 @@ from mltrain.report.html.page import Column, Page, Table, duration, figure_numbe
 from mltrain.report.html.prediction_sections import add_predictions
 from mltrain.report.tables import PAGE_HEADLINES, title
 from mltrain.text import spell
+from mltrain.transcript import repeating
 
 logger = logging.getLogger(__name__)
 
@@ -231,8 +232,7 @@ def _add_setup(page: Page, run: RunFolder) -> None:
     if corrupt:
         rows.append(("corrupt images", f"{len(corrupt)} skipped: " + "; ".join(map(str, corrupt[:5]))))
     rows.append(("folder", str(run.folder)))
-    arguments = [str(text) for text in env.get("command") or []]
-    command = shlex.join(["python", *arguments] if arguments and arguments[0].endswith(".py") else arguments)
+    command = shlex.join(repeating(env))
     sections = {key: flatten(value) for key, value in run.config.items() if isinstance(value, Mapping)}
     config = [(key, [(k, spell(v)) for k, v in section.items()]) for key, section in sections.items() if section]
     scalars = [(key, spell(value)) for key, value in run.config.items() if not isinstance(value, Mapping)]
