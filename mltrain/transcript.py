@@ -51,7 +51,9 @@ class Transcript:
     def open(self, path: Path, head: Sequence[str]) -> None:
         """Write to the end of `path` from now on: the lines `head`, those that wait, and all that follow."""
         with self.lock:
+            waiting = list(self._early)
             self.close()
+            self._early.extend(waiting)
             self._path, self._head = path, list(head)
             self._is_open()
 
@@ -61,8 +63,7 @@ class Transcript:
             if self._file is not None:
                 self._file.close()
             self._file = self._path = None
-            self._said = False
-            self._lost = 0
+            self._said, self._lost = False, 0
             self._early.clear()
 
     def add(self, line: str) -> None:

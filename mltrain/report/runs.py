@@ -84,7 +84,7 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
                 found[path.resolve()] = path
             for file in fnmatch.filter(files, JOB):
                 _note_job(path / file, jobs)
-            # The folders inside a run folder hold no runs. `latest` leads to a run, or is the copy of one, that is found
+            # The folders inside a run folder hold no runs. `latest` leads to a run, or is a copy of one, that is found
             # under its own name.
             below = [name for name in names if not name.startswith(".") and not is_latest(path / name)]
             names[:] = [] if CONFIG in files else sorted(below)
