@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -85,6 +86,8 @@ class Command:
     options: type | None = None
     files: str = ""
     """name of the arguments after the run folder (images); `run` gets them last, as a list"""
+    several: bool = False
+    """the command takes more run folders than one; `run` gets the others as `others=[(cfg, folder), ...]`"""
     dashes: bool = False
     """options may also be written --KEY VALUE, as in older versions"""
     after_sweep: Callable[[Path], None] | None = None
@@ -145,13 +148,26 @@ def _execute_on_run(command: Command, arguments: list[str]) -> None:
 
     changes = [text for text in arguments if _is_change(text, files=bool(command.files))]
     names = [text for text in arguments if text not in changes]
-    if not command.files and len(names) != 1:
+    runs = _leading_runs(names) if command.several and command.files else len(names) if command.several else 1
+    if not command.files and len(names) != max(1, runs):
         raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(names)}); see --help")
-    if command.files and len(names) < 2:
+    if command.files and len(names) <= runs:
         raise ConfigError(f"name a run folder and then {command.files} (found {len(names)} names); see --help")
-    folder = run_folder(names[0], arguments)
     own, changes = _own_options(command, changes)
-    command.run(load_run(folder, changes), folder, *own, *([names[1:]] if command.files else []))
+    folders = [run_folder(name, arguments) for name in names[:runs]]
+    # The data set is that of the first run.
+    rest = [text for text in changes if not text.lstrip("+").startswith("dataset")]
+    first, *others = [(load_run(f, changes if f is folders[0] else rest), f) for f in folders]
+    more = {"others": others} if others else {}
+    command.run(*first, *own, *([names[runs:]] if command.files else []), **more)
+
+
+def _leading_runs(names: Sequence[str]) -> int:
+    """Return how many arguments are run folders, before the first that is none; the first always counts as one."""
+    from mltrain.engine.run_folder import is_run_folder
+
+    runs = itertools.takewhile(lambda name: name.startswith("zoo:") or is_run_folder(Path(name)), names)
+    return max(1, len(list(runs)))
 
 
 def _is_change(text: str, *, files: bool) -> bool:

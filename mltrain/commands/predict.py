@@ -4,10 +4,13 @@
     find . -name '*.jpg' | mltrain predict RUN -               a list of files on standard input, one per line
     mltrain predict RUN photos/ format=csv out=labels.csv      table (default), csv or jsonl
     mltrain predict RUN photos/ annotated=seen                 copies of the images with their labels, in seen/
+    mltrain predict RUN photos/ tta=flip                       the mean over each image and its mirror image
+    mltrain predict RUN1 RUN2 RUN3 photos/                     the mean of several runs
 
 An image gets the classes above the thresholds that `mltrain tune_thresholds` wrote to the run folder, or above
 metrics.threshold if there are none; a single-label run gives the most probable class. Images that cannot be read are
-reported and left out; the exit code is then 2.
+reported and left out; the exit code is then 2. Several runs average their probabilities, class by class name; tuned
+thresholds of one run do not fit the mean, so a class then counts above metrics.threshold, or threshold=.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
@@ -55,12 +58,23 @@ class Options:
     """name at most this many classes per image; without threshold exactly this many, whatever their scores"""
     weights: Literal["best", "val", "ema"] = "best"
     """best: weights that validation chose; val: raw weights; ema: averaged weights"""
+    tta: Literal["flip", "five_crop", "sizes"] | None = None
+    """test-time augmentation: the mean probability over flip: the image and its mirror image (2 passes); five_crop:
+    corners and centre (5 passes); sizes: three sizes (3 passes)"""
 
 
-def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[str]) -> None:
+def predict(
+    cfg: DictConfig,
+    folder: Path,
+    options: Options,
+    images: Sequence[str],
+    *,
+    others: Sequence[tuple[DictConfig, Path]] = (),
+) -> None:
     """Write the labels of images.
 
     Args:
+        others: config and folder of further runs, whose probabilities are averaged with those of this one.
         images: files, folders, patterns, and "-" for a list on standard input.
 
     Raises:
@@ -78,12 +92,14 @@ def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
     if options.out is not None:
         refuse_input(Path(options.out), "out", files)
     places = _places(files, options.annotated)
-    predictor = Predictor.from_run(
-        load_finished(folder, weights=options.weights, config=cfg),
-        threshold=options.threshold,
-        thresholds=options.thresholds,
-        topk=options.topk,
-    )
+    runs = [load_finished(place, weights=options.weights, config=own) for own, place in [(cfg, folder), *others]]
+    if others and options.thresholds is not None:
+        raise ConfigError(f"thresholds={options.thresholds}: is for one run; use threshold=0.5 for several")
+    given: dict[str, Any] = {"threshold": options.threshold, "topk": options.topk, "tta": options.tta}
+    if others:
+        predictor = Predictor.from_runs(runs, **given)
+    else:
+        predictor = Predictor.from_run(runs[0], thresholds=options.thresholds, **given)
     bad = 0
     begin = time.perf_counter()
     on_terminal = options.out is None and sys.stdout.isatty()  # then the labels themselves show the progress
@@ -132,4 +148,4 @@ def _output(out: str | None) -> Iterator[Output]:
         yield stream
 
 
-COMMAND = Command(predict, about=__doc__, takes="run", options=Options, files="images")
+COMMAND = Command(predict, about=__doc__, takes="run", options=Options, files="images", several=True)

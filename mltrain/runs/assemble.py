@@ -33,6 +33,7 @@ from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
+from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
@@ -205,9 +206,13 @@ def eval_loader(
     model: Classifier,
     *,
     batch_size: int | None = None,
+    views: Transform | None = None,
 ) -> EvalLoader:
-    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config."""
-    resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
+    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config.
+
+    With `views` images are resized by that instead, and no cache of resized images is used.
+    """
+    resize = views or instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
         labels,
         resize,
@@ -216,7 +221,7 @@ def eval_loader(
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
         pin_memory=dist.device.type == "cuda",
-        cache=_cached(cfg, labels, resize),
+        cache=_cached(cfg, labels, resize) if views is None else None,
     )
 
 
