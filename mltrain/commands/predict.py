@@ -100,6 +100,8 @@ def predict(
         predictor = Predictor.from_runs(runs, **given)
     else:
         predictor = Predictor.from_run(runs[0], thresholds=options.thresholds, **given)
+    if predictor.averager is not None:
+        logger.info("%s", predictor.averager)
     bad = 0
     begin = time.perf_counter()
     on_terminal = options.out is None and sys.stdout.isatty()  # then the labels themselves show the progress

@@ -81,7 +81,7 @@ class RunOnData:
         *,
         keep_all: bool,
     ) -> Evaluation | None:
-        """Evaluate models on a split with the metrics of this run; `views`: their transform and forward pass, if own."""
+        """Evaluate models on a split with this run's metrics; `views` has a transform and forward pass of their own."""
         first = next(iter(models.values()))
         resize, forward = views or (None, None)
         inference = replace(self._inference, forward=forward)
