@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -144,11 +143,11 @@ def execute(command: Command, argv: Sequence[str]) -> None:
 
 def _execute_on_run(command: Command, arguments: list[str]) -> None:
     from mltrain.config.compose import load_run
-    from mltrain.runs.obtain import run_folder
+    from mltrain.runs.obtain import leading_runs, run_folder
 
     changes = [text for text in arguments if _is_change(text, files=bool(command.files))]
     names = [text for text in arguments if text not in changes]
-    runs = _leading_runs(names) if command.several and command.files else len(names) if command.several else 1
+    runs = leading_runs(names) if command.several and command.files else len(names) if command.several else 1
     if not command.files and len(names) != max(1, runs):
         raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(names)}); see --help")
     if command.files and len(names) <= runs:
@@ -160,14 +159,6 @@ def _execute_on_run(command: Command, arguments: list[str]) -> None:
     first, *others = [(load_run(f, changes if f is folders[0] else rest), f) for f in folders]
     more = {"others": others} if others else {}
     command.run(*first, *own, *([names[runs:]] if command.files else []), **more)
-
-
-def _leading_runs(names: Sequence[str]) -> int:
-    """Return how many arguments are run folders, before the first that is none; the first always counts as one."""
-    from mltrain.engine.run_folder import is_run_folder
-
-    runs = itertools.takewhile(lambda name: name.startswith("zoo:") or is_run_folder(Path(name)), names)
-    return max(1, len(list(runs)))
 
 
 def _is_change(text: str, *, files: bool) -> bool:
