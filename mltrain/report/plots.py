@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES, LabelStats
-from mltrain.optim.lr_range import Suggestion
+from mltrain.optim.lr_range import Suggestion, smoothed
 
 NAMED = 80  # most classes that have their names on an axis
 COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40", "unseen": "#6b5b95"}
@@ -170,12 +170,12 @@ def lr_range_plot(
 ) -> None:
     """Draw loss against the learning rate of a range test, raw and smoothed, with the rates that were found."""
     figure, axes = _figure(7.2, 4.4)
-    smooth = found is not None
-    axes.plot(lrs, losses, color=GREY, linewidth=0.8 if smooth else 1.4, alpha=0.6, label="loss of a step")
-    low, high = min(losses), max(losses[: max(1, len(losses) // 5)])
+    smooth = smoothed(losses)
+    axes.plot(lrs, losses, color=GREY, linewidth=0.8, alpha=0.6, label="loss of a step")
+    axes.plot(lrs, smooth, color=COLORS["head"], linewidth=1.8, label="smoothed")
+    before = losses[: max(int(smooth.argmin()), len(losses) // 5) + 1]  # a loss that diverges may leave the picture
+    low, high = min(losses), max(before)
     if found is not None:
-        axes.plot(lrs, found.smoothed, color=COLORS["head"], linewidth=1.8, label="smoothed")
-        low = min(low, float(found.smoothed.min()))
         for value, name, color in (
             (found.steepest, "steepest descent", COLORS["medium"]),
             (found.lowest, "lowest loss", GREY),
@@ -185,7 +185,7 @@ def lr_range_plot(
             axes.axvline(value, color=color, linewidth=1.4, linestyle=style, label=f"{name} {value:.1e}")
     axes.set_xscale("log")
     span = max(high - low, 1e-12)
-    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)  # diverging losses may leave the picture
+    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)
     axes.set_xlabel("learning rate (optimizer.lr)")
     axes.set_ylabel("training loss")
     axes.grid(linewidth=0.4, alpha=0.5)
