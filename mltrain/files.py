@@ -312,6 +312,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def give_usual_mode(path: Path) -> None:
+    """Let a file be read by whom the umask allows; some libraries make theirs for the owner alone."""
+    path.chmod(0o666 & ~umask())
+
+
 def umask() -> int:
     """Return the file mode bits that this process withholds; the system tells them only in exchange for new ones."""
     mask = os.umask(0)

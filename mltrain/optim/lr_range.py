@@ -116,11 +116,12 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
 
 def remedy(lrs: Sequence[float], losses: Sequence[float], steps: int) -> str:
     """Return what to change in a test of `steps` steps that gave no suggestion, as an argument where one helps."""
+    lower = max((lrs[0] if lrs else 1e-6) / 1000, 1e-12)
     if len(lrs) < 10:
-        return f"it ended after {len(lrs)} steps; begin at a lower rate: start={max(lrs[0] / 1000 if lrs else 1e-9, 1e-12):.0e}"
+        return f"it ended after {len(lrs)} steps; begin at a lower rate: start={lower:.0e}"
     _, low, fall, least = _fall(np.asarray(losses, dtype=np.float64))
     if low < 3:
-        return f"it only rose, so its minimum is at the start; begin at a lower rate: start={max(lrs[0] / 1000, 1e-12):.0e}"
+        return f"it only rose, so its minimum is at the start; begin at a lower rate: start={lower:.0e}"
     # The noise of a mean falls with the root of the steps; a third is added to be safe.
     factor = (least / fall) ** 2 * 4 / 3 if fall > 0 else math.inf
     if factor <= 20:

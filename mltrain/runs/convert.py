@@ -19,7 +19,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
-from mltrain.files import atomic_folder, sha256_of
+from mltrain.files import atomic_folder, give_usual_mode, sha256_of
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder
 from mltrain.models.label_embeddings import write_label_embeddings
@@ -262,6 +262,7 @@ def _write(out: Path, cfg: DictConfig, model: Classifier, names: tuple[str, ...]
         with atomic_folder(out) as temporary:
             state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+            give_usual_mode(temporary / WEIGHTS_FILE)
             classes = temporary / CLASSES_FILE
             classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
             (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it

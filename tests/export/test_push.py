@@ -41,6 +41,7 @@ def hub(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [f"out={out}", "weights=ema", "license=Apache-2.0", "data_license=our own drawings"]
     done = execute([sys.executable, str(ROOT / "tools" / "push.py"), str(trained), *words])
     assert "README.md" in done.stderr
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "others may read all files or none"
     return out
 
 
