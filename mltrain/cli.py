@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mltrain.console import exit_on_error, prepare_streams
 from mltrain.errors import ConfigError
-from mltrain.text import did_you_mean, nearest
+from mltrain.text import counted, did_you_mean, nearest
 from mltrain.transcript import recording
 
 if TYPE_CHECKING:
@@ -151,7 +151,9 @@ def _execute_on_run(command: Command, arguments: list[str]) -> None:
     if not command.files and len(names) != max(1, runs):
         raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(names)}); see --help")
     if command.files and len(names) <= runs:
-        raise ConfigError(f"name a run folder and then {command.files} (found {len(names)} names); see --help")
+        raise ConfigError(
+            f"name a run folder and then {command.files} (found {counted(len(names), 'name')}); see --help"
+        )
     own, changes = _own_options(command, changes)
     folders = [run_folder(name, arguments) for name in names[:runs]]
     # The data set is that of the first run.

@@ -60,9 +60,9 @@ def spell(value: Any) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: "1 run", "2 runs", "1,200 classes"."""
+    """Return a number with its noun: "1 run", "2 runs", "3 classes"."""
     plural = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
-    return f"{count:,} {noun}{'' if count == 1 else plural}"
+    return f"{count} {noun}{'' if count == 1 else plural}"
 
 
 def printable(text: str) -> str:

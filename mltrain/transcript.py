@@ -29,6 +29,7 @@ from typing import Any
 
 from mltrain.console import rank
 from mltrain.files import kind_of
+from mltrain.text import counted
 
 _ESCAPES = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 _EARLY_LINES = 5000
@@ -98,7 +99,7 @@ class Transcript:
 
     def _write(self, text: str) -> None:
         assert self._file is not None and self._path is not None
-        gap = f"\n[{self._lost} lines are missing here: they could not be written]\n" if self._lost else ""
+        gap = f"\n[{counted(self._lost, 'line')} missing here: the file could not be written]\n" if self._lost else ""
         data = memoryview(f"{gap}{text}\n".encode(errors="backslashreplace"))
         try:
             while data:

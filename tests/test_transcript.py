@@ -148,7 +148,7 @@ def test_a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_space(
         transcript._active._file = Full(transcript._active._file, range(2, 6))  # type: ignore[assignment]
         for k in range(6):
             print("line", k)
-    assert said(tmp_path / "train.log") == ["line 0", "lin", "[3 lines are missing here: they could not be written]",
+    assert said(tmp_path / "train.log") == ["line 0", "lin", "[3 lines missing here: the file could not be written]",
                                             "line 4", "line 5"]  # fmt: skip
     shown = capsys.readouterr()
     assert [f"line {k}" for k in range(6)] == shown.out.splitlines(), "the terminal has all"

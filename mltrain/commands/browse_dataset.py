@@ -27,7 +27,7 @@ from mltrain.config.schema import number
 from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
 from mltrain.runs.outputs import check_suffix, writing
-from mltrain.text import did_you_mean
+from mltrain.text import counted, did_you_mean
 from mltrain.transcript import typed
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def browse(cfg: DictConfig, options: Options) -> Path:
     with writing(Path(options.out)) as out:
         shown = _with_bar(indices, cfg.logger.progress)
         write_browse(out, labels, stats, shown, versions, about=about, side=options.side)
-    logger.info("%s: %d of %d images, %.1f MB", out, len(indices), len(labels), out.stat().st_size / 1e6)
+    logger.info("%s: %d of %s, %.1f MB", out, len(indices), counted(len(labels), "image"), out.stat().st_size / 1e6)
     return out
 
 

@@ -33,6 +33,7 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write
 from mltrain.progress import Meter
 from mltrain.runs.outputs import copies_folder, refuse_input, writing
+from mltrain.text import counted
 
 if TYPE_CHECKING:
     from mltrain.report.labelled import Output
@@ -119,10 +120,10 @@ def predict(
             if place is not None:
                 annotate(read_image(found.image), found.labels, place)
     taken = time.perf_counter() - begin
-    many = "s"[: len(files) > 1]
-    logger.info("%d image%s, %.0f per second on %s", len(files), many, len(files) / taken, predictor.device)
+    rate = len(files) / taken
+    logger.info("%s, %.0f per second on %s", counted(len(files), "image"), rate, predictor.device)
     if bad:
-        raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
+        raise DataError(f"{bad} of {counted(len(files), 'image')} could not be read; the reasons are above")
 
 
 def _places(files: Sequence[str], folder: str | None) -> Sequence[Path | None]:

@@ -27,7 +27,7 @@ from mltrain.datasets.sources import COCO_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, compress
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +180,8 @@ def coco_labels(found: Instances, path: Path, folder: Path, name: str, *, keep_u
     present = found.present
     if n < len(files):
         log.warning(
-            "%s: %d images are listed under several ids; each is one image with the labels of all its ids",
-            *(path, int((np.bincount(image_of) > 1).sum())),
+            "%s: %s listed under several ids; each is one image with the labels of all its ids",
+            *(path, counted(int((np.bincount(image_of) > 1).sum()), "image")),
         )
         files = [files[k] for k in np.unique(image_of, return_index=True)[1]]
         present = np.unique(image_of[present // c] * c + present % c)
@@ -191,9 +191,10 @@ def coco_labels(found: Instances, path: Path, folder: Path, name: str, *, keep_u
     warn_of_case(found.class_names, path)
     labelled = np.unique(rows)
     if not len(labelled):
-        log.warning("%s: no image has a label: %d images, %d categories and no annotation", path, n, c)
+        log.warning("%s: no image has a label: %s, %d categories and no annotation", path, counted(n, "image"), c)
     if not keep_unlabelled and len(labelled) < n:
-        log.info("%s: %d images without any annotation left out (keep_unlabelled=false)", name, n - len(labelled))
+        left_out = counted(n - len(labelled), "image")
+        log.info("%s: %s without any annotation left out (keep_unlabelled=false)", name, left_out)
         labels = labels.select(labelled)
     return log_labels(labels)
 

@@ -16,6 +16,7 @@ from mltrain.datasets.splits import Splits, make_splits
 from mltrain.errors import DataError
 from mltrain.files import walk
 from mltrain.labels import LabelSet
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -120,20 +121,24 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
                     f"{listing.source}: no image of split {split!r}: all {len(by_split[train])} are {train}. Set "
                     f"dataset.val_fraction=0.2, or name the validation images in {names.where} (dataset.val_split)"
                 )
-            counts = ", ".join(f"{key or 'nothing'} ({len(images)} images)" for key, images in sorted(by_split.items()))
+            counts = ", ".join(
+                f"{key or 'nothing'} ({counted(len(images), 'image')})" for key, images in sorted(by_split.items())
+            )
             hint = " or dataset.val_fraction=0.1" if part == "val" else ""
             raise DataError(
                 f"{listing.source}: no image of split {split!r}; {names.where} has {counts}. "
                 f"Set dataset.{part}_split{hint}"
             )
-    unused = [f"{key} ({len(images)} images)" for key, images in by_split.items() if key not in chosen.values()]
+    unused = [
+        f"{key} ({counted(len(images), 'image')})" for key, images in by_split.items() if key not in chosen.values()
+    ]
     if unused:
         log.info("%s: splits not used: %s", name, ", ".join(unused))
     if names.val_fraction > 0 and val in by_split:
         log.warning(
-            "%s: validation images are drawn from train, so the %d images of split %s are not used; without "
-            "dataset.val_fraction and dataset.folds they are the validation set",
-            *(name, len(by_split[val]), val),
+            "%s: validation images are drawn from train, so split %s (%s) is not used; without dataset.val_fraction "
+            "and dataset.folds it is the validation set",
+            *(name, val, counted(len(by_split[val]), "image")),
         )
     return make_splits(name, made, val_fraction=names.val_fraction, split_seed=names.split_seed)
 

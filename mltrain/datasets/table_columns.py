@@ -11,7 +11,7 @@ from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
 from mltrain.datasets.table import Header, Layout, Table, TablePart, column_advice
 from mltrain.errors import DataError
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,18 @@ def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> No
     notes += [f"columns not read: {first_few(list(unread), 10)}"] if unread else []
     header = parts[0].header
     log.info(
-        "%s: one column per class: %d classes (%s), images in column %r%s; %d rows of %d images; %d cells are 1, %d 0, "
-        "%d -1 (%s), %d blank (%s: dataset.blank)",
-        *(listing.source, len(names), first_few(listing.class_names), header.columns[header.image]),
+        "%s: one column per class: %s (%s), images in column %r%s; %s of %s; %d cells are 1, %d 0, %d -1 (%s), %d "
+        "blank (%s: dataset.blank)",
+        *(listing.source, counted(len(names), "class"), first_few(listing.class_names), header.columns[header.image]),
         "".join(f", {note}" for note in notes),
-        *(rows, len(listing.rows), counts[1], counts[0], counts[-1], layout.minus_one or "unknown"),
+        *(
+            counted(rows, "row"),
+            counted(len(listing.rows), "image"),
+            counts[1],
+            counts[0],
+            counts[-1],
+            layout.minus_one or "unknown",
+        ),
         *(counts[None], layout.blank),
     )
 
@@ -110,7 +117,7 @@ def _class_columns(listing: Listing, table: Table, header: Header, layout: Layou
         missing = wanted - {one_spelling(header.columns[k]) for k in candidates}
         if missing:
             raise DataError(
-                f"{path}: no column {layout.labels_column!r}, and no column for {len(missing)} classes of "
+                f"{path}: no column {layout.labels_column!r}, and no column for {counted(len(missing), 'class')} of "
                 f"{listing.classes} ({first_few(sorted(missing))}); {column_advice(header.columns, layout)}"
             )
     else:

@@ -13,7 +13,7 @@ from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
 from mltrain.datasets.table import Layout, TablePart
 from mltrain.errors import DataError
-from mltrain.text import did_you_mean, first_few
+from mltrain.text import counted, did_you_mean, first_few
 
 log = logging.getLogger(__name__)
 
@@ -166,12 +166,18 @@ def _log_read(listing: Listing, parts: list[TablePart], rows: int, unlabelled: i
     if unread := header.not_read():
         notes.append(f"columns not read: {first_few(unread, 10)}")
     if unlabelled:
-        notes.append(f"{layout.no_label!r} means no label ({unlabelled} rows)")
+        notes.append(f"{layout.no_label!r} means no label ({counted(unlabelled, 'row')})")
     else:
         alike = [name for name in listing.class_names if name.lower() in NO_LABEL]
         notes += [f"{name!r} is a class; {argument('no_label', name)} makes it no label" for name in alike]
     log.info(
-        "%s: %d rows of %d images, images in column %r, labels in %r%s",
-        *(listing.source, rows, len(listing.rows), header.columns[header.image], layout.labels_column),
+        "%s: %s of %s, images in column %r, labels in %r%s",
+        *(
+            listing.source,
+            counted(rows, "row"),
+            counted(len(listing.rows), "image"),
+            header.columns[header.image],
+            layout.labels_column,
+        ),
         "".join(f"; {note}" for note in notes),
     )

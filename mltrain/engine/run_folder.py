@@ -37,6 +37,7 @@ from mltrain.errors import DataError
 from mltrain.files import kind_of
 from mltrain.labels import LabelStats
 from mltrain.safe_yaml import read_yaml
+from mltrain.text import counted
 
 CONFIG = "config.yaml"
 STATS = "stats.json"
@@ -257,7 +258,9 @@ class RunFolder:
             return f"{world} x {name}"
         if not cpu:
             return ""
-        return f"{cpu.get('model', 'CPU')}, {cpu.get('cores', '?')} cores" + (f", {world} ranks" if world > 1 else "")
+        return f"{cpu.get('model', 'CPU')}, {counted(cpu.get('cores', 0), 'core')}" + (
+            f", {world} ranks" if world > 1 else ""
+        )
 
 
 def is_run_folder(folder: Path) -> bool:

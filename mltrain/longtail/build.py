@@ -18,7 +18,7 @@ from mltrain.longtail.fill import Chooser
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.published import published_selection
 from mltrain.longtail.split import write_split
-from mltrain.text import first_few, first_lines
+from mltrain.text import counted, first_few, first_lines
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         raise DataError(f"{source.name}: no image has a positive label, there is nothing to choose")
     order = curves.class_order(stats.cooccurrence, options.order)
     targets = _targets(source, options, stats.positives, order)
-    log.info("choosing among %s images of %d classes", f"{len(source):,}", source.num_classes)
+    log.info("choosing among %s of %s", counted(len(source), "image"), counted(source.num_classes, "class"))
 
     def chooser(purpose: int, taken: np.ndarray) -> Chooser:
         made = Chooser(rows, cols, num_images=len(source), num_classes=source.num_classes, seed=[options.seed, purpose])
@@ -205,7 +205,7 @@ def _targets(source: LabelSet, options: LongTailOptions, positives: np.ndarray, 
     lines = []
     for k in short[np.argsort(available[short] - targets[short], kind="stable")]:
         held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
-        lines.append(f"{source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
+        lines.append(f"{source.class_names[k]}: {counted(positives[k], 'image')}{held}, {targets[k]} wanted")
     raise DataError(
         f"{problem}:{first_lines(lines)}\n"
         f"{_advice(options, order, available)}, or lower the targets of these classes with shortage=clip"
@@ -297,8 +297,8 @@ def _log(longtail: LongTail) -> None:
     miss = np.abs(counts - targets) / np.maximum(targets, 1)
     groups = ", ".join(f"{name} {len(index)}" for name, index in longtail.stats.group_indices().items())
     log.info(
-        f"{longtail.name}: {len(longtail.train)} training images, {counts.sum()} labels, classes from {counts.max()} "
-        f"to {counts.min()} images; {groups}"
+        f"{longtail.name}: {counted(len(longtail.train), 'training image')}, {counted(counts.sum(), 'label')}, "
+        f"classes from {counts.max()} to {counted(counts.min(), 'image')}; {groups}"
     )
     exact, worst = np.count_nonzero(miss == 0), int(miss.argmax())
     if exact == len(counts):
@@ -309,4 +309,4 @@ def _log(longtail: LongTail) -> None:
             f"on average, most at {longtail.train.class_names[worst]}: {counts[worst]} for {targets[worst]}"
         )
     if longtail.val is not None:
-        log.info("validation part: %d images, none of them trained on", len(longtail.val))
+        log.info("validation part: %s, not trained on", counted(len(longtail.val), "image"))

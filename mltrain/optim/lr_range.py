@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mltrain.text import counted
+
 _EDGE = 0.1  # share of the first steps, whose mean loss is the level before the fall
 
 
@@ -118,7 +120,7 @@ def remedy(lrs: Sequence[float], losses: Sequence[float], steps: int) -> str:
     """Return what to change in a test of `steps` steps that gave no suggestion, as an argument where one helps."""
     lower = max((lrs[0] if lrs else 1e-6) / 1000, 1e-12)
     if len(lrs) < 10:
-        return f"it ended after {len(lrs)} steps; begin at a lower rate: start={lower:.0e}"
+        return f"it ended after {counted(len(lrs), 'step')}; begin at a lower rate: start={lower:.0e}"
     _, low, fall, least = _fall(np.asarray(losses, dtype=np.float64))
     if low < 3:
         return f"it only rose, so its minimum is at the start; begin at a lower rate: start={lower:.0e}"

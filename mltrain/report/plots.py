@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, ScalarFormatter
 from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES, LabelStats
 from mltrain.optim.lr_range import Suggestion, smoothed
+from mltrain.text import counted
 
 NAMED = 80  # most classes that have their names on an axis
 COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40", "unseen": "#6b5b95"}
@@ -57,7 +58,9 @@ def class_counts_plot(
         if not len(at):
             continue
         heights = np.maximum(counts[order][at], floor) - floor
-        axes.bar(at, heights, bottom=floor, width=width, color=COLORS[name], label=f"{name}: {len(at)} classes")
+        axes.bar(
+            at, heights, bottom=floor, width=width, color=COLORS[name], label=f"{name}: {counted(len(at), 'class')}"
+        )
     if source_counts is not None:
         heights = np.maximum(source_counts[order], floor)
         axes.scatter(x, heights, s=9 if c <= 200 else 2, linewidths=0, color=GREY, label="in the source", zorder=3)
@@ -236,7 +239,7 @@ def _class_axis(axes: Axes, names: Sequence[str]) -> None:
         axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90, fontsize=size)
         axes.tick_params(axis="x", length=0)
     else:
-        axes.set_xlabel(f"{len(names)} classes, by their rank")
+        axes.set_xlabel(f"{counted(len(names), 'class')}, by their rank")
 
 
 def _short(name: str, most: int = 22) -> str:

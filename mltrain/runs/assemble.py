@@ -42,6 +42,7 @@ from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -324,6 +325,10 @@ def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier,
     logger.info("run folder %s", folder)
     logger.info("%s", describe_model(cfg, model))
     logger.info(
-        "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
+        "%s x %d, %s; %s an epoch",
+        step.dist.device,
+        step.dist.world_size,
+        precision,
+        counted(loader.steps_per_epoch, "step"),
     )
     logger.info("peak LR: %s", lrs)

@@ -28,7 +28,7 @@ from mltrain.models.weights import load_by_name, read_checkpoint
 from mltrain.progress import amount
 from mltrain.runs.folder import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
 from mltrain.runs.zoo import SOURCE_FILE, read_source
-from mltrain.text import spell
+from mltrain.text import counted, spell
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def convert(
         **(origin or {}),
     }
     _write(out, cfg, model, names.names, source)
-    logger.info("%s: a run folder; %d classes (%s), input %d px", out, len(names.names), names.origin,
+    logger.info("%s: a run folder; %s (%s), input %d px", out, counted(len(names.names), "class"), names.origin,
                 model.backbone.image_size)  # fmt: skip
     return out
 

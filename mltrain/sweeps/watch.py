@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from mltrain.progress import duration
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps.record import ENDED, Record, Sweep
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Watch:
     def watching(self) -> Iterator[None]:
         """Log what happens to jobs during a block."""
         total = self.sweep.total
-        many = "a sweep" if total is None else "1 job" if total == 1 else f"{total} jobs"
+        many = "a sweep" if total is None else counted(total, "job")
         done = f", {self.before} of them finished before" if self.before else ""
         log.info("%s%s; launcher %s; records in %s", many, done, self.sweep.launcher, self.sweep.folder)
         left = threading.Event()

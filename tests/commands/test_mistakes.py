@@ -57,7 +57,7 @@ def refused(call: Call, *words: object) -> str:
         (["convert_checkpoint", "zoo:nothing"], "there is no such published model"),
         (["evaluate"], "name one run folder, then KEY=VALUE changes (found 0)"),
         (["evaluate", "nowhere"], "nowhere: no run folder"),
-        (["predict", "RUN"], "name a run folder and then images (found 1 names)"),
+        (["predict", "RUN"], "name a run folder and then images (found 1 name)"),
         (["find_label_errors", "nowhere"], "nowhere: no such folder; name run folders"),
         (["find_label_errors", "RUN", "onyl=wrong"], "did you mean only=VALUE?"),
         (["find_label_errors", "RUN", "out=x.txt"], "out=x.txt: the name must end in .csv"),

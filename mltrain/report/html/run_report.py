@@ -17,7 +17,7 @@ from mltrain.report.html import run_figures as figures
 from mltrain.report.html.page import Column, Page, Table, duration, figure_number, tile, write_page
 from mltrain.report.html.prediction_sections import add_predictions
 from mltrain.report.tables import PAGE_HEADLINES, title
-from mltrain.text import spell
+from mltrain.text import counted, spell
 from mltrain.transcript import repeating
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _add_summary(page: Page, run: RunFolder) -> None:
     headline = [key for key in PAGE_HEADLINES[run.task] if key in scores]
     tiles = [tile(title(key), figure_number(scores[key]), figure=key) for key in headline]
     rate = run.result.get("images_per_second")
-    note = f"{run.result.get('epochs')} epochs" + (f", {rate:.0f} images/s" if rate else "")
+    note = counted(run.result.get("epochs", 0), "epoch") + (f", {rate:.0f} images/s" if rate else "")
     tiles.append(tile("training", duration(run.result.get("seconds")), note))
     rows = []
     for split in SPLITS:
@@ -220,7 +220,7 @@ def _add_setup(page: Page, run: RunFolder) -> None:
             ("started", str(env.get("time", ""))),
             ("processes", str(env.get("world_size", 1))),
             ("GPUs", kinds or "none"),
-            ("CPU", f"{cpu.get('model', '?')}, {cpu.get('cores', '?')} cores"),
+            ("CPU", f"{cpu.get('model', '?')}, {counted(cpu.get('cores', 0), 'core')}"),
             ("Python", f"{env.get('python', '?')} on {env.get('platform', '?')}"),
             ("packages", ", ".join(f"{k} {v}" for k, v in (env.get("packages") or {}).items() if v)),
             ("source", commit or "an installed copy"),
