@@ -25,8 +25,8 @@ import mltrain
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
-from mltrain.errors import ConfigError, DataError
-from mltrain.files import kind_of, without_nan, write_json, write_text
+from mltrain.errors import ConfigError
+from mltrain.files import has_file, without_nan, write_json, write_text
 from mltrain.transcript import typed_words
 
 Scalars = Mapping[str, Any]
@@ -69,9 +69,7 @@ class MetricsLog(Sink):
             DataError: something else has the name of the file.
         """
         kept = []
-        if (kind := kind_of(self.path)) is not None:
-            raise DataError(f"{self.path}: is {kind}, not a file; move it away and repeat the command")
-        if self.path.exists():
+        if has_file(self.path):
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)
                 if record is None or record["step"] > step:
