@@ -126,7 +126,8 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
     path = _sheet(place)
     write_picture(path, sheet(image, overlays, found.kind))
     shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
-    logger.info("%s: %s%s; %s", file, shown, note, path)
+    places = " x ".join(str(side) for side in found.maps.shape[2:])
+    logger.info("%s: %s%s; maps of %s places; %s", file, shown, note, places, path)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -233,6 +234,18 @@ def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) 
         return "Lower counts"
     if options.at_least > available.min():
         return f"Lower at_least to {available.min()}"
+    if (most := _largest_max(options, order, available)) is not None:
+        return f"All classes have enough images for max={most}"
+    rarest = int(available.min())
+    if rarest >= (1 if options.curve == "exponential" else 0):
+        fewer = dataclasses.replace(options, min=rarest, max=None)
+        if (most := _largest_max(fewer, order, available)) is not None:
+            return f"All classes have enough images for min={rarest} max={most}"
+    return f"No curve fits: the rarest class has {counted(rarest, 'image')} for training"
+
+
+def _largest_max(options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> int | None:
+    """Return the largest max for which every class has enough images, or None where there is none above min."""
     low, high = options.min, int(available.max())
     while low < high:
         middle = (low + high + 1) // 2
@@ -240,9 +253,7 @@ def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) 
             low = middle
         else:
             high = middle - 1
-    if low > options.min:
-        return f"All classes have enough images for max={low}"
-    return f"Lower min: the rarest class has {available.min()}"
+    return low if low > options.min else None
 
 
 def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spare: np.ndarray) -> np.ndarray:

@@ -22,7 +22,12 @@ from mltrain.text import counted, csv_cell
 
 TITLES = {"seconds": "time", "images_per_second": "img/s"}
 """of columns that are no figures of the metrics"""
-NOT_RANKED = frozenset({"seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"})
+NOT_RANKED = frozenset(
+    {
+        *("seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"),
+        *("coverage_error", "ranking_loss"),  # less is better
+    }
+)
 FOLDER = "folder"
 """the last column: the run folders of a row, as the next command takes them"""
 LONGEST = 44

@@ -231,7 +231,7 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
     if cfg.task == SINGLE_LABEL:
         groups = stats.group_indices()
         return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
-    keys = ("threshold", "topk", "words_k", "absent", "min_positives", "min_negatives")
+    keys = ("threshold", "topk", "topk_threshold", "words_k", "absent", "min_positives", "min_negatives", "ranking")
     settings = {key: cfg.metrics[key] for key in keys}
     groups = stats.group_indices()
     if "unseen" in groups:
@@ -240,8 +240,9 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
 
 
 def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
-    """Return whether evaluation keeps predictions for unknown targets too, to write them or to rank some alone."""
-    return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
+    """Return whether evaluation keeps predictions for unknown targets too: to write them, or for figures of images."""
+    asked = cfg.metrics.save_predictions or cfg.metrics.ranking
+    return bool(asked or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
 
 def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:
