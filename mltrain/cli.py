@@ -11,17 +11,18 @@ import argparse
 import importlib
 import logging
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from mltrain.console import exit_on_error
+from mltrain.console import exit_on_error, prepare_streams
 from mltrain.errors import ConfigError
-from mltrain.text import did_you_mean, nearest
+from mltrain.text import counted, did_you_mean, nearest
+from mltrain.transcript import recording
 
 if TYPE_CHECKING:
     from mltrain.config.overrides import Source
@@ -88,6 +89,8 @@ class Command:
     options: type | None = None
     files: str = ""
     """name of the arguments after the run folder (images); `run` gets them last, as a list"""
+    several: bool = False
+    """the command takes more run folders than one; `run` gets the others as `others=[(cfg, folder), ...]`"""
     dashes: bool = False
     """options may also be written --KEY VALUE, as in older versions"""
     after_sweep: Callable[[Path], None] | None = None
@@ -107,8 +110,9 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
         name: name of the command; None takes the first argument.
         argv: arguments; None takes those of the process.
     """
-    with exit_on_error():
-        arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
+    with recording() if "train" in (name, *arguments[:1]) else nullcontext(), exit_on_error():
         if name is None:
             if not arguments or arguments[0] in ("-h", "--help"):
                 sys.stdout.write(_overview())
@@ -145,17 +149,24 @@ def execute(command: Command, argv: Sequence[str]) -> None:
 
 def _execute_on_run(command: Command, arguments: list[str]) -> None:
     from mltrain.config.compose import load_run
-    from mltrain.runs.obtain import run_folder
+    from mltrain.runs.obtain import leading_runs, run_folder
 
     changes = [text for text in arguments if _is_change(text, files=bool(command.files))]
     names = [text for text in arguments if text not in changes]
-    if not command.files and len(names) != 1:
+    runs = leading_runs(names) if command.several and command.files else len(names) if command.several else 1
+    if not command.files and len(names) != max(1, runs):
         raise ConfigError(f"name one run folder, then KEY=VALUE changes (found {len(names)}); see --help")
-    if command.files and len(names) < 2:
-        raise ConfigError(f"name a run folder and then {command.files} (found {len(names)} names); see --help")
-    folder = run_folder(names[0], arguments)
+    if command.files and len(names) <= runs:
+        raise ConfigError(
+            f"name a run folder and then {command.files} (found {counted(len(names), 'name')}); see --help"
+        )
     own, changes = _own_options(command, changes)
-    command.run(load_run(folder, changes), folder, *own, *([names[1:]] if command.files else []))
+    folders = [run_folder(name, arguments) for name in names[:runs]]
+    # The data set is that of the first run.
+    rest = [text for text in changes if not text.lstrip("+").startswith("dataset")]
+    first, *others = [(load_run(f, changes if f is folders[0] else rest), f) for f in folders]
+    more = {"others": others} if others else {}
+    command.run(*first, *own, *([names[runs:]] if command.files else []), **more)
 
 
 def _is_change(text: str, *, files: bool) -> bool:
@@ -333,9 +344,3 @@ def _help(command: Command, given: argparse.Namespace) -> str:
     elif command.takes == "run":
         parts.append(RUN_HELP)
     return "\n\n".join(parts) + "\n"
-
-
-def typed() -> str:
-    """Return the command line of this process, for a user to repeat it: `mltrain COMMAND ARGUMENTS`."""
-    script = Path(sys.argv[0]).stem  # mltrain COMMAND, else the console command or __main__.py
-    return shlex.join(["mltrain", *([script] if script in COMMANDS else []), *sys.argv[1:]])

@@ -41,3 +41,8 @@ class Interrupted(MltrainError):
         super().__init__(message)
         self.agreed = agreed
         self.exit_code = 128 + signum
+
+    def saved(self) -> Interrupted:
+        """Return the same, with a message that says how to go on."""
+        self.args = (f"{self}; it is saved: repeat the command to resume",)
+        return self

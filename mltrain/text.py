@@ -85,8 +85,9 @@ def argument(key: str, value: object) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, "1 run" or "2 runs"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """Return a number with its noun: "1 run", "2 runs", "3 classes"."""
+    plural = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{count} {noun}{'' if count == 1 else plural}"
 
 
 def printable(text: str) -> str:

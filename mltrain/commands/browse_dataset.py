@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from omegaconf import DictConfig
 
-from mltrain.cli import Command, typed
+from mltrain.cli import Command
 from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.config.schema import number
@@ -28,6 +28,7 @@ from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
 from mltrain.runs.outputs import check_suffix, writing
 from mltrain.text import counted, did_you_mean, first_lines
+from mltrain.transcript import typed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +96,7 @@ def browse(cfg: DictConfig, options: Options) -> Path:
         broken = write_browse(out, labels, stats, shown, versions, about=about, side=options.side)
     if broken:
         logger.warning("%s cannot be read; the page says why:%s", counted(len(broken), "image"), first_lines(broken))
-    logger.info("%s: %d of %d images, %.1f MB", out, len(indices), len(labels), out.stat().st_size / 1e6)
+    logger.info("%s: %d of %s, %.1f MB", out, len(indices), counted(len(labels), "image"), out.stat().st_size / 1e6)
     return out
 
 

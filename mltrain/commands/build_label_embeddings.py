@@ -21,6 +21,7 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.outputs import check_suffix, writing
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def build_label_embeddings(cfg: DictConfig, options: Options) -> Path:
     default = Path(cfg.paths.data) / "embeddings" / f"{component_name(cfg.dataset)}.npz"
     with writing(Path(options.out) if options.out else default) as path:
         write_label_embeddings(path, names, vectors)
-    logger.info("wrote %s: %d classes, vectors of %d numbers", path, *vectors.shape)
+    logger.info("wrote %s: %s, vectors of %d numbers", path, counted(len(vectors), "class"), vectors.shape[1])
     return path
 
 

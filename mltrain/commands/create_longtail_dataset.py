@@ -27,6 +27,7 @@ from mltrain.config.identity import component_name
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.errors import ConfigError
 from mltrain.longtail.options import LongTailOptions
+from mltrain.text import counted
 
 if TYPE_CHECKING:
     from mltrain.labels import LabelSet
@@ -82,7 +83,7 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
     test = None if splits.test is None else below_root_of(images, splits.test)
     if splits.test is not None:
         how = "left out: other classes or unknown labels" if test is None else "kept as the test set in labels.csv"
-        logger.info("%s: %d images, %s", splits.test.name, len(splits.test), how)
+        logger.info("%s: %s, %s", splits.test.name, counted(len(splits.test), "image"), how)
     if options.source == "train" and len(splits.val):
         logger.info(
             "%s: its %d images are not used; the validation part comes out of train (source=trainval: of both)",

@@ -29,7 +29,7 @@ from mltrain.cli import Command
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.outputs import copies_folder
-from mltrain.text import did_you_mean
+from mltrain.text import counted, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
             continue
         sheets.append(_explain(predictor, image, asked, place, file))
     if bad:
-        raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
+        raise DataError(f"{bad} of {counted(len(files), 'image')} could not be read; the reasons are above")
     return sheets
 
 
@@ -126,7 +126,8 @@ def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], plac
     path = _sheet(place)
     write_picture(path, sheet(image, overlays, found.kind))
     shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
-    logger.info("%s: %s%s; %s", file, shown, note, path)
+    places = " x ".join(str(side) for side in found.maps.shape[2:])
+    logger.info("%s: %s%s; maps of %s places; %s", file, shown, note, places, path)
     return path
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
+from mltrain.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,9 @@ def export(cfg: DictConfig, folder: Path, options: Options) -> Path:
     logger.info("exporting %s at %d px, and running the file beside PyTorch", folder, run.image_size)
     parity = export_classifier(run.model, path, task=cfg.task, input=options.input, metadata=metadata, images=images)
     size = path.stat().st_size / 1e6
-    logger.info("%s: %.1f MB, %d classes, %d px, %s", path, size, len(run.class_names), run.image_size, parity)
+    logger.info(
+        "%s: %.1f MB, %s, %d px, %s", path, size, counted(len(run.class_names), "class"), run.image_size, parity
+    )
     return path
 
 

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mltrain import console
-from mltrain.cli import Command, typed
+from mltrain.cli import Command
 from mltrain.config.rules import MULTI_LABEL
 from mltrain.config.schema import number
+from mltrain.engine.latest import followed
 from mltrain.engine.run_folder import CONFIG, RunFolder, is_run_folder, read_jobs, weights_key
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_text
@@ -32,6 +33,7 @@ from mltrain.report.runs import read_runs
 from mltrain.runs.outputs import check_suffix, writing
 from mltrain.runs.settings import load_settings
 from mltrain.text import counted, did_you_mean, first_few
+from mltrain.transcript import typed
 
 if TYPE_CHECKING:
     from mltrain.report.label_errors import Candidates, HeldOut, Kind
@@ -133,7 +135,7 @@ def _run_folders(arguments: Sequence[str]) -> list[Path]:
     """Return the run folders among the arguments, and the finished runs of sweeps and folders that they name."""
     found: list[Path] = []
     for text in arguments:
-        folder = Path(text)
+        folder = followed(Path(text))
         if not folder.is_dir():
             raise DataError(f"{text}: no such folder; name run folders, the folder of a sweep, or a folder of runs")
         if is_run_folder(folder):

@@ -67,7 +67,7 @@ def find_lr(cfg: DictConfig, options: Options) -> float | None:
         ConfigError: the optimizer has no `lr`, or the plot cannot be written.
     """
     from mltrain.engine import distributed
-    from mltrain.optim.lr_range import suggest
+    from mltrain.optim.lr_range import remedy, suggest
     from mltrain.report.plots import lr_range_plot
     from mltrain.runs.assemble import build_parts, build_training
     from mltrain.seeding import seed_start
@@ -86,13 +86,15 @@ def find_lr(cfg: DictConfig, options: Options) -> float | None:
             return None
     found = suggest(lrs, losses) if len(lrs) >= 10 else None
     times = f" x {cfg.runner.accumulate}" if cfg.runner.accumulate > 1 else ""
+    if not lrs:
+        raise MltrainError(f"{stopped}, the first step: {remedy(lrs, losses, options.steps)}")
     with writing(Path(options.out)) as out:
         lr_range_plot(out, lrs, losses, found, title=f"{cfg.name}, batch {cfg.runner.batch_size}{times}")
     logger.info("%s; plot: %s", stopped or f"the loss up to {lrs[-1]:.1e}, without divergence", out)
     if found is None:
         raise MltrainError(
-            f"no suggestion: from {lrs[0]:.1e} to {lrs[-1]:.1e} the loss did not fall by more than its noise; try "
-            f"more steps (steps={2 * options.steps}) or a larger runner.batch_size, or look at the plot"
+            f"no suggestion: from {options.start:.1e} to {lrs[-1] if lrs else options.start:.1e} the loss did not fall "
+            f"by more than its noise: {remedy(lrs, losses, options.steps)}"
         )
     rounded = float(f"{found.lr:.1e}")
     logger.info("decided by %s", found.reason)

@@ -25,6 +25,7 @@ from mltrain.config.schema import number
 from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
 from mltrain.runs.outputs import check_suffix, writing
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,9 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
         model = Classifier(instantiate(cfg.model, "model"), nn.Identity()).to(dist.device)
         loader = build_train_loader(cfg, dist, Parts(splits, stats, model))
         if options.step >= loader.steps_per_epoch:
-            raise ConfigError(f"step={options.step}: an epoch has {loader.steps_per_epoch} steps, counted from 0")
+            raise ConfigError(
+                f"step={options.step}: an epoch has {counted(loader.steps_per_epoch, 'step')}, counted from 0"
+            )
         batch = next(loader.epoch(options.epoch, options.step))
         loader.close()
         if not dist.is_main:

@@ -4,10 +4,13 @@
     find . -name '*.jpg' | mltrain predict RUN -               a list of files on standard input, one per line
     mltrain predict RUN photos/ format=csv out=labels.csv      table (default), csv or jsonl
     mltrain predict RUN photos/ annotated=seen                 copies of the images with their labels, in seen/
+    mltrain predict RUN photos/ tta=flip                       the mean over each image and its mirror image
+    mltrain predict RUN1 RUN2 RUN3 photos/                     the mean of several runs
 
 An image gets the classes above the thresholds that `mltrain tune_thresholds` wrote to the run folder, or above
 metrics.threshold if there are none; a single-label run gives the most probable class. Images that cannot be read are
-reported and left out; the exit code is then 2.
+reported and left out; the exit code is then 2. Several runs average their probabilities, class by class name; tuned
+thresholds of one run do not fit the mean, so a class then counts above metrics.threshold, or threshold=.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
@@ -30,6 +33,7 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write
 from mltrain.progress import Meter
 from mltrain.runs.outputs import copies_folder, refuse_input, writing
+from mltrain.text import counted
 
 if TYPE_CHECKING:
     from mltrain.report.labelled import Output
@@ -55,12 +59,23 @@ class Options:
     """name at most this many classes per image; without threshold exactly this many, whatever their scores"""
     weights: Literal["best", "val", "ema"] = "best"
     """best: weights that validation chose; val: raw weights; ema: averaged weights"""
+    tta: Literal["flip", "five_crop", "sizes"] | None = None
+    """test-time augmentation: the mean probability over flip: the image and its mirror image (2 passes); five_crop:
+    corners and centre (5 passes); sizes: three sizes (3 passes)"""
 
 
-def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[str]) -> None:
+def predict(
+    cfg: DictConfig,
+    folder: Path,
+    options: Options,
+    images: Sequence[str],
+    *,
+    others: Sequence[tuple[DictConfig, Path]] = (),
+) -> None:
     """Write the labels of images.
 
     Args:
+        others: config and folder of further runs, whose probabilities are averaged with those of this one.
         images: files, folders, patterns, and "-" for a list on standard input.
 
     Raises:
@@ -78,12 +93,16 @@ def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
     if options.out is not None:
         refuse_input(Path(options.out), "out", files)
     places = _places(files, options.annotated)
-    predictor = Predictor.from_run(
-        load_finished(folder, weights=options.weights, config=cfg),
-        threshold=options.threshold,
-        thresholds=options.thresholds,
-        topk=options.topk,
-    )
+    runs = [load_finished(place, weights=options.weights, config=own) for own, place in [(cfg, folder), *others]]
+    if others and options.thresholds is not None:
+        raise ConfigError(f"thresholds={options.thresholds}: is for one run; use threshold=0.5 for several")
+    given: dict[str, Any] = {"threshold": options.threshold, "topk": options.topk, "tta": options.tta}
+    if others:
+        predictor = Predictor.from_runs(runs, **given)
+    else:
+        predictor = Predictor.from_run(runs[0], thresholds=options.thresholds, **given)
+    if predictor.averager is not None:
+        logger.info("%s", predictor.averager)
     bad = 0
     begin = time.perf_counter()
     on_terminal = options.out is None and sys.stdout.isatty()  # then the labels themselves show the progress
@@ -101,10 +120,10 @@ def predict(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
             if place is not None:
                 annotate(read_image(found.image), found.labels, place)
     taken = time.perf_counter() - begin
-    many = "s"[: len(files) > 1]
-    logger.info("%d image%s, %.0f per second on %s", len(files), many, len(files) / taken, predictor.device)
+    rate = len(files) / taken
+    logger.info("%s, %.0f per second on %s", counted(len(files), "image"), rate, predictor.device)
     if bad:
-        raise DataError(f"{bad} of {len(files)} images could not be read; the reasons are above")
+        raise DataError(f"{bad} of {counted(len(files), 'image')} could not be read; the reasons are above")
 
 
 def _places(files: Sequence[str], folder: str | None) -> Sequence[Path | None]:
@@ -132,4 +151,4 @@ def _output(out: str | None) -> Iterator[Output]:
         yield stream
 
 
-COMMAND = Command(predict, about=__doc__, takes="run", options=Options, files="images")
+COMMAND = Command(predict, about=__doc__, takes="run", options=Options, files="images", several=True)

@@ -37,7 +37,7 @@ from mltrain.engine.run_folder import (
     THRESHOLDS,
 )
 from mltrain.errors import ConfigError, DataError, MltrainError
-from mltrain.files import has_file, leftovers, remove_leftovers, temporary_folder
+from mltrain.files import give_usual_mode, has_file, leftovers, remove_leftovers, temporary_folder
 from mltrain.labels import check_class_names
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, option_name
 from mltrain.text import csv_cell, csv_text
@@ -171,6 +171,7 @@ def _write(folder: Path, run: FinishedRun, started: DictConfig, options: Options
     )
     state = {key: tensor.detach().clone().contiguous() for key, tensor in run.model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    give_usual_mode(folder / WEIGHTS_FILE)
     texts = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in kept.items()}
     texts |= {
         CARD_FILE: model_card(card),

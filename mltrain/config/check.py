@@ -24,7 +24,7 @@ from mltrain.config.signatures import UNKNOWN, Signature, TargetError, read_sign
 from mltrain.config.targets import OPTION, Permission, component_signature, is_foreign, permission_problem
 from mltrain.config.types import FINITE, Kind, is_finite
 from mltrain.errors import ConfigError
-from mltrain.text import nearest, spell
+from mltrain.text import counted, nearest, spell
 
 Origin = Callable[[str], str]  # where a key was set, for the message; "" where unknown
 _CHECKED = "checked"  # flag of a config whose paths.allow_targets comes from the command line; no file can set it
@@ -64,7 +64,7 @@ def check_options(section: type, given: dict[str, Any]) -> Any:
 
 
 def message(problems: list[str]) -> str:
-    head = "1 problem in the config:" if len(problems) == 1 else f"{len(problems)} problems in the config:"
+    head = f"{counted(len(problems), 'problem')} in the config:"
     return "\n".join([head, *("  " + problem.replace("\n", "\n      ") for problem in problems)])
 
 

@@ -27,7 +27,7 @@ from mltrain.datasets.sources import COCO_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, compress
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +180,8 @@ def coco_labels(found: Instances, path: Path, folder: Path, name: str, *, keep_u
     present = found.present
     if n < len(files):
         log.warning(
-            "%s: %d images are listed under several ids; each is one image with the labels of all its ids",
-            *(path, int((np.bincount(image_of) > 1).sum())),
+            "%s: %s listed under several ids; each is one image with the labels of all its ids",
+            *(path, counted(int((np.bincount(image_of) > 1).sum()), "image")),
         )
         files = [files[k] for k in np.unique(image_of, return_index=True)[1]]
         present = np.unique(image_of[present // c] * c + present % c)
@@ -191,20 +191,20 @@ def coco_labels(found: Instances, path: Path, folder: Path, name: str, *, keep_u
     warn_of_case(found.class_names, path)
     labelled = np.unique(rows)
     if not len(labelled):
-        log.warning("%s: no image has a label: %d images, %d categories and no annotation", path, n, c)
+        log.warning("%s: no image has a label: %s, %d categories and no annotation", path, counted(n, "image"), c)
     if found.annotations > len(rows):
         log.info(
-            "%s: %d annotations make %d labels, because several of one category in an image are one label",
-            *(path, found.annotations, len(rows)),
+            "%s: %s make %s, because several of one category in an image are one label",
+            *(path, counted(found.annotations, "annotation"), counted(len(rows), "label")),
         )
+    without = counted(n - len(labelled), "image")
     if len(labelled) < n and keep_unlabelled:
         log.info(
-            "%s: %d images without any annotation are negative for all classes (dataset.keep_unlabelled=false leaves "
-            "them out)",
-            *(name, n - len(labelled)),
+            "%s: %s without any annotation: negative for all classes (dataset.keep_unlabelled=false leaves them out)",
+            *(name, without),
         )
     elif len(labelled) < n:
-        log.info("%s: %d images without any annotation left out (keep_unlabelled=false)", name, n - len(labelled))
+        log.info("%s: %s without any annotation left out (keep_unlabelled=false)", name, without)
         labels = labels.select(labelled)
     return labels
 

@@ -17,7 +17,7 @@ from mltrain.datasets.splits import Splits, check_fraction
 from mltrain.datasets.table import Layout, Table
 from mltrain.datasets.table_reader import splits_from_tables
 from mltrain.errors import DataError
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 HOW = (
     "Expected annotations.xml of CVAT's format 'CVAT for images 1.1': dataset.file=FILE, and dataset.root=FOLDER when "
@@ -101,7 +101,7 @@ def cvat_table(path: Path) -> Table:
             yield f"image {number}", [*cells, image.get("subset") or ""] if subset else cells
 
     bare = sum(not own for own in labels)
-    ignored: tuple[str, ...] = (f"{bare} images without a tag or shape have no label",) if bare else ()
+    ignored: tuple[str, ...] = (f"{counted(bare, 'image')} without a tag or shape: no label",) if bare else ()
     unused = sorted(set(names) - {label for own in labels for label in own})
     ignored += (f"classes without an image: {first_few(unused)}",) if unused else ()
     columns = ["image", "labels", *(["subset"] if subset else [])]

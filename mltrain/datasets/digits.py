@@ -20,6 +20,7 @@ from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -97,5 +98,5 @@ def _write(out: Path, test_per_class: int) -> int:
             file = out / part / label / f"{i:04d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(file)
-    log.info("digits: wrote %d images", len(pixels))
+    log.info("digits: wrote %s", counted(len(pixels), "image"))
     return len(pixels)

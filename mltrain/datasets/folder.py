@@ -21,7 +21,7 @@ from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, make_splits, split_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, compress
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def read_folder(
     title = name or place.name
     if left_out:
         kinds = first_few([f"{suffix or 'none'} {count}" for suffix, count in left_out.most_common()])
-        log.info("%s: %d files without the suffix of an image left out (%s)", title, left_out.total(), kinds)
+        log.info("%s: %s without the suffix of an image left out (%s)", title, counted(left_out.total(), "file"), kinds)
     columns = np.repeat(np.arange(len(names)), counts)
     first = _first_copies(place, files)
     if first is None:
@@ -123,9 +123,13 @@ def read_folder(
     else:
         kept, rows = np.unique(first, return_inverse=True)
         log.warning(
-            "%s: %d files lie in several class folders with the same name and content, such as %s; each is one "
-            "image with all of their classes",
-            *(title, int((np.bincount(rows) > 1).sum()), files[int(np.flatnonzero(first != np.arange(len(files)))[0])]),
+            "%s: %s in several class folders with the same name and content, such as %s; each is one image with all "
+            "of their classes",
+            *(
+                title,
+                counted(int((np.bincount(rows) > 1).sum()), "file"),
+                files[int(np.flatnonzero(first != np.arange(len(files)))[0])],
+            ),
         )
         files = [files[k] for k in kept]
         rows, columns = np.unique(np.stack([rows, columns]), axis=1)

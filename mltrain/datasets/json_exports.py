@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mltrain.errors import DataError
+from mltrain.text import counted
 
 Record = dict[str, Any]
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
@@ -94,7 +95,7 @@ def fiftyone_labels(path: Path, data: Any) -> Records | None:
             continue
         labels = [_label(path, image, one, names) for one in (target if isinstance(target, list) else [target])]
         records.append((f"image {image!r}", {"image": image, "labels": labels}))
-    ignored = (f"{bare} images without an annotation left out",) if bare else ()
+    ignored = (f"{counted(bare, 'image')} without an annotation left out",) if bare else ()
     return Records("labels of FiftyOne", records, ("labels",), names, ignored)
 
 

@@ -17,7 +17,7 @@ from mltrain.datasets.splits import Splits, make_splits
 from mltrain.errors import DataError
 from mltrain.files import walk
 from mltrain.labels import LabelSet
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +124,12 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
                 )
             if list(by_split) == [""]:
                 raise DataError(
-                    f"{listing.source}: {names.where} is blank for all {len(listing.rows)} images, so none is of split "
-                    f"{split!r}. Write train and val there, or leave it out and set dataset.val_fraction=0.2"
+                    f"{listing.source}: {names.where} is blank for all {counted(len(listing.rows), 'image')}, so none "
+                    f"is of split {split!r}. Write train and val there, or leave it out and set dataset.val_fraction=0.2"
                 )
-            counts = ", ".join(f"{key or 'nothing'} ({len(images)} images)" for key, images in sorted(by_split.items()))
+            counts = ", ".join(
+                f"{key or 'nothing'} ({counted(len(images), 'image')})" for key, images in sorted(by_split.items())
+            )
             hint = " or dataset.val_fraction=0.1" if part == "val" else ""
             raise DataError(
                 f"{listing.source}: no image of split {split!r}; {names.where} has {counts}. "
@@ -135,17 +137,22 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
             )
     if blank := len(by_split.get("", ())):
         log.warning(
-            "%s: %d of %d images have no split, because %s is blank there; they are not used. Write %s there",
-            *(name, blank, len(listing.rows), names.where, first_few([s for s in chosen.values() if s])),
+            "%s: %d of %s have no split, because %s is blank there; they are not used. Write %s there",
+            *(name, blank, counted(len(listing.rows), "image"), names.where),
+            first_few([s for s in chosen.values() if s]),
         )
-    unused = [f"{key} ({len(images)} images)" for key, images in by_split.items() if key not in (*chosen.values(), "")]
+    unused = [
+        f"{key} ({counted(len(images), 'image')})"
+        for key, images in by_split.items()
+        if key not in (*chosen.values(), "")
+    ]
     if unused:
         log.info("%s: splits not used: %s", name, ", ".join(unused))
     if names.val_fraction > 0 and val in by_split:
         log.warning(
-            "%s: validation images are drawn from train, so the %d images of split %s are not used; without "
-            "dataset.val_fraction and dataset.folds they are the validation set",
-            *(name, len(by_split[val]), val),
+            "%s: validation images are drawn from train, so split %s (%s) is not used; without dataset.val_fraction "
+            "and dataset.folds it is the validation set",
+            *(name, val, counted(len(by_split[val]), "image")),
         )
     return make_splits(name, made, val_fraction=names.val_fraction, split_seed=names.split_seed)
 

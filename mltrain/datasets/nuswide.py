@@ -17,6 +17,7 @@ from mltrain.datasets.sources import NUSWIDE_HOW as HOW
 from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ def nuswide(
             targets=np.concatenate(columns, axis=1)[kept],
         )
         if not kept.all():
-            log.info("%s: %d images without a concept left out", labelled.name, len(files) - int(kept.sum()))
+            left_out = counted(len(files) - int(kept.sum()), "image")
+            log.info("%s: %s without a concept left out", labelled.name, left_out)
         made[part] = treat_unlabelled(labelled, unlabelled)
     return make_splits(name, made)
 

@@ -24,6 +24,7 @@ from mltrain.datasets.sources import OPENIMAGES_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, without_train
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,8 @@ def _read(
     else:
         left_out = len(np.unique(heads)) - len(np.unique(heads[known]))
         if left_out:
-            log.info("%s: %d images without a verified class of the %d left out", name, left_out, len(classes.names))
+            found = counted(left_out, "image")
+            log.info("%s: %s without a verified class of the %d left out", name, found, len(classes.names))
         ids, row = np.unique(heads[known], return_inverse=True)
         counts = counts[known]
     del heads
@@ -195,13 +197,14 @@ def _read(
     both[:-1] = ~first[1:]
     if both.any():
         log.warning(
-            "%s: %d classes of an image are verified as both present and absent; they become unknown", name, both.sum()
+            "%s: verified as both present and absent: %s; it becomes unknown for that image",
+            *(name, counted(both.sum(), "class")),
         )
     values = keys.astype(np.int8)
     values &= 1
     values[both] = -1
     if len(keys) < kept:
-        log.info("%s: %d rows repeat another", name, kept - len(keys))
+        log.info("%s: %s a repeat of another", name, counted(kept - len(keys), "row"))
     use = first & (values != fill)
     keys, values = _select(keys, use), _select(values, use)
     del both, first, use

@@ -17,7 +17,7 @@ from mltrain.datasets.reading import require_paths as require_paths  # docs/data
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.seeding import hashed_order
-from mltrain.text import first_few, first_lines
+from mltrain.text import counted, first_few, first_lines
 
 log = logging.getLogger(__name__)
 
@@ -141,14 +141,16 @@ def log_labels(labels: LabelSet) -> LabelSet:
     n, c = len(labels), labels.num_classes
     counts = np.bincount(cols, minlength=c)
     empty = [labels.class_names[k] for k in np.flatnonzero(counts == 0)]
-    message = f"{labels.name}: {n} images, {c} classes, {len(rows) / max(n, 1):.2f} labels per image"
+    message = (
+        f"{labels.name}: {counted(n, 'image')}, {counted(c, 'class')}, {len(rows) / max(n, 1):.2f} labels per image"
+    )
     bare = int(np.count_nonzero(np.bincount(rows, minlength=n) == 0))
     if bare:
-        message += f", {bare} images without a positive"
+        message += f", {counted(bare, 'image')} without a positive"
     if not labels.fully_labelled:
         message += ", partially labelled (unknown targets are -1)"
     if empty:
-        message += f", {len(empty)} classes without positives ({first_few(empty)})"
+        message += f", {counted(len(empty), 'class')} without positives ({first_few(empty)})"
     log.info(message)
     return labels
 
@@ -170,7 +172,9 @@ def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unkn
     if policy == "negative" or not len(bare):
         return labels
     effect = "left out" if policy == "drop" else "all their targets are unknown"
-    log.info("%s: %d images without a label: %s (dataset.unlabelled=%s)", labels.name, len(bare), effect, policy)
+    log.info(
+        "%s: %s without a label: %s (dataset.unlabelled=%s)", labels.name, counted(len(bare), "image"), effect, policy
+    )
     if policy == "drop":
         return labels.select(np.flatnonzero(counts))
     targets = labels.dense()

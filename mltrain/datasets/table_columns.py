@@ -11,7 +11,7 @@ from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
 from mltrain.datasets.table import Header, Layout, Table, TablePart, column_advice
 from mltrain.errors import DataError
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,11 @@ def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> No
         f"blank ({layout.blank}: dataset.blank)": counts[None],
     }
     log.info(
-        "%s: one %s per class: %d classes (%s), images in %s%s; %d rows of %d images; cells: %s",
-        *(listing.source, layout.kind, len(names), first_few(listing.class_names), header.named(header.image)),
-        "".join(f", {note}" for note in notes),
-        *(rows, len(listing.rows), ", ".join(f"{count} are {what}" for what, count in found.items() if count)),
+        "%s: one %s per class: %s (%s), images in %s%s; %s of %s; cells: %s",
+        *(listing.source, layout.kind, counted(len(names), "class"), first_few(listing.class_names)),
+        *(header.named(header.image), "".join(f", {note}" for note in notes)),
+        *(counted(rows, "row"), counted(len(listing.rows), "image")),
+        ", ".join(f"{count} are {what}" for what, count in found.items() if count),
     )
 
 
@@ -118,7 +119,7 @@ def _class_columns(listing: Listing, table: Table, header: Header, layout: Layou
         missing = wanted - {one_spelling(header.columns[k]) for k in candidates}
         if missing:
             raise DataError(
-                f"{path}: no column {layout.labels_column!r}, and no column for {len(missing)} classes of "
+                f"{path}: no column {layout.labels_column!r}, and no column for {counted(len(missing), 'class')} of "
                 f"{listing.classes} ({first_few(sorted(missing))}); {column_advice(header.columns, layout)}"
             )
     else:

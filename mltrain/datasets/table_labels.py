@@ -13,7 +13,7 @@ from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
 from mltrain.datasets.table import Header, Layout, TablePart
 from mltrain.errors import DataError
-from mltrain.text import did_you_mean, first_few
+from mltrain.text import counted, did_you_mean, first_few
 
 log = logging.getLogger(__name__)
 
@@ -167,12 +167,13 @@ def _log_read(listing: Listing, parts: list[TablePart], rows: int, unlabelled: i
     if unread := header.not_read():
         notes.append(f"{layout.kind}s not read: {first_few(unread, 10)}")
     if unlabelled:
-        notes.append(f"{layout.no_label!r} means no label ({unlabelled} rows)")
+        notes.append(f"{layout.no_label!r} means no label ({counted(unlabelled, 'row')})")
     else:
         alike = [name for name in listing.class_names if name.lower() in NO_LABEL]
         notes += [f"{name!r} is a class; {argument('no_label', name)} makes it no label" for name in alike]
     log.info(
-        "%s: %d rows of %d images, images in %s, labels in %s%s",
-        *(listing.source, rows, len(listing.rows), header.named(header.image), header.named(header.labels)),
+        "%s: %s of %s, images in %s, labels in %s%s",
+        *(listing.source, counted(rows, "row"), counted(len(listing.rows), "image")),
+        *(header.named(header.image), header.named(header.labels)),
         "".join(f"; {note}" for note in notes),
     )

@@ -25,6 +25,7 @@ from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.progress import track
 from mltrain.safe_pickle import read_pickle
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def _unpack(out: Path, place: Path, name: str, data: _BinarySet, parts: list[str
         count += len(labels)
         (out / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
     (out / "classes.txt").write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
-    log.info("%s: %d images unpacked", name, count)
+    log.info("%s: %s unpacked", name, counted(count, "image"))
     return count
 
 

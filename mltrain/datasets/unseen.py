@@ -19,7 +19,7 @@ import numpy as np
 from mltrain.datasets.reading import read_json_object, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.text import did_you_mean, first_few
+from mltrain.text import counted, did_you_mean, first_few
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def unseen_classes(*, labels: LabelSet, classes: tuple[str, ...]) -> LabelSet:
     if not after.any():
         raise DataError(f"partial.classes: no image of {labels.name} has a label of a class that is not unseen")
     kept = np.flatnonzero((after > 0) | (before == 0))
-    left_out = f"{len(labels) - len(kept)} images that have no other labels are left out"
-    log.info("%s: %d unseen classes; %s", labels.name, hidden.sum(), left_out)
+    left_out = f"{counted(len(labels) - len(kept), 'image')} without other labels left out"
+    log.info("%s: %s; %s", labels.name, counted(hidden.sum(), "unseen class"), left_out)
     return changed.select(kept)
 
 
@@ -88,7 +88,7 @@ def read_class_split(path: str | Path, names: Sequence[str]) -> ClassSplit:
         raise DataError(f"{path}: expected {_FORM}")
     both = sorted(hidden & (shown or set()))
     if both:
-        raise DataError(f"{path}: {len(both)} classes are in both lists, the first {both[0]!r}")
+        raise DataError(f"{path}: {counted(len(both), 'class')} in both lists, the first {both[0]!r}")
     missing = sorted((hidden | (shown or set())) - set(names))
     if missing:
         log.warning(
@@ -127,5 +127,6 @@ def with_unseen(labels: LabelSet, split: ClassSplit) -> LabelSet:
     rows, columns = labels.positive_pairs()
     kept = np.unique(rows[wanted[columns]])
     if len(kept) < len(labels):
-        log.info("%s: %d images without an unseen class left out", labels.name, len(labels) - len(kept))
+        left_out = counted(len(labels) - len(kept), "image")
+        log.info("%s: %s without an unseen class left out", labels.name, left_out)
     return labels.select(kept)

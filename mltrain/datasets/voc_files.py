@@ -20,6 +20,7 @@ from mltrain.datasets.voc import ObjectImage, label_set, objects_of
 from mltrain.errors import DataError
 from mltrain.files import walk
 from mltrain.progress import track
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ def _merged(name: str, images: list[ObjectImage]) -> list[ObjectImage]:
             by_file[image.file] = ObjectImage(image.file, before.clear | image.clear, before.hard | image.hard)
     if len(by_file) < len(images):
         log.warning(
-            "%s: %d images have several annotations; each has the objects of all", name, len(images) - len(by_file)
+            "%s: several annotations of %s; an image has the objects of all",
+            *(name, counted(len(images) - len(by_file), "image")),
         )
     return list(by_file.values())
 

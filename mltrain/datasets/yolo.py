@@ -24,7 +24,7 @@ from mltrain.files import walk
 from mltrain.labels import LabelSet
 from mltrain.progress import track
 from mltrain.safe_yaml import read_yaml
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,8 @@ def _read(name: str, places: Sequence[Path], names: list[str], base: Path, own: 
             f"{_label_file(listed[0])}"
         )
     log.info(
-        "%s: %d boxes in %d images; a class with a box is a label; %d images without a file of labels have none",
-        *(name, boxes, len(files), without),
+        "%s: %s in %s; a class with a box is a label; without a file of labels, and so without a label: %s",
+        *(name, counted(boxes, "box"), counted(len(files), "image"), counted(without, "image")),
     )
     return LabelSet.from_lists(
         name=name, root=base, files=list(files), class_names=names, positives=list(files.values())

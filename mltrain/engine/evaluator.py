@@ -21,6 +21,9 @@ from mltrain.models.classifier import Classifier
 from mltrain.pipeline.loader import Batch, EvalLoader
 from mltrain.progress import Meter, Mode
 
+Forward = Callable[[Mapping[str, Classifier], torch.Tensor], dict[str, torch.Tensor]]
+"""Models by name and a batch of images -> their logits, fp32 (B, C)."""
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -33,6 +36,8 @@ class Inference:
     stop: StopSignal | None = None
     progress: Mode = "off"
     """display on the main rank"""
+    forward: Forward | None = None
+    """logits of all models for a batch (test-time augmentation, ensembles); None: each model sees the images"""
 
 
 @dataclass(frozen=True)
@@ -194,10 +199,11 @@ def forward_batches(
             batch = next(batches, None)
             if batch is not None:
                 images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
-                yield (
-                    batch,
-                    {name: forward_logits(model, images, inference.amp_dtype) for name, model in models.items()},
-                )
+                if inference.forward is not None:
+                    outputs = inference.forward(models, images)
+                else:
+                    outputs = {k: forward_logits(model, images, inference.amp_dtype) for k, model in models.items()}
+                yield batch, outputs
                 meter.add(len(batch.indices))
             _stop_together(dist, inference.stop)
 

@@ -27,6 +27,7 @@ from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_recor
 from mltrain.engine.tensorboard import TensorBoard
 from mltrain.errors import ConfigError
 from mltrain.files import has_file, without_nan, write_json, write_text
+from mltrain.transcript import typed_words
 
 Scalars = Mapping[str, Any]
 
@@ -242,6 +243,7 @@ def save_environment(folder: Path) -> None:
     environment = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
+        **typed_words(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {**{name: _version(name) for name in packages}, "mltrain": mltrain.__version__},

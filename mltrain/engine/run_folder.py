@@ -4,7 +4,8 @@
     stats.json          statistics of the training labels (`LabelStats`)    "
     environment.json    versions, hardware and command line                 "
     data.npz            fingerprint of labels and files (`mltrain.datasets.fingerprint`)   "
-    metrics.jsonl       figures by step and epoch                           written during the training
+    train.log           what the training printed (`mltrain.transcript`)    written during the training
+    metrics.jsonl       figures by step and epoch                           "
     last.pt, best.pt    checkpoints (`mltrain.engine.checkpoint`)           "
     epoch-0007.pt       weights of epochs (`mltrain.engine.kept`)           "
     extended.json       the run that this one extends (`mltrain.runs.extend`)
@@ -38,11 +39,13 @@ from mltrain.errors import DataError
 from mltrain.files import has_file
 from mltrain.labels import LabelStats
 from mltrain.safe_yaml import read_yaml
+from mltrain.text import counted
 
 CONFIG = "config.yaml"
 STATS = "stats.json"
 ENVIRONMENT = "environment.json"
 DATA = "data.npz"
+LOG = "train.log"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"
@@ -259,7 +262,9 @@ class RunFolder:
             return f"{world} x {name}"
         if not cpu:
             return ""
-        return f"{cpu.get('model', 'CPU')}, {cpu.get('cores', '?')} cores" + (f", {world} ranks" if world > 1 else "")
+        return f"{cpu.get('model', 'CPU')}, {counted(cpu.get('cores', 0), 'core')}" + (
+            f", {world} ranks" if world > 1 else ""
+        )
 
 
 def is_run_folder(folder: Path) -> bool:

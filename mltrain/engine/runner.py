@@ -143,6 +143,8 @@ class Runner:
                     return self._finish()
                 finally:
                     self._close_loaders()
+        except Interrupted as error:
+            raise error.saved() from None
         except FileNotFoundError:
             self._check_folder()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from mltrain.longtail.fill import Chooser
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.published import published_selection
 from mltrain.longtail.split import write_split
-from mltrain.text import first_few, first_lines
+from mltrain.text import counted, first_few, first_lines
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def build_longtail(source: LabelSet, options: LongTailOptions | None = None, *, 
         raise DataError(f"{source.name}: no image has a positive label, there is nothing to choose")
     order = curves.class_order(stats.cooccurrence, options.order)
     targets = _targets(source, options, stats.positives, order)
-    log.info("choosing among %s images of %d classes", f"{len(source):,}", source.num_classes)
+    log.info("choosing among %s of %s", counted(len(source), "image"), counted(source.num_classes, "class"))
 
     def chooser(purpose: int, taken: np.ndarray) -> Chooser:
         made = Chooser(rows, cols, num_images=len(source), num_classes=source.num_classes, seed=[options.seed, purpose])
@@ -205,7 +206,7 @@ def _targets(source: LabelSet, options: LongTailOptions, positives: np.ndarray, 
     lines = []
     for k in short[np.argsort(available[short] - targets[short], kind="stable")]:
         held = f" less {positives[k] - available[k]} for validation" if available[k] < positives[k] else ""
-        lines.append(f"{source.class_names[k]}: {positives[k]} images{held}, {targets[k]} wanted")
+        lines.append(f"{source.class_names[k]}: {counted(positives[k], 'image')}{held}, {targets[k]} wanted")
     raise DataError(
         f"{problem}:{first_lines(lines)}\n"
         f"{_advice(options, order, available)}, or lower the targets of these classes with shortage=clip"
@@ -233,6 +234,18 @@ def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) 
         return "Lower counts"
     if options.at_least > available.min():
         return f"Lower at_least to {available.min()}"
+    if (most := _largest_max(options, order, available)) is not None:
+        return f"All classes have enough images for max={most}"
+    rarest = int(available.min())
+    if rarest >= (1 if options.curve == "exponential" else 0):
+        fewer = dataclasses.replace(options, min=rarest, max=None)
+        if (most := _largest_max(fewer, order, available)) is not None:
+            return f"All classes have enough images for min={rarest} max={most}"
+    return f"No curve fits: the rarest class has {counted(rarest, 'image')} for training"
+
+
+def _largest_max(options: LongTailOptions, order: np.ndarray, available: np.ndarray) -> int | None:
+    """Return the largest max for which every class has enough images, or None where there is none above min."""
     low, high = options.min, int(available.max())
     while low < high:
         middle = (low + high + 1) // 2
@@ -240,9 +253,7 @@ def _advice(options: LongTailOptions, order: np.ndarray, available: np.ndarray) 
             low = middle
         else:
             high = middle - 1
-    if low > options.min:
-        return f"All classes have enough images for max={low}"
-    return f"Lower min: the rarest class has {available.min()}"
+    return low if low > options.min else None
 
 
 def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spare: np.ndarray) -> np.ndarray:
@@ -297,8 +308,8 @@ def _log(longtail: LongTail) -> None:
     miss = np.abs(counts - targets) / np.maximum(targets, 1)
     groups = ", ".join(f"{name} {len(index)}" for name, index in longtail.stats.group_indices().items())
     log.info(
-        f"{longtail.name}: {len(longtail.train)} training images, {counts.sum()} labels, classes from {counts.max()} "
-        f"to {counts.min()} images; {groups}"
+        f"{longtail.name}: {counted(len(longtail.train), 'training image')}, {counted(counts.sum(), 'label')}, "
+        f"classes from {counts.max()} to {counted(counts.min(), 'image')}; {groups}"
     )
     exact, worst = np.count_nonzero(miss == 0), int(miss.argmax())
     if exact == len(counts):
@@ -309,4 +320,4 @@ def _log(longtail: LongTail) -> None:
             f"on average, most at {longtail.train.class_names[worst]}: {counts[worst]} for {targets[worst]}"
         )
     if longtail.val is not None:
-        log.info("validation part: %d images, none of them trained on", len(longtail.val))
+        log.info("validation part: %s, not trained on", counted(len(longtail.val), "image"))

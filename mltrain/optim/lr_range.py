@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mltrain.text import counted
+
 _EDGE = 0.1  # share of the first steps, whose mean loss is the level before the fall
 
 
@@ -106,21 +108,56 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
         raise ValueError(f"{len(x)} rates and {len(y)} losses: a suggestion needs at least 10 of each")
     if not np.isfinite(y).all():
         raise ValueError("a loss is not finite")
-    width = max(1.0, 0.03 * len(y))
-    smooth = _smoothed(y, width)
-    low = int(np.argmin(smooth))
-    edge = max(3, int(_EDGE * len(y)))
-    level = float(y[:edge].mean())
-    fall = level - float(smooth[low])
-    before = y[: max(low + 1, len(y) // 2)]
-    sigma = float(np.median(np.abs(np.diff(before)))) / (0.6745 * math.sqrt(2))
-    # A Gaussian mean has the variance of a plain one over 2 sqrt(pi) widths; the lowest of many stays within 4 sigma.
-    noise = sigma * math.sqrt(1 / (2 * math.sqrt(math.pi) * width) + 1 / edge)
-    if low < 3 or fall <= max(4 * noise, 1e-6 * abs(level)):
+    smooth, low, fall, least = _fall(y)
+    if low < 3 or fall <= least:
         return None
     slope = np.gradient(smooth, x)[: low + 1]
     steepest, lowest = float(10 ** x[int(np.argmin(slope))]), float(10 ** x[low])
     return Suggestion(smooth, steepest, lowest, min(steepest, lowest / 10))
+
+
+def remedy(lrs: Sequence[float], losses: Sequence[float], steps: int) -> str:
+    """Return what to change in a test of `steps` steps that gave no suggestion, as an argument where one helps."""
+    lower = max((lrs[0] if lrs else 1e-6) / 1000, 1e-12)
+    if len(lrs) < 10:
+        return f"it ended after {counted(len(lrs), 'step')}; begin at a lower rate: start={lower:.0e}"
+    _, low, fall, least = _fall(np.asarray(losses, dtype=np.float64))
+    if low < 3:
+        return f"it only rose, so its minimum is at the start; begin at a lower rate: start={lower:.0e}"
+    # The noise of a mean falls with the root of the steps; a third is added to be safe.
+    factor = (least / fall) ** 2 * 4 / 3 if fall > 0 else math.inf
+    if factor <= 20:
+        more = math.ceil(steps * factor / 10) * 10
+        return f"it fell by {fall:.3g}, and {least:.3g} would be enough; take more steps: steps={more}"
+    return (
+        "it does not fall at any rate, and more steps will not help: look whether images and labels fit, with mltrain "
+        "inspect_batch and the arguments of the training"
+    )
+
+
+def smoothed(losses: Sequence[float]) -> np.ndarray:
+    """Return the losses as `suggest` smooths them."""
+    values = np.asarray(losses, dtype=np.float64)
+    return _smoothed(values, _width(len(values)))
+
+
+def _fall(y: np.ndarray) -> tuple[np.ndarray, int, float, float]:
+    """Return the smoothed losses, the place of their minimum, how far they fall to it, and what is more than noise."""
+    width = _width(len(y))
+    smooth = _smoothed(y, width)
+    low = int(np.argmin(smooth))
+    edge = max(3, int(_EDGE * len(y)))
+    level = float(y[:edge].mean())
+    before = y[: max(low + 1, len(y) // 2)]
+    sigma = float(np.median(np.abs(np.diff(before)))) / (0.6745 * math.sqrt(2))
+    # A Gaussian mean has the variance of a plain one over 2 sqrt(pi) widths; the lowest of many stays within 4 sigma.
+    noise = sigma * math.sqrt(1 / (2 * math.sqrt(math.pi) * width) + 1 / edge)
+    return smooth, low, level - float(smooth[low]), max(4 * noise, 1e-6 * abs(level))
+
+
+def _width(steps: int) -> float:
+    """Return the standard deviation of the smoothing, in steps."""
+    return max(1.0, 0.03 * steps)
 
 
 def _smoothed(values: np.ndarray, width: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, PackedBatc
 from mltrain.pipeline.cache import CachedImages
 from mltrain.pipeline.samplers import Sampler
 from mltrain.pipeline.workers import Waiting, close_loader, data_loader, start_loading
+from mltrain.text import counted
 
 _LOG = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class TrainLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over the micro-batches of an epoch from optimizer step `start_step` on; do not load earlier ones."""
         if not 0 <= start_step <= self.steps_per_epoch:
-            raise ValueError(f"start_step={start_step}: the epoch has {self.steps_per_epoch} steps")
+            raise ValueError(f"start_step={start_step}: the epoch has {counted(self.steps_per_epoch, 'step')}")
         return self._iterate(epoch, start_step * self._accumulate)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from mltrain.files import LockedError, locked, write_text
 from mltrain.prepare.download import disk_error, download, forget_part
 from mltrain.prepare.unpack import Damaged, merge, unpack
 from mltrain.progress import Meter, amount
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def _unpack(remote: RemoteFile, file: Path, root: Path) -> None:
         merge(folder, root / remote.into)
         shutil.rmtree(folder, ignore_errors=True)  # while the mark is there: a kill after it would leave the folder
         _unpacking(remote, root).unlink()
-        log.info("%s: %d files unpacked", file.name, files)
+        log.info("%s: %s unpacked", file.name, counted(files, "file"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,6 +14,7 @@ from mltrain.errors import DataError
 from mltrain.files import write_json, write_text
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
 from mltrain.report.tables import abridged, text_table, write_csv
+from mltrain.text import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,7 @@ def write_folder(
         write_text(folder / "stats.txt", text + "\n")
         write_class_csv(folder / "classes.csv", splits)
         for part, split in splits.items():
-            title = f"{split.labels.name}: {len(split.labels):,} images"
+            title = f"{split.labels.name}: {counted(len(split.labels), 'image')}"
             plots.class_counts_plot(
                 folder / f"{part}_class_counts.png",
                 split.stats,

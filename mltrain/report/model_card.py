@@ -7,6 +7,7 @@ facts are left out or called unknown. The text is in html/templates/model_card.m
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -19,7 +20,8 @@ from mltrain.engine.run_folder import RAW, SPLITS
 from mltrain.labels import LabelStats
 from mltrain.report.html.page import render
 from mltrain.report.tables import HEADLINES, abridged, markdown_table, percent, title
-from mltrain.text import spell
+from mltrain.text import counted, spell
+from mltrain.transcript import repeating
 
 SHOWN_CLASSES = 5
 """number of best, and of worst, classes in the table"""
@@ -65,12 +67,13 @@ def model_card(card: CardContent) -> str:
     facts, stats = card.facts, card.stats
     figures = {split: _figures(card, split) for split in SPLITS}
     headline = _headline(figures["val"] or figures["test"])
-    classes = f"{len(facts['class_names']):,} classes"
+    classes = counted(len(facts["class_names"]), "class")
     kind = f"An image classifier: one of {classes} for each image"
     if card.config["task"] == "multi_label":
         kind = f"A multi-label image classifier of {classes}, each of which is predicted independently"
     evaluated = figures["test"] or figures["val"]
     class_figure, class_table = _class_table(card)
+    command = repeating(card.environment)
     context: dict[str, Any] = {
         "front": _front(card, "test" if figures["test"] else "val"),
         "model": card.config["model"],
@@ -82,7 +85,8 @@ def model_card(card: CardContent) -> str:
         "results": _results(figures, headline),
         "absent": int(evaluated.get("classes_without_positives") or 0),
         "recipe": _table(["", ""], _recipe(card)),
-        "command": [str(text) for text in card.environment.get("command") or []],
+        "command": shlex.join(command),
+        "of_sweep": command[:1] == ["mltrain"] and "-m" in command,
         **_tuned(card),
     }
     if stats is not None:
@@ -196,7 +200,12 @@ def _recipe(card: CardContent) -> list[list[str]]:
         rows.append([section, f"`{card.names[section]}`{f': {options}' if options else ''}"])
     size = f"{runner['batch_size']}" + (f" x {runner['accumulate']}" if runner.get("accumulate", 1) > 1 else "")
     result = card.result
-    rows.append(["training", f"{runner['epochs']} epochs, batch {size}, precision {runner['amp']}, seed {cfg['seed']}"])
+    rows.append(
+        [
+            "training",
+            f"{counted(runner['epochs'], 'epoch')}, batch {size}, precision {runner['amp']}, seed {cfg['seed']}",
+        ]
+    )
     machine = card.environment
     if result.get("seconds"):
         devices = machine.get("gpus") or [(machine.get("cpu") or {}).get("model") or "CPU"]

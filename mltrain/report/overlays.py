@@ -50,7 +50,8 @@ def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np
         overlays: name of the class, probability, overlay uint8 (H, W, 3), map (h, w).
         kind: "evidence" or "attention".
     """
-    first = captioned(image, [("title", "image"), ("text", f"maps: {kind}")], width=TILE, rows=2)
+    places = " x ".join(str(side) for side in overlays[0][3].shape)  # a coarse map looks as smooth as a fine one
+    first = captioned(image, [("title", "image"), ("text", f"maps: {kind}, {places}")], width=TILE, rows=2)
     others = [
         captioned(drawn, [("title", name), ("text", f"{score:.2f}{_peak(values, kind)}")], width=TILE, rows=2)
         for name, score, drawn, values in overlays

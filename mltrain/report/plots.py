@@ -19,8 +19,9 @@ from matplotlib.ticker import LogLocator
 
 from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES, LabelStats
-from mltrain.optim.lr_range import Suggestion
+from mltrain.optim.lr_range import Suggestion, smoothed
 from mltrain.report.palette import LIGHT
+from mltrain.text import counted
 
 NAMED = 80  # most classes that have their names on an axis
 COLORS = {name: LIGHT[name] for name in GROUP_NAMES}
@@ -62,7 +63,9 @@ def class_counts_plot(
         if not len(at):
             continue
         heights = np.maximum(counts[order][at], floor) - floor
-        axes.bar(at, heights, bottom=floor, width=width, color=COLORS[name], label=f"{name}: {len(at)} classes")
+        axes.bar(
+            at, heights, bottom=floor, width=width, color=COLORS[name], label=f"{name}: {counted(len(at), 'class')}"
+        )
     if source_counts is not None:
         heights = np.maximum(source_counts[order], floor)
         axes.scatter(x, heights, s=9 if c <= 200 else 2, linewidths=0, color=GREY, label="in the source", zorder=3)
@@ -175,12 +178,12 @@ def lr_range_plot(
 ) -> None:
     """Draw loss against the learning rate of a range test, raw and smoothed, with the rates that were found."""
     figure, axes = _figure(7.2, 4.4)
-    smooth = found is not None
-    axes.plot(lrs, losses, color=GREY, linewidth=0.8 if smooth else 1.4, alpha=0.6, label="loss of a step")
-    low, high = min(losses), max(losses[: max(1, len(losses) // 5)])
+    smooth = smoothed(losses)
+    axes.plot(lrs, losses, color=GREY, linewidth=0.8, alpha=0.6, label="loss of a step")
+    axes.plot(lrs, smooth, color=INK, linewidth=1.8, label="smoothed")
+    before = losses[: max(int(smooth.argmin()), len(losses) // 5) + 1]  # a loss that diverges may leave the picture
+    low, high = min(losses), max(before)
     if found is not None:
-        axes.plot(lrs, found.smoothed, color=INK, linewidth=1.8, label="smoothed")
-        low = min(low, float(found.smoothed.min()))
         styles: tuple[tuple[float, str, str, Any], ...] = (
             (found.steepest, "steepest descent", GREY, (0, (4, 3))),
             (found.lowest, "lowest loss", GREY, (0, (1, 2))),
@@ -190,7 +193,7 @@ def lr_range_plot(
             axes.axvline(value, color=color, linewidth=1.4, linestyle=style, label=f"{name} {value:.1e}")
     axes.set_xscale("log")
     span = max(high - low, 1e-12)
-    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)  # diverging losses may leave the picture
+    axes.set_ylim(low - 0.08 * span, high + 0.6 * span)
     axes.set_xlabel("learning rate (optimizer.lr)")
     axes.set_ylabel("training loss")
     axes.grid(linewidth=0.4, alpha=0.5)
@@ -239,7 +242,7 @@ def _class_axis(axes: Axes, names: Sequence[str]) -> None:
         axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90, fontsize=size)
         axes.tick_params(axis="x", length=0)
     else:
-        axes.set_xlabel(f"{len(names)} classes, by their rank")
+        axes.set_xlabel(f"{counted(len(names), 'class')}, by their rank")
 
 
 def _short(name: str, most: int = 22) -> str:

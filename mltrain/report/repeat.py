@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mltrain.engine.run_folder import RunFolder, read_jobs
 from mltrain.errors import DataError
+from mltrain.transcript import repeating
 
 _SWEEP = ("-m", "--multirun")
 _FOLDER = "hydra.sweep.dir="
@@ -16,9 +17,11 @@ _FOLDER = "hydra.sweep.dir="
 def command_of(run: RunFolder) -> str:
     """Return the command line that trains a run, for the shell; empty where environment.json does not have it.
 
-    A job of a sweep has the overrides that its sweep recorded for it. Without that record it is the command of the
-    whole sweep.
+    Runs of earlier versions have no command of their own if they are jobs of a sweep: they get the overrides that the
+    sweep recorded for them, or, without that record, the command of the whole sweep.
     """
+    if run.environment.get("repeat") or run.environment.get("typed"):
+        return shlex.join(repeating(run.environment))
     words = [str(word) for word in run.environment.get("command") or []][1:]
     if not run.environment.get("command"):
         return ""

@@ -6,8 +6,11 @@ import csv
 import functools
 import io
 import math
+import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mltrain.engine.run_folder import RESULT, SPLITS, WEIGHTS
@@ -25,6 +28,8 @@ NOT_RANKED = frozenset(
         *("coverage_error", "ranking_loss"),  # less is better
     }
 )
+FOLDER = "folder"
+"""the last column: the run folders of a row, as the next command takes them"""
 LONGEST = 44
 """Characters of a setting in a table; of a longer one, usually a path, the end is shown."""
 
@@ -46,10 +51,10 @@ class Cells(NamedTuple):
 
 
 def default_columns(table: Comparison) -> list[str]:
-    """Return the figures of the task, seeds, time and throughput, as far as the runs have them."""
+    """Return the figures of the task, seeds, time and throughput, as far as the runs have them, and the folder."""
     present = [key for key in (*table.headline, "map_unseen") if table.has(key)]
     times = [key for key in ("seconds", "images_per_second") if table.has(key)]
-    return [*present, "runs", *times]
+    return [*present, "runs", *times, FOLDER]
 
 
 def chosen_columns(table: Comparison, asked: Sequence[str]) -> list[str]:
@@ -77,14 +82,18 @@ def has_column(table: Comparison, name: str) -> bool:
 def table_cells(table: Comparison, columns: Sequence[str]) -> Cells:
     """Fill the cells: settings that differ, the columns, and the difference to a baseline if there is one."""
     settings = list(table.columns)
-    settings += [c for c in columns if c != "runs" and not table.has(c) and c not in settings]
-    shown = [c for c in columns if c not in settings]
+    settings += [c for c in columns if c not in ("runs", FOLDER) and not table.has(c) and c not in settings]
+    shown = [c for c in columns if c not in settings and c != FOLDER]
     best = {c: _best(table.rows, c) for c in shown}
     figure = next((row.difference.figure for row in table.rows if row.difference), None)
     header = [key.removeprefix("runner.") for key in settings] or ["run"]
     header += [table.repeats if c == "runs" else TITLES.get(c) or short_title(c) for c in shown]
     if figure is not None:
         header.append(f"{short_title(figure)} - baseline")
+    left = set(range(max(1, len(settings))))
+    if FOLDER in columns:
+        left.add(len(header))
+        header.append(FOLDER)
     rows = []
     for row in table.rows:
         line = [Cell(_setting(row, key)) for key in settings] or [Cell(row.label)]
@@ -92,8 +101,30 @@ def table_cells(table: Comparison, columns: Sequence[str]) -> Cells:
             line.append(Cell(_figure_text(row, c), best[c] is not None and _rounded(row, c) == best[c]))
         if figure is not None:
             line.append(Cell(difference_text(row)))
+        if FOLDER in columns:
+            line.append(Cell(folder_text(row)))
         rows.append(line)
-    return Cells(header, rows, frozenset(range(max(1, len(settings)))))
+    return Cells(header, rows, frozenset(left))
+
+
+def folder_text(row: Row) -> str:
+    """Return the folders of a row's runs as a shell takes them: `runs/coco/x/0a1b2c3d`, `runs/coco/x/{0a1b,2c3d}`."""
+    places: dict[Path, list[str]] = {}
+    for run in row.runs:
+        places.setdefault(shown_path(run.folder.parent), []).append(run.folder.name)
+    parts = []
+    for parent, names in places.items():
+        several = f"{{{','.join(names)}}}"
+        parts.append(shlex.quote(f"{parent}/{names[0]}") if len(names) == 1 else shlex.quote(f"{parent}/") + several)
+    return " ".join(parts)
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the working directory where it is below it, else as it is."""
+    try:
+        return Path(os.path.normpath(path.absolute().relative_to(Path.cwd())))
+    except ValueError:
+        return path
 
 
 def _setting(row: Row, key: str) -> str:
@@ -271,10 +302,10 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
         own = [name for name in asked if name not in known or has_column(table, name)]
         names += [name for name in chosen_columns(table, own) if name not in names]
     figures = [n for n in names if n != "runs" and any(table.has(n) for table in tables)]
-    settings += [n for n in names if n not in figures and n != "runs" and n not in settings]
+    settings += [n for n in names if n not in figures and n not in ("runs", FOLDER) and n not in settings]
     spreads = [f"{name}_std" for name in figures]
     ends = ["difference", "difference_low", "difference_high", "difference_of", "baseline", "note"]
-    fields = ["status", "dataset", "task", "split", "weights", *settings, "seeds", *figures, *spreads, *ends]
+    fields = ["status", "dataset", "task", "split", "weights", *settings, "seeds", *figures, *spreads, *ends, FOLDER]
     out = io.StringIO()
     writer = csv.DictWriter(out, fields, restval="", lineterminator="\n")
     writer.writeheader()
@@ -297,6 +328,7 @@ def to_csv(tables: Sequence[Comparison], asked: Sequence[str], published: Sequen
                 d = row.difference
                 bounds = [_csv_number(value) for value in (d.value, d.low, d.high)]
                 line |= dict(zip(ends, [*bounds, d.figure, d.baseline.label, d.why], strict=True))
+            line[FOLDER] = " ".join(shlex.quote(shown_path(run.folder).as_posix()) for run in row.runs)
             write(line)
         for run in table.unfinished:
             line = {"status": run.status, **where, "note": f"{run.folder}: {run.note}"}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mltrain.engine.latest import followed, is_latest
 from mltrain.engine.lock import run_lock
 from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, flatten, read_json
 from mltrain.errors import DataError, MltrainError
@@ -77,14 +78,16 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name the folder of runs (paths.runs), or run folders")
-        for place, names, files in walk(folder):
+        for place, names, files in walk(followed(folder)):
             path = Path(place)
             if CONFIG in files:
                 found[path.resolve()] = path
             for file in fnmatch.filter(files, JOB):
                 _note_job(path / file, jobs)
-            # The folders inside a run folder hold no runs.
-            names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
+            # The folders inside a run folder hold no runs. `latest` leads to a run, or is a copy of one, that is found
+            # under its own name.
+            below = [name for name in names if not name.startswith(".") and not is_latest(path / name)]
+            names[:] = [] if CONFIG in files else sorted(below)
     records = [_read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
     return records + [_failed_job(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
 

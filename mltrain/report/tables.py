@@ -154,6 +154,14 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]], *, line_end: str = "\r\
         csv.writer(file, lineterminator=line_end).writerows(map(csv_cell, row) for row in rows)
 
 
+def figures_table(split: str, by_name: Mapping[str, Mapping[str, float]]) -> str:
+    """Lay out the main figures of the task (percent) on a split, one row per model."""
+    first = next(iter(by_name.values()))
+    headline = next((keys for keys in HEADLINES if keys[0] in first), HEADLINES[0])
+    rows = [[name, *(percent(scalars.get(key)) for key in headline)] for name, scalars in by_name.items()]
+    return text_table([split, *map(short_title, headline)], rows)
+
+
 def metrics_table(result: Mapping[str, Any]) -> str:
     """Lay out the main figures of the task, in total and per group (percent), one row per split and weights.
 

@@ -34,6 +34,7 @@ from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
+from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
@@ -44,6 +45,7 @@ from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.offline import offline
 from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -219,9 +221,13 @@ def eval_loader(
     model: Classifier,
     *,
     batch_size: int | None = None,
+    views: Transform | None = None,
 ) -> EvalLoader:
-    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config."""
-    resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
+    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config.
+
+    With `views` images are resized by that instead, and no cache of resized images is used.
+    """
+    resize = views or instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
         labels,
         resize,
@@ -230,7 +236,7 @@ def eval_loader(
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
         pin_memory=dist.device.type == "cuda",
-        cache=_cached(cfg, labels, resize),
+        cache=_cached(cfg, labels, resize) if views is None else None,
     )
 
 
@@ -334,6 +340,10 @@ def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier,
     logger.info("run folder %s", folder)
     logger.info("%s", describe_model(cfg, model))
     logger.info(
-        "%s x %d, %s; %d steps an epoch", step.dist.device, step.dist.world_size, precision, loader.steps_per_epoch
+        "%s x %d, %s; %s an epoch",
+        step.dist.device,
+        step.dist.world_size,
+        precision,
+        counted(loader.steps_per_epoch, "step"),
     )
     logger.info("peak LR: %s", lrs)

@@ -11,7 +11,7 @@ from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,9 @@ def check_trainable(labels: LabelSet) -> None:
     _check_known(labels)
     if not len(labels.positive_pairs()[0]):
         raise DataError(
-            f"{labels.name}: no training image has a label ({len(labels)} images, {labels.num_classes} classes), so "
-            "there is nothing to learn; check the annotations of the training split"
+            f"{labels.name}: no training image has a label ({counted(len(labels), 'image')}, "
+            f"{counted(labels.num_classes, 'class')}), so there is nothing to learn; check the annotations of the "
+            "training split"
         )
 
 
@@ -67,8 +68,8 @@ def _check_evaluable(labels: LabelSet, cfg: DictConfig, trained: int) -> None:
     empty = np.flatnonzero(positives == 0)
     if not len(labels) or (absent != "zero" and len(empty) == labels.num_classes):
         raise DataError(
-            f"{labels.name}: {len(labels)} images, none with a positive label: there is nothing to evaluate. "
-            f"{_how_to_hold_out(labels, trained)}"
+            f"{labels.name}: {counted(len(labels), 'image')}, none with a positive label: there is nothing to evaluate."
+            f" {_how_to_hold_out(labels, trained)}"
         )
     if labels.fill == 0:
         negatives = len(labels) - positives - unknowns

@@ -26,7 +26,7 @@ from mltrain.progress import amount
 from mltrain.runs.folder import build_model
 from mltrain.runs.model_folder import write_model_folder
 from mltrain.runs.zoo import read_source
-from mltrain.text import spell
+from mltrain.text import counted, spell
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def convert(
         **(origin or {}),
     }
     write_model_folder(out, cfg, model, names.names, source)
-    logger.info("%s: a run folder; %d classes (%s), input %d px", out, len(names.names), names.origin,
+    logger.info("%s: a run folder; %s (%s), input %d px", out, counted(len(names.names), "class"), names.origin,
                 model.backbone.image_size)  # fmt: skip
     return out
 

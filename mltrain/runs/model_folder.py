@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from mltrain.engine.run_folder import CONFIG, SOURCE, STATS
 from mltrain.errors import ConfigError
-from mltrain.files import atomic_folder, write_json
+from mltrain.files import atomic_folder, give_usual_mode, write_json
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import ZeroShotMLDecoder
@@ -49,7 +49,7 @@ def write_model_folder(
             save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
             classes = temporary / CLASSES_FILE
             classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-            (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it
+            give_usual_mode(temporary / WEIGHTS_FILE)  # safetensors lets nobody else read it
             if isinstance(model.head, ZeroShotMLDecoder):  # or the folder would depend on a file elsewhere
                 write_label_embeddings(temporary / EMBEDDINGS_FILE, names, model.head.label_embeddings.cpu().numpy())
                 cfg.head.embeddings = EMBEDDINGS_FILE

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mltrain.engine.latest import followed
+from mltrain.engine.run_folder import is_run_folder
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.zoo import TABLE, ZooModel, models, read_source
 from mltrain.text import did_you_mean
@@ -15,6 +18,12 @@ from mltrain.text import did_you_mean
 logger = logging.getLogger(__name__)
 
 PREFIX = "zoo:"
+
+
+def leading_runs(words: Sequence[str]) -> int:
+    """Return how many arguments are runs, before the first that is none; the first always counts as one."""
+    runs = itertools.takewhile(lambda word: word.startswith(PREFIX) or is_run_folder(Path(word)), words)
+    return max(1, len(list(runs)))
 
 
 def run_folder(word: str, words: Sequence[str] = ()) -> Path:
@@ -30,7 +39,7 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
         CheckpointError: it is not what the table says.
     """
     if not word.startswith(PREFIX):
-        return Path(word)
+        return followed(Path(word))
     name, table = word.removeprefix(PREFIX), models()
     if name not in table:
         hint = did_you_mean(name, table, PREFIX + "{}")

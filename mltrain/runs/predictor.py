@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
 from mltrain import storage
@@ -36,6 +37,8 @@ from mltrain.models.fold import folded
 from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.decode import read_image, to_rgb
 from mltrain.pipeline.loader import EvalLoader
+from mltrain.pipeline.views import Tta
+from mltrain.runs.ensemble import Averager, Member, note_thresholds
 from mltrain.runs.folder import FinishedRun, Weights, load_finished, on_device
 from mltrain.runs.thresholds import load_thresholds, thresholds_of
 
@@ -74,6 +77,8 @@ class Predictor:
         topk: most labels per image; None: no limit, or one with `single_label`.
         amp_dtype: of autocast over the backbone; None: full precision.
         batch_size, num_workers: of `predict`; see `EvalLoader`.
+        averager: several models or views, whose mean probabilities are predicted instead of those of `model`; `resize`
+            is then its own.
     """
 
     model: Classifier
@@ -86,6 +91,7 @@ class Predictor:
     amp_dtype: torch.dtype | None = None
     batch_size: int = 32
     num_workers: int | None = None
+    averager: Averager | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -107,6 +113,7 @@ class Predictor:
         thresholds: str | Path | None = None,
         topk: int | None = None,
         device: str | None = None,
+        tta: Tta | None = None,
         allow_targets: Sequence[str] = (),
     ) -> Predictor:
         """Build the predictor of a run folder.
@@ -119,6 +126,7 @@ class Predictor:
             thresholds: another file of thresholds.
             topk: most labels per image; without `threshold`, exactly this many.
             device: auto, cpu, cuda, cuda:N, mps; None: the run's runner.device.
+            tta: flip, five_crop or sizes: predict the mean over these views of an image.
             allow_targets: packages that the run's config may name, see docs/security.md.
 
         Raises:
@@ -129,19 +137,67 @@ class Predictor:
             run = load_finished(run, weights=weights, allow_targets=allow_targets)
         cfg = run.config
         values = _thresholds(run, threshold, thresholds, topk)
-        target = single_device(cfg.runner.device if device is None else device)
-        model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
-        model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
+        member = _member(run, cfg, device)
+        averager = None if tta is None else Averager({str(run.folder): member}, tta)
+        if averager is not None and values is not None and load_thresholds(run, thresholds) and threshold is None:
+            logger.info("the thresholds were tuned without tta=%s, which changes the probabilities a little", tta)
         return cls(
-            on_device(model, cfg, target),
+            member.model,
             run.class_names,
-            instantiate(cfg.eval_resize, "eval_resize", image_size=run.image_size),
+            averager.resize if averager else instantiate(cfg.eval_resize, "eval_resize", image_size=run.image_size),
             single_label=cfg.task == SINGLE_LABEL,
             thresholds=values,
             topk=topk,
-            amp_dtype=resolve_amp(inference_amp(cfg), target),
+            amp_dtype=member.amp_dtype,
             batch_size=cfg.runner.eval_batch_size or cfg.runner.batch_size,
             num_workers=cfg.data.num_workers,
+            averager=averager,
+        )
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Sequence[str | Path | FinishedRun],
+        *,
+        weights: Weights = "best",
+        threshold: float | None = None,
+        topk: int | None = None,
+        device: str | None = None,
+        tta: Tta | None = None,
+        allow_targets: Sequence[str] = (),
+    ) -> Predictor:
+        """Build a predictor of the mean probabilities of several runs; the first names and orders the classes.
+
+        Args:
+            runs: folders, or what `load_finished` made of them.
+            threshold: for all classes; None: metrics.threshold of the first run, because tuned thresholds of single
+                runs do not fit the mean; for single labels none.
+            weights, topk, device, tta, allow_targets: as in `from_run`; the device is that of the first run.
+
+        Raises:
+            ConfigError: other classes or another task than the first run's, or as in `from_run`.
+            CheckpointError: as in `from_run`.
+        """
+        loaded = [
+            run if isinstance(run, FinishedRun) else load_finished(run, weights=weights, allow_targets=allow_targets)
+            for run in runs
+        ]
+        first = loaded[0]
+        members = {str(run.folder): _member(run, first.config, device) for run in loaded}
+        averager, single = Averager(members, tta), first.config.task == SINGLE_LABEL
+        if threshold is None and topk is None and not single:
+            threshold = float(first.config.metrics.threshold)
+            note_thresholds([run.folder for run in loaded], threshold)
+        return cls(
+            members[str(first.folder)].model,
+            first.class_names,
+            averager.resize,
+            single_label=single,
+            thresholds=_thresholds(first, threshold, None, topk),
+            topk=topk,
+            batch_size=first.config.runner.eval_batch_size or first.config.runner.batch_size,
+            num_workers=first.config.data.num_workers,
+            averager=averager,
         )
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> list[Label]:
@@ -159,6 +215,8 @@ class Predictor:
         """Return logits fp32 `(B, C)` on the CPU of resized images uint8 `(B, 3, S, S)`."""
         # channels_last, as `resize` gives them; a batch of one would lose it in indexing
         images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        if self.averager is not None:
+            return self.averager.logits(images).cpu()
         return forward_logits(self.model, images, self.amp_dtype).cpu()
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
@@ -218,6 +276,15 @@ class Predictor:
                     else:
                         yield Prediction(names[index], [], next(errors))
                 done += len(found) + len(batch.corrupt)
+
+
+def _member(run: FinishedRun, first: DictConfig, device: str | None) -> Member:
+    """Return the model of a run, folded and on the device; device and memory format are those of the config `first`."""
+    target = single_device(first.runner.device if device is None else device)
+    model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
+    model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
+    amp = resolve_amp(inference_amp(run.config), target)
+    return Member(run.folder, run.config, on_device(model, first, target), run.class_names, amp)
 
 
 def _thresholds(

@@ -122,6 +122,26 @@ def label_differences(folder: Path, splits: Splits) -> list[str]:
     return [] if old is None else old.differences(Fingerprint.of(splits, {}), splits)
 
 
+def trained_on(folder: Path, splits: Splits, first: Path) -> dict[str, int]:
+    """Return how many images of the evaluated splits a run was trained on, by the names of the files.
+
+    Args:
+        folder: the run.
+        splits: data set of another run.
+        first: folder of that run; if its own training images have such names too, names tell nothing.
+    """
+    own, other = read_fingerprint(folder), read_fingerprint(first)
+    found = {}
+    for part, labels in (("val", splits.val), ("test", splits.test)):
+        if labels is None or own is None or other is None:
+            continue
+        names = SplitFingerprint.of(labels).names
+        shared = int(np.isin(names, own.splits["train"].names).sum())
+        if shared and not np.isin(names, other.splits["train"].names).any():
+            found[part] = shared
+    return found
+
+
 def read_fingerprint(folder: Path) -> Fingerprint | None:
     """Return the fingerprint in a run folder; None if it has none, or a damaged one, with a warning."""
     path = folder / DATA

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mltrain.engine.latest import followed
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, spelled
 from mltrain.text import did_you_mean
@@ -17,7 +18,7 @@ def split_arguments(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
     filters: list[str] = []
     for text in arguments:
         if Path(text).exists() or not re.search(r"[=<>]", text):
-            folders.append(Path(text))
+            folders.append(followed(Path(text)))
         else:
             filters.append(text)
     return folders, filters

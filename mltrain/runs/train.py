@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from mltrain.config.identity import component_name, run_folder, run_id
 from mltrain.engine import distributed
 from mltrain.engine.checkpoint import CheckpointFolder
+from mltrain.engine.latest import LATEST, point_to
 from mltrain.engine.lock import run_lock
-from mltrain.engine.run_folder import CONFUSION, PER_CLASS, REPORT, RESULT, read_config, read_result
+from mltrain.engine.run_folder import CONFUSION, LOG, PER_CLASS, REPORT, RESULT, read_config, read_result
 from mltrain.engine.runner import Outcome, Runner
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import remove_folder, remove_leftovers, write_json
@@ -28,6 +29,7 @@ from mltrain.runs.board import attach_board, finish_board
 from mltrain.runs.image_roots import image_roots
 from mltrain.runs.notices import head_was_left
 from mltrain.runs.same_data import check_runs
+from mltrain.transcript import open_log, recording
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +41,20 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
         MltrainError: config, data, numerics or a signal stopped it.
     """
     folder = run_folder(cfg)
-    with ExitStack() as held, distributed.start(cfg.runner.device) as dist:
+    with recording(), ExitStack() as held, distributed.start(cfg.runner.device) as dist:
         if not cfg.rerun and (result := _finished(cfg, folder, dist)) is not None:
             return result  # without the lock, because the folder may be read-only
         held.enter_context(_alone_in(folder, dist, rerun=cfg.rerun))
         # Another process may have ended the run while this one was waiting for the lock.
         if not cfg.rerun and (result := _finished(cfg, folder, dist)) is not None:
             return result
+        open_log(folder / LOG)
         if cfg.runner.compile is True:
             distributed.check_compiler(dist.device)
         cfg = _compile_as_before(cfg, folder)
         runner = assemble(cfg, dist)
+        if dist.is_main:
+            point_to(Path(cfg.paths.runs) / LATEST, folder)
         attach_board(cfg, runner)
         outcome = runner.fit()
         return None if outcome is None else _write(cfg, runner, outcome)

@@ -23,6 +23,7 @@ import numpy as np
 
 from mltrain.errors import DataError
 from mltrain.files import atomic_write, locked
+from mltrain.text import counted
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -187,7 +188,8 @@ def _make(place: Path, archive: str, key: dict[str, int], build: Builder) -> Ind
     if place.parent not in _announced:
         _announced.add(place.parent)
         _LOG.info(
-            "%s: %d files; its index is kept, and so are those of other archives: %s", archive, len(records), place
+            "%s: %s; its index is kept, and so are those of other archives: %s",
+            *(archive, counted(len(records), "file"), place),
         )
     index = _load(place, archive, key)
     return index or Index(records, archive if copied is None else os.fspath(copy))

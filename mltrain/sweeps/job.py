@@ -30,6 +30,7 @@ from mltrain.engine.run_folder import REPORT, read_result
 from mltrain.engine.signals import handled, in_main_thread
 from mltrain.errors import Interrupted, MltrainError
 from mltrain.sweeps.record import Check, Record, Sweep
+from mltrain.transcript import recording_job
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def run_job(cfg: Any, *, work: Work, source: Source, sweep: Sweep) -> float | No
     with ExitStack() as stack:
         if not sweep.here:
             stack.enter_context(_own_process(sweep, number))
+        stack.enter_context(recording_job(sweep.typed, settings.overrides.task))
         limit = stack.enter_context(_stoppable(sweep))
         _note(sweep, record)
         try:

@@ -70,6 +70,8 @@ class Sweep:
     """cores of a job, or None for no limit"""
     varied: tuple[str, ...]
     """keys in which the jobs differ"""
+    typed: tuple[str, ...] = ()
+    """words of the command that started the sweep"""
     check: Check | None = None
     """refuses a finished job whose data have changed; None if all jobs were checked when the sweep began"""
     started: float = 0.0

@@ -41,6 +41,7 @@ from mltrain.sweeps import launchers
 from mltrain.sweeps.job import Work
 from mltrain.sweeps.record import ENDED, Check, Record, Sweep, done_by_interrupted_sweep
 from mltrain.sweeps.watch import Watch, summary
+from mltrain.transcript import typed_words
 
 log = logging.getLogger(__name__)
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,7 @@ def run_sweep(
         cores=launchers.cores_of_a_job(settings, at_once),
         check=None if checked and total == len(sweep_job.checked) else before,
         started=time.time(),
+        typed=tuple(typed_words()["typed"]),
         varied=tuple(o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()),
         rerun_before=rerun_before,
     )

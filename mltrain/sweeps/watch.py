@@ -52,7 +52,7 @@ class Watch:
     def watching(self) -> Iterator[None]:
         """Log what happens to jobs during a block."""
         total = self.sweep.total
-        many = "a sweep" if total is None else "1 job" if total == 1 else f"{total} jobs"
+        many = "a sweep" if total is None else counted(total, "job")
         done = f", {self.before} of them finished before" if self.before else ""
         log.info("%s%s; launcher %s; records in %s", many, done, self.sweep.launcher, self.sweep.folder)
         left = threading.Event()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mltrain.engine.run_folder import LOG
+
 CLOCK = {"seconds", "images_per_second", "time", "images_per_second_per_gpu"}
 """keys of JSON files and checkpoints whose values depend on the clock"""
 _SWEEP = re.compile(r"hydra\.sweep\.dir=\S+")  # its name is a date
@@ -21,12 +23,13 @@ CLOCK_TAGS = re.compile(r"images_per_second|data_wait|images/s|seconds")
 def snapshot(folder: Path, *, events: bool = True) -> dict[str, Any]:
     """Return the content of every file, by its path in the folder; the event files of a folder count as one file.
 
+    The log of a training is left out: what was printed depends on where the training was stopped.
     Without `events` nothing below tensorboard/ is read: its reader waits for ever at a named pipe.
     """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not events and "/tensorboard/" in name:
+        if (not events and "/tensorboard/" in name) or path.name == LOG:
             continue
         if not stat.S_ISREG(path.lstat().st_mode):
             found[name] = "a folder" if path.is_dir() else "a special file"

@@ -72,7 +72,7 @@ class Damage:
                 half = Blow("SIGTERM", at=2 * done.operations[1] // 3, writes=False)
                 done = run(NAMED, self.work, blow=half)
             assert done.code == (0 if name == "finished" else 143), done.log
-            shutil.copytree(self.work, folder)
+            shutil.copytree(self.work, folder, symlinks=True)
         self._expected: dict[tuple[str, str], dict[str, Any]] = {}
         cases = []
         for state, folder in self._states.items():
@@ -109,6 +109,6 @@ class Damage:
 
     def _use(self, state: str, use: str, damage: Callable[[], object] = lambda: None) -> Ended:
         shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self._states[state], self.work)
+        shutil.copytree(self._states[state], self.work, symlinks=True)
         damage()
         return run([str(self._run) if word == "RUN" else word for word in USES[use]], self.work, seconds=60)

@@ -44,7 +44,7 @@ class Attacked:
 
     def _lay_out(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self.given, self.work)
+        shutil.copytree(self.given, self.work, symlinks=True)
 
     def turn(self, number: int, chance: random.Random) -> list[Verdict]:
         """Try once."""

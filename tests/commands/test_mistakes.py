@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mltrain.cli import COMMANDS
-from mltrain.cli import typed as typed_command
+from mltrain.transcript import typed as typed_command
 from tests.commands.conftest import Call
 from tests.promises.runs import TINY
 from tests.report.run_folders import write_run
@@ -57,7 +57,7 @@ def refused(call: Call, *words: object) -> str:
         (["convert_checkpoint", "zoo:nothing"], "there is no such published model"),
         (["evaluate"], "name one run folder, then KEY=VALUE changes (found 0)"),
         (["evaluate", "nowhere"], "nowhere: no run folder"),
-        (["predict", "RUN"], "name a run folder and then images (found 1 names)"),
+        (["predict", "RUN"], "name a run folder and then images (found 1 name)"),
         (["find_label_errors", "nowhere"], "nowhere: no such folder; name run folders"),
         (["find_label_errors", "RUN", "onyl=wrong"], "did you mean only=VALUE?"),
         (["find_label_errors", "RUN", "out=x.txt"], "out=x.txt: the name must end in .csv"),

@@ -78,7 +78,7 @@ def test_unlabelled_images_are_left_out_unless_kept(tmp_path: Path, caplog: pyte
     caplog.set_level(logging.INFO)
     labels = read_coco(root=tree(tmp_path), year=2017, split="train")
     assert labels.dense().tolist() == [[1, 0, 1], [0, 1, 0]]
-    assert "1 images without any annotation left out" in caplog.text
+    assert "1 image without any annotation left out" in caplog.text
 
 
 def test_own_file_names_are_patterns(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_file_under_two_ids_is_one_image_with_all_labels(tmp_path: Path, caplo
     labels = read_coco(root=tmp_path, year=2017, split="train", keep_unlabelled=True)
     assert labels.files == ["000000000005.jpg", "000000000003.jpg", "000000000009.jpg"]
     assert labels.dense().tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
-    assert "1 images are listed under several ids" in caplog.text
+    assert "1 image listed under several ids" in caplog.text
 
 
 def test_categories_of_one_name_are_one_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -86,7 +86,7 @@ def test_separator_delimiter_columns_and_split_names_are_options(tmp_path: Path)
 def test_splits_that_are_not_used_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     csv_file(file=write(tmp_path, PLAIN.replace(",test", ",dev")))
-    assert "splits not used: dev (1 images)" in caplog.text
+    assert "splits not used: dev (1 image)" in caplog.text
 
 
 def test_rows_of_one_image_are_merged(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_classes_file_chooses_and_orders_the_columns(tmp_path: Path) -> None:
     text = "image,cat,count,dog\n1.jpg,1,1,0\n2.jpg,0,1,1\n"
     labels = read_csv(write(tmp_path, text), classes=classes)
     assert labels.class_names == ("dog", "cat") and labels.dense().tolist() == [[0, 1], [1, 0]]
-    with pytest.raises(DataError, match=r"no column for 1 classes .*\(bird\)"):
+    with pytest.raises(DataError, match=r"no column for 1 class .*\(bird\)"):
         read_csv(write(tmp_path, text), classes=write(tmp_path, "dog\nbird\n", "classes.txt"))
 
 
@@ -236,7 +236,7 @@ def test_rows_called_test_are_the_test_set(tmp_path: Path, caplog: pytest.LogCap
     assert csv_file(file=file, val_split="test").test is None, "asked for as val"
     held_out = csv_file(file=file, val_fraction=0.5)
     assert held_out.test is not None and held_out.test.files == ["c"] and "b" not in held_out.val.files
-    assert "the 1 images of split val are not used; without dataset.val_fraction and dataset.folds" in caplog.text
+    assert "split val (1 image) is not used; without dataset.val_fraction and dataset.folds" in caplog.text
 
 
 # -- spellings of classes and images ---------------------------------------------------------------------------------

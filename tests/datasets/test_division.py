@@ -192,7 +192,7 @@ def test_groups_of_given_splits_are_checked(file: Path, caplog: pytest.LogCaptur
     assert len(read(split, f"dataset.groups={file.parent}/groups.csv").train) == 100
     drawn = read(split, "dataset.folds=5", f"dataset.groups={file.parent}/groups.csv")
     assert len(drawn.train) + len(drawn.val) == 100 and files(drawn.test) == {f"{k}.png" for k in range(110, 120)}
-    assert "the 10 images of split val are not used" in caplog.text
+    assert "split val (10 images) is not used" in caplog.text
 
 
 def test_groups_that_do_not_fit_are_refused(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

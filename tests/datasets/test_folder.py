@@ -40,7 +40,7 @@ def test_every_image_has_the_class_of_its_folder(tmp_path: Path, caplog: pytest.
     assert [splits.train.file(i) for i in range(3)] == ["big dog/3.webp", "cat/2.JPG", "cat/deep/1.png"]
     assert splits.train.dense().tolist() == [[1, 0], [0, 1], [0, 1]] and splits.val.dense().tolist() == [[0, 1]]
     assert splits.test is None and splits.train.fully_labelled
-    assert "folder/train: 1 files without the suffix of an image" in caplog.text
+    assert "folder/train: 1 file without the suffix of an image" in caplog.text
     check_files(splits.train)
     check_splits(splits)
 
@@ -186,7 +186,7 @@ def test_a_copy_in_two_class_folders_is_one_image_with_both_classes(
         "cat/8.jpg": [0, 1],
         "cat/deep/1.png": [0, 1],
     }
-    assert "1 files lie in several class folders" in caplog.text
+    assert "1 file in several class folders" in caplog.text
     with pytest.raises(DataError, match=r"big dog/9\.jpg: big dog, cat"):
         check_one_label(splits.train)
 

@@ -75,7 +75,7 @@ def test_images_without_a_concept_follow_the_option_and_are_counted(
     assert splits.train.dense().tolist() == train
     assert len(splits.val) == (1 if policy == "drop" else 2)
     assert splits.train.fully_labelled == (policy != "unknown")
-    assert ("nuswide/train: 1 images without a label" in caplog.text) == (policy != "negative")
+    assert ("nuswide/train: 1 image without a label" in caplog.text) == (policy != "negative")
 
 
 def test_tags_are_targets_of_their_own(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_seen_classes_may_be_named_and_the_others_are_left_out(
         ([1], "expected {"),
         ({"train class": ["sky"]}, "expected {"),
         ({"test class": "dogs"}, "expected {"),
-        ({"test class": ["dogs"], "train class": ["dogs"]}, "1 classes are in both lists, the first 'dogs'"),
+        ({"test class": ["dogs"], "train class": ["dogs"]}, "1 class in both lists, the first 'dogs'"),
         ({"test class": ["yak"]}, "4 seen and 0 unseen classes among the 4"),
         ({"test class": ["cats", "dogs", "sea", "sky"]}, "0 seen and 4 unseen"),
     ],

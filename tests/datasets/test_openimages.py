@@ -111,7 +111,7 @@ def test_repeated_rows_count_once_and_contradictions_become_unknown(
     )
     labels = read(tmp_path, text, absent=absent)
     assert labels.dense().tolist() == [[1, 0, -1, 0 if absent == "negative" else -1]]
-    assert "1 rows repeat another" in caplog.text and "1 classes of an image are verified as both" in caplog.text
+    assert "1 row a repeat of another" in caplog.text and "verified as both present and absent: 1 class" in caplog.text
 
 
 def test_images_without_a_class_of_the_list_are_left_out_and_counted(
@@ -119,7 +119,7 @@ def test_images_without_a_class_of_the_list_are_left_out_and_counted(
 ) -> None:
     caplog.set_level(logging.INFO)
     labels = read(tmp_path, rows((A, "/m/0untrainable", "1"), (B, "/m/01", "1"), (A, "/m/0untrainable", "0")))
-    assert len(labels) == 1 and "1 images without a verified class of the 4 left out" in caplog.text
+    assert len(labels) == 1 and "1 image without a verified class of the 4 left out" in caplog.text
 
 
 def test_image_folders_by_the_first_digit(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_one_line_says_rows_images_and_what_was_ignored(tmp_path: Path, caplog: 
     auto(path=str(CASES["csv_of_chestxray14"](tmp_path).path))
     text = messages(caplog)
     assert "8 rows of 8 images, images in column 'Image Index', labels in column 'Finding Labels'" in text
-    assert "columns not read: 'Follow-up #', 'Patient ID'; 'No Finding' means no label (1 rows)" in text
+    assert "columns not read: 'Follow-up #', 'Patient ID'; 'No Finding' means no label (1 row)" in text
     caplog.clear()
     columns = ["dataset.image_column=Image Index", "dataset.labels_column=Finding Labels", "dataset.separator='|'"]
     read(["dataset=csv", f"dataset.file={tmp_path}/Data_Entry_2017.csv", *columns, "dataset.val_fraction=0.2"])
@@ -151,9 +151,9 @@ def test_one_line_says_rows_images_and_what_was_ignored(tmp_path: Path, caplog: 
     ("name", "said"),
     [
         ("json_of_label_studio", "1 tasks without an annotation left out"),
-        ("json_labels_of_fiftyone", "1 images without an annotation left out"),
-        ("cvat_for_images", "1 images without a tag or shape have no label"),
-        ("yolo_of_ultralytics", "1 images without a file of labels have none"),
+        ("json_labels_of_fiftyone", "1 image without an annotation left out"),
+        ("cvat_for_images", "1 image without a tag or shape: no label"),
+        ("yolo_of_ultralytics", "without a file of labels, and so without a label: 1 image"),
         ("csv_with_minus_one_for_no", "-1 means that the image does not have the label"),
         ("csv_of_roboflow_per_split", "one column per class: 3 classes (cat, dog, sun), images in column 'filename'"),
     ],
@@ -238,7 +238,7 @@ def test_voc_files_of_one_image_are_joined_and_difficult_decides(
         splits = read([*words, "dataset.val_fraction=0.5", f"dataset.difficult={difficult}"])
         labels = next(part for part in splits[:2] if part.files == ["photos/a1.jpg"])
         assert labels.class_names == ("bird", "cat", "dog") and labels.targets(0).tolist() == [target, 1, 1]
-    assert "1 images have several annotations" in messages(caplog)
+    assert "several annotations of 1 image" in messages(caplog)
 
 
 @pytest.mark.parametrize(

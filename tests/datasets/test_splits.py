@@ -165,8 +165,8 @@ def test_one_log_line_says_images_labels_and_empty_classes(tmp_path: Path, caplo
         )
     )
     assert [record.getMessage() for record in caplog.records] == [
-        "x/val: 2 images, 3 classes, 1.00 labels per image, 1 images without a positive, partially labelled "
-        "(unknown targets are -1), 1 classes without positives (c)"
+        "x/val: 2 images, 3 classes, 1.00 labels per image, 1 image without a positive, partially labelled "
+        "(unknown targets are -1), 1 class without positives (c)"
     ]
 
 

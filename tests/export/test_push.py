@@ -41,6 +41,7 @@ def hub(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [f"out={out}", "weights=ema", "license=Apache-2.0", "data_license=our own drawings"]
     done = execute([sys.executable, str(ROOT / "tools" / "push.py"), str(trained), *words])
     assert "README.md" in done.stderr
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "others may read all files or none"
     return out
 
 
@@ -94,7 +95,7 @@ def test_the_card_states_model_data_recipe_and_licences(hub: Path, trained: Path
         "Backbone `test_resnet` with the head `ml_decoder`",
         f"Trained on {run.stats.num_images} images of shapes with {run.stats.positives.sum():,} labels",
         "Figures of the averaged (EMA) weights",
-        "1 epochs, batch 16",
+        "1 epoch, batch 16",
         "- The weights: Apache-2.0.",
         "- The training images: our own drawings.",
         run.class_names[0],

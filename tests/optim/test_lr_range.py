@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mltrain.optim.lr_range import Divergence, LrRange, suggest
+from mltrain.optim.lr_range import Divergence, LrRange, remedy, suggest
 
 
 def _curve(n: int = 120, *, noise: float = 0.0, level: float = 10.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +57,19 @@ def test_the_smaller_of_the_two_rules_is_taken_and_named() -> None:
 )
 def test_a_loss_that_does_not_fall_gives_no_rate(losses: np.ndarray) -> None:
     assert suggest(list(np.logspace(-6, 0, 60)), list(losses)) is None
+
+
+def test_what_is_needed_for_a_suggestion_is_told_and_works() -> None:
+    rates, losses = _curve(noise=8.0)
+    assert suggest(rates, losses) is None
+    told = remedy(rates.tolist(), losses.tolist(), 120)
+    steps = int(told.partition("steps=")[2])
+    assert 120 < steps <= 2400
+    assert suggest(*_curve(steps, noise=8.0)) is not None, "following the advice gives one"
+    assert "it only rose" in remedy(rates.tolist(), np.linspace(1, 9, 120).tolist(), 120)
+    assert remedy([1e-6] * 4, [1.0] * 4, 120) == "it ended after 4 steps; begin at a lower rate: start=1e-09"
+    flat = np.random.default_rng(0).normal(size=120).tolist()
+    assert "inspect_batch" in remedy(rates.tolist(), flat, 120) or "steps=" in remedy(rates.tolist(), flat, 120)
 
 
 def test_too_few_or_infinite_losses_are_refused() -> None:

@@ -48,7 +48,7 @@ def test_a_list_with_a_bad_image_gets_all_other_labels_and_a_failing_exit(run: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name a run folder and then images (found 1 names)"),
+        ([], "name a run folder and then images (found 1 name)"),
         (["x.png", "treshold=0.3"], "did you mean threshold=VALUE"),
         (["x.png", "format=xml"], "format=xml: must be table | csv | jsonl"),
         (["x.png", "runner.devise=cpu"], "runner.devise"),

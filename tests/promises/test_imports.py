@@ -13,7 +13,10 @@ import pytest
 
 from tests.promises.runs import ROOT, environment
 
-GROUND = ("errors", "text", "files", "safe_pickle", "safe_yaml", "seeding", "console", "labels", "progress", "storage")
+GROUND = (
+    *("errors", "text", "files", "safe_pickle", "safe_yaml", "seeding", "console", "labels", "progress", "storage"),
+    "transcript",
+)
 LIBRARY = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
 BELOW = (*GROUND, *LIBRARY, "config")
 ALLOWED = {

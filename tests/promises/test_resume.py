@@ -112,10 +112,13 @@ def test_signal_saves_and_exits_with_its_code(
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert f"stopped by {signum.name}" in errors
+    assert f"stopped by {signum.name}" in errors and errors.endswith("; it is saved: repeat the command to resume\n")
     assert "Traceback" not in errors
     folder = next((tmp_path / "runs").rglob("last.pt")).parent
     assert state(folder)["step"] > 0
+    lines = (folder / "train.log").read_text().splitlines()
+    assert lines[2:] == errors.splitlines() and lines[1].startswith("$ mltrain train dataset.num_train=80 ")
+    assert (tmp_path / "runs" / "latest").resolve() == folder.resolve()
 
 
 def test_two_ranks_stopped_and_resumed_equal_an_uninterrupted_run(overrides: list[str], tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mltrain.engine.latest import point_to
 from mltrain.errors import DataError
 from mltrain.report.compare import Comparison, compare
 from mltrain.report.differences import add_differences
@@ -50,11 +52,41 @@ def test_terminal_shows_mean_spread_best_and_what_has_no_result(table: Compariso
     lines = text.splitlines()
     assert lines[0] == "shapes: validation split, best weights, percent; 3 runs"
     assert cells(lines[2])[:5] == ["loss", "mAP", "head", "tail", "OF1"]
-    assert cells(lines[4]) == ["asl", "50.13*", "51.13*", "49.13*", "60.00", "55.00", "1", "60 s", "100", "+9.13"]
-    assert cells(lines[5])[:2] == ["bce", "41.00 ± 1.41"] and cells(lines[5])[-1] == "baseline"
+    assert cells(lines[4])[:-1] == ["asl", "50.13*", "51.13*", "49.13*", "60.00", "55.00", "1", "60 s", "100", "+9.13"]
+    assert cells(lines[5])[:2] == ["bce", "41.00 ± 1.41"] and cells(lines[5])[-2] == "baseline"
     assert "2 of 3" in lines[5], "a seed is missing"
     assert "Without a result:" in text and "stopped: " in text and "before its first step" in text
-    assert len({len(line.rstrip()) for line in lines[4:6]}) == 1, "right-aligned"
+    assert len({len(line[: line.index("/")].rstrip()) for line in lines[4:6]}) == 1, "right-aligned"
+
+
+def test_a_row_ends_in_its_folders_for_the_next_command(table: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (row.runs for row in table.rows)
+    monkeypatch.chdir(one[0].folder.parents[2])
+    lines = terminal(table, default_columns(table), bold=False).splitlines()
+    assert cells(lines[2])[-1] == "folder"
+    assert cells(lines[4])[-1] == one[0].folder.relative_to(Path.cwd()).as_posix()
+    shown = cells(lines[5])[-1]
+    assert "{" in shown and ".." not in shown
+    given = subprocess.run(["bash", "-c", f"ls -d {shown}"], capture_output=True, text=True, check=True).stdout
+    assert given.split() == sorted(run.folder.relative_to(Path.cwd()).as_posix() for run in two)
+    rows = list(csv.DictReader(io.StringIO(to_csv([table], []))))
+    assert [len(row["folder"].split()) for row in rows] == [1, 2, 0]
+
+
+def test_the_link_to_the_latest_run_is_no_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "runs", "loss=bce", map=40.0)
+    write_run(tmp_path / "runs", "loss=asl", map=41.0)
+    point_to(tmp_path / "runs" / "latest", folder)
+    monkeypatch.chdir(tmp_path)
+    assert Path("runs/latest").readlink() == folder.relative_to(tmp_path / "runs"), "a relative link"
+    assert len(records(Path("runs"))) == 2
+    (only,) = records(Path("runs/latest"))
+    assert only.folder == folder.relative_to(tmp_path)
+    point_to(tmp_path / "runs" / "latest", tmp_path / "runs" / "gone")
+    assert len(records(Path("runs"))) == 2, "a link to nothing"
+    (tmp_path / "other" / "latest").mkdir(parents=True)
+    point_to(tmp_path / "other" / "latest", folder)
+    assert not (tmp_path / "other" / "latest").is_symlink(), "somebody's own folder stays"
 
 
 def test_best_is_bold_where_there_is_bold(table: Comparison) -> None:
@@ -71,7 +103,7 @@ def test_columns_can_be_chosen_and_added(table: Comparison) -> None:
     added = chosen_columns(table, ["+optimizer.lr"])
     assert added == [*default_columns(table), "optimizer.lr"]
     shown = table_cells(table, added)
-    assert shown.header[:3] == ["loss", "optimizer.lr", "mAP"] and shown.left == {0, 1}
+    assert shown.header[:3] == ["loss", "optimizer.lr", "mAP"] and shown.left == {0, 1, len(shown.header) - 1}
     with pytest.raises(ValueError, match="no 'mapp'; figures: map, map_head"):
         chosen_columns(table, ["mapp"])
 

@@ -31,7 +31,7 @@ from mltrain.report.html.prediction_sections import add_predictions
 from mltrain.report.html.run_summary import add_summary, sureness_of
 from mltrain.report.intervals import prevalence
 from mltrain.report.repeat import command_of
-from mltrain.text import spell
+from mltrain.text import counted, spell
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def _add_setup(page: Page, run: RunFolder) -> None:
             ("started", str(env.get("time", ""))),
             ("processes", str(env.get("world_size", 1))),
             ("GPUs", kinds or "none"),
-            ("CPU", f"{cpu.get('model', '?')}, {cpu.get('cores', '?')} cores"),
+            ("CPU", f"{cpu.get('model', '?')}, {counted(cpu.get('cores', 0), 'core')}"),
             ("Python", f"{env.get('python', '?')} on {env.get('platform', '?')}"),
             ("packages", ", ".join(f"{k} {v}" for k, v in (env.get("packages") or {}).items() if v)),
             ("source", commit or "an installed copy"),

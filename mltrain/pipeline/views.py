@@ -1,0 +1,103 @@
+"""Views of an image: one resized in several ways at once, flips and crops, for test-time augmentation and ensembles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from mltrain.pipeline.augment import EvalResize
+from mltrain.pipeline.batch import Transform
+
+Tta = Literal["flip", "five_crop", "sizes"]
+Resize = Callable[[int], Transform]
+"""size in pixels -> the transform that gives square images of that size"""
+
+
+class SeveralResizes:
+    """The transform that gives an image in several sizes, packed into the pixels of one square.
+
+    Batches have images of one shape. Here the pixels of all sizes follow each other in that shape, row by row; unused
+    pixels at its end are 0. `unpack` gives the sizes back, as views of the batch where its memory allows that.
+    """
+
+    def __init__(self, resizes: Sequence[Transform]) -> None:
+        self._resizes = tuple(resizes)
+        self._ends = np.cumsum([3 * resize.image_size**2 for resize in resizes]).tolist()
+        self.image_size = math.isqrt(self._ends[-1] // 3 - 1) + 1
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        packed = torch.zeros(3 * self.image_size**2, dtype=torch.uint8)
+        start = 0
+        for resize, end in zip(self._resizes, self._ends, strict=True):
+            packed[start:end] = resize(image).permute(1, 2, 0).reshape(-1)
+            start = end
+        return packed.view(self.image_size, self.image_size, 3).permute(2, 0, 1)
+
+    def unpack(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the batches (B, 3, S, S) of each size S in packed images (B, 3, image_size, image_size)."""
+        pixels = images.permute(0, 2, 3, 1).reshape(len(images), -1)
+        found, start = [], 0
+        for resize, end in zip(self._resizes, self._ends, strict=True):
+            size = resize.image_size
+            found.append(pixels[:, start:end].reshape(-1, size, size, 3).permute(0, 3, 1, 2))
+            start = end
+        return found
+
+    def __repr__(self) -> str:
+        return f"SeveralResizes({', '.join(map(repr, self._resizes))})"
+
+
+def resizes_for(tta: Tta | None, resize: Resize, size: int, step: int) -> list[Transform]:
+    """Return the transforms that give what the views of an image are made of.
+
+    Args:
+        tta: the views; None: the image as the model was evaluated in training.
+        resize: the transform of evaluation, by its size.
+        size: S, that of the model's input, in pixels.
+        step: pixels between two places of the model's last feature map; sizes are multiples of it.
+
+    Raises:
+        ValueError: the model's input is too small to have a smaller one.
+    """
+    if tta == "five_crop":
+        return [_larger(resize, size)]
+    if tta == "sizes":
+        change = step * max(1, round(size / 8 / step))  # 0.875 S and 1.125 S, as near as the steps allow
+        if change >= size:
+            raise ValueError(f"the input of {size} px is one step of the feature map, so there is no smaller one")
+        return [resize(size - change), resize(size), resize(size + change)]
+    return [resize(size)]
+
+
+def _larger(resize: Resize, size: int) -> Transform:
+    """Return the transform whose corners and centre are taken: 8/7 of the size, 256 for 224 as Krizhevsky et al. did.
+
+    An evaluation that resizes to S / crop_pct and takes the centre keeps its own ratio, and its view is the centre.
+    """
+    usual = resize(size)
+    if not isinstance(usual, EvalResize):
+        return resize(round(size * 8 / 7))
+    kept = usual.crop_pct if usual.crop_pct < 1 else 7 / 8
+    larger = math.floor(size / kept)
+    return EvalResize(image_size=larger, resize=usual.resize, interpolation=usual.interpolation)
+
+
+def views(tta: Tta | None, images: Sequence[torch.Tensor], size: int) -> list[torch.Tensor]:
+    """Return the views of a batch, each (B, 3, S', S'), from what the transforms of `resizes_for` gave.
+
+    - flip: the image, and its mirror image.
+    - five_crop: top left, top right, bottom left, bottom right and centre (Krizhevsky et al. 2012, without mirroring).
+    - sizes: the image in three sizes.
+    """
+    if tta == "flip":
+        return [images[0], images[0].flip(-1)]
+    if tta == "five_crop":
+        last = images[0].shape[-1] - size
+        middle = round(last / 2)
+        places = [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]
+        return [images[0][..., top : top + size, left : left + size] for top, left in places]
+    return list(images)
