@@ -124,8 +124,8 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
                 )
             if list(by_split) == [""]:
                 raise DataError(
-                    f"{listing.source}: {names.where} is blank for all {counted(len(listing.rows), 'image')}, so none "
-                    f"is of split {split!r}. Write train and val there, or leave it out and set dataset.val_fraction=0.2"
+                    f"{listing.source}: {names.where} is blank for all {counted(len(listing.rows), 'image')}: none is "
+                    f"of split {split!r}. Write train and val there, or leave it out and set dataset.val_fraction=0.2"
                 )
             counts = ", ".join(
                 f"{key or 'nothing'} ({counted(len(images), 'image')})" for key, images in sorted(by_split.items())

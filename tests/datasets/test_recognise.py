@@ -350,5 +350,5 @@ def test_each_count_of_a_coco_file_is_explained(tmp_path: Path, caplog: pytest.L
     labels = sum(map(len, LABELS.values()))
     text = messages(caplog)
     assert f"{labels + 5} annotations make {labels} labels, because several of one category in an image" in text
-    assert "auto/train: 1 images without any annotation are negative for all classes (dataset.keep_unlabelled" in text
+    assert "auto/train: 1 image without any annotation: negative for all classes (dataset.keep_unlabelled" in text
     assert text.count("auto/train: 6 images") == 1 and "8 images, " not in text
