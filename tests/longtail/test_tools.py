@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,13 @@ def test_the_max_that_the_message_offers_works_and_one_more_does_not(tmp_path: P
     make(tmp_path, *words, f"max={best}", f"out={tmp_path / 'lt'}")
     with pytest.raises(DataError, match="fewer images than wanted"):
         make(tmp_path, *words, f"max={best + 1}", "out=never")
+
+
+def test_the_min_that_the_message_offers_works_with_its_max(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"enough images for min=\d+ max=\d+, or") as error:
+        make(tmp_path, "curve=exponential", "min=60", "out=never")
+    offered = re.findall(r"(?:min|max)=\d+", str(error.value).partition("enough images for ")[2])
+    make(tmp_path, "curve=exponential", *offered, f"out={tmp_path / 'lt'}")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = ["runner.epochs=20", "runner.max_steps=2"]
     for loss in ("bce", "asl"):
         run = fit([*options, *data, *long, f"loss={loss}", f"paths.runs={root}/runs", f"paths.data={root}/data"])
+        (root / ("RUN1" if loss == "bce" else "RUN2")).symlink_to(run)
     (root / "RUN").symlink_to(run)
     for name in ("coco", "shapes", "mine"):
         (root / "runs" / name).symlink_to(root / "runs/split")
