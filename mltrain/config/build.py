@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.config.check import holds_target, permission_of
 from mltrain.config.compose import load, load_run
-from mltrain.config.schema import INJECTED
+from mltrain.config.schema import INJECTED, owner_of, section_of
 from mltrain.config.signatures import Signature, TargetError, locate
 from mltrain.config.targets import Permission, component_signature
 from mltrain.config.types import ANY, FINITE, is_finite
@@ -27,7 +27,7 @@ def instantiate(section: DictConfig | dict[str, Any], path: str, **injected: Any
     built first. Raises ConfigError, naming the path, for options that do not fit or that the target refuses with a
     ValueError or TypeError.
     """
-    stray = sorted(injected.keys() - set(INJECTED[path.split(".")[0]]))
+    stray = sorted(injected.keys() - set(INJECTED.get(section_of(path), ())))
     if stray:
         raise ValueError(f"{', '.join(stray)} cannot be injected in {path}: not in mltrain.config.schema.INJECTED")
     if isinstance(section, DictConfig):
@@ -48,8 +48,7 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
     if target is None:
         return None
     try:
-        section = path.split(".")[0]
-        signature = component_signature(target, section, permission, nested=path != section)
+        signature = component_signature(target, section_of(path), permission, nested=owner_of(path) != path)
         call = locate(target)
     except TargetError as error:
         raise ConfigError(f"{path}._target_={target}: {error}") from error

@@ -31,7 +31,7 @@ from mltrain.config.check import UNSET, check_config, find_problems, message
 from mltrain.config.identity import default_name, names_folder
 from mltrain.config.origin import Origin
 from mltrain.config.overrides import EXPERIMENT, Scan, Source, parse_override, scan_overrides
-from mltrain.config.targets import OPTION
+from mltrain.config.own_code import NAMES
 from mltrain.errors import ConfigError
 from mltrain.safe_yaml import check_yaml
 from mltrain.text import nearest, spell
@@ -45,7 +45,7 @@ def load(
 ) -> DictConfig:
     """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems.
 
-    `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.allow_targets=[...]`.
+    `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.imports=[...]`.
     """
     source = source or Source()
     scan = scan_overrides(overrides, source)
@@ -79,17 +79,17 @@ def load(
 def _granted(overrides: Sequence[str]) -> list[Any]:
     """Return the packages that overrides allow."""
     parser = OverridesParser.create()
-    granted: Any = []
+    granted: dict[str, Any] = {}
     for raw in overrides:
         override = parse_override(parser, raw)
         if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
             continue
         key, value = override.key_or_group, override.value()
-        if key == OPTION:
-            granted = value
-        elif key == OPTION.split(".")[0] and isinstance(value, dict):
-            granted = value.get(OPTION.split(".")[1], granted)
-    return list(granted) if isinstance(granted, list) else [granted]
+        if key == "paths" and isinstance(value, dict):
+            granted |= {name: value[name] for name in NAMES if name in value}
+        elif key.startswith("paths.") and key.removeprefix("paths.") in NAMES:
+            granted[key.removeprefix("paths.")] = value
+    return [item for value in granted.values() for item in (value if isinstance(value, list) else [value])]
 
 
 def load_run(
@@ -156,7 +156,7 @@ def _no_run(given: Path) -> str:
 def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allow_targets: Sequence[str]) -> None:
     """Set another data set. If it is the one that the run has, its options stay, but paths.data may move its files."""
     moved = [raw for raw in overrides if raw.startswith("paths.data=")]
-    own = [raw for raw in overrides if raw.startswith(("dataset.", OPTION))]
+    own = [raw for raw in overrides if raw.startswith(("dataset.", *(f"paths.{name}" for name in NAMES)))]
     words = [f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]
     chosen = load(words, allow_targets=allow_targets).dataset
     before = cfg.get("dataset", {})

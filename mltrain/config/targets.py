@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mltrain.config.own_code import OPTION
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 from mltrain.config.signatures import (
     PACKAGE,
@@ -25,8 +26,6 @@ from mltrain.config.signatures import (
     read_signature,
     signature_of_object,
 )
-
-OPTION = "paths.allow_targets"
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class ComponentKind:
 _MODULE = "torch.nn.Module"
 _TRANSFORM = "torchvision.transforms.v2.Transform"
 _TRANSFORMS = ("torchvision.transforms.v2.",)
+_CALLBACK = ComponentKind("a mltrain.callbacks.Callback", ("mltrain.callbacks",), base="mltrain.callbacks.Callback")
 KINDS: dict[str, ComponentKind] = {
     "dataset": ComponentKind("a function that returns Splits", ("mltrain.datasets",), ("Splits",), takes="name"),
     "partial": ComponentKind(
@@ -98,6 +98,9 @@ KINDS: dict[str, ComponentKind] = {
     ),
     "schedule": ComponentKind("a schedule class", ("mltrain.optim.schedules",), takes="steps_per_epoch"),
     "ema": ComponentKind("a class that averages weights", ("mltrain.optim.ema",), takes="model"),
+    "callbacks": _CALLBACK,
+    "logger.callbacks": _CALLBACK,
+    "metrics.own": ComponentKind("a class of yours whose objects are called with (logits, targets)", ()),
 }
 # Packages that the command line cannot allow either: KINDS has what a config may name of them.
 _FIXED = frozenset(
@@ -120,10 +123,12 @@ class Permission:
 
     def advice(self, target: str) -> str:
         """Return how to allow a target, for a message."""
+        package = target.partition(".")[0]
         if _within(target, self.in_files):
-            package = target.partition(".")[0]
             return f"{OPTION} in a file has no effect; if you trust that code, add to the command: {OPTION}=[{package}]"
-        return f"{OPTION}=[PACKAGE] on the command line allows one of yours"
+        if "." not in target or permission_problem(package) is not None:
+            return f"{OPTION}=[PACKAGE] on the command line allows one of yours"
+        return f"if {package} is your own or you trust it, add to the command: {OPTION}=[{package}]"
 
 
 def permission_problem(package: Any) -> str | None:
@@ -217,7 +222,8 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
 def _refusal(target: str, section: str, permission: Permission) -> str:
     kind = KINDS[section]
     places = ", ".join(f"{name}.*" for name in (*kind.home, *map(_public, kind.others), *permission.packages))
-    return f"is not among the packages a config may name for {section}: {places} ({permission.advice(target)})"
+    may = f": {places}" if places else ", where every part is one of yours"
+    return f"is not among the packages a config may name for {section}{may} ({permission.advice(target)})"
 
 
 def _public(module: str) -> str:

@@ -21,17 +21,18 @@ from typing import Any
 
 import torch
 
+from mltrain.engine.callbacks import Callbacks
 from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
 from mltrain.engine.logging import Sinks
+from mltrain.engine.nonfinite import dump_step
 from mltrain.engine.progress import Progress
 from mltrain.engine.signals import StopSignal
 from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best, repair_best
 from mltrain.engine.step import StepResult, TrainStep
 from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
-from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import TITLES, Summary
 from mltrain.models.classifier import Classifier
@@ -78,6 +79,7 @@ class Runner:
     log_every_steps: int = 10
     keep_predictions: bool = False
     curriculum: Curriculum | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
     on_evaluation: Callable[..., None] | None = None
     """called on the main rank with each evaluation: (epoch, step, evaluation, last=...)"""
 
@@ -132,6 +134,7 @@ class Runner:
             with self.stop, self.progress, self.sinks:
                 self._restore()
                 try:
+                    self.callbacks.at("start", self)
                     self._train()
                     return self._finish()
                 finally:
@@ -143,7 +146,7 @@ class Runner:
     def _train(self) -> None:
         try:
             self._evaluate_epoch()  # if the run was stopped between an epoch and its evaluation
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self.callbacks.stop_together(self.dist):
                 self._train_epoch()
                 self._evaluate_epoch()
                 self._save()
@@ -171,11 +174,12 @@ class Runner:
             try:
                 result = self.train_step(self.step, group, self.stop.signum)
             except NonFiniteError as error:
-                raise self._dump(error, group) from None
+                raise dump_step(error, self, group) from None
             self.step += 1
             self._saved = False
             self.loss_sum += result.loss
             self._report_step(result, group, waited)
+            self.callbacks.at("step", self, loss=result.loss)
             if result.signum is not None:
                 name = Signals(result.signum).name
                 raise Interrupted(f"stopped by {name} after step {self.step} of {self.total_steps}", result.signum)
@@ -220,6 +224,8 @@ class Runner:
         self.sinks.log(self.step, flat)
         if evaluation is not None and self.on_evaluation is not None:
             self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
+        if evaluation is not None:
+            self.callbacks.at("evaluation", self, evaluation=evaluation)
         self.progress.end_epoch(self._epoch_line(record))
 
     def _is_evaluated(self) -> bool:
@@ -276,6 +282,9 @@ class Runner:
             "images_per_second": self.progress.mean_rate(),
             "corrupt_images": list(dict.fromkeys(corrupt)),
         }
+        if self.callbacks.stopped is not None:
+            result["stopped"] = self.callbacks.stopped
+        self.callbacks.at("end", self, evaluation=validation, result=result)
         return Outcome(result, validation, test)
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -311,6 +320,7 @@ class Runner:
             loss_sum=self.loss_sum,
             corrupt=list(self.train_loader.corrupt),
             curriculum=None if self.curriculum is None else self.curriculum.state_dict(),
+            callbacks=self.callbacks.state_dict(),
         )
         self.checkpoints.save(self._state(position).to_dict(), "last")
 
@@ -350,6 +360,7 @@ class Runner:
         if self.curriculum is not None:
             assert position.curriculum is not None, "curriculum and checkpoint belong to the same config"
             self.curriculum.load_state_dict(position.curriculum)
+        self.callbacks.load_state_dict(position.callbacks)
         self.step, self.best, self.history = state.step, state.best, position.history
         self.seconds, self.loss_sum = position.seconds, position.loss_sum
         if self.dist.is_main and self.best and not repair_best(self.checkpoints, state):
@@ -366,16 +377,6 @@ class Runner:
             logger.warning("%s, as it does now", error)
             self.checkpoints.last_is_intact = False
             return None
-
-    def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
-        """Write what one needs to analyse a step that was not finite, and add the file to the error."""
-        file = self.folder / f"nonfinite_rank{self.dist.rank}.json"
-        images = [self.train_labels.path(int(i)) for batch in group for i in batch.indices]
-        lrs = {g.get("name", str(k)): g["lr"] for k, g in enumerate(self.train_step.optimizer.param_groups)}
-        dump = {"error": str(error), "step": self.step, "lr": lrs, "images": images, "config": self.config}
-        write_json(file, dump)
-        hint = "Try a lower optimizer.lr, runner.clip_grad_norm=1 or runner.amp=off"
-        return NonFiniteError(f"{error}. Images, LR and config of the step: {file}. {hint}.")
 
     def _tick(self) -> None:
         now = time.monotonic()

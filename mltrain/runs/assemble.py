@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
+from mltrain.runs.own_parts import build_callbacks, with_own_metrics
 from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
 
@@ -68,6 +69,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
+    callbacks = build_callbacks(cfg)
     if cfg.metrics.best == "map_unseen":
         check_unseen(splits.val, stats, cfg.metrics.min_positives)
     step, train_loader = build_training(cfg, dist, parts)
@@ -116,6 +118,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         log_every_steps=cfg.logger.every_steps,
         keep_predictions=keeps_predictions(cfg, stats),
         curriculum=curriculum,
+        callbacks=callbacks,
     )
 
 
@@ -220,8 +223,15 @@ def eval_loader(
     )
 
 
-def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
-    """Return the task's `summarize`, bound to the config's settings and the groups of the training set."""
+def summarizer(cfg: DictConfig, stats: LabelStats) -> Callable[..., Summary]:
+    """Return the task's `summarize`, bound to the config's settings and the groups of the training set.
+
+    It includes the user's own figures.
+    """
+    return with_own_metrics(cfg, _summarizer_of_task(cfg, stats))
+
+
+def _summarizer_of_task(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
     if cfg.task == SINGLE_LABEL:
         groups = stats.group_indices()
         return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
@@ -234,8 +244,10 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
 
 
 def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
-    """Return whether evaluation keeps predictions for unknown targets too, to write them or to rank some alone."""
-    return bool(cfg.metrics.save_predictions or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
+    """Return whether evaluation keeps all predictions, to write or rank those of unknown targets or for own figures."""
+    return bool(
+        cfg.metrics.save_predictions or cfg.metrics.own or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices()
+    )
 
 
 def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:

@@ -18,6 +18,7 @@ from mltrain.engine.run_folder import CONFUSION, PER_CLASS, REPORT, RESULT, read
 from mltrain.engine.runner import Outcome, Runner
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import remove_folder, remove_leftovers, write_json
+from mltrain.metrics.own import SummarizeWithOwn
 from mltrain.metrics.summary import TITLES
 from mltrain.report.html.run_report import report_at_end
 from mltrain.report.outcome import write_confusion, write_per_class
@@ -129,6 +130,8 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         "seed": cfg.seed,
         "folder": str(runner.folder),
     }
+    if isinstance(runner.summarize, SummarizeWithOwn):
+        result["own_figures"] = list(runner.summarize.names)
     write_per_class(runner.folder / PER_CLASS["val"], outcome.validation, runner.stats)
     best_weights, names = result["best"]["weights"], runner.stats.class_names
     write_confusion(runner.folder / CONFUSION["val"], outcome.validation, best_weights, names)

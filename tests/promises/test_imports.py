@@ -14,7 +14,7 @@ import pytest
 from tests.promises.runs import ROOT, environment
 
 GROUND = ("errors", "text", "files", "safe_yaml", "seeding", "console", "labels", "progress", "storage")
-LIBRARY = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
+LIBRARY = ("callbacks", "datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
 BELOW = (*GROUND, *LIBRARY, "config")
 ALLOWED = {
     **dict.fromkeys(GROUND, GROUND),
