@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import UNSET, check_config, find_problems, message
 from mltrain.config.identity import default_name, names_folder
 from mltrain.config.origin import Origin
-from mltrain.config.overrides import EXPERIMENT, Scan, Source, parse_override, scan_overrides
+from mltrain.config.overrides import EXPERIMENT, Scan, Source, granted_packages, parse_override, scan_overrides
 from mltrain.config.own_code import NAMES
 from mltrain.errors import ConfigError
 from mltrain.safe_yaml import check_yaml
@@ -48,7 +48,7 @@ def load(
     `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.imports=[...]`.
     """
     source = source or Source()
-    scan = scan_overrides(overrides, source)
+    scan = scan_overrides(overrides, source, imports=allow_targets)
     composed, problems = None, list(scan.problems)
     try:
         composed = compose_with_hydra(scan.overrides, source)
@@ -64,7 +64,7 @@ def load(
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    granted = [*allow_targets, *_granted(overrides)]
+    granted = [*allow_targets, *granted_packages(overrides)]
     checked, found = find_problems(composed, allow_targets=granted, origin=Origin(overrides, choices, source))
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
@@ -74,22 +74,6 @@ def load(
         if not names_folder(checked.name):
             raise ConfigError(f"{checked.name}: cannot name a run folder; set name=NAME")
     return checked
-
-
-def _granted(overrides: Sequence[str]) -> list[Any]:
-    """Return the packages that overrides allow."""
-    parser = OverridesParser.create()
-    granted: dict[str, Any] = {}
-    for raw in overrides:
-        override = parse_override(parser, raw)
-        if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
-            continue
-        key, value = override.key_or_group, override.value()
-        if key == "paths" and isinstance(value, dict):
-            granted |= {name: value[name] for name in NAMES if name in value}
-        elif key.startswith("paths.") and key.removeprefix("paths.") in NAMES:
-            granted[key.removeprefix("paths.")] = value
-    return [item for value in granted.values() for item in (value if isinstance(value, list) else [value])]
 
 
 def load_run(
@@ -128,7 +112,7 @@ def load_run(
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)])
+    checked = check_config(cfg, allow_targets=[*allow_targets, *granted_packages(overrides)])
     checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
     return checked
 

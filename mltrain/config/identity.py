@@ -66,7 +66,13 @@ def names_folder(name: str) -> bool:
 def default_name(cfg: DictConfig, choices: dict[str, Any] | None = None) -> str:
     """Return `<model>-<head>-<loss>`, made of the chosen options or, if unknown, of the components' names."""
     choices = choices or {}
-    return "-".join(str(choices.get(section) or component_name(cfg[section])) for section in ("model", "head", "loss"))
+    return "-".join(_shown(cfg[section], choices.get(section)) for section in ("model", "head", "loss"))
+
+
+def _shown(component: DictConfig, choice: Any) -> str:
+    """Return the name of a chosen option; of a part of one's own, `mypkg.MyLoss`, that of its class."""
+    own = choice == component.get("_target_")
+    return str(choice).rpartition(".")[2] if choice and own else str(choice or component_name(component))
 
 
 def component_name(component: DictConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mltrain.config.check import check_options
+from mltrain.config.own_code import NAMES
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.timm_models import timm_models
 from mltrain.errors import ConfigError
@@ -61,6 +63,35 @@ def _offer_timm_model(name: str, source: Source) -> bool:
         return False
     node = OmegaConf.merge(OmegaConf.load(template), {"name": name})
     ConfigStore.instance().store(group="model", name=f"{name}.yaml", node=node)
+    return True
+
+
+def granted_packages(overrides: Sequence[str]) -> list[Any]:
+    """Return the packages that overrides allow with `paths.imports`."""
+    parser = OverridesParser.create()
+    granted: dict[str, Any] = {}
+    for raw in overrides:
+        override = parse_override(parser, raw)
+        if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
+            continue
+        key, value = override.key_or_group, override.value()
+        if key == "paths" and isinstance(value, dict):
+            granted |= {name: value[name] for name in NAMES if name in value}
+        elif key.startswith("paths.") and key.removeprefix("paths.") in NAMES:
+            granted[key.removeprefix("paths.")] = value
+    return [item for value in granted.values() for item in (value if isinstance(value, list) else [value])]
+
+
+def _offer_own_part(group: str, name: str, packages: Sequence[Any]) -> bool:
+    """Let Hydra know `loss=mypkg.MyLoss` for a part of an allowed package; False if the name is of none.
+
+    It stands for a file loss/mypkg.MyLoss.yaml with `_target_: mypkg.MyLoss`.
+    """
+    if group not in INJECTED or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
+        return False
+    if not any(f"{name}.".startswith(f"{package}.") for package in packages):
+        return False
+    ConfigStore.instance().store(group=group, name=f"{name}.yaml", node={"_target_": name})
     return True
 
 
@@ -115,10 +146,15 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
-    """Check each override by itself: its syntax, and whether a group has the option that it chooses."""
+def scan_overrides(
+    overrides: Sequence[str], source: Source, *, sweep: bool = False, imports: Sequence[str] = ()
+) -> Scan:
+    """Check each override by itself: its syntax, and whether a group has the option that it chooses.
+
+    `imports` are packages that the caller allows, besides those of the overrides.
+    """
     parser = OverridesParser.create()
-    groups = source.groups()
+    groups, packages = source.groups(), [*imports, *granted_packages(overrides)]
     scan = Scan()
     for raw in overrides:
         override = parse_override(parser, raw)
@@ -132,7 +168,7 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
             text = "gives several values: for one run each add -m; for a list write"
             scan.problems.append(f"{raw}: {text} {key}=[{raw.split('=', 1)[1]}]")
         elif key in groups and not isinstance(override.value(), dict):
-            _scan_choice(scan, override, source)
+            _scan_choice(scan, override, source, packages)
         else:
             scan.overrides.append("++" + raw.lstrip("+"))
     return scan
@@ -151,7 +187,12 @@ def parse_override(parser: OverridesParser, raw: str) -> Override | str:
         )
 
 
-def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
+def _own_hint(group: str, name: str) -> str:
+    package, dot, _ = name.partition(".")
+    return f"; for a part of your own package add paths.imports=[{package}]" if dot and group in INJECTED else ""
+
+
+def _scan_choice(scan: Scan, override: Override, source: Source, packages: Sequence[Any]) -> None:
     group, raw = override.key_or_group, override.input_line or ""
     if override.package is not None:
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
@@ -170,9 +211,11 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         scan.invalid_groups.add(group)
         return
     for value in values:
-        if value not in options and not (group == "model" and _offer_timm_model(str(value), source)):
+        if value not in options and not (
+            (group == "model" and _offer_timm_model(str(value), source)) or _offer_own_part(group, str(value), packages)
+        ):
             near = nearest(str(value), [*options, *timm_models()] if group == "model" else options)
-            hint = f"; did you mean {group}={near}?" if near else ""
+            hint = f"; did you mean {group}={near}?" if near else _own_hint(group, str(value))
             listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
             scan.invalid_groups.add(group)

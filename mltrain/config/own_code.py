@@ -12,6 +12,7 @@ from pathlib import Path
 
 OPTION = "paths.imports"
 NAMES = ("imports", "allow_targets")  # keys of the section paths, the current one first; both mean the same
+GIVEN = "mltrain_given"  # module of the objects of a Python program, see mltrain.runs.given
 
 
 def make_importable(package: str) -> str | None:

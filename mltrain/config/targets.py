@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mltrain.config.own_code import OPTION
+from mltrain.config.own_code import GIVEN, OPTION
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 from mltrain.config.signatures import (
     PACKAGE,
@@ -26,6 +26,7 @@ from mltrain.config.signatures import (
     read_signature,
     signature_of_object,
 )
+from mltrain.errors import described
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class ComponentKind:
     """class that those of other packages derive from"""
     others: tuple[str, ...] = ()
     """modules of other packages that define such classes"""
+    any_class: bool = False
+    """classes of allowed packages need no base"""
     nests: bool = False
     """their options may hold components of the same kind"""
 
@@ -77,6 +80,7 @@ KINDS: dict[str, ComponentKind] = {
         f"an augmentation class, or a {_TRANSFORM}",
         ("mltrain.pipeline.augment",),
         base=_TRANSFORM,
+        any_class=True,
         others=_TRANSFORMS,
         nests=True,
     ),
@@ -84,6 +88,7 @@ KINDS: dict[str, ComponentKind] = {
         f"a resize class, or a {_TRANSFORM}",
         ("mltrain.pipeline.augment",),
         base=_TRANSFORM,
+        any_class=True,
         others=_TRANSFORMS,
         nests=True,
     ),
@@ -109,6 +114,7 @@ _FIXED = frozenset(
 
 
 DIVISION = "mltrain.datasets.division.Division"
+WRAPPER = "mltrain.models.own_backbone.wrap_backbone"
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,11 @@ class Permission:
     def advice(self, target: str) -> str:
         """Return how to allow a target, for a message."""
         package = target.partition(".")[0]
+        if package == GIVEN:
+            return (
+                "it was an object of a Python program, and only the run that mltrain.train() returns there can use it; "
+                "for other programs and commands put its class into a file: docs/own_parts"
+            )
         if _within(target, self.in_files):
             return f"{OPTION} in a file has no effect; if you trust that code, add to the command: {OPTION}=[{package}]"
         if "." not in target or permission_problem(package) is not None:
@@ -166,7 +177,9 @@ def component_signature(target: Any, section: str, permission: Permission, *, ne
         raise TargetError(_refusal(target, section, permission))
     if nested and not kind.nests and not permission.covers(target):
         raise TargetError(f"cannot stand inside an option: options of {section} are plain values")
-    return with_division(signature) if section == "dataset" else signature
+    if section == "dataset":
+        return with_division(signature)
+    return _with_wrapper(signature) if section == "model" and not _within(target, (PACKAGE,)) else signature
 
 
 def with_division(signature: Signature) -> Signature:
@@ -178,6 +191,14 @@ def with_division(signature: Signature) -> Signature:
     more = read_signature(DIVISION).parameters
     late = {name: item if f"dataset.{name}" in DEFAULTS_FOR_OLDER_RUNS else Parameter(item.kind, required=False)
             for name, item in more.items() if name not in own}  # fmt: skip
+    return replace(signature, parameters=own | late, added=frozenset(late))
+
+
+def _with_wrapper(signature: Signature) -> Signature:
+    """Return the signature of a backbone of another package with the options of `wrap_backbone`."""
+    own = signature.parameters
+    more = {k: p for k, p in read_signature(WRAPPER).parameters.items() if k != "made" and k not in own}
+    late = {name: Parameter(item.kind, required=False) for name, item in more.items()}
     return replace(signature, parameters=own | late, added=frozenset(late))
 
 
@@ -203,8 +224,12 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
     kind = KINDS[section]
     try:
         found = locate(target)
+    except TargetError:
+        raise
     except ImportError as error:
         raise TargetError(f"cannot be imported: {error}") from error
+    except Exception as error:  # its module is the user's code
+        raise TargetError(f"cannot be imported: {described(error)}") from error
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise TargetError("is no class or function")
     home = f"{found.__module__}."
@@ -213,7 +238,7 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
         raise TargetError(
             f"is defined in {found.__module__}, which a config may not name for {section}; {permission.advice(target)}"
         )
-    factory = trusted and inspect.isfunction(found)
+    factory = trusted and (inspect.isfunction(found) or kind.any_class)
     if kind.base is not None and not factory and not (inspect.isclass(found) and issubclass(found, locate(kind.base))):
         raise TargetError(f"is not what {section} takes: {kind.meaning}")
     return signature_of_object(target.rsplit(".", 1)[-1], found)

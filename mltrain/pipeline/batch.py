@@ -159,7 +159,10 @@ class Assembler:
                 continue
             if generator is not None and self.seed is not None:
                 generator.manual_seed(integer_hash(IMAGE, self.seed, job.epoch, job.position + offset, index))
-            result = self.transform(image)
+            try:
+                result = self.transform(image)
+            except DataError as error:  # a transform of the user
+                return PackedBatch(buffer, count, size, classes, job.indices, [], str(error), [])
             if result.shape != (3, size, size) or result.dtype != torch.uint8:
                 raise ValueError(
                     f"{type(self.transform).__name__} gave {result.dtype} {tuple(result.shape)}, "

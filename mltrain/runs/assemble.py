@@ -30,6 +30,7 @@ from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
+from mltrain.losses.base import knows_unknown
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
@@ -128,10 +129,10 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
     if getattr(loss, "reduction", None) == "none":
         raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
-    if not type(loss).__module__.startswith("mltrain.") and stats.unknowns.any():
+    if not knows_unknown(loss) and stats.unknowns.any():
         raise ConfigError(
             f"loss._target_={cfg.loss._target_}: {int(stats.unknowns.sum())} training targets are unknown (-1), which "
-            "only the losses of mltrain leave out; use one of them, such as loss=bce or loss=asl"
+            "only the losses of mltrain and those derived from them leave out; use one, such as loss=bce or loss=asl"
         )
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
     train_loader = build_train_loader(cfg, dist, parts)
