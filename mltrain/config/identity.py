@@ -32,6 +32,10 @@ IRRELEVANT = frozenset(
 )
 
 
+DEBUG = "debug"
+"""folder of runs that are no results"""
+
+
 def run_id(cfg: DictConfig) -> str:
     """Return 8 hex digits that identify a config: a hash without `IRRELEVANT` and without `DEFAULTS_FOR_OLDER_RUNS`.
 
@@ -49,8 +53,9 @@ def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """Return `<paths.runs>/<dataset.name>/<name>/<run_id>`."""
-    return Path(cfg.paths.runs) / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
+    """Return `<paths.runs>/<dataset.name>/<name>/<run_id>`; of a debug preset, the same below `<paths.runs>/debug`."""
+    runs = Path(cfg.paths.runs) if cfg.debug is None else Path(cfg.paths.runs) / DEBUG
+    return runs / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
 
 
 def names_folder(name: str) -> bool:

@@ -28,6 +28,7 @@ class RootOptions:
     seed: int = number(0, least=0, most=2**31 - 1)  # of initialisation, order, augmentation; part of the run's identity
     name: str | None = None  # second level of the run folder; null: <model>-<head>-<loss>
     rerun: bool = False  # train again where a finished run of the same config exists
+    debug: Literal["fast_dev", "overfit", "profile"] | None = None  # set by debug=NAME, which sets other keys too
     callbacks: list[dict[str, Any]] = field(default_factory=list)  # your code at points of the training, docs/own_parts
 
 
@@ -62,6 +63,8 @@ class DataOptions:
     cache_dir: str | None = None  # null: <paths.data>/cache
     cache_size: int | None = number(None, least=1)  # shorter side kept for random crops; null: 8/7 of the input size
     check_files: bool = True  # look for every image file before training
+    limit: int | None = number(None, least=1)  # images of each split, to try things out; null: all
+    validate_on: Literal["val", "train"] = "val"  # train: evaluate the training images, to see what was learnt by heart
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,9 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},
+    "debug": None,
+    "data.limit": None,
+    "data.validate_on": "val",
     "callbacks": [],
     "metrics.own": [],
 }

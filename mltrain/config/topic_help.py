@@ -38,7 +38,7 @@ def topic_help(topic: str, source: Source) -> str:
     group, equals, option = topic.lstrip("+").partition("=")
     if group in SECTIONS:
         return _section(group, SECTIONS[group], f"{group}.")
-    if group in section_options(RootOptions):
+    if group in section_options(RootOptions) and group not in source.groups():
         return _rows_of_section(RootOptions, "", only=group)
     section, _, key = group.partition(".")
     if section in SECTIONS and key in section_options(SECTIONS[section]):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mltrain.config.identity import DEBUG
 from mltrain.engine.lock import run_lock
 from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, flatten, read_json
 from mltrain.errors import DataError, MltrainError
@@ -69,9 +70,12 @@ class RunRecord(RunFolder):
 def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
     """Read every run at or below the folders, finished or not, in the order of their paths.
 
+    Runs of a debug preset are tries: they are left out, unless a folder of them is named (runs/debug).
+
     Raises:
         DataError: a folder does not exist.
     """
+    folders = list(folders)
     found: dict[Path, Path] = {}
     jobs: dict[tuple[str, ...], dict[str, Any]] = {}
     for folder in folders:
@@ -86,6 +90,8 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
             # The folders inside a run folder hold no runs.
             names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
     records = [_read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
+    if not any(DEBUG in folder.absolute().parts for folder in folders):
+        records = [record for record in records if not record.config.get("debug")]
     return records + [_failed_job(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
 
 

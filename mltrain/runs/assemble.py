@@ -37,6 +37,7 @@ from mltrain.models.classifier import Classifier
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
+from mltrain.runs.debug import limited, with_validation
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
@@ -173,6 +174,7 @@ def build_data(
         except DataError:
             dry_run(cfg)  # the config's own mistakes come first: data can take a day to fetch
             raise
+    splits = limited(cfg, splits)
     if training:
         check_trainable(splits.train)
     fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
@@ -180,6 +182,7 @@ def build_data(
         splits = splits._replace(train=fewer)
     splits = in_class_order(splits, class_names or splits.train.class_names)
     check_data(cfg, splits, training=training)
+    splits = with_validation(cfg, splits)
     return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
 
 

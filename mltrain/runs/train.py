@@ -26,6 +26,7 @@ from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
 from mltrain.runs.assemble import assemble
 from mltrain.runs.board import attach_board, finish_board
+from mltrain.runs.debug import verdict
 from mltrain.runs.image_roots import image_roots
 from mltrain.runs.same_data import check_runs
 
@@ -148,6 +149,7 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     finish_board(cfg, runner, result, outcome.validation)
     write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
+    verdict(cfg, result)
     if cfg.logger.report:
         loaders = {"val": runner.val_loader, "test": runner.test_loader}
         report_at_end(runner.folder, {k: loader.labels.root for k, loader in loaders.items() if loader is not None})
