@@ -354,7 +354,8 @@ class _Checker:
         """Report an unknown key, with the nearest key of its section, or else the same or a similar key elsewhere."""
         prefix = path[: len(path) - len(str(key))]
         near = nearest(str(key), known)
-        suggestion = f"{prefix}{near}" if near else self.elsewhere(str(key), section)
+        same = next((f"{name}.{key}" for name, keys in self.names.items() if section and str(key) in keys), None)
+        suggestion = same or (f"{prefix}{near}" if near else self.elsewhere(str(key), section))
         text = f"{owner} has no option {key}" if owner else f"there is no {path}"
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         self.problem(path, text + hint, value=value, allowed=known or ["nothing"])

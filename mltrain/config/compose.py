@@ -194,8 +194,9 @@ def _mark_missing(node: DictConfig, key: Any) -> None:
 
 
 @contextmanager
-def _hydra(folder: Path) -> Iterator[None]:
-    """Let Hydra compose from a folder, also inside a job that Hydra itself has started."""
+def composing(source: Source) -> Iterator[None]:
+    """Let Hydra compose from our folder of configs, also inside a job that Hydra itself has started."""
+    folder = source.folder.resolve()
     state, sources = GlobalHydra.instance(), SourcesRegistry.instance().types
     outer, files = state.hydra, sources.get("file", FileConfigSource)
     state.clear()
@@ -219,13 +220,18 @@ def prefer_own_configs(source: Source) -> None:
 def compose_with_hydra(overrides: Sequence[str], source: Source) -> DictConfig:
     if not (source.folder / f"{source.name}.yaml").is_file():
         raise ConfigError(
-            f"{source.folder}: no {source.name}.yaml here; this must be the folder `configs` of a checkout"
+            f"{source.folder}: no {source.name}.yaml here; this must be a whole folder of configs, as that of a "
+            "checkout. To add options and recipes of yours: --config-dir DIR"
         )
-    search = [f"file://{folder.resolve()}" for folder in source.extra]
-    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
     prefer_own_configs(source)
-    with _hydra(source.folder.resolve()):
-        return compose(source.name, [*overrides, *extra], return_hydra_config=True)
+    with composing(source):
+        return compose(source.name, [*overrides, *search_path(source)], return_hydra_config=True)
+
+
+def search_path(source: Source) -> list[str]:
+    """Return the override that tells Hydra the folders of `--config-dir`, in a list that is empty without them."""
+    search = [f"file://{folder.resolve()}" for folder in source.extra]
+    return [f"hydra.searchpath=[{','.join(search)}]"] if search else []
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:

@@ -19,7 +19,7 @@ from mltrain.config.own_code import NAMES
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.timm_models import timm_models
 from mltrain.errors import ConfigError
-from mltrain.text import did_you_mean, nearest, spell
+from mltrain.text import close_matches, did_you_mean, nearest, spell
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel has the configs inside the package; in a checkout they lie beside it.
@@ -114,7 +114,7 @@ def command_options(section: type, words: Sequence[str], *, suggest: bool = True
     Args:
         section: the dataclass.
         words: the arguments.
-        suggest: refuse an unknown key that is nearly one of the options.
+        suggest: refuse an unknown key that is similar to one of the options, not only one that is nearly the same.
 
     Raises:
         ConfigError: an option has a wrong value, or there is no such option.
@@ -125,8 +125,9 @@ def command_options(section: type, words: Sequence[str], *, suggest: bool = True
     for raw in words:
         key, equals, text = raw.partition("=")
         if key not in own or not equals:
-            hint = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
-            if suggest and hint:
+            close = own if suggest else close_matches(key, own, 1, cutoff=0.85)
+            hint = did_you_mean(key, close, "{}=VALUE") if equals and key not in roots and "." not in key else ""
+            if hint:
                 raise ConfigError(f"{raw}: there is no {key}{hint}")
             rest.append(raw)
             continue
@@ -216,6 +217,8 @@ def _scan_choice(scan: Scan, override: Override, source: Source, packages: Seque
         ):
             near = nearest(str(value), [*options, *timm_models()] if group == "model" else options)
             hint = f"; did you mean {group}={near}?" if near else _own_hint(group, str(value))
+            if group in SECTIONS and (option := section_options(SECTIONS[group]).get(str(value))):
+                hint = f"; did you mean {group}.{value}={'true' if option.default is False else 'VALUE'}?"
             listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
             scan.invalid_groups.add(group)

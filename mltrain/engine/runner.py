@@ -283,7 +283,7 @@ class Runner:
             "corrupt_images": list(dict.fromkeys(corrupt)),
         }
         if self.callbacks.stopped is not None:
-            result["stopped"] = self.callbacks.stopped
+            result["ended_early"] = self.callbacks.stopped
         self.callbacks.at("end", self, evaluation=validation, result=result)
         return Outcome(result, validation, test)
 

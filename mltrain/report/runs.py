@@ -89,7 +89,7 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
                 _note_job(path / file, jobs)
             # The folders inside a run folder hold no runs.
             names[:] = [] if CONFIG in files else sorted(name for name in names if not name.startswith("."))
-    records = [_read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
+    records = [read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
     if not any(DEBUG in folder.absolute().parts for folder in folders):
         records = [record for record in records if not record.config.get("debug")]
     return records + [_failed_job(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
@@ -126,8 +126,11 @@ def _first_line(text: Any) -> str:
     return str(text or "no reason was recorded").splitlines()[0]
 
 
-def _read_record(folder: Path, load: Load, job: Mapping[str, Any] | None) -> RunRecord:
-    """Read a run folder; a file that cannot be read becomes the note of an "unreadable" record."""
+def read_record(folder: Path, load: Load, job: Mapping[str, Any] | None = None) -> RunRecord:
+    """Read a run folder; `job` is the record that a sweep has of it.
+
+    A file that cannot be read becomes the note of an "unreadable" record.
+    """
     try:
         config, settings = load(folder)
         record = RunRecord(folder, "finished", config=config, settings=settings)

@@ -113,7 +113,7 @@ def test_a_callback_ends_the_training_after_its_epoch_and_for_good(overrides: li
     folder = fit([*words, "dataset.num_train=32"])
     result = read_result(folder)
     assert result is not None and result["steps"] == 2 and result["epochs"] == 1
-    assert result["stopped"] == "callbacks.0 (counting_package.Counter): enough"
+    assert result["ended_early"] == "callbacks.0 (counting_package.Counter): enough"
     (folder / "result.json").unlink()  # as if killed before the result was written
     seen.clear()
     fit([*words, "dataset.num_train=32"])
