@@ -29,7 +29,7 @@ EXPERIMENT = "experiment"
 
 @dataclass(frozen=True)
 class Source:
-    """The folders of configs: those of `--config-dir`, then the main one."""
+    """The folders of configs: the main one, then those of `--config-dir`, as Hydra searches them."""
 
     folder: Path = CONFIGS
     extra: tuple[Path, ...] = ()
@@ -37,7 +37,7 @@ class Source:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (*self.extra, self.folder)
+        return (self.folder, *self.extra)
 
     def options(self, group: str) -> list[str]:
         found = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
@@ -221,6 +221,11 @@ def _scan_choice(scan: Scan, override: Override, source: Source, packages: Seque
                 hint = f"; did you mean {group}.{value}={'true' if option.default is False else 'VALUE'}?"
             listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
+            scan.invalid_groups.add(group)
+        places = [folder / f"{group}/{value}.yaml" for folder in source.folders]
+        found = [file for file in places if file.is_file()]
+        if len(found) > 1:
+            scan.problems.append(f"{group}={spell(value)}: {found[0]} comes first and hides {found[1]}; rename yours")
             scan.invalid_groups.add(group)
     if group in scan.invalid_groups:
         return
