@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.identity import names_folder
 from mltrain.config.interpolations import check_length, raw, references
 from mltrain.config.own_code import NAMES, OPTION, make_importable
-from mltrain.config.rules import curriculum_problems, task_problems
+from mltrain.config.rules import curriculum_problems, logger_problems, task_problems
 from mltrain.config.schema import (
     DEFAULTS_FOR_OLDER_RUNS,
     INJECTED,
@@ -199,7 +199,7 @@ class _Checker:
         for path, folder in (("name", tree["name"]), ("dataset.name", dataset)):
             if isinstance(folder, str) and not names_folder(folder):
                 self.problem(path, _FOLDER_NAME, value=folder)
-        for path, text in (*task_problems(tree), *curriculum_problems(tree)):
+        for path, text in (*task_problems(tree), *curriculum_problems(tree), *logger_problems(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:

@@ -100,6 +100,10 @@ class LoggerOptions:
     wandb: bool = False  # needs mltrain-vision[wandb]
     mlflow: bool = False  # needs mltrain-vision[mlflow]
     project: str = "mltrain"  # project (wandb) or experiment (mlflow) name
+    entity: str | None = None  # team or user of wandb; null: your default
+    group: str | None = None  # of runs that belong together (wandb: group, mlflow: tag group)
+    tags: list[str] = field(default_factory=list)  # to find runs by in wandb or mlflow
+    run_name: str | None = None  # shown in wandb or mlflow; null: <dataset>-<name>-<id>
     every_steps: int = number(10, least=1)  # optimizer steps between two records of the training loss
     callbacks: list[dict[str, Any]] = field(default_factory=list)  # as callbacks, but they cannot end the training
     progress: Literal["auto", "bar", "lines", "off"] = "auto"  # auto: a bar on a terminal, lines otherwise

@@ -285,6 +285,7 @@ class Runner:
         if self.callbacks.stopped is not None:
             result["ended_early"] = self.callbacks.stopped
         self.callbacks.at("end", self, evaluation=validation, result=result)
+        self.sinks.finish(result, validation)
         return Outcome(result, validation, test)
 
     # -- state -------------------------------------------------------------------------------------------------------
