@@ -164,9 +164,10 @@ class Wandb(_Service):
 
         header, *rows = final.classes
         classes = wandb.Table(columns=list(header), data=[list(row) for row in rows])
-        pictures = [[wandb.Image(picture, caption=name), name] for name, picture in final.pictures]
-        tables = {"classes": classes, "predictions": wandb.Table(columns=["image", "file"], data=pictures)}
-        self._run.log({"step": final.step, **tables})
+        images = [wandb.Image(picture, caption=name) for name, picture in final.pictures]
+        rows = [[image, name] for image, (name, _) in zip(images, final.pictures, strict=True)]
+        predictions = wandb.Table(columns=["image", "file"], data=rows)
+        self._run.log({"step": final.step, "classes": classes, "predictions": predictions, "pictures": images})
         self._run.summary.update({f"best/{key}": value for key, value in final.figures.items()})
 
     def close(self, failed: bool) -> None:
