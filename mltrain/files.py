@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mltrain.errors import MltrainError
+from mltrain.errors import DataError, MltrainError
 
 try:
     import fcntl
@@ -260,6 +260,21 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
         return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116
     except OSError:
         return None
+
+
+def has_file(path: Path) -> bool:
+    """Return whether a regular file is there; False if nothing has this name.
+
+    Raises:
+        DataError: something else has the name, say a folder, a named pipe (which a reader would wait for), or a link
+            to nothing.
+    """
+    kind = kind_of(path)
+    if kind is None and path.is_symlink() and not os.path.exists(path):  # noqa: PTH110  (a circle of links is False)
+        kind = "a link that leads to no file"
+    if kind is not None:
+        raise DataError(f"{path}: is {kind}, not a file; move it away and repeat the command")
+    return path.exists()
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:

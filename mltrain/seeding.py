@@ -25,7 +25,7 @@ _MASK = (1 << 64) - 1
 
 # The first part of an `integer_hash` key says what the key is for, so that e.g. the order of an epoch and its
 # augmentation are independent.
-ORDER, IMAGE, MIX, PHOTOMETRIC, SIDES = 1, 2, 3, 4, 5
+ORDER, IMAGE, MIX, PHOTOMETRIC, SIDES, POLICY = 1, 2, 3, 4, 5, 6
 
 
 def splitmix64(value: int) -> int:

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from mltrain import files
-from mltrain.files import LockedError, atomic_folder, atomic_write, leftovers, locked, remove_leftovers, write_json
+from mltrain.errors import DataError
+from mltrain.files import (
+    LockedError,
+    atomic_folder,
+    atomic_write,
+    has_file,
+    leftovers,
+    locked,
+    remove_leftovers,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -146,3 +156,23 @@ def test_names_of_temporary_files_tell_what_is_left_over(tmp_path: Path, name: s
     assert path.exists()
     remove_leftovers(tmp_path, below=True)
     assert path.exists() != removed
+
+
+@pytest.mark.parametrize("make", ["folder", "pipe", "circle", "link to nothing"])
+def test_has_file_refuses_what_is_no_file(tmp_path: Path, make: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert not has_file(path)
+    if make == "folder":
+        path.mkdir()
+    elif make == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if make == "circle" else tmp_path / "gone")
+    with pytest.raises(DataError, match=r"metrics\.jsonl: is a .*, not a file"):
+        has_file(path)
+
+
+def test_has_file_follows_links(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert has_file(tmp_path / "link")

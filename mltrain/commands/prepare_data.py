@@ -65,7 +65,7 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
         DataError: data cannot be downloaded, are incomplete, or are damaged.
     """
     from mltrain.datasets.sources import retrieval
-    from mltrain.prepare.fetch import STORE, fetch, is_interrupted, is_there, verify
+    from mltrain.prepare.fetch import STORE, fetch, is_interrupted, is_there, remove_archives, verify
 
     cfg = _as_the_files_divide(cfg)
     section: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
@@ -93,6 +93,8 @@ def prepare_data(cfg: DictConfig, options: Options) -> None:
     except DataError as error:
         hint = "" if not wanted.by_hand or wanted.by_hand in str(error) else f"\n{wanted.by_hand}"
         raise DataError(f"{error}{hint}") from error
+    if not options.keep_archives:
+        remove_archives(wanted.files, Path(section["root"]))
     found = ", ".join(f"{part} {len(labels):,}" for part, labels in splits._asdict().items() if labels is not None)
     counted = ", as published" if wanted.counts is not None else ""
     logger.info("%s is complete: %s images%s, every file exists", name, found, counted)

@@ -37,7 +37,7 @@ from mltrain.engine.run_folder import (
     THRESHOLDS,
 )
 from mltrain.errors import ConfigError, DataError, MltrainError
-from mltrain.files import leftovers, remove_leftovers, temporary_folder
+from mltrain.files import has_file, leftovers, remove_leftovers, temporary_folder
 from mltrain.labels import check_class_names
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, option_name
 from mltrain.text import csv_cell, csv_text
@@ -232,7 +232,7 @@ def _result_of(result: dict[str, Any], weights: str) -> dict[str, Any]:
 
 def _rows_of(folder: Path, weights: str) -> list[dict[str, str]]:
     """Return the rows of per_class.csv with the figures of the published weights only, named "val_..."."""
-    path = next((p for name in PER_CLASS_FILES if (p := folder / name).is_file()), None)
+    path = next((p for name in PER_CLASS_FILES if has_file(p := folder / name)), None)
     if path is None:
         return []
     try:

@@ -93,13 +93,15 @@ def load_run(
         cfg = OmegaConf.load(io.StringIO(text))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(cfg, DictConfig) or not cfg:
-        raise ConfigError(f"{path}: holds no config; the run is usable with a copy from before the damage")
+    if not isinstance(cfg, DictConfig) or not {"dataset", "model", "head", "loss"} <= cfg.keys():
+        raise ConfigError(f"{path}: holds no config of a run; the run is usable with a copy from before the damage")
     parser = OverridesParser.create()
+    changed: list[str] = []
     for raw in overrides:
         override = parse_override(parser, raw)
         if isinstance(override, str):
             raise ConfigError(override)
+        changed.append(override.key_or_group)
         if override.is_sweep_override() or override.is_delete() or override.package is not None:
             raise ConfigError(f"{raw}: only KEY=VALUE can change a finished run's config")
         if override.key_or_group == "dataset" and not isinstance(override.value(), dict):
@@ -112,7 +114,11 @@ def load_run(
                 f"options ({group}.KEY=VALUE). For another {group} train anew: mltrain train"
             )
         OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-    checked = check_config(cfg, allow_targets=[*allow_targets, *granted_packages(overrides)])
+
+    def origin(key: str) -> str:
+        return "" if any(f"{key}.".startswith(f"{typed}.") for typed in changed) else str(path)
+
+    checked = check_config(cfg, allow_targets=[*allow_targets, *granted_packages(overrides)], origin=origin)
     checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
     return checked
 

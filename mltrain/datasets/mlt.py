@@ -28,10 +28,10 @@ import numpy as np
 from mltrain.datasets import coco, sources, voc
 from mltrain.datasets.csv import read_csv
 from mltrain.datasets.reading import require_paths
-from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.splits import Splits, check_fraction, hold_out, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
+from mltrain.safe_pickle import read_pickle
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from PIL import Image
 from mltrain.datasets.lists import read_lists
 from mltrain.datasets.once import has_version, make_versioned
 from mltrain.datasets.reading import check_choice, require_paths
-from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.datasets.sources import torchvision_how
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.progress import track
+from mltrain.safe_pickle import read_pickle
 
 log = logging.getLogger(__name__)
 

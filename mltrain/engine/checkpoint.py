@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 from mltrain.errors import CheckpointError
-from mltrain.files import atomic_write, sync_to_disk
+from mltrain.files import atomic_write, has_file, sync_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,10 @@ class CheckpointFolder:
 
         Raises:
             CheckpointError: there are files, but none that can be read.
+            DataError: something else than a file has the name.
         """
         path, previous = self.path(name), self.path("previous")
-        if not path.exists() and not (name == "last" and previous.exists()):
+        if not has_file(path) and not (name == "last" and has_file(previous)):
             return None
         state, problem = _read(path)
         if state is not None:
@@ -88,7 +89,7 @@ class CheckpointFolder:
         if name != "last":
             raise CheckpointError(f"{path}: {problem}")
         self.last_is_intact = False
-        if not previous.exists():
+        if not has_file(previous):
             raise CheckpointError(f"{path}: {problem}, and there is no previous.pt beside it; rerun=true starts over")
         state, previous_problem = _read(previous)
         if state is None:

@@ -30,8 +30,8 @@ import mltrain
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
-from mltrain.errors import ConfigError, DataError, described
-from mltrain.files import kind_of, without_nan, write_json, write_text
+from mltrain.errors import ConfigError, described
+from mltrain.files import has_file, without_nan, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,7 @@ class MetricsLog(Sink):
             DataError: something else has the name of the file.
         """
         kept = []
-        if (kind := kind_of(self.path)) is not None:
-            raise DataError(f"{self.path}: is {kind}, not a file; move it away and repeat the command")
-        if self.path.exists():
+        if has_file(self.path):
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 record = parse_record(line)
                 if record is None or record["step"] > step:

@@ -33,7 +33,7 @@ import yaml
 
 from mltrain.engine.saved_tables import ClassTable, SavedPredictions, read_class_table, read_confusion, read_predictions
 from mltrain.errors import DataError
-from mltrain.files import kind_of
+from mltrain.files import has_file
 from mltrain.labels import LabelStats
 from mltrain.safe_yaml import read_yaml
 
@@ -141,17 +141,17 @@ class RunFolder:
     def classes(self) -> dict[str, ClassTable]:
         """The content of per_class.csv, by split."""
         paths = {split: self.folder / name for split, name in PER_CLASS.items()}
-        return {split: read_class_table(path) for split, path in paths.items() if path.is_file()}
+        return {split: read_class_table(path) for split, path in paths.items() if has_file(path)}
 
     def confusion(self, split: str) -> tuple[np.ndarray, list[str]] | None:
         """Return the confusion matrix of a split, int64 (C, C), images by true and predicted class, and the names."""
         path = self.folder / CONFUSION[split]
-        return read_confusion(path) if path.is_file() else None
+        return read_confusion(path) if has_file(path) else None
 
     def predictions_file(self, split: str) -> Path | None:
         """Return the file with the predictions of a split, or None."""
         paths = (self.folder / name for name in PREDICTIONS[split])
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if has_file(path)), None)
 
     def predictions(self, split: str | None = None, weights: str | None = None) -> SavedPredictions:
         """Return the predictions that the run has kept.
@@ -292,12 +292,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file cannot be read, or holds something else.
     """
-    if (kind := kind_of(path)) is not None:  # reading a named pipe would wait for ever
-        raise DataError(f"{path}: is {kind}, not a file")
+    if not has_file(path):
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         forgotten = step + 1 if evaluated else step
+        _wait_for_next_second(self.folder)
         # A new start forgets everything.
         self.events = SummaryWriter(str(self.folder), purge_step=forgotten if step else 0, flush_secs=30)
         self._open = True
@@ -69,6 +72,19 @@ class TensorBoard:
             except OSError:
                 if not failed:  # else the error that ends the run is the one to read
                     raise
+
+
+def _wait_for_next_second(folder: Path) -> None:
+    """Wait until a new event file sorts after those in `folder`.
+
+    TensorBoard reads the files in the order of their names: the second they were opened at, host, process id, and a
+    counter without leading zeros. Two starts within one second could be read in the wrong order, and the older one
+    would then make TensorBoard forget the newer.
+    """
+    found = [re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.glob("events.out.tfevents.*")]
+    newest = max((int(match[1]) for match in found if match), default=0)
+    if newest == int(time.time()):
+        time.sleep(newest + 1 - time.time())
 
 
 def add_pr_curve(events: SummaryWriter, tag: str, counts: np.ndarray, step: int) -> None:

@@ -17,6 +17,9 @@ from mltrain.errors import DataError
 from mltrain.labels import LabelStats
 from mltrain.losses.asl import AsymmetricLoss
 
+ADVICE = "mltrain class_prior RUN writes such a file (columns: class, prior)"
+COLUMNS = (("class", "prior"), ("Classes", "avg_pred"))
+"""class and prior, in files of `mltrain class_prior` and in those of the authors' code"""
 Mode = Literal["selective", "negative", "ignore", "ignore_normalize"]
 
 
@@ -52,7 +55,7 @@ class ClassAwareSelectiveLoss(nn.Module):
             authors' code has 2.
         clip: probability margin in [0, 1): negatives with p <= clip are free.
         prior: csv file of class priors, as `mltrain class_prior` writes it. It has the columns class and prior (0 to
-            1).
+            1), or the authors' Classes and avg_pred.
         prior_threshold: ``selective`` leaves out unknown labels of classes with a higher prior; 0.5 in the authors'
             recipes. 0.05 in their code.
         topk: ``selective`` leaves out this many times B unknown labels of highest probability; 0: none. Per batch.
@@ -141,24 +144,47 @@ class _Normalized(AsymmetricLoss):
     """ASL whose entries weigh 1 + 1 / (1 + k), k the known labels of the image."""
 
     def weight(self, targets: Tensor) -> Tensor:
-        return 1 + 1 / (1 + (targets >= 0).sum(1, keepdim=True).to(targets.dtype))
+        return normalized_weight(targets)
+
+
+def normalized_weight(targets: Tensor) -> Tensor:
+    """Return 1 + 1 / (1 + k), (B, 1), k the known labels of each image."""
+    return 1 + 1 / (1 + (targets >= 0).sum(1, keepdim=True).to(targets.dtype))
 
 
 def read_prior(path: str | Path, class_names: tuple[str, ...]) -> np.ndarray:
-    """Read class priors from a csv file (columns `class`, `prior`): fp32 (C,) in the order of `class_names`.
+    """Read class priors from a csv file: fp32 (C,) in the order of `class_names`.
 
     Raises:
-        DataError: not readable, no such columns, a class that is missing or listed twice, a number outside 0 to 1.
+        DataError: as `read_prior_table`, and a class that is missing.
     """
-    advice = "mltrain class_prior RUN writes such a file (columns: class, prior)"
+    found = read_prior_table(path)
+    missing = [name for name in class_names if name not in found]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of the dataset's {len(class_names)} classes are not in it, first {missing[0]!r}; "
+            f"it must be of the same dataset; {ADVICE}"
+        )
+    return np.array([found[name] for name in class_names], dtype=np.float32)
+
+
+def read_prior_table(path: str | Path) -> dict[str, float]:
+    """Read class priors by class name, in the order of a csv file with the columns `class` and `prior`.
+
+    The columns may also be those of the authors' code, `Classes` and `avg_pred`.
+
+    Raises:
+        DataError: not readable, no such columns, a class that is listed twice, a number outside 0 to 1.
+    """
     found: dict[str, float] = {}
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            if not {"class", "prior"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: has the columns {reader.fieldnames}, not class and prior; {advice}")
+            columns = next((pair for pair in COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
+            if columns is None:
+                raise DataError(f"{path}: has the columns {reader.fieldnames}, not class and prior; {ADVICE}")
             for row in reader:
-                name, text = row["class"], row["prior"]
+                name, text = (row[column] for column in columns)
                 try:
                     value = float(text)
                 except (TypeError, ValueError):
@@ -169,11 +195,5 @@ def read_prior(path: str | Path, class_names: tuple[str, ...]) -> np.ndarray:
                     raise DataError(f"{path}, line {reader.line_num}: class {name!r} is listed twice")
                 found[name] = value
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {advice}") from error
-    missing = [name for name in class_names if name not in found]
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of the dataset's {len(class_names)} classes are not in it, first {missing[0]!r}; "
-            f"it must be of the same dataset; {advice}"
-        )
-    return np.array([found[name] for name in class_names], dtype=np.float32)
+        raise DataError(f"{path}: cannot be read ({error}); {ADVICE}") from error
+    return found

@@ -1,15 +1,15 @@
 """Image transforms: uint8 RGB array (H, W, 3) -> uint8 tensor (3, S, S) with channels-last strides.
 
 All transforms stay in uint8, crop before they resize, and draw only from torch's default CPU generator, which the
-loader seeds for each image (see `mltrain.seeding`). Resizing is antialiased, by torch's uint8 kernel: it differs from
-Pillow's by at most 2 grey levels, and may differ by 1 between processor families.
+loader seeds for each image (see `mltrain.seeding`). Resizing is antialiased unless asked otherwise, by torch's uint8
+kernel: it differs from Pillow's by at most 2 grey levels, and may differ by 1 between processor families.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from mltrain.pipeline import crops, pixels
-from mltrain.seeding import PHOTOMETRIC, SIDES, integer_generator
+from mltrain.pipeline import crops, pixels, randaugment
+from mltrain.seeding import PHOTOMETRIC, POLICY, SIDES, integer_generator
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -43,7 +43,9 @@ class EvalResize:
             ``crop`` resizes the shorter side to ``floor(S / crop_pct)`` and takes the centre S x S. Equal to
             torchvision's ``Resize`` and ``CenterCrop``.
         crop_pct: share of the shorter side that ``crop`` keeps, in (0, 1].
-        interpolation: antialiased ``bilinear`` or ``bicubic``.
+        interpolation: ``bilinear`` or ``bicubic``.
+        antialias: average over all pixels that a smaller one covers, as Pillow does. False interpolates between the
+            nearest ones alone, as OpenCV does, and so mmcv and the Distribution-Balanced code.
 
     Raises:
         ValueError: an argument is out of range, or `crop_pct` is given for ``squish``.
@@ -53,6 +55,7 @@ class EvalResize:
     resize: Literal["squish", "crop"] = "squish"
     crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("resize", self.resize, ("squish", "crop"))
@@ -69,9 +72,9 @@ class EvalResize:
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         size = self.image_size
         if self.resize == "squish":
-            return _resize(image, size, size, self.interpolation)
+            return _resize(image, size, size, self.interpolation, self.antialias)
         height, width, top, left = self._crop(*image.shape[:2])
-        resized = _resize(image, height, width, self.interpolation)
+        resized = _resize(image, height, width, self.interpolation, self.antialias)
         return resized[:, top : top + size, left : left + size]
 
     def region(self, height: int, width: int) -> tuple[float, float, float, float]:
@@ -91,7 +94,7 @@ class EvalResize:
     def __repr__(self) -> str:
         return (
             f"EvalResize(image_size={self.image_size}, resize={self.resize}, crop_pct={self.crop_pct}, "
-            f"interpolation={self.interpolation})"
+            f"interpolation={self.interpolation}{_unlike_earlier(self.antialias)})"
         )
 
 
@@ -101,6 +104,7 @@ class ShorterSide:
 
     size: int
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -110,10 +114,10 @@ class ShorterSide:
         if min(image.shape[:2]) <= self.size:
             return torch.from_numpy(image).permute(2, 0, 1)
         height, width = image.shape[:2]
-        return _resize(image, *_shorter_side_to(height, width, self.size), self.interpolation)
+        return _resize(image, *_shorter_side_to(height, width, self.size), self.interpolation, self.antialias)
 
     def __repr__(self) -> str:
-        return f"ShorterSide(size={self.size}, interpolation={self.interpolation})"
+        return f"ShorterSide(size={self.size}, interpolation={self.interpolation}{_unlike_earlier(self.antialias)})"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -138,10 +142,14 @@ class TrainAugment:
         cutout: f; a rectangle of f x S by f x S centred on a random pixel (clipped at the border) is filled with a
             random colour: CutoutPIL of the published ASL training code (Ridnik et al. 2021, f = 0.5). 0 is off.
         randaugment_ops, randaugment_magnitude: RandAugment (Cubuk et al. 2020), torchvision's operations, out of 30.
-        interpolation: antialiased ``bilinear`` or ``bicubic``.
+        asl_policy: apply the random operations of the published ASL training code, milder than RandAugment (see
+            `randaugment`). Its cutout is one pixel wider and higher, and so it is here.
+        interpolation: ``bilinear`` or ``bicubic``.
+        antialias: average over all pixels that a smaller one covers; see `EvalResize`.
 
     Raises:
-        ValueError: an argument is out of range, or `scale` or `ratio` is given for another crop.
+        ValueError: an argument is out of range, `scale` or `ratio` is given for another crop, or `asl_policy` beside
+            `randaugment_ops`.
     """
 
     image_size: int
@@ -154,7 +162,9 @@ class TrainAugment:
     cutout: float = 0.0
     randaugment_ops: int = 0
     randaugment_magnitude: int = 9
+    asl_policy: bool = False
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("crop", self.crop, _CROPS)
@@ -180,6 +190,8 @@ class TrainAugment:
                 f"randaugment_ops={ops}, randaugment_magnitude={magnitude}: operations must not be negative and the "
                 "magnitude is in 0..30"
             )
+        if ops and self.asl_policy:
+            raise ValueError(f"asl_policy=true and randaugment_ops={ops}: choose one of the two policies")
         self.randaugment = v2.RandAugment(num_ops=ops, magnitude=magnitude) if ops else None
 
     def cache_resize(self, size: int | None = None) -> EvalResize | ShorterSide:
@@ -190,12 +202,15 @@ class TrainAugment:
         which is a slightly different input.
         """
         if self.crop == "squish":
-            return EvalResize(image_size=self.image_size, resize="squish", interpolation=self.interpolation)
-        return ShorterSide(size=size or round(self.image_size * 8 / 7), interpolation=self.interpolation)
+            options: dict[str, Any] = {"resize": "squish", "interpolation": self.interpolation}
+            return EvalResize(image_size=self.image_size, antialias=self.antialias, **options)
+        size = size or round(self.image_size * 8 / 7)
+        return ShorterSide(size=size, interpolation=self.interpolation, antialias=self.antialias)
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         draws = torch.rand(_DRAWS, dtype=torch.float64).tolist()
-        result = _resize(self._crop(image, draws), self.image_size, self.image_size, self.interpolation)
+        size = self.image_size
+        result = _resize(self._crop(image, draws), size, size, self.interpolation, self.antialias)
         if draws[_FLIP] < self.flip:
             result = result.flip(-1)
         if self.color_jitter:
@@ -206,11 +221,14 @@ class TrainAugment:
             amounts = torch.rand(pixels.PHOTOMETRIC_DRAWS, dtype=torch.float64, generator=own).tolist()
             result = pixels.photometric(result, amounts)
         if self.cutout:
-            result = pixels.cut_out(result, self.cutout, draws[_CUTOUT : _CUTOUT + 5])
-        if self.randaugment is not None:
-            # Pillow's uint8 affine is 4 times as fast as torch's float grid sampling.
-            picture = Image.fromarray(result.permute(1, 2, 0).numpy())
-            result = torch.from_numpy(np.array(self.randaugment(picture))).permute(2, 0, 1)
+            result = pixels.cut_out(result, self.cutout, draws[_CUTOUT : _CUTOUT + 5], inclusive=self.asl_policy)
+        # Pillow's uint8 affine is 4 times as fast as torch's float grid sampling.
+        if self.asl_policy:
+            own = integer_generator(POLICY, int(draws[0] * 2**53))
+            amounts = torch.rand(randaugment.DRAWS, dtype=torch.float64, generator=own).tolist()
+            result = _tensor(randaugment.policy(_picture(result), amounts))
+        elif self.randaugment is not None:
+            result = _tensor(self.randaugment(_picture(result)))
         return result
 
     def _crop(self, image: np.ndarray, draws: list[float]) -> np.ndarray:
@@ -244,11 +262,24 @@ def _shorter_side_to(height: int, width: int, size: int) -> tuple[int, int]:
     return max(size, int(size * height / width)), size
 
 
-def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> torch.Tensor:
+def _unlike_earlier(antialias: bool) -> str:
+    """Return the part of a name that caches made before the option came lack."""
+    return "" if antialias else ", antialias=False"
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _resize(image: np.ndarray, height: int, width: int, interpolation: str, antialias: bool) -> torch.Tensor:
     """Resize a uint8 (H, W, 3) array to a (3, height, width) tensor, which shares its memory if the sizes are equal."""
     # Add the batch dimension before permuting: only then torch sees channels-last strides and uses its vectorised
     # uint8 kernel, which takes half the time of the planar one.
     batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     if image.shape[:2] == (height, width):
         return batch[0]
-    return F.interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
+    return F.interpolate(batch, (height, width), mode=interpolation, antialias=antialias)[0]

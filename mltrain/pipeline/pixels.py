@@ -78,13 +78,16 @@ def _missing(planes: list[torch.Tensor], value: torch.Tensor, shift: float) -> l
     return [part.clamp_(0, 1).mul_(chroma) for part in lacks]
 
 
-def cut_out(image: torch.Tensor, factor: float, draws: list[float]) -> torch.Tensor:
-    """Fill a rectangle of `factor` of each side, around a random pixel, with a random colour; five draws."""
+def cut_out(image: torch.Tensor, factor: float, draws: list[float], *, inclusive: bool = False) -> torch.Tensor:
+    """Fill a rectangle of `factor` of each side, around a random pixel, with a random colour; five draws.
+
+    `inclusive` also fills the row below and the column to the right, as Pillow's `rectangle` does.
+    """
     height, width = image.shape[1:]
     h, w = int(factor * height + 0.5), int(factor * width + 0.5)
     centre_y, centre_x = below(height, draws[0]), below(width, draws[1])
     top, left = max(0, centre_y - h // 2), max(0, centre_x - w // 2)
-    bottom, right = min(height, centre_y + h // 2), min(width, centre_x + w // 2)
+    bottom, right = (min(height, centre_y + h // 2 + inclusive), min(width, centre_x + w // 2 + inclusive))
     colour = torch.tensor([below(256, u) for u in draws[2:]], dtype=torch.uint8)
     result = image.clone()  # `image` may belong to the caller, or to a cache
     result[:, top:bottom, left:right] = colour[:, None, None]

@@ -62,6 +62,13 @@ def fetch(name: str, files: Sequence[RemoteFile], root: Path, *, keep_archives: 
         raise disk_error(error, store) from error
 
 
+def remove_archives(files: Sequence[RemoteFile], root: Path) -> None:
+    """Delete the archives whose files are in their place: `fetch` may have been killed before it did."""
+    for remote in files:
+        if remote.unpacked is not None and is_there(remote, root):
+            (root / STORE / remote.name).unlink(missing_ok=True)
+
+
 def _obtain(remote: RemoteFile, root: Path, keep_archives: bool) -> None:
     store = root / STORE
     file = store / remote.name

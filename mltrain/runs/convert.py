@@ -161,6 +161,9 @@ def _config(
     made = ["model=timm", "model.pretrained=false", "ema=none", f"head={head.kind}"]
     made += [f"model.{key}={spell(value)}" for key, value in (backbone | {"image_size": size}).items()]
     made += [f"head.{key}={spell(value)}" for key, value in head.options.items()]
+    if head.kind == "pfc":
+        made.append("eval_resize.antialias=false")
+        assumed.append("eval_resize.antialias=false (as the Distribution-Balanced code resizes)")
     classes = head.num_classes
     if "dataset" not in given:
         made += [f"dataset={DATASETS.get(classes or 0, 'csv')}"]

@@ -26,6 +26,7 @@ def facts(run: FinishedRun) -> dict[str, Any]:
         "resize": resize.resize if ours else repr(resize),
         "crop_pct": resize.crop_pct if ours else None,
         "interpolation": resize.interpolation if ours else None,
+        "antialias": resize.antialias if ours else None,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
         "mltrain_version": mltrain.__version__,

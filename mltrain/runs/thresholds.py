@@ -22,6 +22,7 @@ from mltrain.engine.evaluator import Evaluation, Predictions
 from mltrain.engine.run_folder import THRESHOLDS, WEIGHTS
 from mltrain.engine.state import TrainState
 from mltrain.errors import ConfigError, DataError
+from mltrain.files import has_file
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.counts import count_at_threshold, overall_and_per_class, words_at_k
 from mltrain.metrics.summary import Summary
@@ -67,7 +68,7 @@ def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresho
         ConfigError: they are of other classes, of other weights, or of an earlier epoch; or `file` does not exist.
     """
     path = run.folder / THRESHOLDS if file is None else Path(file)
-    if file is None and not path.exists():
+    if file is None and not has_file(path):
         return None
     found, best = _read(path)
     problem = None
@@ -104,7 +105,7 @@ def report_thresholds(
 
     They are not used on the validation split, where they were found, nor where the test split shares images with it.
     """
-    if not (folder / THRESHOLDS).exists():
+    if not has_file(folder / THRESHOLDS):
         return None
     found, best = _read(folder / THRESHOLDS)
     reason = no_other_split(splits)

@@ -149,8 +149,19 @@ def test_a_syntax_error_is_said_without_the_parsers_tokens(override: str) -> Non
     assert "BRACKET_OPEN" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n"])
-def test_a_run_whose_config_is_empty_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n", "just text\n", "hello: 1\n"])
+def test_a_run_whose_config_is_empty_or_something_else_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.yaml: holds no config; the run is usable"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: holds no config of a run; the run is usable"):
         load_run(tmp_path)
+
+
+def test_a_wrong_key_in_the_config_of_a_run_is_reported_with_the_file(tmp_path: Path) -> None:
+    cfg = load([])
+    OmegaConf.update(cfg, "loss.gama_neg", 3, force_add=True)
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError) as error:
+        load_run(tmp_path, ["runner.batch_sise=4"])
+    lines = str(error.value).splitlines()
+    assert [str(tmp_path / "config.yaml") in line for line in lines if "gama" in line] == [True]
+    assert not any("config.yaml" in line for line in lines if "batch_sise" in line)

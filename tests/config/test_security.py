@@ -43,7 +43,7 @@ HAND_WRITTEN = [
     *("torch.optim.optimizer.torch.load", "torchvision.transforms.v2.functional.F.torch.load"),
     *("torch.nn.parallel.DistributedDataParallel", "torch.nn.modules.module.functools.partial"),
     *("mltrain.config.cli.os.system", "mltrain.cli.os.system", "mltrain.cli.main", "mltrain.pipeline.cache.Path"),
-    *("mltrain.files.write_text", "mltrain.datasets.safe_pickle.load", "mltrain.prepare.fetch.fetch"),
+    *("mltrain.files.write_text", "mltrain.safe_pickle.load", "mltrain.prepare.fetch.fetch"),
     *(
         "mltrain.models.weights.read_state_dict",
         "mltrain.models.export.export_onnx",

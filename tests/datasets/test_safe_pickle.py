@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mltrain.datasets import safe_pickle
-from mltrain.datasets.safe_pickle import read_pickle
+from mltrain import safe_pickle
 from mltrain.errors import DataError
+from mltrain.safe_pickle import read_pickle
 
 PLAIN: dict[str, Any] = {
     "counts": np.array([3, 1, 2]),

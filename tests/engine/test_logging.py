@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import logging
 import sys
@@ -247,6 +248,23 @@ def test_every_sink_learns_whether_the_run_failed():
     with Sinks(spies):
         pass
     assert [spy.failed for spy in spies] == [False, False]
+
+
+def test_tensorboard_reads_starts_within_one_second_in_their_order(tmp_path, monkeypatch):
+    """The counter in a file's name has no leading zeros, so that the tenth file sorts before the ninth."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
+
+    count = itertools.count(9)
+    monkeypatch.setattr(event_file_writer._global_uid, "get", lambda: next(count))
+    for start in (0, 3):
+        board = TensorBoard(tmp_path)
+        board.resume(start)
+        for step in range(start + 1, start + 4):
+            board.log(step, {"loss": step / 10})
+        board.close(failed=False)
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in found.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_tensorboard_that_was_never_opened_closes(tmp_path):

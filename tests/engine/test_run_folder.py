@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mltrain.config.compose import load_run
 from mltrain.engine import run_folder
+from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.run_folder import RunFolder, flatten, is_run_folder, read_jobs, weights_key
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.tables import write_csv
@@ -178,7 +182,21 @@ def test_class_names_that_look_like_formulas_are_read_as_they_are(tmp_path: Path
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_named_pipe_in_the_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "environment.json")
-    with pytest.raises(DataError, match=r"environment\.json: is a named pipe"):
-        _ = RunFolder(tmp_path).environment
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("environment.json", lambda folder: RunFolder(folder).environment),
+        ("per_class.csv", lambda folder: RunFolder(folder).classes),
+        ("confusion.csv", lambda folder: RunFolder(folder).confusion("val")),
+        ("predictions.npz", lambda folder: RunFolder(folder).predictions_file("val")),
+        ("last.pt", lambda folder: CheckpointFolder(folder).load()),
+        ("previous.pt", lambda folder: CheckpointFolder(folder).load()),
+        ("best.pt", lambda folder: CheckpointFolder(folder).load("best")),
+    ],
+)
+def test_a_named_pipe_in_the_place_of_a_file_does_not_hang(
+    tmp_path: Path, name: str, read: Callable[[Path], Any]
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{re.escape(name)}: is a named pipe"):
+        read(tmp_path)

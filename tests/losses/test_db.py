@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mltrain.datasets.safe_pickle import read_pickle
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.losses import ClassBalancedLoss, DistributionBalancedLoss, InverseFrequencyLoss, PerLabelLoss
 from mltrain.losses.base import CPU_CHUNK
+from mltrain.safe_pickle import read_pickle
 from tests.losses.test_per_label import KINDS, make_targets, value_and_grad
 
 PLAIN_DB: dict[str, Any] = {"ntr": False, "focal": False}

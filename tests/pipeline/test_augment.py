@@ -6,10 +6,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from mltrain.pipeline import pixels, randaugment
 from mltrain.pipeline.augment import EvalResize, ShorterSide, TrainAugment
 from mltrain.pipeline.pixels import photometric
 
@@ -229,6 +230,94 @@ def test_randaugment_is_that_of_torchvision():
     torch.rand(49, dtype=torch.float64)  # what the augmentation draws for itself
     expected = v2.RandAugment(num_ops=2, magnitude=9)(Image.fromarray(image))
     assert torch.equal(run(augment, image, 4), planes(np.array(expected)))
+
+
+def test_the_published_policy_draws_as_its_package_does(monkeypatch):
+    """`randaugment` 1.0.2: two of 15 operations, each with probability 1/2, at one of nine magnitudes."""
+    seen, levels, signs = [], [], []
+
+    def recorded(name, operation):
+        def record(picture, m, sign, place):
+            seen.append(name), levels.append(round(9 * m)), signs.append(sign)
+            return operation(picture, m, sign, place)
+
+        return record
+
+    monkeypatch.setattr(randaugment, "OPERATIONS", {k: recorded(k, v) for k, v in randaugment.OPERATIONS.items()})
+    image = photograph(0, 48, 48)
+    augment = TrainAugment(image_size=48, flip=0.0, asl_policy=True)
+    changes = np.array([(run(augment, image, seed) != planes(image)).any().item() for seed in range(1000)])
+    assert 0.25 < 1 - changes.mean() < 0.31  # 1/4 without any operation, and some operations change nothing
+    assert len(seen) == pytest.approx(1000, abs=5 * 1000**0.5)
+    frequencies = np.array([seen.count(name) for name in randaugment.OPERATIONS])
+    assert len(frequencies) == 15 and (np.abs(frequencies - 1000 / 15) < 5 * (1000 / 15) ** 0.5).all()
+    counts = np.bincount(levels, minlength=10)
+    assert counts[0] == 0 and (np.abs(counts[1:] - 1000 / 9) < 5 * (1000 / 9) ** 0.5).all()
+    assert abs(sum(signs)) < 5 * 1000**0.5
+    fixed = [0.0, 0.0, 0.9, 0.0, 0.0, 0.0] * 2
+    assert randaugment.policy(Image.fromarray(image), fixed) == Image.fromarray(image)
+
+
+def test_operations_of_the_published_policy_have_its_ranges():
+    """The formulas of the package at its largest magnitude, which the tests of Pillow cover otherwise."""
+    image = photograph(1, 40, 60)
+    picture = Image.fromarray(image)
+
+    def applied(name, m, sign=1.0, place=(0.5, 0.5)):
+        return np.array(randaugment.OPERATIONS[name](picture, m, sign, place))
+
+    assert np.array_equal(applied("invert", 1), 255 - image)
+    assert np.array_equal(applied("posterize", 1), image & 0xF0)
+    assert np.array_equal(applied("posterize", 1 / 9), image)  # eight bits still
+    assert np.array_equal(applied("solarize", 1), 255 - image)
+    assert np.array_equal(applied("solarize", 5 / 9), np.where(image < 256 - 256 * 5 / 9, image, 255 - image))
+    assert np.abs(applied("brightness", 1, -1.0) - 0.1 * image).max() <= 1
+    moved = applied("translate_x", 1)
+    shift = round(150 / 331 * 60)
+    assert np.array_equal(moved[:, : 60 - shift], image[:, shift:]) and (moved[:, -shift + 1 :] == 128).all()
+    cut = applied("cutout", 1)
+    rows, columns = (cut != image).any(2).nonzero()
+    assert (cut[10:30, 20:40] == (125, 122, 113)).all() and (rows.min(), rows.max(), columns.min()) == (10, 29, 20)
+    assert (applied("rotate", 1)[0, 0] == 128).all() and (applied("shear_y", 1)[-1, -1] == 128).all()
+
+
+def test_cutout_of_the_published_code_is_one_pixel_larger():
+    image = np.full((40, 40, 3), 77, np.uint8)
+    assert isinstance(TrainAugment(image_size=40, cutout=0.5, asl_policy=True), TrainAugment)
+    for draws in ([0.5, 0.5, 0.1, 0.2, 0.3], [0.99, 0.02, 0.1, 0.2, 0.3]):
+        y, x = int(draws[0] * 40), int(draws[1] * 40)
+        expected = Image.fromarray(image)
+        box = (max(0, x - 10), max(0, y - 10), min(40, x + 10), min(40, y + 10))
+        ImageDraw.Draw(expected).rectangle(box, fill=tuple(int(256 * u) for u in draws[2:]))
+        result = pixels.cut_out(planes(image), 0.5, draws, inclusive=True)
+        assert torch.equal(result, planes(np.array(expected)))
+
+
+def test_two_policies_are_refused():
+    with pytest.raises(ValueError, match="asl_policy=true and randaugment_ops=2: choose one"):
+        TrainAugment(image_size=8, asl_policy=True, randaugment_ops=2)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (20, 24), (90, 33)])
+def test_resizing_without_antialias_interpolates_between_the_nearest_pixels(size):
+    """OpenCV's bilinear rule: the four pixels around each centre, whatever the scale."""
+    image = photograph(2, *size).astype(np.float64)
+    rows, columns = (np.clip((np.arange(32) + 0.5) * n / 32 - 0.5, 0, n - 1) for n in size)
+    top, left = (np.minimum(np.floor(at).astype(int), n - 2) for at, n in zip((rows, columns), size, strict=True))
+    v, u = (rows - top)[:, None, None], (columns - left)[None, :, None]
+    corner = [image[top + i][:, left + j] for i in (0, 1) for j in (0, 1)]
+    expected = (1 - v) * ((1 - u) * corner[0] + u * corner[1]) + v * ((1 - u) * corner[2] + u * corner[3])
+    result = EvalResize(image_size=32, antialias=False)(image.astype(np.uint8)).permute(1, 2, 0).numpy()
+    assert np.abs(result - expected).max() <= 1
+    trained = run(TrainAugment(image_size=32, flip=0.0, antialias=False), image.astype(np.uint8))
+    assert np.array_equal(trained.permute(1, 2, 0).numpy(), result)
+
+
+def test_a_cache_without_antialias_is_another_cache():
+    options = {"image_size": 32, "flip": 0.0}
+    choices = itertools.product((True, False), ("squish", "shorter_side"))
+    names = {repr(TrainAugment(antialias=on, crop=c, **options).cache_resize()) for on, c in choices}
+    assert len(names) == 4 and sum("antialias=False" in name for name in names) == 2
 
 
 def test_one_augmentation_does_not_change_the_draws_of_another():

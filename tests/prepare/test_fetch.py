@@ -144,6 +144,12 @@ def test_archives_go_when_they_are_not_to_be_kept(coco: Callable[..., Path]) -> 
     assert whole(root) and store(root) == {"checksums.sha256"}
 
 
+def test_an_archive_that_a_kill_left_behind_goes_the_next_time(site: Site, coco: Callable[..., Path]) -> None:
+    root = coco()  # as a kill leaves it: everything is in its place, the archives too
+    site.asked.clear()
+    assert whole(coco(keep_archives=False)) and store(root) == {"checksums.sha256"} and not site.asked
+
+
 def test_a_wrong_checksum_unpacks_nothing_and_the_next_call_downloads_again(
     site: Site, coco: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.promises.runs import ROOT, environment
 
-GROUND = ("errors", "text", "files", "safe_yaml", "seeding", "console", "labels", "progress", "storage")
+GROUND = ("errors", "text", "files", "safe_pickle", "safe_yaml", "seeding", "console", "labels", "progress", "storage")
 LIBRARY = ("callbacks", "datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
 BELOW = (*GROUND, *LIBRARY, "config")
 ALLOWED = {
