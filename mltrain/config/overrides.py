@@ -188,9 +188,10 @@ def parse_override(parser: OverridesParser, raw: str) -> Override | str:
         )
 
 
-def _own_hint(group: str, name: str) -> str:
+def _own_hint(group: str, name: str, packages: Sequence[Any]) -> str:
     package, dot, _ = name.partition(".")
-    return f"; for a part of your own package add paths.imports=[{package}]" if dot and group in INJECTED else ""
+    names = ",".join(map(str, [*packages, package]))
+    return f"; for a part of your own package add paths.imports=[{names}]" if dot and group in INJECTED else ""
 
 
 def _scan_choice(scan: Scan, override: Override, source: Source, packages: Sequence[Any]) -> None:
@@ -216,7 +217,7 @@ def _scan_choice(scan: Scan, override: Override, source: Source, packages: Seque
             (group == "model" and _offer_timm_model(str(value), source)) or _offer_own_part(group, str(value), packages)
         ):
             near = nearest(str(value), [*options, *timm_models()] if group == "model" else options)
-            hint = f"; did you mean {group}={near}?" if near else _own_hint(group, str(value))
+            hint = f"; did you mean {group}={near}?" if near else _own_hint(group, str(value), packages)
             if group in SECTIONS and (option := section_options(SECTIONS[group]).get(str(value))):
                 hint = f"; did you mean {group}.{value}={'true' if option.default is False else 'VALUE'}?"
             listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")

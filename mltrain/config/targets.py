@@ -136,10 +136,12 @@ class Permission:
                 "for other programs and commands put its class into a file: docs/own_parts"
             )
         if _within(target, self.in_files):
-            return f"{OPTION} in a file has no effect; if you trust that code, add to the command: {OPTION}=[{package}]"
+            names = ",".join(dict.fromkeys([*self.packages, *self.in_files]))
+            return f"{OPTION} in a file has no effect; if you trust that code, add to the command: {OPTION}=[{names}]"
         if "." not in target or permission_problem(package) is not None:
             return f"{OPTION}=[PACKAGE] on the command line allows one of yours"
-        return f"if {package} is your own or you trust it, add to the command: {OPTION}=[{package}]"
+        names = ",".join([*self.packages, package])
+        return f"if {package} is your own or you trust it, add to the command: {OPTION}=[{names}]"
 
 
 def permission_problem(package: Any) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from mltrain.errors import ConfigError, DataError, described
+from mltrain.errors import ConfigError, described
 
 
 class OwnTransform:
@@ -43,7 +43,7 @@ class OwnTransform:
         try:
             result = self.transform(given)
         except Exception as error:
-            raise DataError(f"{self.where} failed: {described(error)}") from error
+            raise ConfigError(f"{self.where} failed: {described(error)}") from error
         return self._checked(result)
 
     def _checked(self, result: Any) -> torch.Tensor:
@@ -53,7 +53,7 @@ class OwnTransform:
             result = torch.from_numpy(array.copy()).permute(2, 0, 1) if array.ndim == 3 and array.size else array
         if not isinstance(result, torch.Tensor) or tuple(result.shape) != expected:
             shape = tuple(getattr(result, "shape", ()))
-            raise DataError(
+            raise ConfigError(
                 f"{self.where}: returned an image of shape {shape}, expected {expected}, "
                 "(3, S, S) with S = image_size, which the class is given if its __init__ has that argument"
             )
@@ -61,7 +61,7 @@ class OwnTransform:
             return result
         if result.is_floating_point() and float(result.min()) >= 0 and float(result.max()) <= 1:
             return (result * 255).round().to(torch.uint8)
-        raise DataError(
+        raise ConfigError(
             f"{self.where}: returned {result.dtype} from {float(result.min()):.3g} to {float(result.max()):.3g}; "
             "expected uint8, or float in 0..1: leave normalisation out, the model does it"
         )

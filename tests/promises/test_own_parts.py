@@ -176,7 +176,7 @@ def no_splits(*, name="none"): return [1, 2]
         (["metrics.own=[{_target_: odd_parts.Text}]"], "returned map, which is a figure already"),
         (["metrics.own=[{_target_: odd_parts.Wordy}]"], "returned mine='good'; a figure is one number"),
         (["dataset=odd_parts.no_splits"], "returned list, not mltrain.datasets.splits.Splits"),
-        (["loss=odd_part.Squares"], r"no such option of loss; .*add paths.imports=\[odd_part\]"),
+        (["loss=odd_part.Squares"], r"no such option of loss; .*add paths.imports=\[odd_parts,odd_part\]"),
     ],
 )
 def test_a_part_that_does_not_fit_is_one_message(
