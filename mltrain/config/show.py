@@ -1,4 +1,4 @@
-"""What `--cfg` and `--info` print: configs as YAML, and how Hydra has put them together."""
+"""Text of `--cfg` and `--info`: configs as YAML, and how Hydra has put them together."""
 
 from __future__ import annotations
 

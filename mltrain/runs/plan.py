@@ -1,4 +1,4 @@
-"""What a command would do, without doing it: `--dry-run`."""
+"""Plan of a command, without running it: `--dry-run`."""
 
 from __future__ import annotations
 

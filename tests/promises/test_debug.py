@@ -25,7 +25,7 @@ def test_overfit_learns_its_images_by_heart_and_is_no_result(
     overrides: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="mltrain"):
-        folder = tried(overrides, "overfit", "runner.evaluate_every=50")
+        folder = tried(overrides, "overfit", "runner.epochs=30", "runner.evaluate_every=30")
     result = read_result(folder)
     assert result is not None and result["val"]["map"] == 100.0
     assert "mAP 100.00 on the training images, as it should be" in caplog.text
@@ -35,6 +35,7 @@ def test_overfit_learns_its_images_by_heart_and_is_no_result(
     assert [record.folder for record in read_runs([tmp_path / "runs/debug"], load_settings)] == [folder]
 
 
+@pytest.mark.slow
 def test_profile_writes_a_table_and_a_trace(overrides: list[str], caplog: pytest.LogCaptureFixture) -> None:
     options = ["runner.max_steps=3", "runner.batch_size=16"]
     callbacks = "callbacks=[{_target_: mltrain.callbacks.Profile, wait: 1, steps: 1}]"
