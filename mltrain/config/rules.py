@@ -22,7 +22,8 @@ BEST = {
 # Options that only several labels an image have a use for, and what a single label does without them.
 MULTI_LABEL_OPTIONS = {
     **dict.fromkeys(
-        ("metrics.threshold", "metrics.topk", "metrics.words_k"), "the class with the highest logit is predicted"
+        ("metrics.threshold", "metrics.topk", "metrics.topk_threshold", "metrics.words_k", "metrics.ranking"),
+        "the class with the highest logit is predicted",
     ),
     **dict.fromkeys(
         ("metrics.min_positives", "metrics.min_negatives"), "metrics.absent says what a class without images does"

@@ -75,6 +75,7 @@ class MetricsOptions:
     medium_min: int = number(20, least=1)  # medium: at least this many; tail: fewer
     threshold: float = number(0.5, least=0, most=1)  # of the sigmoid, for OP OR OF1 CP CR CF1; not 0 or 1 itself
     topk: int | tuple[int, ...] | None = number(3, least=1)  # the same at the k best classes of an image, [3,5]: both
+    topk_threshold: float | None = number(None, least=0, most=1)  # least sigmoid of a label at k; ML-GCN, CSRA: 0.5
     words_k: int | None = number(5, least=1)  # null: none; annotation length of the per-word protocol
     absent: Literal["exclude", "zero", "error"] = "exclude"  # a class without positives in the evaluated split
     best: (
@@ -84,6 +85,7 @@ class MetricsOptions:
     ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
     min_positives: int = number(1, least=1)  # classes with fewer known positives are left out of class means
     min_negatives: int = number(0, least=0)  # the same of known negatives; at least 1 where entries are unknown
+    ranking: bool = False  # the label-ranking metrics too: LRAP, ranking loss, coverage error
     save_predictions: bool | None = None  # logits and targets in the run folder; null: of the best weights, up to:
     own: list[dict[str, Any]] = field(default_factory=list)  # your figures, beside the others: docs/own_parts/metric.md
     predictions_mb: float = number(100.0, least=0)  # size of a split's logits that save_predictions=null keeps
@@ -153,6 +155,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "partial": {"_target_": None},
     "metrics.min_positives": 1,
     "metrics.min_negatives": 0,
+    "metrics.topk_threshold": None,
+    "metrics.ranking": False,
     "head.bottleneck": None,
     "dataset.unseen": None,
     "dataset.blank": "negative",

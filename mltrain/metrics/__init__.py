@@ -10,6 +10,7 @@ from mltrain.metrics.counts import (
     words_at_k,
 )
 from mltrain.metrics.entries import KnownEntries
+from mltrain.metrics.label_ranking import label_ranking
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.metrics.thresholds import Criterion, adjust_logits, best_cut, best_cuts, best_tau
 
@@ -26,6 +27,7 @@ __all__ = [
     "count_above",
     "count_at_threshold",
     "count_at_topk",
+    "label_ranking",
     "micro_average_precision",
     "overall_and_per_class",
     "summarize",

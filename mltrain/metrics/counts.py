@@ -38,6 +38,10 @@ class Counts(NamedTuple):
         """float64 `(C,)`, 2 hits / (predicted + positives); 0 where both are 0."""
         return ratio(2 * self.hits, self.predicted + self.positives)
 
+    def accuracy(self, negatives: np.ndarray) -> np.ndarray:
+        """Return the share of known entries that are predicted right, float64 `(C,)`; `negatives` `(C,)` are known."""
+        return ratio(2 * self.hits - self.predicted + negatives, self.positives + negatives)
+
 
 def count_at_threshold(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Counts:
     """Count with every class predicted whose sigmoid is strictly above `threshold` (0..1, exclusive).
@@ -78,17 +82,19 @@ def count_above(logits: Tensor, targets: Tensor, *, cuts: float | Tensor) -> Cou
     return _count(logits, targets, cuts=cuts)
 
 
-def count_at_topk(logits: Tensor, targets: Tensor, *, k: int) -> Counts:
+def count_at_topk(logits: Tensor, targets: Tensor, *, k: int, threshold: float | None = None) -> Counts:
     """Count with the k highest logits of each image predicted; among equal logits the lowest class index wins.
 
     The k are chosen among all classes, as a user of the model would see them; unknown entries among them are ignored.
+    With `threshold`, only those whose sigmoid is at least this (0..1, exclusive), so that an image has k labels at
+    most: the "top-3" of ML-GCN's and CSRA's code, at 0.5.
 
     Raises:
-        ValueError: k is not in 1..C, or inputs as in `average_precision`.
+        ValueError: k is not in 1..C, threshold out of range, or inputs as in `average_precision`.
     """
     if logits.dim() == 2 and not 1 <= k <= logits.shape[1]:
         raise ValueError(f"k must be 1 to the number of classes, {logits.shape[1]}; got {k}")
-    return _count(logits, targets, k=k)
+    return _count(logits, targets, k=k, least=None if threshold is None else logit_of(threshold))
 
 
 def count_negatives(targets: Tensor) -> np.ndarray:
@@ -185,7 +191,14 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     return chosen
 
 
-def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = None, k: int = 1) -> Counts:
+def _count(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    cuts: float | Tensor | None = None,
+    k: int = 1,
+    least: float | None = None,
+) -> Counts:
     """Count over the images, a bounded number of rows at a time, on the device of the logits."""
     check_shapes(logits, targets)
     refuse_nan(logits)
@@ -200,6 +213,8 @@ def _count(logits: Tensor, targets: Tensor, *, cuts: float | Tensor | None = Non
         labels = checked_labels(targets[part].detach().to(scores.device))
         if cuts is None:
             chosen = top_k(scores, k)
+            if least is not None:
+                chosen &= scores >= least
         elif isinstance(cuts, Tensor) and cuts.dim() == 2:
             chosen = scores > cuts[part]
         else:

@@ -16,7 +16,7 @@ from mltrain.metrics.average_precision import (
     ranking_average_precision,
     refuse_nan,
 )
-from mltrain.metrics.counts import Counts, checked_labels, count_above, count_at_topk, count_negatives
+from mltrain.metrics.counts import Counts, checked_labels, count_above, count_at_topk, count_negatives, logit_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class DenseEntries:
     def count_above(self, cuts: float | Tensor) -> Counts:
         return count_above(self.logits, self.targets, cuts=cuts)
 
-    def count_at_topk(self, k: int) -> Counts:
-        return count_at_topk(self.logits, self.targets, k=k)
+    def count_at_topk(self, k: int, threshold: float | None = None) -> Counts:
+        return count_at_topk(self.logits, self.targets, k=k, threshold=threshold)
 
     def negatives(self) -> np.ndarray:
         return count_negatives(self.targets)
@@ -113,8 +113,9 @@ class KnownEntries:
             cuts = cuts[self.columns.long()]
         return self._count(self.logits > cuts)
 
-    def count_at_topk(self, k: int) -> Counts:
-        return self._count(self.ranks < k)
+    def count_at_topk(self, k: int, threshold: float | None = None) -> Counts:
+        chosen = self.ranks < k
+        return self._count(chosen if threshold is None else chosen & (self.logits >= logit_of(threshold)))
 
     def negatives(self) -> np.ndarray:
         return self._sum(self.labels == 0)

@@ -23,7 +23,7 @@ from mltrain.metrics.average_precision import (
     to_labels,
     to_scores,
 )
-from mltrain.metrics.counts import Counts, mean
+from mltrain.metrics.counts import Counts, mean, ratio
 from mltrain.metrics.summary import Absent, Summary, checked_indices
 
 ZERO_RECALL = 0.001
@@ -137,6 +137,25 @@ def g_mean(recall: np.ndarray) -> float:
     return float(np.exp(np.log(np.maximum(recall, ZERO_RECALL)).mean())) if recall.size else 0.0
 
 
+def specificity(counts: Counts) -> np.ndarray:
+    """Return the share of the images of other classes that are not taken for a class, float64 (C,).
+
+    Equals imbalanced-learn's `specificity_score(average=None)`.
+    """
+    others = counts.positives.sum() - counts.positives
+    return 1 - ratio(counts.predicted - counts.hits, others)
+
+
+def balanced_accuracy_index(counts: Counts, alpha: float = 0.1) -> np.ndarray:
+    """Return the index of balanced accuracy (IBA) of each class, float64 (C,).
+
+    ``(1 + alpha (recall - specificity)) recall specificity``: Garcia, Mollineda, Sanchez, "Index of Balanced Accuracy",
+    IbPRIA 2009, of the squared geometric mean; equals imbalanced-learn's `classification_report_imbalanced`.
+    """
+    own, others = counts.recall, specificity(counts)
+    return (1 + alpha * (own - others)) * own * others
+
+
 def summarize_single_label(
     logits: Tensor,
     targets: Tensor,
@@ -192,6 +211,10 @@ def summarize_single_label(
         "weighted_P": share @ counts.precision,
         "weighted_R": share @ counts.recall,
         "weighted_F1": share @ counts.f1,
+        "macro_specificity": mean(specificity(counts)[evaluable]),
+        "weighted_specificity": share @ specificity(counts),
+        "macro_iba": mean(balanced_accuracy_index(counts)[evaluable]),
+        "weighted_iba": share @ balanced_accuracy_index(counts),
         "g_mean": g_mean(counts.recall[evaluable]),
         "mauc": mauc(logits, labels),
     }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mltrain.metrics.counts import Counts, count_at_topk, logit_of, overall_and_per_class, word_figures
 from mltrain.metrics.entries import DenseEntries, KnownEntries
+from mltrain.metrics.label_ranking import label_ranking
 
 Absent = Literal["exclude", "zero", "error"]
 TITLES = {"map": "mAP", "g_mean": "G-mean", "mauc": "MAUC", "balanced_accuracy": "balanced accuracy"}
@@ -40,10 +41,12 @@ def summarize(
     threshold: float = 0.5,
     cuts: float | Tensor | None = None,
     topk: int | Sequence[int] | None = 3,
+    topk_threshold: float | None = None,
     words_k: int | None = 5,
     absent: Absent = "exclude",
     min_positives: int = 1,
     min_negatives: int = 0,
+    ranking: bool = False,
 ) -> Summary:
     """Evaluate one set of predictions.
 
@@ -51,18 +54,23 @@ def summarize(
         logits: `(N, C)` floating point, as the model gave them; or the known entries, without targets.
         targets: `(N, C)` of 1 positive, 0 negative, -1 unknown.
         group_indices: class indices by group name, as `LabelStats.group_indices()`; each group with an evaluable class
-            gets `map_<name>`, and `OF1_<name>`, `CF1_<name>` and `macro_F1_<name>` over its classes.
+            gets `map_<name>`, and `OF1_<name>`, `CF1_<name>`, `macro_F1_<name>` and `hamming_accuracy_<name>` over its
+            classes.
         threshold: of the sigmoid, for OP OR OF1 CP CR CF1 macro_F1 and the counts of each class.
         cuts: logits to use instead of `threshold`, as in `count_above`: one per class `(C,)`, for example.
         topk: labels per image for the same figures with suffix `@k`, one k or several; None leaves them out. A group
             called "unseen" is also ranked by itself, with suffix `_unseen@k`: the figures of zero-shot learning,
             where those over all classes are of generalised zero-shot learning (not from known entries).
+        topk_threshold: least sigmoid of a label in the figures `@k`: an image has k labels at most then, as in the
+            code of ML-GCN and CSRA (0.5). None: exactly k.
         words_k: labels per image for the annotation protocol (`words_P` ...); None leaves them out.
         absent: a class without a known positive is left out of the means over classes ("exclude"), counts as 0 in them
             ("zero", what the ASL family's code does) or is refused ("error").
         min_positives, min_negatives: a class with positives, but with fewer known positives or known negatives than
             this, is left out of the means over classes; `classes_below_support` counts them. A class with unknown
             entries and no known negative has an AP of 1 for any model and is always left out.
+        ranking: add the label-ranking metrics `lrap`, `ranking_loss` and `coverage_error` (a number of labels), see
+            `label_ranking` (not from known entries).
 
     Returns:
         Summary. Among the scalars `map` is the mean AP of the classes, `map_weighted` the mean weighted by their known
@@ -115,13 +123,16 @@ def summarize(
         scalars["micro_ap"] = _percent(micro)
 
     scalars |= _figures(counts, evaluable, suffix="")
+    accuracy = counts.accuracy(negatives)
+    scalars["hamming_accuracy"] = _percent(accuracy[evaluable].mean())
     for name, members in groups.items():
         figures = _figures(Counts(*(column * members for column in counts)), members, suffix=f"_{name}")
         scalars |= {f"{key}_{name}": figures[f"{key}_{name}"] for key in ("OF1", "CF1", "macro_F1")}
+        scalars[f"hamming_accuracy_{name}"] = _percent(accuracy[members].mean())
     cut_offs = () if topk is None else (topk,) if isinstance(topk, int) else tuple(topk)
     for k in cut_offs:
         if k <= classes:
-            scalars |= _figures(entries.count_at_topk(k), evaluable, suffix=f"@{k}")
+            scalars |= _figures(entries.count_at_topk(k, topk_threshold), evaluable, suffix=f"@{k}")
     if "unseen" in groups and group_indices and isinstance(entries, DenseEntries):
         indices = checked_indices("unseen", group_indices["unseen"], classes)
         scalars |= _ranked_alone(entries, indices, evaluable, cut_offs)
@@ -129,6 +140,10 @@ def summarize(
         words = word_figures(entries.count_at_topk(words_k))
         scalars |= {f"words_{name}": _percent(words[name]) for name in ("P", "R", "F1")}
         scalars["words_N+"] = words["N+"]
+    if ranking and isinstance(entries, DenseEntries):
+        ranks = label_ranking(entries.logits, entries.targets)
+        scalars |= {"lrap": _percent(ranks["lrap"]), "ranking_loss": _percent(ranks["ranking_loss"])}
+        scalars["coverage_error"] = ranks["coverage_error"]
     scalars["classes_without_positives"] = float(missing.sum())
     if min_positives > 1 or min_negatives > 0 or unsupported.any():
         scalars["classes_below_support"] = float(unsupported.sum())

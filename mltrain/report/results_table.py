@@ -19,7 +19,12 @@ from mltrain.text import counted, csv_cell
 
 TITLES = {"seconds": "time", "images_per_second": "img/s"}
 """of columns that are no figures of the metrics"""
-NOT_RANKED = frozenset({"seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"})
+NOT_RANKED = frozenset(
+    {
+        *("seconds", "images_per_second", "runs", "classes_without_positives", "classes_below_support"),
+        *("coverage_error", "ranking_loss"),  # less is better
+    }
+)
 LONGEST = 44
 """Characters of a setting in a table; of a longer one, usually a path, the end is shown."""
 

@@ -239,7 +239,7 @@ def _summarizer_of_task(cfg: DictConfig, stats: LabelStats) -> functools.partial
     if cfg.task == SINGLE_LABEL:
         groups = stats.group_indices()
         return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
-    keys = ("threshold", "topk", "words_k", "absent", "min_positives", "min_negatives")
+    keys = ("threshold", "topk", "topk_threshold", "words_k", "absent", "min_positives", "min_negatives", "ranking")
     settings = {key: cfg.metrics[key] for key in keys}
     groups = stats.group_indices()
     if "unseen" in groups:
@@ -248,10 +248,9 @@ def _summarizer_of_task(cfg: DictConfig, stats: LabelStats) -> functools.partial
 
 
 def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
-    """Return whether evaluation keeps all predictions, to write or rank those of unknown targets or for own figures."""
-    return bool(
-        cfg.metrics.save_predictions or cfg.metrics.own or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices()
-    )
+    """Return whether evaluation keeps predictions for unknown targets too: to write them, or for figures of images."""
+    asked = cfg.metrics.save_predictions or cfg.metrics.ranking or cfg.metrics.own
+    return bool(asked or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
 
 def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> TrainLoader:

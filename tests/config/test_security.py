@@ -306,7 +306,7 @@ def test_components_nest_where_they_compose() -> None:
             "_target_": "torchvision.transforms.v2.Compose",
             "transforms": [{"_target_": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 0.5}],
         }
-    assert len(instantiate(cfg.augment, "augment").transforms) == 1
+    assert len(instantiate(cfg.augment, "augment", image_size=8).transform.transforms) == 1
     with pytest.raises(ConfigError, match="cannot stand inside an option"):
         load(["model.timm_kwargs={x: {_target_: mltrain.models.backbone.create_backbone, name: resnet18}}"])
 

@@ -201,3 +201,16 @@ def test_other_targets_and_logits_are_refused() -> None:
 def test_confusion_matrix_is_sparse_in_many_classes() -> None:
     matrix = confusion_matrix(np.array([5, 5, 9]), np.array([7, 7, -1]), 100_000)
     assert matrix.shape == (100_000, 100_000) and matrix.nnz == 1 and matrix[7, 5] == 2
+
+
+def test_specificity_and_iba_equal_imbalanced_learn() -> None:
+    """Values that imbalanced-learn 0.14 printed for these labels and predictions."""
+    pairs = {
+        (0, 0): 29, (0, 1): 1, (0, 2): 1, (0, 3): 7, (1, 0): 3, (1, 1): 5,
+        (2, 0): 2, (2, 1): 1, (2, 2): 2, (2, 3): 2, (3, 0): 2, (3, 3): 5,
+    }  # fmt: skip
+    rows = [pair for pair, count in pairs.items() for _ in range(count)]
+    labels, predicted = np.array(rows).T
+    scalars = summarize_single_label(torch.eye(4)[predicted], one_hot(labels, 4)).scalars
+    figures = [scalars[name] for name in ("macro_specificity", "weighted_specificity", "macro_iba", "weighted_iba")]
+    assert figures == pytest.approx([86.3669349518406, 77.1344064740291, 48.80631023175499, 50.8468176362207])
