@@ -18,7 +18,7 @@ from mltrain.engine import callbacks as engine_callbacks
 from mltrain.engine.callbacks import Callbacks, Named
 from mltrain.engine.run_folder import read_result
 from mltrain.errors import ConfigError, Interrupted, MltrainError
-from tests.promises.runs import assert_same, fit, records, state, stop_at
+from tests.promises.runs import assert_same, execute, fit, records, state, stop_at, torchrun
 
 PACKAGE = """
 import torch
@@ -118,6 +118,16 @@ def test_a_callback_ends_the_training_after_its_epoch_and_for_good(overrides: li
     seen.clear()
     fit([*words, "dataset.num_train=32"])
     assert [point for point, *_ in seen] == ["start", "end"]
+
+
+@pytest.mark.slow
+def test_two_ranks_end_together_and_the_main_one_calls(overrides: list[str], tmp_path: Path, seen: list[Any]) -> None:
+    words = [*overrides, GRANT, "callbacks=[{_target_: counting_package.Counter, stop_at: 1}]"]
+    execute(torchrun(*words))
+    (result,) = (tmp_path / "runs").rglob("result.json")
+    found = read_result(result.parent)
+    assert found is not None and found["epochs"] == 1 and found["ended_early"].endswith("enough")
+    assert state(result.parent)["callbacks"]["states"][0][1]["steps"] == found["steps"]
 
 
 def test_what_can_end_a_training_counts_for_its_identity(seen: list[Any]) -> None:
