@@ -27,14 +27,15 @@ from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
 from mltrain.engine.logging import Sinks
-from mltrain.engine.nonfinite import dump_step
-from mltrain.engine.progress import Progress
+from mltrain.engine.nonfinite import dumped
+from mltrain.engine.progress import Progress, epoch_line
+from mltrain.engine.run_folder import NONFINITE
 from mltrain.engine.signals import StopSignal
-from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best, repair_best
+from mltrain.engine.state import TrainingPosition, TrainState, named_models, read_best, repair_best
 from mltrain.engine.step import StepResult, TrainStep
 from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.metrics.summary import TITLES, Summary
+from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.optim.ema import ModelEma
 from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
@@ -174,7 +175,7 @@ class Runner:
             try:
                 result = self.train_step(self.step, group, self.stop.signum)
             except NonFiniteError as error:
-                raise dump_step(error, self, group) from None
+                raise self._dump(error, group) from None
             self.step += 1
             self._saved = False
             self.loss_sum += result.loss
@@ -226,7 +227,7 @@ class Runner:
             self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
         if evaluation is not None:
             self.callbacks.at("evaluation", self, evaluation=evaluation)
-        self.progress.end_epoch(self._epoch_line(record))
+        self.progress.end_epoch(epoch_line(record, self.epochs, self.best_by))
 
     def _is_evaluated(self) -> bool:
         """Return whether no evaluation is due at this step, or the history has it."""
@@ -379,18 +380,16 @@ class Runner:
             self.checkpoints.last_is_intact = False
             return None
 
+    def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
+        """Write what one needs to analyse a step that was not finite, and add the file to the error."""
+        images = [self.train_labels.path(int(i)) for batch in group for i in batch.indices]
+        file = self.folder / NONFINITE.format(rank=self.dist.rank)
+        return dumped(error, file, self.step, self.train_step.optimizer, images, self.config)
+
     def _tick(self) -> None:
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-
-    def _epoch_line(self, record: dict[str, Any]) -> str:
-        parts = [f"epoch {record['epoch']}/{self.epochs}", f"loss {record['train_loss']:.4g}"]
-        for name in self.models():
-            if name in record:
-                label = ("EMA " if name == EMA else "") + TITLES.get(self.best_by, self.best_by)
-                parts.append(f"{label} {record[name][self.best_by]:.2f}")
-        return "  ".join(parts)
 
     def _close_loaders(self) -> None:
         for loader in (self.train_loader, self.val_loader, self.test_loader):
