@@ -66,6 +66,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the callbacks of a package in the working directory see."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("mltrain.report.plots.per_class_ap_plot", lambda *given, **options: None)
     (tmp_path / "counting_package.py").write_text(PACKAGE)
     monkeypatch.delitem(sys.modules, "counting_package", raising=False)
     load([GRANT])

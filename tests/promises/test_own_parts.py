@@ -35,6 +35,7 @@ def outside(tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     """A folder with what the pages name, which is the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("mltrain.report.plots.per_class_ap_plot", lambda *given, **options: None)
     for k in range(12):
         Image.new("RGB", (40, 30), (20 * k, 100, 0)).save(tmp_path / f"{k}.jpg")
     part = {f"{k}.jpg": ["sea"] if k % 2 else ["sky", "sea"] for k in range(12)}
