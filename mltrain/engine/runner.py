@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -26,6 +26,7 @@ from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
+from mltrain.engine.kept import KeptEpochs, Patience
 from mltrain.engine.logging import Sinks
 from mltrain.engine.nonfinite import dumped
 from mltrain.engine.progress import Progress, epoch_line
@@ -33,7 +34,7 @@ from mltrain.engine.run_folder import NONFINITE
 from mltrain.engine.signals import StopSignal
 from mltrain.engine.state import TrainingPosition, TrainState, named_models, read_best, repair_best
 from mltrain.engine.step import StepResult, TrainStep
-from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
+from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
@@ -77,6 +78,10 @@ class Runner:
     max_steps: int | None = None
     evaluate_every: int = 1
     checkpoint_every_minutes: float = 10.0
+    keep_best: int = 1
+    keep_last: int = 0
+    """how many checkpoints of the best, and of the last evaluated epochs are kept, see `KeptEpochs`"""
+    patience: Patience = field(default_factory=Patience)
     log_every_steps: int = 10
     keep_predictions: bool = False
     curriculum: Curriculum | None = None
@@ -93,6 +98,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointFolder(self.folder)
+        self.kept = KeptEpochs(self.checkpoints, self.best_by, self.keep_best, self.keep_last)
         self.stop = StopSignal()
         step, progress = self.train_step, self.progress.mode
         channels_last = step.memory_format is torch.channels_last
@@ -141,13 +147,13 @@ class Runner:
                 finally:
                     self._close_loaders()
         except FileNotFoundError:
-            self._check_folder()
+            self.checkpoints.check_folder()
             raise
 
     def _train(self) -> None:
         try:
             self._evaluate_epoch()  # if the run was stopped between an epoch and its evaluation
-            while self.step < self.total_steps and not self.callbacks.stop_together(self.dist):
+            while self.step < self.total_steps and not self._ends_early():
                 self._train_epoch()
                 self._evaluate_epoch()
                 self._save()
@@ -158,6 +164,17 @@ class Runner:
         except (Interrupted, DataError):  # both are raised between two steps, so the state is consistent
             self._save()
             raise
+
+    def _ends_early(self) -> bool:
+        """Return on every rank whether patience has run out, or a callback has asked to end the training."""
+        asked = self.callbacks.stop_together(self.dist)
+        return asked or (self.patience.evaluations is not None and self.dist.broadcast(bool(self._why_early())))
+
+    def _why_early(self) -> str:
+        """Say why the run ends before its last epoch; empty where it does not. Only the main rank knows figures."""
+        over = self.step >= self.total_steps
+        why = self.callbacks.stopped or self.patience.why(self.history, self.best_by, self.epochs)
+        return "" if over else why
 
     def _train_epoch(self) -> None:
         epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -216,7 +233,7 @@ class Runner:
             evaluation = self.evaluate(self.val_loader)
             if evaluation is not None:
                 record |= {name: summary.scalars for name, summary in evaluation.summaries.items()}
-                self._keep_best(epoch, evaluation)
+                self._keep(epoch, evaluation)
         self.loss_sum = 0.0
         self.history.append(record)
         flat = {"train/epoch_loss": record["train_loss"], "epoch": epoch}
@@ -224,7 +241,8 @@ class Runner:
             flat |= {f"{name}/{key}": value for key, value in record.get(name, {}).items()}
         self.sinks.log(self.step, flat)
         if evaluation is not None and self.on_evaluation is not None:
-            self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
+            ends = self.step == self.total_steps or bool(self._why_early())
+            self.on_evaluation(epoch, self.step, evaluation, last=ends)
         if evaluation is not None:
             self.callbacks.at("evaluation", self, evaluation=evaluation)
         self.progress.end_epoch(epoch_line(record, self.epochs, self.best_by))
@@ -248,18 +266,19 @@ class Runner:
         evaluation = self.evaluate(self.val_loader)
         self._saved = False
         if evaluation is not None:
-            self._keep_best(self.epochs_at(self.step), evaluation)
+            self._keep(self.epochs_at(self.step), evaluation)
 
-    def _keep_best(self, epoch: int, evaluation: Evaluation) -> None:
-        """Write best.pt if this evaluation is better than all before."""
+    def _keep(self, epoch: int, evaluation: Evaluation) -> None:
+        """Write best.pt if this evaluation is better than all before, and a file of the epoch if it is one to keep."""
         by = self.best_by
         weights = evaluation.best(by)
         score = evaluation.summaries[weights].scalars[by]
-        if self.best and not score > self.best[by]:
-            return
-        self.best = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
-        self._check_folder()
-        self.checkpoints.save(self._state().to_dict(), "best")
+        found = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
+        is_best = not self.best or score > self.best[by]
+        if is_best:
+            self.best = found
+        self.checkpoints.check_folder()
+        self.kept.save(replace(self._state(), best=found), self.history, is_best=is_best)
 
     def _finish(self) -> Outcome | None:
         """Evaluate the best weights again, so that the reported figures are those of `best.pt`."""
@@ -283,8 +302,7 @@ class Runner:
             "images_per_second": self.progress.mean_rate(),
             "corrupt_images": list(dict.fromkeys(corrupt)),
         }
-        if self.callbacks.stopped is not None:
-            result["ended_early"] = self.callbacks.stopped
+        result |= {"ended_early": why} if (why := self._why_early()) else {}
         self.callbacks.at("end", self, evaluation=validation, result=result)
         self.sinks.finish(result, validation)
         return Outcome(result, validation, test)
@@ -310,7 +328,7 @@ class Runner:
         self._saved = True
         if not self.dist.is_main:
             return
-        self._check_folder()
+        self.checkpoints.check_folder()
         self.sinks.flush()
         scaler = self.train_step.scaler
         position = TrainingPosition(
@@ -325,18 +343,11 @@ class Runner:
             callbacks=self.callbacks.state_dict(),
         )
         self.checkpoints.save(self._state(position).to_dict(), "last")
-
-    def _check_folder(self) -> None:
-        """Refuse to make the run folder anew: it would lack what was written at the start."""
-        if not self.folder.is_dir():
-            raise MltrainError(
-                f"{self.folder}: the run folder was deleted or moved during the training, so nothing more is saved; "
-                "repeat the command to start again"
-            ) from None
+        self.kept.prune(self.history)
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, if there is one."""
-        content = self._load_last()
+        content = self.checkpoints.load_last(start_over=bool(self.config.get("rerun")))
         state = None if content is None else TrainState.from_dict(content, self.folder)
         steps = self.dist.all_gather_objects(None if state is None else state.step)
         if len(set(steps)) > 1:
@@ -367,18 +378,10 @@ class Runner:
         self.seconds, self.loss_sum = position.seconds, position.loss_sum
         if self.dist.is_main and self.best and not repair_best(self.checkpoints, state):
             self.best, self._saved = {}, False
+        if self.dist.is_main:
+            self.kept.restore(self.history)
         self.sinks.resume(self.step, evaluated=self._is_evaluated())
         logger.info("resumed at step %d of %d", self.step, self.total_steps)
-
-    def _load_last(self) -> dict[str, Any] | None:
-        try:
-            return self.checkpoints.load("last")
-        except CheckpointError as error:
-            if not self.config.get("rerun"):
-                raise
-            logger.warning("%s, as it does now", error)
-            self.checkpoints.last_is_intact = False
-            return None
 
     def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
         """Write what one needs to analyse a step that was not finite, and add the file to the error."""

@@ -19,7 +19,9 @@ from mltrain.errors import CheckpointError, ConfigError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier, check_head
 from mltrain.models.weights import read_state_dict
+from mltrain.runs.offline import forget_start
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE
+from mltrain.runs.warm_start import start_head
 
 Weights = Literal["best", "val", "ema"]
 
@@ -87,9 +89,7 @@ def read_weights(cfg: DictConfig, folder: Path) -> TrainState:
     Raises:
         CheckpointError: there are no weights, or they cannot be read.
     """
-    for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
-        if key in cfg.model:
-            cfg.model[key] = off
+    forget_start(cfg)
     file = folder / WEIGHTS_FILE
     if (folder / "best.pt").exists() or not file.exists():
         return read_best(folder)
@@ -134,6 +134,7 @@ def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats
             check_head(model, len(class_names))
         except ConfigError as error:
             raise ConfigError(f"head ({cfg.head._target_}): {error}") from error
+    start_head(model, cfg, class_names)
     return model
 
 
