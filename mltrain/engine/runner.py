@@ -172,9 +172,8 @@ class Runner:
 
     def _why_early(self) -> str:
         """Say why the run ends before its last epoch; empty where it does not. Only the main rank knows figures."""
-        over = self.step >= self.total_steps
         why = self.callbacks.stopped or self.patience.why(self.history, self.best_by, self.epochs)
-        return "" if over else why
+        return why if self.step < self.total_steps else ""
 
     def _train_epoch(self) -> None:
         epoch, start = divmod(self.step, self.steps_per_epoch)
