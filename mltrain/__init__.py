@@ -8,7 +8,7 @@ from typing import Any
 __version__ = "0.2.0"
 
 # Names that are imported when they are first used: the parts work without each other's dependencies.
-_LATER = {"Predictor": "mltrain.runs.predictor", "load_finished": "mltrain.runs.folder"}
+_LATER = {"Predictor": "mltrain.runs.predictor", "load_finished": "mltrain.runs.folder", "train": "mltrain.runs.api"}
 
 
 def __getattr__(name: str) -> Any:

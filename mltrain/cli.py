@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mltrain.console import exit_on_error, prepare_streams
 from mltrain.errors import ConfigError
-from mltrain.text import counted, did_you_mean, nearest
+from mltrain.text import counted, did_you_mean
 from mltrain.transcript import recording
 
 if TYPE_CHECKING:
@@ -58,8 +58,11 @@ COMMANDS = {
 _NAMES_DATA = re.compile(r"\+*(dataset|experiment)[.=]")
 DATASET_SECTIONS = ("dataset", "paths")
 CONFIG_FLAGS = {
-    "--cfg job": "print every option with its value instead of running",
-    "--config-dir DIR": "look for configs in DIR too",
+    "--cfg job": "print every option with its value instead of running, with -m of every job; hydra, all: Hydra's too",
+    "--package KEY": "with --cfg, print only this part, e.g. runner",
+    "--info TOPIC": "print how the config was put together: defaults, defaults-tree, searchpath, plugins, config, all",
+    "--dry-run": "list the run or, with -m, the jobs, what is done and what would run (mltrain train)",
+    "--config-dir DIR": "look for configs in DIR too; --config-path DIR --config-name NAME: instead of ours",
     "--help TOPIC": "describe a group (loss), one of its options (loss=db) or a section (runner)",
 }
 RUN_HELP = """\
@@ -179,9 +182,10 @@ def _is_change(text: str, *, files: bool) -> bool:
 
 def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
     source = _source(given)
+    if given.cfg or given.info or given.dry_run:
+        _show(command, given, source)
+        return
     if given.multirun:
-        if given.cfg:
-            raise ConfigError("--cfg shows one config, -m runs several: choose one")
         from mltrain.sweeps.run import run_sweep
 
         assert command.after_sweep is not None
@@ -192,17 +196,43 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
-    cfg, *own = read(command, given.arguments, source)
+    arguments = read(command, given.arguments, source)
     if command.unnamed_data and not any(_NAMES_DATA.match(text) for text in given.arguments):
         _unnamed_data(command)
-    if not given.cfg:
-        command.run(cfg, *own)
-        return
-    from omegaconf import OmegaConf
+    command.run(*arguments)
 
-    options = asdict(own[0]) if own else {}
-    shown = options | {str(key): cfg[key] for key in (cfg if command.takes == "config" else DATASET_SECTIONS)}
-    sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(shown), resolve=True))
+
+def _show(command: Command, given: argparse.Namespace, source: Source) -> None:
+    """Print a config, how it was put together, or what would be run."""
+    from mltrain.config.show import configs_text, hydra_settings, print_info
+
+    if given.info:
+        print_info(given.info, given.arguments, source)
+        return
+    jobs: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if given.cfg != "hydra":
+        if given.multirun:
+            from mltrain.sweeps.run import planned_jobs
+
+            jobs = planned_jobs(given.arguments, source)
+        else:
+            cfg, *own = read(command, given.arguments, source)
+            jobs, options = {" ".join(given.arguments): cfg}, asdict(own[0]) if own else {}
+    if given.dry_run:
+        if command.after_sweep is None:
+            raise ConfigError("--dry-run is for mltrain train; --cfg job prints the config of this command")
+        from mltrain.runs.plan import plan
+
+        if command.before_sweep is not None:
+            command.before_sweep(list(jobs.values()))
+        sys.stdout.write(plan(jobs))
+        return
+    sections = None if command.takes == "config" else DATASET_SECTIONS
+    trees = [options | {str(key): cfg[key] for key in sections or cfg} for cfg in jobs.values()]
+    hydra = None if given.cfg == "job" else hydra_settings(given.arguments, source)
+    heads = list(jobs) if given.multirun else []
+    sys.stdout.write(configs_text(trees, hydra, given.package, heads))
 
 
 def _unnamed_data(command: Command) -> None:
@@ -223,13 +253,22 @@ def read(command: Command, arguments: Sequence[str], source: Source | None = Non
     for text in arguments:
         key = text.lstrip("+~").partition("=")[0]
         if key.startswith(("hydra.", "hydra/")):
-            problems.append(f"{text}: Hydra's own settings are for sweeps (-m); more configs: --config-dir DIR")
+            problems.append(f"{text}: {_instead_of(key)}")
         elif command.takes == "dataset" and "=" in text and key.split(".")[0] not in known:
             problems.append(f"{key}: there is no {key}{did_you_mean(key, known)}\nallowed: {', '.join(known)}")
     if problems:
         raise ConfigError(message(problems))
     own, rest = _own_options(command, arguments)
     return [load(rest, source=source), *own]
+
+
+def _instead_of(setting: str) -> str:
+    """Return what stands for a setting of Hydra outside sweeps."""
+    if setting in ("hydra.run.dir", "hydra.output_subdir", "hydra.job.name"):
+        return "the run folder is <paths.runs>/<dataset.name>/<name>/<id>; set paths.runs=DIR and name=NAME"
+    if setting == "hydra.searchpath":
+        return "more folders of configs: --config-dir DIR"
+    return "Hydra's own settings are for sweeps (-m); more configs: --config-dir DIR; --cfg hydra shows the settings"
 
 
 def _own_options(command: Command, arguments: Sequence[str]) -> tuple[list[Any], list[str]]:
@@ -256,10 +295,12 @@ def _source(given: argparse.Namespace) -> Source:
     from mltrain.config.overrides import Source
 
     folders = tuple(Path(folder) for folder in given.config_dir)
-    for folder in folders:
+    main = {} if given.config_path is None else {"folder": Path(given.config_path)}
+    named = [("--config-dir", folder) for folder in folders] + [("--config-path", folder) for folder in main.values()]
+    for flag, folder in named:
         if not folder.is_dir():
-            raise ConfigError(f"--config-dir {folder}: no such folder")
-    return Source(extra=folders)
+            raise ConfigError(f"{flag} {folder}: no such folder")
+    return Source(extra=folders, name=given.config_name.removesuffix(".yaml"), **main)
 
 
 # -- parsing and help ------------------------------------------------------------------------------------------------
@@ -275,25 +316,23 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if not message.startswith("unrecognized"):
             raise ConfigError(f"{message} (--help)")
-        flags = [text.lstrip("-").split("=")[0].replace("-", "_") for text in self.argv if text.startswith("-")]
-        keys = _known_keys(self.command)
-        near = nearest(flags[-1].split(".")[-1], keys) if flags else None
-        example = (
-            f"e.g. {next(iter(keys.values()), 'out')}=VALUE" if near is None else f"did you mean {keys[near]}=VALUE?"
-        )
-        raise ConfigError(f"{message}; options are written KEY=VALUE, without dashes: {example} (--help)")
+        from mltrain.config.flags import advice
+
+        training = self.command.takes == "config"
+        text = advice(self.argv, self._option_string_actions, _known_keys(self.command), training=training)
+        raise ConfigError(f"{message}{f'; {text}' if text else ''} (--help)")
 
 
 def _known_keys(command: Command) -> dict[str, str]:
     """Return the keys that an argument may set, by their last part."""
-    from mltrain.config.schema import SECTIONS, section_options
+    from mltrain.config.flags import config_keys
 
     own = {key: key for key in _options_of(command)}
     if command.takes == "dataset":
         return own | {"dataset": "dataset"}
     if command.takes == "arguments":
         return own
-    return {key: f"{name}.{key}" for name, section in SECTIONS.items() for key in section_options(section)} | own
+    return config_keys() | own
 
 
 def _parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
@@ -303,13 +342,23 @@ def _parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
     if command.takes in ("config", "dataset"):
-        parser.add_argument("-c", "--cfg", choices=["job"])
+        parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+        parser.add_argument("--resolve", action="store_true")  # a config is always printed resolved
+        parser.add_argument("-p", "--package")
+        parser.add_argument("-i", "--info", nargs="?", const="all")
+        parser.add_argument("--dry-run", action="store_true")
         parser.add_argument("-cd", "--config-dir", action="append", default=[])
+        parser.add_argument("-cp", "--config-path")
+        parser.add_argument("-cn", "--config-name", default="train")
     dashed = _options_of(command) if command.dashes else {}
     for name, option in dashed.items():
         action = "store_true" if option.default is False else "append"
         parser.add_argument(f"--{name}", action=action, dest=f"option_{name}")
     given = parser.parse_intermixed_args(list(argv))
+    if command.takes in ("config", "dataset"):
+        from mltrain.config.show import check_flags
+
+        check_flags(given)
     for name in dashed:
         value = getattr(given, f"option_{name}")
         if value:

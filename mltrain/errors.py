@@ -6,6 +6,9 @@ message alone (no traceback) and leave with `exit_code`.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class MltrainError(Exception):
     """Base of all errors that a user can fix."""
@@ -46,3 +49,18 @@ class Interrupted(MltrainError):
         """Return the same, with a message that says how to go on."""
         self.args = (f"{self}; it is saved: repeat the command to resume",)
         return self
+
+
+def described(error: BaseException) -> str:
+    """Return an error of somebody else's code as text: its type, its message, and the line that raised it.
+
+    The line is the last one outside installed packages, where the author of the code can look.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _installed(Path(frame.filename))]
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text + "".join(f"\n  {f.filename}, line {f.lineno}: {f.line}" for f in (own or frames)[-1:])
+
+
+def _installed(file: Path) -> bool:
+    return "site-packages" in file.parts or file.is_relative_to(Path(__file__).parent)

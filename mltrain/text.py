@@ -17,11 +17,14 @@ _NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes",
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the most similar of `names`, or None where none is near; a name that contains the other counts as near.
+    """Return the most similar of `names`, or None where none is near.
 
-    Of equally similar names, one that begins with `name` comes first.
+    One that begins with `name` comes first; a name that contains the other counts as near.
     """
     names = list(names)
+    longer = [other for other in names if len(name) > 2 and other.startswith(name)]
+    if longer:
+        return min(longer, key=len)
     close = difflib.get_close_matches(name, names, n=10, cutoff=cutoff)
     if close:
         return max(close, key=lambda other: (_similarity(name, other), other.startswith(name)))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mltrain import console
 from mltrain.cli import Command
+from mltrain.config.identity import DEBUG
 from mltrain.config.schema import PathsOptions, number
 from mltrain.engine.run_folder import weights_key
 from mltrain.errors import ConfigError, DataError
@@ -75,7 +76,9 @@ def results(arguments: Sequence[str], options: Options) -> None:
     try:
         records = read_runs(folders, load_settings)
         if not records:
-            raise DataError(f"{', '.join(map(str, folders))}: holds no run folder (one with a config.yaml)")
+            tried = [str(folder / DEBUG) for folder in folders if (folder / DEBUG).is_dir()]
+            hint = f"; the tries of debug=... are in {', '.join(tried)}" if tried else ""
+            raise DataError(f"{', '.join(map(str, folders))}: holds no run folder (one with a config.yaml){hint}")
         chosen = select(records, filters, baseline)
         # Filters cannot judge runs that cannot be read, so these stay in the table.
         chosen += [record for record in records if record.status == "unreadable" and record not in chosen]

@@ -8,12 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from mltrain.config.check import holds_target, permission_of
 from mltrain.config.compose import load, load_run
-from mltrain.config.schema import INJECTED
-from mltrain.config.signatures import Signature, TargetError, locate
+from mltrain.config.schema import INJECTED, owner_of, section_of
+from mltrain.config.signatures import PACKAGE, Signature, TargetError, locate
 from mltrain.config.targets import Permission, component_signature
 from mltrain.config.types import ANY, FINITE, is_finite
 from mltrain.datasets.division import read_divided
-from mltrain.errors import ConfigError
+from mltrain.datasets.splits import Splits
+from mltrain.errors import ConfigError, MltrainError, described
 from mltrain.text import nearest, spell
 
 __all__ = ["instantiate", "load", "load_run"]
@@ -27,7 +28,7 @@ def instantiate(section: DictConfig | dict[str, Any], path: str, **injected: Any
     built first. Raises ConfigError, naming the path, for options that do not fit or that the target refuses with a
     ValueError or TypeError.
     """
-    stray = sorted(injected.keys() - set(INJECTED[path.split(".")[0]]))
+    stray = sorted(injected.keys() - set(INJECTED.get(section_of(path), ())))
     if stray:
         raise ValueError(f"{', '.join(stray)} cannot be injected in {path}: not in mltrain.config.schema.INJECTED")
     if isinstance(section, DictConfig):
@@ -48,8 +49,7 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
     if target is None:
         return None
     try:
-        section = path.split(".")[0]
-        signature = component_signature(target, section, permission, nested=path != section)
+        signature = component_signature(target, section_of(path), permission, nested=owner_of(path) != path)
         call = locate(target)
     except TargetError as error:
         raise ConfigError(f"{path}._target_={target}: {error}") from error
@@ -62,14 +62,45 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
         key: _build(value, f"{path}.{key}", injected, permission) for key, value in node.items() if key != "_target_"
     }
     arguments = _bind(signature, options, injected, path)
+    where = f"{path} ({target})"
     try:
         if path == "dataset":
-            return read_divided(call, arguments, signature.parameters.keys() - signature.added)
-        return call(**arguments)
+            return _splits(read_divided(call, arguments, signature.parameters.keys() - signature.added))
+        late = {key: arguments.pop(key) for key in signature.added & arguments.keys()}
+        made = call(**arguments)
+        return made if target.startswith(f"{PACKAGE}.") else _adapted(made, late, path, where, injected)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path} ({target}): {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
     except OSError as error:  # a file that may not be read, a folder instead of a file
-        raise ConfigError(f"{path} ({target}): cannot read or write: {error}") from error
+        raise ConfigError(f"{where}: cannot read or write: {error}") from error
+    except MltrainError:
+        raise
+    except Exception as error:
+        if target.startswith(f"{PACKAGE}."):
+            raise
+        raise ConfigError(f"{where}: {described(error)}") from error
+
+
+def _splits(made: Any) -> Splits:
+    if not isinstance(made, Splits):
+        raise TypeError(f"returned {type(made).__qualname__}, not mltrain.datasets.splits.Splits(train, val, test)")
+    return made
+
+
+def _adapted(made: Any, options: dict[str, Any], path: str, where: str, injected: dict[str, Any]) -> Any:
+    """Return a component of another package under the contract of its section."""
+    if path == "model":
+        from mltrain.models.own_backbone import wrap_backbone  # torch, which other sections do not need
+
+        try:
+            return wrap_backbone(made, **options)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: cannot serve as a backbone: {error}") from error
+    if path in ("augment", "eval_resize"):
+        from mltrain.pipeline.own_transform import OwnTransform
+
+        return OwnTransform(made, image_size=injected["image_size"], where=where, draws=path == "augment")
+    return made
 
 
 def _bind(signature: Signature, options: dict[str, Any], injected: dict[str, Any], path: str) -> dict[str, Any]:

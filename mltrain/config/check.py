@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,26 +9,29 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.identity import names_folder
-from mltrain.config.rules import curriculum_problems, runner_problems, task_problems
+from mltrain.config.interpolations import check_length, raw, references
+from mltrain.config.own_code import NAMES, OPTION, make_importable
+from mltrain.config.rules import curriculum_problems, logger_problems, runner_problems, task_problems
 from mltrain.config.schema import (
     DEFAULTS_FOR_OLDER_RUNS,
     INJECTED,
+    LISTS,
     SECTIONS,
     SWITCHABLE,
     Option,
     RootOptions,
+    owner_of,
     section_options,
 )
 from mltrain.config.signatures import UNKNOWN, Signature, TargetError, read_signature
-from mltrain.config.targets import OPTION, Permission, component_signature, is_foreign, permission_problem
+from mltrain.config.targets import Permission, component_signature, is_foreign, permission_problem
 from mltrain.config.types import FINITE, Kind, is_finite
 from mltrain.errors import ConfigError
 from mltrain.text import counted, nearest, spell
 
 Origin = Callable[[str], str]  # where a key was set, for the message; "" where unknown
-_CHECKED = "checked"  # flag of a config whose paths.allow_targets comes from the command line; no file can set it
+_CHECKED = "checked"  # flag of a config whose paths.imports comes from the command line; no file can set it
 _MISSING = "has no value yet (???); set it"
-_MOST_INTERPOLATIONS = 30
 _MOST_VALUES = 100_000
 _FOLDER_NAME = "names a folder below paths.runs: no absolute path, '..' or control character"
 UNSET = "<no value: ???>"  # ??? in a file: OmegaConf itself would skip it where there is a default
@@ -73,7 +75,7 @@ def find_problems(
 ) -> tuple[DictConfig, list[str]]:
     """Return the checked config and its problems; each text begins with the path of its key."""
     checker = _Checker(origin)
-    _check_length(cfg)
+    check_length(cfg)
     tree = checker.resolve(cfg, "")
     tree.pop("hydra", None)
     checker.permit(tree, allow_targets)
@@ -82,41 +84,11 @@ def find_problems(
     return checked, checker.problems
 
 
-def _raw(node: DictConfig | ListConfig, key: Any) -> Any:
-    """Return a value as it is written, interpolations unresolved."""
-    return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-
-
-def _references(node: DictConfig | ListConfig, key: Any) -> list[str]:
-    """Return the keys that a value refers to, such as `${runner.epochs}`."""
-    if not OmegaConf.is_interpolation(node, key):
-        return []
-    return re.findall(r"\$\{([\w.]+)\}", str(_raw(node, key)))
-
-
-def _check_length(cfg: DictConfig) -> None:
-    """Refuse values of many interpolations: a chain of them can expand to a text longer than the memory."""
-    found = 0
-    waiting = [OmegaConf.to_container(cfg, resolve=False)]
-    while waiting:
-        value: Any = waiting.pop()
-        if isinstance(value, str):
-            count = value.count("${")
-            found += count if count > 1 else 0
-        else:
-            waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if found > _MOST_INTERPOLATIONS:
-        raise ConfigError(
-            f"{found} interpolations stand in values with several of them; at most {_MOST_INTERPOLATIONS} are allowed: "
-            "write values instead"
-        )
-
-
 def permission_of(cfg: DictConfig) -> Permission:
     """Return the permission that `load` or `load_run` left in a checked config; a config of a file has none."""
     if not cfg._get_flag(_CHECKED):
         return Permission()
-    return Permission(tuple(cfg.paths.allow_targets))
+    return Permission(tuple(cfg.paths.imports))
 
 
 class _Checker:
@@ -152,7 +124,7 @@ class _Checker:
             here = f"{path}.{key}" if path else str(key)
             if here == "hydra":
                 continue
-            self.references[here] = _references(node, key)
+            self.references[here] = references(node, key)
             items.append((key, self.resolve_value(node, key, here)))
         self.open.pop()
         return dict(items) if isinstance(node, DictConfig) else [value for _, value in items]
@@ -183,7 +155,7 @@ class _Checker:
 
     def circle(self, node: DictConfig | ListConfig, key: Any, path: str) -> Any:
         self.references.pop(path)  # or each would be left out as a repetition of the next
-        self.problem(path, f"cannot be resolved: {_raw(node, key)} leads in a circle")
+        self.problem(path, f"cannot be resolved: {raw(node, key)} leads in a circle")
         return _BROKEN
 
     def permit(self, tree: dict[str, Any], granted: Sequence[Any]) -> None:
@@ -191,15 +163,14 @@ class _Checker:
         paths = tree.setdefault("paths", {})
         if not isinstance(paths, dict):
             return
-        name = OPTION.rpartition(".")[2]
-        found = paths.get(name)
-        paths[name] = list(granted)
+        found = [paths.pop(name, None) for name in NAMES]
+        paths[NAMES[0]] = list(granted)
         for package in granted:
-            problem = permission_problem(package)
+            problem = permission_problem(package) or make_importable(package)
             if problem is not None:
                 self.problem(OPTION, problem, value=package)
-        in_files = tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
-        self.permission = Permission(tuple(item for item in granted if isinstance(item, str)), in_files)
+        in_files = (item for names in found if isinstance(names, list) for item in names if isinstance(item, str))
+        self.permission = Permission(tuple(item for item in granted if isinstance(item, str)), tuple(in_files))
 
     def root(self, tree: dict[str, Any]) -> None:
         base = section_options(RootOptions)
@@ -215,6 +186,8 @@ class _Checker:
         for name, options in built_in.items():
             self.built_in_section(tree, name, options)
         self.metrics(tree["metrics"])
+        for name in LISTS:
+            self.component_list(tree, name)
         for name in INJECTED:
             if name not in tree and name in DEFAULTS_FOR_OLDER_RUNS:  # the config of an older run
                 tree[name] = dict(DEFAULTS_FOR_OLDER_RUNS[name])
@@ -226,12 +199,24 @@ class _Checker:
         for path, folder in (("name", tree["name"]), ("dataset.name", dataset)):
             if isinstance(folder, str) and not names_folder(folder):
                 self.problem(path, _FOLDER_NAME, value=folder)
-        for path, text in (*task_problems(tree), *curriculum_problems(tree), *runner_problems(tree)):
+        rules = (task_problems, curriculum_problems, logger_problems, runner_problems)
+        for path, text in (found for rule in rules for found in rule(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:
             for node, path, section in self.foreign:
                 self.component(node, path, section, foreign=True)
+
+    def component_list(self, tree: dict[str, Any], name: str) -> None:
+        """Check a list of components, such as callbacks, whose type `options` has checked."""
+        *above, key = name.split(".")
+        node = tree[above[0]] if above else tree
+        items = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(items, list) or _contains_broken(items):
+            return
+        for index, item in enumerate(items):
+            if isinstance(item, dict):
+                items[index] = self.component(item, f"{name}.{index}", name)
 
     def component_names(self, section: str, node: Any) -> list[str]:
         try:
@@ -286,7 +271,8 @@ class _Checker:
             self.problem(path, f"must be a component; choose one with {section}=OPTION", value=node)
             return node
         if "_target_" not in node:
-            self.problem(path, f"has no _target_; choose an option with {section}=OPTION")
+            how = f"write {section}=[{{_target_: PACKAGE.CLASS, OPTION: VALUE}}]" if section in LISTS else ""
+            self.problem(path, f"has no _target_; {how or f'choose an option with {section}=OPTION'}")
             return node
         target = node["_target_"]
         if target is _BROKEN:
@@ -298,7 +284,7 @@ class _Checker:
                 self.foreign.append((node, path, section))
                 self.nested(node, path, section)
                 return node
-            signature = component_signature(target, section, self.permission, nested=path != section)
+            signature = component_signature(target, section, self.permission, nested=owner_of(path) != path)
         except TargetError as error:
             self.problem(f"{path}._target_", str(error), value=target)
             return node
@@ -313,7 +299,7 @@ class _Checker:
         return node
 
     def bind(self, node: dict[str, Any], path: str, section: str, signature: Signature) -> dict[str, Any]:
-        injected = INJECTED[section]
+        injected = INJECTED.get(section, ())
         settable = sorted(name for name in signature.parameters if name not in injected)
         for key in [key for key in node if key != "_target_"]:
             value, here = node[key], f"{path}.{key}"
@@ -369,7 +355,8 @@ class _Checker:
         """Report an unknown key, with the nearest key of its section, or else the same or a similar key elsewhere."""
         prefix = path[: len(path) - len(str(key))]
         near = nearest(str(key), known)
-        suggestion = f"{prefix}{near}" if near else self.elsewhere(str(key), section)
+        same = next((f"{name}.{key}" for name, keys in self.names.items() if section and str(key) in keys), None)
+        suggestion = same or (f"{prefix}{near}" if near else self.elsewhere(str(key), section))
         text = f"{owner} has no option {key}" if owner else f"there is no {path}"
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         self.problem(path, text + hint, value=value, allowed=known or ["nothing"])

@@ -30,8 +30,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.check import UNSET, check_config, find_problems, message
 from mltrain.config.identity import default_name, names_folder
 from mltrain.config.origin import Origin
-from mltrain.config.overrides import EXPERIMENT, Scan, Source, parse_override, scan_overrides
-from mltrain.config.targets import OPTION
+from mltrain.config.overrides import EXPERIMENT, Scan, Source, granted_packages, parse_override, scan_overrides
+from mltrain.config.own_code import NAMES
 from mltrain.errors import ConfigError
 from mltrain.safe_yaml import check_yaml
 from mltrain.text import nearest, spell
@@ -45,10 +45,10 @@ def load(
 ) -> DictConfig:
     """Compose and check the config that `mltrain train OVERRIDES` would run. Raises ConfigError with all problems.
 
-    `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.allow_targets=[...]`.
+    `allow_targets` are packages that `_target_` may name too, besides those of an override `paths.imports=[...]`.
     """
     source = source or Source()
-    scan = scan_overrides(overrides, source)
+    scan = scan_overrides(overrides, source, imports=allow_targets)
     composed, problems = None, list(scan.problems)
     try:
         composed = compose_with_hydra(scan.overrides, source)
@@ -64,7 +64,7 @@ def load(
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    granted = [*allow_targets, *_granted(overrides)]
+    granted = [*allow_targets, *granted_packages(overrides)]
     checked, found = find_problems(composed, allow_targets=granted, origin=Origin(overrides, choices, source))
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
@@ -84,22 +84,6 @@ def _expand_home(cfg: DictConfig) -> None:
             value = None if OmegaConf.is_missing(section, key) else section._get_node(key)._value()
             if isinstance(value, str) and value.startswith("~/"):
                 section[key] = os.path.expanduser(value)  # noqa: PTH111  it keeps the spelling of the rest
-
-
-def _granted(overrides: Sequence[str]) -> list[Any]:
-    """Return the packages that overrides allow."""
-    parser = OverridesParser.create()
-    granted: Any = []
-    for raw in overrides:
-        override = parse_override(parser, raw)
-        if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
-            continue
-        key, value = override.key_or_group, override.value()
-        if key == OPTION:
-            granted = value
-        elif key == OPTION.split(".")[0] and isinstance(value, dict):
-            granted = value.get(OPTION.split(".")[1], granted)
-    return list(granted) if isinstance(granted, list) else [granted]
 
 
 def load_run(
@@ -144,7 +128,7 @@ def load_run(
     def origin(key: str) -> str:
         return "" if any(f"{key}.".startswith(f"{typed}.") for typed in changed) else str(path)
 
-    checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)], origin=origin)
+    checked = check_config(cfg, allow_targets=[*allow_targets, *granted_packages(overrides)], origin=origin)
     _expand_home(checked)
     checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
     return checked
@@ -173,7 +157,7 @@ def _no_run(given: Path) -> str:
 def _choose_dataset(cfg: DictConfig, option: str, overrides: Sequence[str], allow_targets: Sequence[str]) -> None:
     """Set another data set. If it is the one that the run has, its options stay, but paths.data may move its files."""
     moved = [raw for raw in overrides if raw.startswith("paths.data=")]
-    own = [raw for raw in overrides if raw.startswith(("dataset.", OPTION))]
+    own = [raw for raw in overrides if raw.startswith(("dataset.", *(f"paths.{name}" for name in NAMES)))]
     words = [f"dataset={option}", *(moved or [f"paths.data={cfg.paths.data}"]), *own]
     chosen = load(words, allow_targets=allow_targets).dataset
     before = cfg.get("dataset", {})
@@ -227,8 +211,9 @@ def _mark_missing(node: DictConfig, key: Any) -> None:
 
 
 @contextmanager
-def _hydra(folder: Path) -> Iterator[None]:
-    """Let Hydra compose from a folder, also inside a job that Hydra itself has started."""
+def composing(source: Source) -> Iterator[None]:
+    """Let Hydra compose from our folder of configs, also inside a job that Hydra itself has started."""
+    folder = source.folder.resolve()
     state, sources = GlobalHydra.instance(), SourcesRegistry.instance().types
     outer, files = state.hydra, sources.get("file", FileConfigSource)
     state.clear()
@@ -252,13 +237,18 @@ def prefer_own_configs(source: Source) -> None:
 def compose_with_hydra(overrides: Sequence[str], source: Source) -> DictConfig:
     if not (source.folder / f"{source.name}.yaml").is_file():
         raise ConfigError(
-            f"{source.folder}: no {source.name}.yaml here; this must be the folder `configs` of a checkout"
+            f"{source.folder}: no {source.name}.yaml here; this must be a whole folder of configs, as that of a "
+            "checkout. To add options and recipes of yours: --config-dir DIR"
         )
-    search = [f"file://{folder.resolve()}" for folder in source.extra]
-    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
     prefer_own_configs(source)
-    with _hydra(source.folder.resolve()):
-        return compose(source.name, [*overrides, *extra], return_hydra_config=True)
+    with composing(source):
+        return compose(source.name, [*overrides, *search_path(source)], return_hydra_config=True)
+
+
+def search_path(source: Source) -> list[str]:
+    """Return the override that tells Hydra the folders of `--config-dir`, in a list that is empty without them."""
+    search = [f"file://{folder.resolve()}" for folder in source.extra]
+    return [f"hydra.searchpath=[{','.join(search)}]"] if search else []
 
 
 def _replace_chosen_sections(cfg: DictConfig, scan: Scan, source: Source) -> None:

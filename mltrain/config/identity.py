@@ -34,6 +34,10 @@ IRRELEVANT = frozenset(
 )
 
 
+DEBUG = "debug"
+"""folder of runs that are no results"""
+
+
 def run_id(cfg: DictConfig) -> str:
     """Return 8 hex digits that identify a config: a hash without `IRRELEVANT` and without `DEFAULTS_FOR_OLDER_RUNS`.
 
@@ -51,8 +55,9 @@ def relevant(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """Return `<paths.runs>/<dataset.name>/<name>/<run_id>`."""
-    return Path(cfg.paths.runs) / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
+    """Return `<paths.runs>/<dataset.name>/<name>/<run_id>`; of a debug preset, the same below `<paths.runs>/debug`."""
+    runs = Path(cfg.paths.runs) if cfg.debug is None else Path(cfg.paths.runs) / DEBUG
+    return runs / component_name(cfg.dataset) / (cfg.name or default_name(cfg)) / run_id(cfg)
 
 
 def names_folder(name: str) -> bool:
@@ -68,7 +73,13 @@ def names_folder(name: str) -> bool:
 def default_name(cfg: DictConfig, choices: dict[str, Any] | None = None) -> str:
     """Return `<model>-<head>-<loss>`, made of the chosen options or, if unknown, of the components' names."""
     choices = choices or {}
-    return "-".join(str(choices.get(section) or component_name(cfg[section])) for section in ("model", "head", "loss"))
+    return "-".join(_shown(cfg[section], choices.get(section)) for section in ("model", "head", "loss"))
+
+
+def _shown(component: DictConfig, choice: Any) -> str:
+    """Return the name of a chosen option; of a part of one's own, `mypkg.MyLoss`, that of its class."""
+    own = choice == component.get("_target_")
+    return str(choice).rpartition(".")[2] if choice and own else str(choice or component_name(component))
 
 
 def component_name(component: DictConfig) -> str:

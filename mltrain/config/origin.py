@@ -34,7 +34,8 @@ class Origin:
             file = self.source.file(relative)
             line = find_line(file, inner) if file is not None and inner else None
             if line is not None:
-                return f"from {self.source.folder.name}/{relative}, line {line}"
+                ours = file is not None and file.is_relative_to(self.source.folder)
+                return f"from {f'{self.source.folder.name}/{relative}' if ours else file}, line {line}"
         return ""
 
 

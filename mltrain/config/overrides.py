@@ -16,10 +16,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mltrain.config.check import check_options
+from mltrain.config.own_code import NAMES
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.timm_models import timm_models
 from mltrain.errors import ConfigError
-from mltrain.text import argument, did_you_mean, nearest, quoted, spell
+from mltrain.text import argument, close_matches, did_you_mean, nearest, quoted, spell
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel has the configs inside the package; in a checkout they lie beside it.
@@ -31,7 +32,7 @@ _PLAIN_TEXT = re.compile(r"""(?![\s'"\[{=]|\w+\()(?:(?!\s[\w.]+=)[^,])+""")
 
 @dataclass(frozen=True)
 class Source:
-    """The folders of configs: those of `--config-dir`, then the main one."""
+    """The folders of configs: the main one, then those of `--config-dir`, as Hydra searches them."""
 
     folder: Path = CONFIGS
     extra: tuple[Path, ...] = ()
@@ -39,7 +40,7 @@ class Source:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (*self.extra, self.folder)
+        return (self.folder, *self.extra)
 
     def options(self, group: str) -> list[str]:
         found = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
@@ -68,6 +69,35 @@ def _offer_timm_model(name: str, source: Source) -> bool:
     return True
 
 
+def granted_packages(overrides: Sequence[str]) -> list[Any]:
+    """Return the packages that overrides allow with `paths.imports`."""
+    parser = OverridesParser.create()
+    granted: dict[str, Any] = {}
+    for raw in overrides:
+        override = parse_override(parser, raw)
+        if isinstance(override, str) or override.is_sweep_override() or override.is_delete():
+            continue
+        key, value = override.key_or_group, override.value()
+        if key == "paths" and isinstance(value, dict):
+            granted |= {name: value[name] for name in NAMES if name in value}
+        elif key.startswith("paths.") and key.removeprefix("paths.") in NAMES:
+            granted[key.removeprefix("paths.")] = value
+    return [item for value in granted.values() for item in (value if isinstance(value, list) else [value])]
+
+
+def _offer_own_part(group: str, name: str, packages: Sequence[Any]) -> bool:
+    """Let Hydra know `loss=mypkg.MyLoss` for a part of an allowed package; False if the name is of none.
+
+    It stands for a file loss/mypkg.MyLoss.yaml with `_target_: mypkg.MyLoss`.
+    """
+    if group not in INJECTED or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
+        return False
+    if not any(f"{name}.".startswith(f"{package}.") for package in packages):
+        return False
+    ConfigStore.instance().store(group=group, name=f"{name}.yaml", node={"_target_": name})
+    return True
+
+
 @dataclass
 class Scan:
     """Overrides rewritten for Hydra, and the problems of those that are wrong."""
@@ -87,7 +117,7 @@ def command_options(section: type, words: Sequence[str], *, suggest: bool = True
     Args:
         section: the dataclass.
         words: the arguments.
-        suggest: refuse an unknown key that is nearly one of the options.
+        suggest: refuse an unknown key that is similar to one of the options, not only one that is nearly the same.
 
     Raises:
         ConfigError: an option has a wrong value, or there is no such option.
@@ -98,8 +128,9 @@ def command_options(section: type, words: Sequence[str], *, suggest: bool = True
     for raw in words:
         key, equals, text = raw.partition("=")
         if key not in own or not equals:
-            hint = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
-            if suggest and hint:
+            close = own if suggest else close_matches(key, own, 1, cutoff=0.85)
+            hint = did_you_mean(key, close, "{}=VALUE") if equals and key not in roots and "." not in key else ""
+            if hint:
                 raise ConfigError(f"{raw}: there is no {key}{hint}")
             rest.append(raw)
             continue
@@ -119,10 +150,15 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = False) -> Scan:
-    """Check each override by itself: its syntax, and whether a group has the option that it chooses."""
+def scan_overrides(
+    overrides: Sequence[str], source: Source, *, sweep: bool = False, imports: Sequence[str] = ()
+) -> Scan:
+    """Check each override by itself: its syntax, and whether a group has the option that it chooses.
+
+    `imports` are packages that the caller allows, besides those of the overrides.
+    """
     parser = OverridesParser.create()
-    groups = source.groups()
+    groups, packages = source.groups(), [*imports, *granted_packages(overrides)]
     scan = Scan()
     for raw in overrides:
         override = parse_override(parser, raw)
@@ -139,7 +175,7 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
             path = f"; for one text with a comma {argument(key, value)}" if "/" in value else ""
             scan.problems.append(f"{raw}: {text}{path}")
         elif key in groups and not isinstance(override.value(), dict):
-            _scan_choice(scan, override, source)
+            _scan_choice(scan, override, source, packages)
         else:
             scan.overrides.append("++" + raw.lstrip("+"))
     return scan
@@ -163,7 +199,13 @@ def parse_override(parser: OverridesParser, raw: str) -> Override | str:
         return f"{raw}: cannot be read ({detail}); if this is one text, write {argument(key, value)}"
 
 
-def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
+def _own_hint(group: str, name: str, packages: Sequence[Any]) -> str:
+    package, dot, _ = name.partition(".")
+    names = ",".join(map(str, [*packages, package]))
+    return f"; for a part of your own package add paths.imports=[{names}]" if dot and group in INJECTED else ""
+
+
+def _scan_choice(scan: Scan, override: Override, source: Source, packages: Sequence[Any]) -> None:
     group, raw = override.key_or_group, override.input_line or ""
     if override.package is not None:
         scan.problems.append(f"{raw}: a config has one {group}; write {group}=OPTION")
@@ -182,11 +224,20 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
         scan.invalid_groups.add(group)
         return
     for value in values:
-        if value not in options and not (group == "model" and _offer_timm_model(str(value), source)):
+        if value not in options and not (
+            (group == "model" and _offer_timm_model(str(value), source)) or _offer_own_part(group, str(value), packages)
+        ):
             near = nearest(str(value), [*options, *timm_models()] if group == "model" else options)
-            hint = f"; did you mean {group}={near}?" if near else ""
+            hint = f"; did you mean {group}={near}?" if near else _own_hint(group, str(value), packages)
+            if group in SECTIONS and (option := section_options(SECTIONS[group]).get(str(value))):
+                hint = f"; did you mean {group}.{value}={'true' if option.default is False else 'VALUE'}?"
             listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")
             scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
+            scan.invalid_groups.add(group)
+        places = [folder / f"{group}/{value}.yaml" for folder in source.folders]
+        found = [file for file in places if file.is_file()]
+        if len(found) > 1:
+            scan.problems.append(f"{group}={spell(value)}: {found[0]} comes first and hides {found[1]}; rename yours")
             scan.invalid_groups.add(group)
     if group in scan.invalid_groups:
         return

@@ -117,6 +117,17 @@ def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
+def logger_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for options of a service that is not switched on."""
+    node = tree.get("logger")
+    if not isinstance(node, dict):
+        return
+    for key in ("entity", "group", "tags", "run_name"):
+        services = ["wandb"] if key == "entity" else ["wandb", "mlflow"]
+        if node.get(key) and not any(node.get(name) for name in services):
+            yield f"logger.{key}", f"needs {' or '.join(f'logger.{name}=true' for name in services)}"
+
+
 def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
     runner = tree.get("runner")

@@ -28,6 +28,8 @@ class RootOptions:
     seed: int = number(0, least=0, most=2**31 - 1)  # of initialisation, order, augmentation; part of the run's identity
     name: str | None = None  # second level of the run folder; null: <model>-<head>-<loss>
     rerun: bool = False  # train again where a finished run of the same config exists
+    debug: Literal["fast_dev", "overfit", "profile"] | None = None  # set by debug=NAME, which sets other keys too
+    callbacks: list[dict[str, Any]] = field(default_factory=list)  # your code at points of the training, docs/own_parts
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class DataOptions:
     cache_dir: str | None = None  # null: <paths.data>/cache
     cache_size: int | None = number(None, least=1)  # shorter side kept for random crops; null: 8/7 of the input size
     check_files: bool = True  # look for every image file before training
+    limit: int | None = number(None, least=1)  # images of each split, to try things out; null: all
+    validate_on: Literal["val", "train"] = "val"  # train: evaluate the training images, to see what was learnt by heart
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class MetricsOptions:
     min_negatives: int = number(0, least=0)  # the same of known negatives; at least 1 where entries are unknown
     ranking: bool = False  # the label-ranking metrics too: LRAP, ranking loss, coverage error
     save_predictions: bool | None = None  # logits and targets in the run folder; null: of the best weights, up to:
+    own: list[dict[str, Any]] = field(default_factory=list)  # your figures, beside the others: docs/own_parts/metric.md
     predictions_mb: float = number(100.0, least=0)  # size of a split's logits that save_predictions=null keeps
 
 
@@ -103,7 +108,12 @@ class LoggerOptions:
     wandb: bool = False  # needs mltrain-vision[wandb]
     mlflow: bool = False  # needs mltrain-vision[mlflow]
     project: str = "mltrain"  # project (wandb) or experiment (mlflow) name
+    entity: str | None = None  # team or user of wandb; null: your default
+    group: str | None = None  # of runs that belong together (wandb: group, mlflow: tag group)
+    tags: list[str] = field(default_factory=list)  # to find runs by in wandb or mlflow
+    run_name: str | None = None  # shown in wandb or mlflow; null: <dataset>-<name>-<id>
     every_steps: int = number(10, least=1)  # optimizer steps between two records of the training loss
+    callbacks: list[dict[str, Any]] = field(default_factory=list)  # as callbacks, but they cannot end the training
     progress: Literal["auto", "bar", "lines", "off"] = "auto"  # auto: a bar on a terminal, lines otherwise
 
 
@@ -113,7 +123,7 @@ class PathsOptions:
 
     data: str = "data"  # where dataset configs look for their files
     runs: str = "runs"  # run folders: <runs>/<dataset.name>/<name>/<id>
-    allow_targets: list[str] = field(default_factory=list)  # your packages that `_target_` may name; not from a file
+    imports: list[str] = field(default_factory=list)  # your packages that `_target_` may name; not from a file
 
 
 SECTIONS: dict[str, type] = {
@@ -140,6 +150,7 @@ INJECTED: dict[str, tuple[str, ...]] = {
     "schedule": ("steps_per_epoch",),
     "ema": ("model",),
 }
+LISTS = ("callbacks", "logger.callbacks", "metrics.own")  # options that are lists of components
 SWITCHABLE = frozenset({"partial", "curriculum", "mix", "ema"})  # may be switched off: `_target_: null`
 
 # Options that came after the first runs, with the value that a config without them stands for. The run id leaves out an
@@ -170,6 +181,11 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},
+    "debug": None,
+    "data.limit": None,
+    "data.validate_on": "val",
+    "callbacks": [],
+    "metrics.own": [],
     "runner.patience": None,
     "runner.min_delta": 0.0,
     "runner.extend": None,
@@ -210,6 +226,19 @@ def section_options(section: type) -> dict[str, Option]:
         )
         for item in fields(section)
     }
+
+
+def owner_of(path: str) -> str:
+    """Return the path of the component that the path of a config leads to or into: `callbacks.0` of `callbacks.0.x`."""
+    for name in LISTS:
+        if path.startswith(f"{name}."):
+            return f"{name}.{path.removeprefix(f'{name}.').partition('.')[0]}"
+    return path.partition(".")[0]
+
+
+def section_of(path: str) -> str:
+    """Return the name in `KINDS` for the path of a component: `loss`, or `callbacks` of `callbacks.0`."""
+    return next((name for name in LISTS if path.startswith(f"{name}.")), path.partition(".")[0])
 
 
 def register() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mltrain.config.own_code import GIVEN, OPTION
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 from mltrain.config.signatures import (
     PACKAGE,
@@ -25,8 +26,7 @@ from mltrain.config.signatures import (
     read_signature,
     signature_of_object,
 )
-
-OPTION = "paths.allow_targets"
+from mltrain.errors import described
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class ComponentKind:
     """class that those of other packages derive from"""
     others: tuple[str, ...] = ()
     """modules of other packages that define such classes"""
+    any_class: bool = False
+    """classes of allowed packages need no base"""
     nests: bool = False
     """their options may hold components of the same kind"""
 
@@ -52,6 +54,7 @@ class ComponentKind:
 _MODULE = "torch.nn.Module"
 _TRANSFORM = "torchvision.transforms.v2.Transform"
 _TRANSFORMS = ("torchvision.transforms.v2.",)
+_CALLBACK = ComponentKind("a mltrain.callbacks.Callback", ("mltrain.callbacks",), base="mltrain.callbacks.Callback")
 KINDS: dict[str, ComponentKind] = {
     "dataset": ComponentKind("a function that returns Splits", ("mltrain.datasets",), ("Splits",), takes="name"),
     "partial": ComponentKind(
@@ -77,6 +80,7 @@ KINDS: dict[str, ComponentKind] = {
         f"an augmentation class, or a {_TRANSFORM}",
         ("mltrain.pipeline.augment",),
         base=_TRANSFORM,
+        any_class=True,
         others=_TRANSFORMS,
         nests=True,
     ),
@@ -84,6 +88,7 @@ KINDS: dict[str, ComponentKind] = {
         f"a resize class, or a {_TRANSFORM}",
         ("mltrain.pipeline.augment",),
         base=_TRANSFORM,
+        any_class=True,
         others=_TRANSFORMS,
         nests=True,
     ),
@@ -98,6 +103,9 @@ KINDS: dict[str, ComponentKind] = {
     ),
     "schedule": ComponentKind("a schedule class", ("mltrain.optim.schedules",), takes="steps_per_epoch"),
     "ema": ComponentKind("a class that averages weights", ("mltrain.optim.ema",), takes="model"),
+    "callbacks": _CALLBACK,
+    "logger.callbacks": _CALLBACK,
+    "metrics.own": ComponentKind("a class of yours whose objects are called with (logits, targets)", ()),
 }
 # Packages that the command line cannot allow either: KINDS has what a config may name of them.
 _FIXED = frozenset(
@@ -106,6 +114,7 @@ _FIXED = frozenset(
 
 
 DIVISION = "mltrain.datasets.division.Division"
+WRAPPER = "mltrain.models.own_backbone.wrap_backbone"
 
 
 @dataclass(frozen=True)
@@ -120,10 +129,19 @@ class Permission:
 
     def advice(self, target: str) -> str:
         """Return how to allow a target, for a message."""
+        package = target.partition(".")[0]
+        if package == GIVEN:
+            return (
+                "it was an object of a Python program, and only the run that mltrain.train() returns there can use it; "
+                "for other programs and commands put its class into a file: docs/own_parts"
+            )
         if _within(target, self.in_files):
-            package = target.partition(".")[0]
-            return f"{OPTION} in a file has no effect; if you trust that code, add to the command: {OPTION}=[{package}]"
-        return f"{OPTION}=[PACKAGE] on the command line allows one of yours"
+            names = ",".join(dict.fromkeys([*self.packages, *self.in_files]))
+            return f"{OPTION} in a file has no effect; if you trust that code, add to the command: {OPTION}=[{names}]"
+        if "." not in target or permission_problem(package) is not None:
+            return f"{OPTION}=[PACKAGE] on the command line allows one of yours"
+        names = ",".join([*self.packages, package])
+        return f"if {package} is your own or you trust it, add to the command: {OPTION}=[{names}]"
 
 
 def permission_problem(package: Any) -> str | None:
@@ -161,7 +179,9 @@ def component_signature(target: Any, section: str, permission: Permission, *, ne
         raise TargetError(_refusal(target, section, permission))
     if nested and not kind.nests and not permission.covers(target):
         raise TargetError(f"cannot stand inside an option: options of {section} are plain values")
-    return with_division(signature) if section == "dataset" else signature
+    if section == "dataset":
+        return with_division(signature)
+    return _with_wrapper(signature) if section == "model" and not _within(target, (PACKAGE,)) else signature
 
 
 def with_division(signature: Signature) -> Signature:
@@ -173,6 +193,14 @@ def with_division(signature: Signature) -> Signature:
     more = read_signature(DIVISION).parameters
     late = {name: item if f"dataset.{name}" in DEFAULTS_FOR_OLDER_RUNS else Parameter(item.kind, required=False)
             for name, item in more.items() if name not in own}  # fmt: skip
+    return replace(signature, parameters=own | late, added=frozenset(late))
+
+
+def _with_wrapper(signature: Signature) -> Signature:
+    """Return the signature of a backbone of another package with the options of `wrap_backbone`."""
+    own = signature.parameters
+    more = {k: p for k, p in read_signature(WRAPPER).parameters.items() if k != "made" and k not in own}
+    late = {name: Parameter(item.kind, required=False) for name, item in more.items()}
     return replace(signature, parameters=own | late, added=frozenset(late))
 
 
@@ -198,8 +226,12 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
     kind = KINDS[section]
     try:
         found = locate(target)
+    except TargetError:
+        raise
     except ImportError as error:
         raise TargetError(f"cannot be imported: {error}") from error
+    except Exception as error:  # its module is the user's code
+        raise TargetError(f"cannot be imported: {described(error)}") from error
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise TargetError("is no class or function")
     home = f"{found.__module__}."
@@ -208,7 +240,7 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
         raise TargetError(
             f"is defined in {found.__module__}, which a config may not name for {section}; {permission.advice(target)}"
         )
-    factory = trusted and inspect.isfunction(found)
+    factory = trusted and (inspect.isfunction(found) or kind.any_class)
     if kind.base is not None and not factory and not (inspect.isclass(found) and issubclass(found, locate(kind.base))):
         raise TargetError(f"is not what {section} takes: {kind.meaning}")
     return signature_of_object(target.rsplit(".", 1)[-1], found)
@@ -217,7 +249,8 @@ def import_component(target: str, section: str, permission: Permission) -> Signa
 def _refusal(target: str, section: str, permission: Permission) -> str:
     kind = KINDS[section]
     places = ", ".join(f"{name}.*" for name in (*kind.home, *map(_public, kind.others), *permission.packages))
-    return f"is not among the packages a config may name for {section}: {places} ({permission.advice(target)})"
+    may = f": {places}" if places else ", where every part is one of yours"
+    return f"is not among the packages a config may name for {section}{may} ({permission.advice(target)})"
 
 
 def _public(module: str) -> str:

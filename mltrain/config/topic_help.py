@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from mltrain.config.identity import DEBUG
 from mltrain.config.option_help import WIDTH, aligned
 from mltrain.config.overrides import EXPERIMENT, Source
 from mltrain.config.schema import INJECTED, SECTIONS, Option, RootOptions, section_options
@@ -38,7 +40,7 @@ def topic_help(topic: str, source: Source) -> str:
     group, equals, option = topic.lstrip("+").partition("=")
     if group in SECTIONS:
         return _section(group, SECTIONS[group], f"{group}.")
-    if group in section_options(RootOptions):
+    if group in section_options(RootOptions) and group not in source.groups():
         return _rows_of_section(RootOptions, "", only=group)
     section, _, key = group.partition(".")
     if section in SECTIONS and key in section_options(SECTIONS[section]):
@@ -124,9 +126,10 @@ def _option(group: str, option: str, source: Source) -> str:
         )
     text = file.read_text(encoding="utf-8")
     header = "\n".join(line for line in _header(text) if not line.startswith("@package"))
-    if group == EXPERIMENT:
-        body = text[text.index("\ndefaults:") + 1 :] if "\ndefaults:" in text else text
-        return f"+{group}={option}\n\n{header}\n\nIt sets:\n\n{textwrap.indent(body, '    ')}"
+    if group in (EXPERIMENT, DEBUG):
+        plus = "+" if group == EXPERIMENT else ""
+        body = "\n".join(itertools.dropwhile(lambda line: not line or line.startswith("#"), text.splitlines()))
+        return f"{plus}{group}={option}\n\n{header}\n\nIt sets:\n\n{textwrap.indent(body, '    ')}\n"
     tree: Any = yaml.safe_load(text) or {}
     brings = [f"{k}={v}" for item in tree.get("defaults", []) if isinstance(item, dict) for k, v in _overrides(item)]
     if "@package _global_" in text:

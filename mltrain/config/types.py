@@ -98,6 +98,8 @@ class Items(Kind):
     def __str__(self) -> str:
         if self.fixed is not None:
             return f"a list [{', '.join(map(str, self.fixed))}]"
+        if isinstance(self.item, Mapping):
+            return "a list of mappings"
         return "a list" if type(self.item) is Kind else f"a list of {self.item}"
 
 

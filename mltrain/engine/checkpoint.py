@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from mltrain.errors import CheckpointError
+from mltrain.errors import CheckpointError, MltrainError
 from mltrain.files import atomic_write, has_file, sync_to_disk
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,14 @@ class CheckpointFolder:
     def path(self, name: str) -> Path:
         """Return the path of a checkpoint, which may not exist."""
         return self.folder / f"{name}.pt"
+
+    def check_folder(self) -> None:
+        """Refuse to make the run folder anew: it would lack what was written at the start."""
+        if not self.folder.is_dir():
+            raise MltrainError(
+                f"{self.folder}: the run folder was deleted or moved during the training, so nothing more is saved; "
+                "repeat the command to start again"
+            ) from None
 
     def save(self, state: dict[str, Any], name: str = "last") -> None:
         """Write `state` as `name`; for `last` the one before is kept as `previous`.

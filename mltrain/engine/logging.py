@@ -6,30 +6,50 @@ reads like that of a run that never stopped.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import json
+import logging
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
+from PIL import Image
 
 import mltrain
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import ENVIRONMENT, METRICS, flatten, parse_record
 from mltrain.engine.tensorboard import TensorBoard
-from mltrain.errors import ConfigError
+from mltrain.errors import ConfigError, described
 from mltrain.files import has_file, without_nan, write_json, write_text
 from mltrain.transcript import typed_words
 
+logger = logging.getLogger(__name__)
+
 Scalars = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FinalRecord:
+    """The end of a run, for services that show tables and pictures."""
+
+    step: int
+    figures: Mapping[str, float]
+    """of the best weights: `val/map`, `test/OF1` ..."""
+    classes: Sequence[Sequence[Any]]
+    """figures of each class, the header first, as in per_class.csv"""
+    pictures: Sequence[tuple[str, Image.Image]]
+    """file and picture of some validation images, with their labels and predictions written below"""
 
 
 class Sink(Protocol):
@@ -104,9 +124,16 @@ class _Service(Sink):
                 f"logger.{self.package}=true needs the package {self.package}: pip install "
                 f"'mltrain-vision[{self.package}]', or logger.{self.package}=false"
             )
-        self.folder, self.config, self.project = folder, config, config["logger"]["project"]
-        # <dataset>-<name>-<id> in letters that every service allows
+        options = config["logger"]
+        self.folder, self.config, self.project = folder, config, options["project"]
+        self.entity, self.group, self.tags = options.get("entity"), options.get("group"), options.get("tags") or []
+        # <dataset>-<name>-<id> in letters that every service allows; a resumed run is found by it
         self.name = re.sub(r"[^\w.-]", "_", "-".join(folder.resolve().parts[-3:]))[-100:]
+        self.shown_name = options.get("run_name") or self.name
+
+    def finish(self, final: FinalRecord) -> None:
+        """Record what a run ends with."""
+        raise NotImplementedError
 
 
 class Wandb(_Service):
@@ -119,7 +146,8 @@ class Wandb(_Service):
         """Start or continue the wandb run."""
         import wandb
 
-        options: dict[str, Any] = {"name": self.name, "id": self.name, "resume": "allow"}
+        options: dict[str, Any] = {"name": self.shown_name, "id": self.name, "resume": "allow"}
+        options |= {"entity": self.entity, "group": self.group, "tags": self.tags or None}
         self._run = wandb.init(project=self.project, dir=str(self.folder), config=dict(self.config), **options)
         # wandb's own step must never fall, which a resumed one does: `step` is a figure like others and the x axis.
         self._run.define_metric("step")
@@ -128,6 +156,18 @@ class Wandb(_Service):
     def log(self, step: int, scalars: dict[str, Any]) -> None:
         """Send the numbers among `scalars`."""
         self._run.log({"step": step, **dict(_numbers(scalars))})
+
+    def finish(self, final: FinalRecord) -> None:
+        """Send a table of the classes, a table of pictures, and the final figures as the run's summary."""
+        import wandb
+
+        header, *rows = final.classes
+        classes = wandb.Table(columns=list(header), data=[list(row) for row in rows])
+        images = [wandb.Image(picture, caption=name) for name, picture in final.pictures]
+        rows = [[image, name] for image, (name, _) in zip(images, final.pictures, strict=True)]
+        predictions = wandb.Table(columns=["image", "file"], data=rows)
+        self._run.log({"step": final.step, "classes": classes, "predictions": predictions, "pictures": images})
+        self._run.summary.update({f"best/{key}": value for key, value in final.figures.items()})
 
     def close(self, failed: bool) -> None:
         """Finish the wandb run."""
@@ -163,7 +203,9 @@ class Mlflow(_Service):
             self._id = found[0].info.run_id
             self._client.update_run(self._id, status="RUNNING")
             return
-        run = self._client.create_run(experiment_id, run_name=self.name, tags={"mltrain_run": self.name})
+        tags = {"mltrain_run": self.name, **dict.fromkeys(self.tags, "true")}
+        tags |= {"group": self.group} if self.group else {}
+        run = self._client.create_run(experiment_id, run_name=self.shown_name, tags=tags)
         self._id = run.info.run_id
         for key, value in flatten(self.config).items():
             self._client.log_param(self._id, key, str(value)[:500])
@@ -177,6 +219,16 @@ class Mlflow(_Service):
         metrics = [Metric(re.sub(r"[^\w\-./ ]", "_", k), v, now, step) for k, v in _numbers(scalars)]
         self._client.log_batch(self._id, metrics=metrics)
 
+    def finish(self, final: FinalRecord) -> None:
+        """Store the table of the classes and the pictures as artifacts, and the final figures as `best/...`."""
+        self.log(final.step, {f"best/{key}": value for key, value in final.figures.items()})
+        text = io.StringIO()
+        csv.writer(text).writerows(final.classes)
+        self._client.log_text(self._id, text.getvalue(), "classes.csv")
+        for k, (name, picture) in enumerate(final.pictures):
+            file = re.sub(r"[^\w.-]", "_", Path(name).stem)
+            self._client.log_image(self._id, picture, artifact_file=f"predictions/{k:02d}_{file}.png")
+
     def close(self, failed: bool) -> None:
         """Finish the MLflow run."""
         if self._client is not None:
@@ -189,6 +241,8 @@ class Sinks:
 
     def __init__(self, sinks: Iterable[Sink]) -> None:
         self.sinks = list(sinks)
+        self.final: Callable[..., FinalRecord] | None = None
+        """makes what services show, of a result and its evaluation"""
 
     def __enter__(self) -> Sinks:
         return self
@@ -212,6 +266,18 @@ class Sinks:
             plain = {key: value.item() if hasattr(value, "item") else value for key, value in scalars.items()}
             for sink in self.sinks:
                 sink.log(step, plain)
+
+    def finish(self, *outcome: Any) -> None:
+        """Record what the run ends with, where a service shows it. One that fails is named; the result stays."""
+        services = [sink for sink in self.sinks if isinstance(sink, _Service)]
+        if not services or self.final is None:
+            return
+        final = self.final(*outcome)
+        for sink in services:
+            try:
+                sink.finish(final)
+            except Exception as error:  # noqa: BLE001  the package of the service, or its server
+                logger.warning("%s has no tables and pictures of this run: %s", sink.package, described(error))
 
     def flush(self) -> None:
         """Write what sinks keep in memory to their files."""

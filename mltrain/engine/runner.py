@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from mltrain.engine.callbacks import Callbacks
 from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.distributed import Distributed
@@ -33,7 +34,7 @@ from mltrain.engine.run_folder import NONFINITE
 from mltrain.engine.signals import StopSignal
 from mltrain.engine.state import TrainingPosition, TrainState, named_models, read_best, repair_best
 from mltrain.engine.step import StepResult, TrainStep
-from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
+from mltrain.errors import CheckpointError, DataError, Interrupted, NonFiniteError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
@@ -84,6 +85,7 @@ class Runner:
     log_every_steps: int = 10
     keep_predictions: bool = False
     curriculum: Curriculum | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
     on_evaluation: Callable[..., None] | None = None
     """called on the main rank with each evaluation: (epoch, step, evaluation, last=...)"""
 
@@ -102,8 +104,7 @@ class Runner:
         channels_last = step.memory_format is torch.channels_last
         self.inference = Inference(self.dist, step.amp_dtype, channels_last, self.stop, progress)
         self.train_loader.waiting.look = partial(self.stop.check_while_waiting, self.dist.world_size)
-        self._clock = time.monotonic()
-        self._saved_at = time.monotonic()
+        self._clock = self._saved_at = time.monotonic()
         self._saved = False
         """True if last.pt has the current state"""
 
@@ -139,6 +140,7 @@ class Runner:
             with self.stop, self.progress, self.sinks:
                 self._restore()
                 try:
+                    self.callbacks.at("start", self)
                     self._train()
                     return self._finish()
                 finally:
@@ -146,7 +148,7 @@ class Runner:
         except Interrupted as error:
             raise error.saved() from None
         except FileNotFoundError:
-            self._check_folder()
+            self.checkpoints.check_folder()
             raise
 
     def _train(self) -> None:
@@ -165,13 +167,14 @@ class Runner:
             raise
 
     def _ends_early(self) -> bool:
-        """Return on every rank whether patience has run out."""
-        return self.patience.evaluations is not None and self.dist.broadcast(bool(self._why_early()))
+        """Return on every rank whether patience has run out, or a callback has asked to end the training."""
+        asked = self.callbacks.stop_together(self.dist)
+        return asked or (self.patience.evaluations is not None and self.dist.broadcast(bool(self._why_early())))
 
     def _why_early(self) -> str:
         """Say why the run ends before its last epoch; empty where it does not. Only the main rank knows figures."""
-        over = self.step >= self.total_steps
-        return "" if over else self.patience.why(self.history, self.best_by, self.epochs)
+        why = self.callbacks.stopped or self.patience.why(self.history, self.best_by, self.epochs)
+        return why if self.step < self.total_steps else ""
 
     def _train_epoch(self) -> None:
         epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -194,9 +197,10 @@ class Runner:
             self._saved = False
             self.loss_sum += result.loss
             self._report_step(result, group, waited)
+            self.callbacks.at("step", self, loss=result.loss)
             if result.signum is not None:
-                name = Signals(result.signum).name
-                raise Interrupted(f"stopped by {name} after step {self.step} of {self.total_steps}", result.signum)
+                at = f"step {self.step} of {self.total_steps}"
+                raise Interrupted(f"stopped by {Signals(result.signum).name} after {at}", result.signum)
             if 0 < 60 * self.checkpoint_every_minutes < time.monotonic() - self._saved_at:
                 self._save()
 
@@ -236,16 +240,18 @@ class Runner:
         for name in self.models():
             flat |= {f"{name}/{key}": value for key, value in record.get(name, {}).items()}
         self.sinks.log(self.step, flat)
-        if evaluation is not None and self.on_evaluation is not None:
-            ends = self.step == self.total_steps or bool(self._why_early())
-            self.on_evaluation(epoch, self.step, evaluation, last=ends)
+        if evaluation is not None:
+            if self.on_evaluation is not None:
+                ends = self.step == self.total_steps or bool(self._why_early())
+                self.on_evaluation(epoch, self.step, evaluation, last=ends)
+            self.callbacks.at("evaluation", self, evaluation=evaluation)
         self.progress.end_epoch(epoch_line(record, self.epochs, self.best_by))
 
     def _is_evaluated(self) -> bool:
         """Return whether no evaluation is due at this step, or the history has it."""
         epoch = self.epochs_at(self.step)
-        at_boundary = self.step == self.total_steps or self.step % self.steps_per_epoch == 0
-        return not at_boundary or epoch == 0 or bool(self.history and self.history[-1]["epoch"] >= epoch)
+        inside = self.step != self.total_steps and self.step % self.steps_per_epoch != 0
+        return inside or epoch == 0 or bool(self.history and self.history[-1]["epoch"] >= epoch)
 
     def models(self) -> dict[str, Classifier]:
         """Return the models that are evaluated, with raw and with EMA weights, by name."""
@@ -271,7 +277,7 @@ class Runner:
         is_best = not self.best or score > self.best[by]
         if is_best:
             self.best = found
-        self._check_folder()
+        self.checkpoints.check_folder()
         self.kept.save(replace(self._state(), best=found), self.history, is_best=is_best)
 
     def _finish(self) -> Outcome | None:
@@ -297,6 +303,8 @@ class Runner:
             "corrupt_images": list(dict.fromkeys(corrupt)),
         }
         result |= {"ended_early": why} if (why := self._why_early()) else {}
+        self.callbacks.at("end", self, evaluation=validation, result=result)
+        self.sinks.finish(result, validation)
         return Outcome(result, validation, test)
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -320,7 +328,7 @@ class Runner:
         self._saved = True
         if not self.dist.is_main:
             return
-        self._check_folder()
+        self.checkpoints.check_folder()
         self.sinks.flush()
         scaler = self.train_step.scaler
         position = TrainingPosition(
@@ -332,17 +340,10 @@ class Runner:
             loss_sum=self.loss_sum,
             corrupt=list(self.train_loader.corrupt),
             curriculum=None if self.curriculum is None else self.curriculum.state_dict(),
+            callbacks=self.callbacks.state_dict(),
         )
         self.checkpoints.save(self._state(position).to_dict(), "last")
         self.kept.prune(self.history)
-
-    def _check_folder(self) -> None:
-        """Refuse to make the run folder anew: it would lack what was written at the start."""
-        if not self.folder.is_dir():
-            raise MltrainError(
-                f"{self.folder}: the run folder was deleted or moved during the training, so nothing more is saved; "
-                "repeat the command to start again"
-            ) from None
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, if there is one."""
@@ -372,6 +373,7 @@ class Runner:
         if self.curriculum is not None:
             assert position.curriculum is not None, "curriculum and checkpoint belong to the same config"
             self.curriculum.load_state_dict(position.curriculum)
+        self.callbacks.load_state_dict(position.callbacks)
         self.step, self.best, self.history = state.step, state.best, position.history
         self.seconds, self.loss_sum = position.seconds, position.loss_sum
         if self.dist.is_main and self.best and not repair_best(self.checkpoints, state):

@@ -43,6 +43,7 @@ class TrainingPosition:
     loss: dict[str, Any] | None = None
     """None in checkpoints that are older than losses with a state"""
     curriculum: dict[str, Any] | None = None
+    callbacks: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class TrainState:
         }
         if self.position is not None:
             content |= {item.name: getattr(self.position, item.name) for item in fields(self.position)}
-            if self.position.curriculum is None:
-                del content["curriculum"]
+            for name in ("curriculum", "callbacks"):  # a run without them has the keys of older versions
+                if content[name] is None:
+                    del content[name]
         return content
 
     @classmethod
@@ -100,6 +102,7 @@ class TrainState:
                     **{key: content[key] for key in required},
                     loss=content.get("loss"),
                     curriculum=content.get("curriculum"),
+                    callbacks=content.get("callbacks"),
                 )
             return cls(
                 model=content["model"],

@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.signals import from_flags, to_flags
-from mltrain.errors import DataError, NonFiniteError
+from mltrain.errors import DataError, MltrainError, NonFiniteError, described
 from mltrain.losses import PerLabelLoss
+from mltrain.losses.base import knows_unknown
 from mltrain.optim import schedules
 from mltrain.optim.ema import ModelEma
 from mltrain.optim.schedules import Schedule
@@ -65,7 +66,7 @@ class TrainStep:
 
     def __post_init__(self) -> None:
         # Losses of other packages, such as torch.nn.BCEWithLogitsLoss, want targets of the type of the logits.
-        self.float_targets = not type(self.loss).__module__.startswith("mltrain.")
+        self.float_targets = not knows_unknown(self.loss)
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         device = self.dist.device
         self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype is torch.float16 else None
@@ -125,12 +126,27 @@ class TrainStep:
                 if self.float_targets:
                     logits = logits.float()
                     targets = targets.to(logits.dtype)
-                loss = self.loss(logits, targets)
+                loss = self._loss_of(logits, targets)
                 loss = loss if weight == 1.0 else loss * weight
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one image on each rank"
         return total
+
+    def _loss_of(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not self.float_targets:
+            return self.loss(logits, targets)
+        try:
+            loss: torch.Tensor = self.loss(logits, targets)
+        except Exception as error:
+            raise MltrainError(f"loss ({type(self.loss).__qualname__}) failed: {described(error)}") from error
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise MltrainError(
+                f"loss ({type(self.loss).__qualname__}) returned {shape} for logits {tuple(logits.shape)}; training "
+                "needs a tensor of one number, e.g. .sum(1).mean()"
+            )
+        return loss
 
     def _forward(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.dist.device

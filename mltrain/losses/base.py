@@ -33,6 +33,11 @@ DEVICE_CHUNK = 1 << 24
 """On an accelerator chunks only bound the memory of very large batches."""
 
 
+def knows_unknown(loss: nn.Module) -> bool:
+    """Return whether a loss leaves out unknown targets (-1): those of mltrain and those derived from them do."""
+    return any(base.__module__.startswith("mltrain.losses.") for base in type(loss).__mro__)
+
+
 class PerLabelLoss(nn.Module):
     """Base of losses of the form ``y * positive(x) + (1 - y) * negative(x)`` per entry.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mltrain.errors import ConfigError, described
 from mltrain.models.backbone import Backbone, Features, create_backbone
 from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label, ZeroShotMLDecoder
 
@@ -58,6 +59,21 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))
+
+
+def check_head(model: Classifier, num_classes: int) -> None:
+    """Run the head on blank tokens. Raises ConfigError unless it gives logits (B, C)."""
+    tokens, training = torch.zeros(2, 4, model.backbone.num_features), model.head.training
+    model.head.eval()
+    try:
+        with torch.no_grad():
+            logits = model.classify(Features(tokens, (2, 2), tokens[:, :0]))
+    except Exception as error:
+        raise ConfigError(f"it cannot run on tokens {tuple(tokens.shape)}: {described(error)}") from error
+    model.head.train(training)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2, num_classes):
+        raise ConfigError(f"it returns {shape} for tokens {tuple(tokens.shape)}, not logits {(2, num_classes)}")
 
 
 def create_classifier(

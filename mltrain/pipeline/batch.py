@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from mltrain.errors import DataError
+from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet
 from mltrain.pipeline.buffers import BatchBuffers, Lent, hand_out
 from mltrain.pipeline.decode import read_image
@@ -81,14 +81,19 @@ class PackedBatch(NamedTuple):
     error: str | None
     damaged: list[str]
     """one line (path and reason) for each JPEG file that is damaged and was decoded nevertheless"""
+    refused: str | None = None
+    """message of the ConfigError of a transform"""
 
     def unpack(self) -> Batch:
         """Return views of the buffer.
 
         Raises:
             DataError: an image could not be decoded, and the loader does not skip.
+            ConfigError: the transform, which is the user's, failed.
         """
         buffer = self._tensor()
+        if self.refused is not None:
+            raise ConfigError(self.refused)
         if self.error is not None:
             raise DataError(self.error)
         images, targets = _views(buffer, self.capacity, self.image_size, self.num_classes)
@@ -159,7 +164,10 @@ class Assembler:
                 continue
             if generator is not None and self.seed is not None:
                 generator.manual_seed(integer_hash(IMAGE, self.seed, job.epoch, job.position + offset, index))
-            result = self.transform(image)
+            try:
+                result = self.transform(image)
+            except ConfigError as error:  # a transform of the user
+                return PackedBatch(buffer, count, size, classes, job.indices, [], None, [], str(error))
             if result.shape != (3, size, size) or result.dtype != torch.uint8:
                 raise ValueError(
                     f"{type(self.transform).__name__} gave {result.dtype} {tuple(result.shape)}, "

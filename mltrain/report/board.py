@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.tensorboard import THRESHOLDS, TensorBoard, add_jpeg, add_pr_curve, final_events
@@ -38,7 +39,8 @@ _WIDTH = 224
 class Board:
     """Recorder of each evaluation of the validation split; see the module."""
 
-    writer: TensorBoard
+    writer: TensorBoard | None
+    """None: pictures only"""
     labels: LabelSet
     """the validation split"""
     resize: Transform
@@ -64,6 +66,7 @@ class Board:
 
     def __call__(self, epoch: int, step: int, evaluation: Evaluation, *, last: bool) -> None:
         """Record an evaluation after epoch `epoch` (from 1) and optimizer step `step`."""
+        assert self.writer is not None
         if epoch <= self.every:
             # A tag of a chart is a regular expression that may match anywhere in a tag: val/map would also draw
             # val/map_head, val/map@3 ...
@@ -92,6 +95,7 @@ class Board:
             result: the content of result.json.
             evaluation: evaluation of the best epoch.
         """
+        assert self.writer is not None
         best = result["best"]
         with final_events(self.writer.folder, step, hyperparameters, final_metrics(result)) as events:
             if len(self.shown):
@@ -112,6 +116,7 @@ class Board:
         return {chart: tags for chart, tags in layout.items() if tags}
 
     def _add_curves(self, evaluation: Evaluation, step: int) -> None:
+        assert self.writer is not None
         groups = {name: index for name, index in self.stats.group_indices().items() if len(index)}
         options: Any = {"groups": groups, "thresholds": THRESHOLDS, "softmax": self.single_label}
         for weights, entries in evaluation.entries().items():
@@ -121,6 +126,12 @@ class Board:
     def _add_pictures(
         self, events: SummaryWriter, evaluation: Evaluation, weights: str, caption: str, tag: str, step: int
     ) -> None:
+        for k, (_, drawn) in enumerate(self.pictures(evaluation, weights, caption)):
+            add_jpeg(events, f"{tag}/{k:02d}", jpeg(drawn), drawn.size, step)
+
+    def pictures(self, evaluation: Evaluation, weights: str, caption: str) -> list[tuple[str, Image.Image]]:
+        """Return the file of each shown image, and the image with its labels and predictions written below."""
+        found = []
         if not self._pixels:  # kept: a few small images
             paths = [self.labels.path(int(i)) for i in self.shown]
             self._pixels = [self.resize(read_image(path)).permute(1, 2, 0).numpy() for path in paths]
@@ -135,7 +146,8 @@ class Board:
             )
             head = f"{caption}, {WEIGHTS[weights]}: {Path(self.labels.file(index)).name}"
             drawn = captioned(pixels, [("title", head), *lines], width=_WIDTH, rows=_LINES + 1)
-            add_jpeg(events, f"{tag}/{k:02d}", jpeg(drawn), drawn.size, step)
+            found.append((self.labels.file(index), drawn))
+        return found
 
     def _predicted(self, evaluation: Evaluation, weights: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return classes of the k-th shown image, probabilities and targets; only known ones if no others are kept."""

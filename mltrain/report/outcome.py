@@ -26,6 +26,16 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency, or, with single labels,
     `<name>_recall.png`.
     """
+    write_csv(path, per_class_rows(evaluation, stats))
+    from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
+
+    figure = next(iter(next(iter(evaluation.summaries.values())).per_class))
+    values = {WEIGHTS.get(name, name): summary.per_class[figure] for name, summary in evaluation.summaries.items()}
+    per_class_ap_plot(path.with_name(f"{path.stem}_{figure}.png"), values, stats, figure=figure)
+
+
+def per_class_rows(evaluation: Evaluation, stats: LabelStats) -> list[Sequence[Any]]:
+    """Return the header and a row per class, as `write_per_class` writes them."""
     columns: dict[str, Sequence[Any]] = {
         "class": stats.class_names,
         "group": [GROUP_NAMES[g] for g in stats.groups],
@@ -33,12 +43,7 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     }
     for name, summary in evaluation.summaries.items():
         columns |= {f"{name}_{key}": list(map(_cell, values)) for key, values in summary.per_class.items()}
-    write_csv(path, [list(columns), *zip(*columns.values(), strict=True)])
-    from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
-
-    figure = next(iter(next(iter(evaluation.summaries.values())).per_class))
-    values = {WEIGHTS.get(name, name): summary.per_class[figure] for name, summary in evaluation.summaries.items()}
-    per_class_ap_plot(path.with_name(f"{path.stem}_{figure}.png"), values, stats, figure=figure)
+    return [list(columns), *zip(*columns.values(), strict=True)]
 
 
 def write_confusion(path: Path, evaluation: Evaluation, weights: str, class_names: Sequence[str]) -> None:

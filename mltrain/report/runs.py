@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mltrain.config.identity import DEBUG
 from mltrain.engine.latest import followed, is_latest
 from mltrain.engine.lock import run_lock
 from mltrain.engine.run_folder import CONFIG, JOB, NONFINITE, RunFolder, flatten, read_json
@@ -70,9 +71,12 @@ class RunRecord(RunFolder):
 def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
     """Read every run at or below the folders, finished or not, in the order of their paths.
 
+    Runs of a debug preset are tries: they are left out, unless a folder of them is named (runs/debug).
+
     Raises:
         DataError: a folder does not exist.
     """
+    folders = list(folders)
     found: dict[Path, Path] = {}
     jobs: dict[tuple[str, ...], dict[str, Any]] = {}
     for folder in folders:
@@ -88,7 +92,9 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
             # under its own name.
             below = [name for name in names if not name.startswith(".") and not is_latest(path / name)]
             names[:] = [] if CONFIG in files else sorted(below)
-    records = [_read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
+    records = [read_record(folder, load, jobs.pop(_tail(folder), None)) for folder in sorted(found.values())]
+    if not any(DEBUG in folder.absolute().parts for folder in folders):
+        records = [record for record in records if not record.config.get("debug")]
     return records + [_failed_job(job) for _, job in sorted(jobs.items()) if job["state"] == "failed"]
 
 
@@ -123,8 +129,11 @@ def _first_line(text: Any) -> str:
     return str(text or "no reason was recorded").splitlines()[0]
 
 
-def _read_record(folder: Path, load: Load, job: Mapping[str, Any] | None) -> RunRecord:
-    """Read a run folder; a file that cannot be read becomes the note of an "unreadable" record."""
+def read_record(folder: Path, load: Load, job: Mapping[str, Any] | None = None) -> RunRecord:
+    """Read a run folder; `job` is the record that a sweep has of it.
+
+    A file that cannot be read becomes the note of an "unreadable" record.
+    """
     try:
         config, settings = load(folder)
         record = RunRecord(folder, "finished", config=config, settings=settings)

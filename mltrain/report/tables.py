@@ -172,6 +172,7 @@ def metrics_table(result: Mapping[str, Any]) -> str:
     headline = next((keys for keys in HEADLINES if keys[0] in result.get("val", {})), HEADLINES[0])
     if "map_unseen" in result.get("val", {}):
         headline = (*headline[:4], "map_unseen", *headline[4:])
+    headline = (*headline, *result.get("own_figures", ()))
     splits = {"val": {k: result[k] for k in WEIGHTS if k in result}, "test": result.get("test", {})}
     best = (result.get("best") or {}).get("weights")
     for split, by_weights in splits.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
+from mltrain.losses.base import knows_unknown
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
@@ -38,11 +39,13 @@ from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
+from mltrain.runs.debug import limited, with_validation
 from mltrain.runs.dry_run import dry_run
 from mltrain.runs.extend import Extension, begin_extension, build_schedule, find_extension
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.offline import offline
+from mltrain.runs.own_parts import build_callbacks, with_own_metrics
 from mltrain.runs.same_data import remember
 from mltrain.seeding import seed_start
 from mltrain.text import counted
@@ -74,6 +77,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
+    callbacks = build_callbacks(cfg)
     if cfg.metrics.best == "map_unseen":
         check_unseen(splits.val, stats, cfg.metrics.min_positives)
     step, train_loader = build_training(cfg, dist, parts, extension)
@@ -129,6 +133,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         log_every_steps=cfg.logger.every_steps,
         keep_predictions=keeps_predictions(cfg, stats),
         curriculum=curriculum,
+        callbacks=callbacks,
     )
 
 
@@ -140,10 +145,10 @@ def build_training(
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
     if getattr(loss, "reduction", None) == "none":
         raise ConfigError("loss.reduction=none: training needs one number; allowed: sum, mean, batchmean")
-    if not type(loss).__module__.startswith("mltrain.") and stats.unknowns.any():
+    if not knows_unknown(loss) and stats.unknowns.any():
         raise ConfigError(
             f"loss._target_={cfg.loss._target_}: {int(stats.unknowns.sum())} training targets are unknown (-1), which "
-            "only the losses of mltrain leave out; use one of them, such as loss=bce or loss=asl"
+            "only the losses of mltrain and those derived from them leave out; use one, such as loss=bce or loss=asl"
         )
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
     train_loader = build_train_loader(cfg, dist, parts)
@@ -184,6 +189,7 @@ def build_data(
         except DataError:
             dry_run(cfg)  # the config's own mistakes come first: data can take a day to fetch
             raise
+    splits = limited(cfg, splits)
     if training:
         check_trainable(splits.train)
     fewer: LabelSet | None = instantiate(cfg.partial, "partial", labels=splits.train)
@@ -191,6 +197,7 @@ def build_data(
         splits = splits._replace(train=fewer)
     splits = in_class_order(splits, class_names or splits.train.class_names)
     check_data(cfg, splits, training=training)
+    splits = with_validation(cfg, splits)
     return splits, stats or LabelStats.from_labels(splits.train, cfg.metrics.head_min, cfg.metrics.medium_min)
 
 
@@ -240,8 +247,15 @@ def eval_loader(
     )
 
 
-def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
-    """Return the task's `summarize`, bound to the config's settings and the groups of the training set."""
+def summarizer(cfg: DictConfig, stats: LabelStats) -> Callable[..., Summary]:
+    """Return the task's `summarize`, bound to the config's settings and the groups of the training set.
+
+    It includes the user's own figures.
+    """
+    return with_own_metrics(cfg, _summarizer_of_task(cfg, stats))
+
+
+def _summarizer_of_task(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]:
     if cfg.task == SINGLE_LABEL:
         groups = stats.group_indices()
         return functools.partial(summarize_single_label, group_indices=groups, absent=cfg.metrics.absent)
@@ -255,7 +269,7 @@ def summarizer(cfg: DictConfig, stats: LabelStats) -> functools.partial[Summary]
 
 def keeps_predictions(cfg: DictConfig, stats: LabelStats) -> bool:
     """Return whether evaluation keeps predictions for unknown targets too: to write them, or for figures of images."""
-    asked = cfg.metrics.save_predictions or cfg.metrics.ranking
+    asked = cfg.metrics.save_predictions or cfg.metrics.ranking or cfg.metrics.own
     return bool(asked or cfg.task == SINGLE_LABEL or "unseen" in stats.group_indices())
 
 

@@ -230,7 +230,7 @@ def average(
     with distributed.start(cfg.runner.device) as dist:
         if dist.world_size > 1:
             raise ConfigError("mltrain average runs in one process; start it without torchrun")
-        allowed = list(cfg.paths.allow_targets)
+        allowed = list(cfg.paths.imports)
         configs = [cfg, *(load_run(member.folder, allow_targets=allowed) for member in members[1:])]
         read = [member.read(config, weights) for member, config in zip(members, configs, strict=True)]
         _check_alike(read)

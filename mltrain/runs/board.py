@@ -1,4 +1,4 @@
-"""Connect a run to TensorBoard: curves, pictures and hyper-parameters, as its config asks."""
+"""Connect a run to TensorBoard, wandb and MLflow: curves, pictures, tables and hyper-parameters, as its config asks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,30 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import relevant
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.engine.evaluator import Evaluation
+from mltrain.engine.logging import FinalRecord
 from mltrain.engine.runner import Runner
 from mltrain.engine.tensorboard import TensorBoard
-from mltrain.report.board import Board, flattened
+from mltrain.report.board import Board, final_metrics, flattened
+from mltrain.report.outcome import per_class_rows
 
 
 def attach_board(cfg: DictConfig, runner: Runner) -> None:
-    """Record the runner's evaluations, if it writes event files."""
+    """Record the runner's evaluations if it writes event files, and its end where a service shows it."""
     writer = next((sink for sink in runner.sinks.sinks if isinstance(sink, TensorBoard)), None)
-    if writer is None:
-        return
-    runner.on_evaluation = Board(
+    if writer is not None:
+        runner.on_evaluation = _board(cfg, runner, writer)
+
+    def final(result: dict[str, Any], validation: Evaluation) -> FinalRecord:
+        best = result["best"]
+        board = runner.on_evaluation if isinstance(runner.on_evaluation, Board) else _board(cfg, runner, None)
+        pictures = board.pictures(validation, best["weights"], f"best, epoch {best['epoch']}")
+        return FinalRecord(runner.step, final_metrics(result), per_class_rows(validation, runner.stats), pictures)
+
+    runner.sinks.final = final
+
+
+def _board(cfg: DictConfig, runner: Runner, writer: TensorBoard | None) -> Board:
+    return Board(
         writer,
         runner.val_loader.labels,
         instantiate(cfg.eval_resize, "eval_resize", image_size=runner.model.backbone.image_size),

@@ -12,9 +12,11 @@ from mltrain.config.build import instantiate
 from mltrain.config.identity import component_name
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
+from mltrain.metrics.summary import summarize
 from mltrain.models.backbone import Backbone
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import GlobalAveragePool
+from mltrain.runs.own_parts import build_callbacks, with_own_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -80,4 +82,6 @@ def _build(cfg: DictConfig) -> Backbone:
     instantiate(cfg.optimizer, "optimizer", model=model)
     instantiate(cfg.schedule, "schedule", steps_per_epoch=_STEPS_PER_EPOCH)
     instantiate(cfg.ema, "ema", model=model)
+    build_callbacks(cfg)
+    with_own_metrics(cfg, summarize)
     return backbone

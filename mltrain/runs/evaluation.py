@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class RunOnData:
         return self.state.best
 
     @property
-    def summarize(self) -> partial[Summary]:
+    def summarize(self) -> Callable[..., Summary]:
         """Metrics of (logits, targets), with the settings of the config."""
         return summarizer(self.config, self.stats)
 

@@ -62,7 +62,7 @@ def find_extension(cfg: DictConfig, folder: Path) -> Extension | None:
     if _has_begun(cfg, folder):  # the old run is no longer needed
         return _read(folder)
     run = Path(cfg.runner.extend).expanduser()
-    old = load_run(run, allow_targets=list(cfg.paths.allow_targets))
+    old = load_run(run, allow_targets=list(cfg.paths.imports))
     result = read_result(run)
     if not any((run / name).exists() for name in ("last.pt", "previous.pt")):
         raise ConfigError(f"runner.extend={run}: no last.pt, which has the optimizer's state{_alone(run)}")
@@ -217,7 +217,7 @@ def _described(extension: Extension, cfg: DictConfig, step: TrainStep, steps_per
 
 def _other_settings(cfg: DictConfig, run: Path) -> list[str]:
     """Name the settings that differ from those of the old run and change the result."""
-    old: Mapping[str, Any] = flatten(relevant(load_run(run, allow_targets=list(cfg.paths.allow_targets))))
+    old: Mapping[str, Any] = flatten(relevant(load_run(run, allow_targets=list(cfg.paths.imports))))
     new = flatten(relevant(cfg))
     keys = [key for key in {**old, **new} if key not in FREE and old.get(key) != new.get(key)]
     found = [f"{key}={spell(new.get(key))} (was {spell(old.get(key))})" for key in keys]

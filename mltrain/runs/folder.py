@@ -17,7 +17,7 @@ from mltrain.engine.run_folder import EMA, RAW, STATS
 from mltrain.engine.state import TrainState, load_fitting, read_best
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.labels import LabelStats
-from mltrain.models.classifier import Classifier
+from mltrain.models.classifier import Classifier, check_head
 from mltrain.models.weights import read_state_dict
 from mltrain.runs.offline import forget_start
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE
@@ -129,6 +129,11 @@ def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats
     backbone = instantiate(cfg.model, "model")
     given = {"in_features": backbone.num_features, "num_classes": len(class_names), "class_names": class_names}
     model = Classifier(backbone, instantiate(cfg.head, "head", stats=stats, **given))
+    if not cfg.head._target_.startswith("mltrain."):
+        try:
+            check_head(model, len(class_names))
+        except ConfigError as error:
+            raise ConfigError(f"head ({cfg.head._target_}): {error}") from error
     start_head(model, cfg, class_names)
     return model
 

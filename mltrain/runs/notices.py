@@ -21,10 +21,12 @@ def describe_model(cfg: DictConfig, model: Classifier) -> str:
     """Return a line with backbone, weights, size and input of the model, and whether it is the default."""
     given = cfg.runner.extend or cfg.model.get("checkpoint")
     weights = f"weights {given}" if given else "timm's weights" if cfg.model.get("pretrained") else "random weights"
+    target = str(cfg.model._target_)
+    name = component_name(cfg.model) if target.startswith("mltrain.") else target.rpartition(".")[2]
     count = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     return (
-        f"model: {component_name(cfg.model)}, {weights}, input {model.backbone.image_size} px, {count:.2f} M "
+        f"model: {name}, {weights}, input {model.backbone.image_size} px, {count:.2f} M "
         f"parameters, {trained:.2f} M trained{_how_to_change(cfg)}"
     )
 
@@ -32,7 +34,7 @@ def describe_model(cfg: DictConfig, model: Classifier) -> str:
 def _how_to_change(cfg: DictConfig) -> str:
     if _is_default(cfg):
         return "; chosen by default: model.name=NAME fine-tunes another backbone"
-    if cfg.model.name == "test_byobnet" and component_name(cfg.dataset) not in DRAWN:
+    if cfg.model.get("name") == "test_byobnet" and component_name(cfg.dataset) not in DRAWN:
         return "; it is meant for drawn shapes: without model=small, a pretrained network is fine-tuned"
     return ""
 

@@ -59,7 +59,7 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
     from mltrain.runs.convert import convert  # torch, which a failing download does not wait for
 
     origin = {"zoo": name, "about": model.about, "url": model.url, "page": model.page, "published": model.published}
-    options = [word for word in model.options if "allow_targets" not in word]  # no file gives that permission
+    options = [word for word in model.options if not word.lstrip("+").startswith("paths")]  # as paths.imports
     return convert(file, options, out=out, overwrite=source is not None, origin=origin)
 
 

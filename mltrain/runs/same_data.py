@@ -25,6 +25,7 @@ from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine.run_folder import DATA, read_config, read_result
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write, remove_folder, sha256_of
+from mltrain.runs.debug import limited, with_validation
 from mltrain.runs.settings import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def check_runs(configs: Iterable[DictConfig]) -> bool:
             continue
         plain = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(plain, dict)
-        key = json.dumps([plain[section] for section in LABEL_SECTIONS], sort_keys=True)
+        part = (plain["data"]["limit"], plain["data"]["validate_on"])
+        key = json.dumps([part, *(plain[section] for section in LABEL_SECTIONS)], sort_keys=True)
         if key not in read:
             read[key] = _read(cfg)
         splits = read[key]
@@ -208,7 +210,7 @@ def _of_begun(folder: Path) -> Fingerprint | None:
 def _read(cfg: DictConfig) -> Splits | None:
     """Return the labels that a config trains on; None if they cannot be read, and a line tells why."""
     try:
-        splits: Splits = instantiate(cfg.dataset, "dataset")
+        splits: Splits = limited(cfg, instantiate(cfg.dataset, "dataset"))
         fewer = instantiate(cfg.partial, "partial", labels=splits.train)
     except (DataError, ConfigError, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -216,7 +218,8 @@ def _read(cfg: DictConfig) -> Splits | None:
         return None
     if fewer is not None:
         splits = splits._replace(train=fewer)
-    return in_class_order(splits, splits.train.class_names)
+    splits = in_class_order(splits, splits.train.class_names)
+    return with_validation(cfg, splits)
 
 
 def _same_dataset(cfg: DictConfig, folder: Path) -> bool:

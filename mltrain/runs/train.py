@@ -19,6 +19,7 @@ from mltrain.engine.run_folder import CONFUSION, LOG, PER_CLASS, REPORT, RESULT,
 from mltrain.engine.runner import Outcome, Runner
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import remove_folder, remove_leftovers, write_json
+from mltrain.metrics.own import SummarizeWithOwn
 from mltrain.metrics.summary import TITLES
 from mltrain.report.html.run_report import report_at_end
 from mltrain.report.outcome import write_confusion, write_per_class
@@ -26,6 +27,7 @@ from mltrain.report.predictions import keep_predictions
 from mltrain.report.tables import metrics_table
 from mltrain.runs.assemble import assemble
 from mltrain.runs.board import attach_board, finish_board
+from mltrain.runs.debug import verdict
 from mltrain.runs.image_roots import image_roots
 from mltrain.runs.notices import head_was_left
 from mltrain.runs.same_data import check_runs
@@ -138,6 +140,8 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         "seed": cfg.seed,
         "folder": str(runner.folder),
     }
+    if isinstance(runner.summarize, SummarizeWithOwn):
+        result["own_figures"] = list(runner.summarize.names)
     write_per_class(runner.folder / PER_CLASS["val"], outcome.validation, runner.stats)
     best_weights, names = result["best"]["weights"], runner.stats.class_names
     write_confusion(runner.folder / CONFUSION["val"], outcome.validation, best_weights, names)
@@ -155,6 +159,7 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
     write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
     _say_why_early(result)
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
+    verdict(cfg, result)
     if cfg.logger.report:
         loaders = {"val": runner.val_loader, "test": runner.test_loader}
         report_at_end(runner.folder, {k: loader.labels.root for k, loader in loaders.items() if loader is not None})

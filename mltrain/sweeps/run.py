@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import message
-from mltrain.config.compose import load
+from mltrain.config.compose import load, search_path
 from mltrain.config.identity import run_folder
-from mltrain.config.overrides import Source, scan_overrides
+from mltrain.config.overrides import Scan, Source, scan_overrides
 from mltrain.config.sweep_settings import compose_settings
 from mltrain.engine.run_folder import read_result
 from mltrain.engine.signals import handled
@@ -73,11 +73,7 @@ def run_sweep(
             "torchrun per job in a loop, or on Slurm -m hydra/launcher=slurm hydra.launcher.tasks_per_node=8 "
             "hydra.launcher.gpus_per_node=8. One GPU per job: -m hydra/launcher=ray, without torchrun"
         )
-    scan = scan_overrides(overrides, source, sweep=True)
-    if scan.problems:
-        raise ConfigError(message(scan.problems))
-    parsed = OverridesParser.create().parse_overrides(scan.overrides)
-    settings = compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
+    scan, parsed, settings = _composed(overrides, source)
     launchers.check_installed(settings)
     total, done, rerun_before = _check_jobs(parsed, settings, source)
     checked = before is None or _check_data(before)
@@ -118,6 +114,46 @@ def run_sweep(
     _sum_up(sweep, records, ended)
 
 
+def planned_jobs(overrides: Sequence[str], source: Source) -> dict[str, DictConfig]:
+    """Return the checked config of every job of a sweep, by the values in which the jobs differ; nothing is run.
+
+    If the sweeper chooses values as it goes, there is one job, with the first value of each range.
+
+    Raises:
+        ConfigError: a job's config is wrong.
+    """
+    _, parsed, settings = _composed(overrides, source)
+    _check_jobs(parsed, settings, source)
+    varied = {o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()}
+    return {
+        " ".join(word for word in job.split() if word.partition("=")[0] in varied) or job: cfg
+        for job, cfg in sweep_job.checked.items()
+    }
+
+
+def _composed(overrides: Sequence[str], source: Source) -> tuple[Scan, list[Override], DictConfig]:
+    """Return the overrides, checked and parsed, and Hydra's settings for their sweep. Raises ConfigError."""
+    scan = scan_overrides(overrides, source, sweep=True)
+    if scan.problems:
+        raise ConfigError(message(scan.problems))
+    parsed = OverridesParser.create().parse_overrides(scan.overrides)
+    return scan, parsed, compose_settings([o.input_line or "" for o in parsed if not o.is_sweep_override()], source)
+
+
+def _not_for_all(parsed: list[Override]) -> str:
+    """Say that an option of a group holds for every option of the group that the sweep tries; empty if none does."""
+    varied = {o.key_or_group for o in parsed if o.is_sweep_override()}
+    fixed = [(o.input_line or "").lstrip("+") for o in parsed if o.key_or_group.partition(".")[0] in varied]
+    fixed = [text for text in fixed if "." in text.partition("=")[0]]
+    if not fixed:
+        return ""
+    group = fixed[0].partition(".")[0]
+    return (
+        f"\n{', '.join(fixed)} would hold for every job, so each {group} must have it. Sweep the others by themselves, "
+        f"e.g. without {fixed[0]}; `mltrain results` shows both sweeps in one table"
+    )
+
+
 def _check_jobs(
     parsed: list[Override], settings: DictConfig, source: Source
 ) -> tuple[int | None, int, tuple[str, ...]]:
@@ -139,7 +175,8 @@ def _check_jobs(
         try:
             cfg = load(job, source=source)
         except ConfigError as error:
-            raise ConfigError(f"nothing was run: the job {' '.join(job)} has {error}") from error
+            words = " ".join(text.lstrip("+") for text in job)
+            raise ConfigError(f"nothing was run: the job {words} has {error}{_not_for_all(parsed)}") from error
         sweep_job.checked[" ".join(text.lstrip("+") for text in job)] = cfg
     if jobs is None:
         return settings.sweeper.get("n_trials"), 0, ()
@@ -186,8 +223,7 @@ def _own_overrides(source: Source, sweep: Sweep, at_once: int | None) -> list[st
     """Return the overrides that tell Hydra the sweep's folder, further config folders, and the jobs at once."""
     quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
     overrides = [f"hydra.sweep.dir='{quoted}'"]
-    if source.extra:
-        overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in source.extra)}]")
+    overrides += search_path(source)
     if sweep.launcher == "joblib":
         overrides.append(f"hydra.launcher.n_jobs={at_once}")
     return overrides

@@ -33,7 +33,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
 
 
 def probe_head(probe: Source, *overrides: str) -> object:
-    cfg = load(["head=probe", "paths.allow_targets=[probe_package]", *overrides], source=probe)
+    cfg = load(["head=probe", "paths.imports=[probe_package]", *overrides], source=probe)
     return instantiate(cfg.head, "head", in_features=8, num_classes=5, stats=None)
 
 

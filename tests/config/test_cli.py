@@ -87,7 +87,7 @@ def test_a_config_error_is_a_message_and_exit_code_2(tool: Tool) -> None:
 def test_dashes_before_a_key_are_answered_with_the_key(tool: Tool) -> None:
     run = tool("--epochs", "3")
     assert run.returncode == 2
-    assert "did you mean runner.epochs=VALUE?" in run.stderr
+    assert "did you mean runner.epochs=3?" in run.stderr
 
 
 @pytest.mark.parametrize(

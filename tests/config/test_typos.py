@@ -208,12 +208,12 @@ def test_what_paths_allow_targets_names_is_imported_and_checked(
     source = Source(extra=(tmp_path / "configs",))
     with pytest.raises(ConfigError, match="not among the packages"):
         load(["loss=mine"], source=source)
-    cfg = load(["loss=mine", "paths.allow_targets=[my_losses]"], source=source)
+    cfg = load(["loss=mine", "paths.imports=[my_losses]"], source=source)
     assert cfg.loss.beta == 2.0
     with pytest.raises(ConfigError, match=r"did you mean loss\.beta"):
-        load(["loss=mine", "loss.betta=1", "paths.allow_targets=[my_losses]"], source=source)
+        load(["loss=mine", "loss.betta=1", "paths.imports=[my_losses]"], source=source)
     with pytest.raises(ConfigError, match="did you mean Mine"):
-        load(["loss=mine", "loss._target_=my_losses.Mein", "paths.allow_targets=[my_losses]"], source=source)
+        load(["loss=mine", "loss._target_=my_losses.Mein", "paths.imports=[my_losses]"], source=source)
 
 
 def test_the_advice_for_a_value_in_a_file_is_yaml_that_works(tmp_path: Path) -> None:

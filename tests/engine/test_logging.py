@@ -4,13 +4,17 @@ import importlib.util
 import itertools
 import json
 import logging
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mltrain.config.compose import load
 from mltrain.engine import distributed
-from mltrain.engine.logging import MetricsLog, Sinks, TensorBoard, make_sinks, save_environment
+from mltrain.engine.logging import FinalRecord, MetricsLog, Sinks, TensorBoard, make_sinks, save_environment
 from mltrain.engine.progress import Progress
 from mltrain.errors import ConfigError
 from mltrain.progress import duration
@@ -138,6 +142,98 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path, one_rank, monkeypatch):
     assert [(entry.step, entry.value) for entry in history] == [(1, 1.0), (3, 3.0)]
     assert runs[0].info.status == "FINISHED"
     assert runs[0].data.params["loss.gamma_neg"] == "4.0"
+
+
+class _Recorder:
+    """Stand-in for a module or client: records calls, and returns itself."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments, options))
+            return self
+
+        return call
+
+
+SERVICE = {"entity": "team", "group": "losses", "tags": ["a", "b"], "run_name": "mine"}
+FINAL = FinalRecord(
+    7, {"val/map": 50.0}, [["class", "ap"], ["cat", 40.0], ["dog", 60.0]], [("a b.jpg", Image.new("RGB", (4, 4)))]
+)
+
+
+def _with_service(monkeypatch, tmp_path, one_rank, package):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    sinks = make_sinks(tmp_path, _config(**{package: True}, **SERVICE), one_rank)
+    sinks.final = lambda result, evaluation: FINAL
+    return sinks
+
+
+def test_wandb_gets_group_tags_and_tables_with_pictures(tmp_path, one_rank, monkeypatch):
+    module, run = _Recorder(), _Recorder()
+    module.init = lambda **options: module.calls.append(("init", (), options)) or run
+    module.Table = lambda **options: ("table", options)
+    module.Image = lambda picture, caption: ("image", picture.size, caption)
+    run.summary = _Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with _with_service(monkeypatch, tmp_path, one_rank, "wandb") as sinks:
+        sinks.resume(0)
+        sinks.finish({}, None)
+    options = module.calls[0][2]
+    assert (options["entity"], options["group"], options["tags"], options["name"]) == (
+        "team",
+        "losses",
+        ["a", "b"],
+        "mine",
+    )
+    assert options["id"].endswith(tmp_path.name) and options["resume"] == "allow"
+    (logged,) = [arguments[0] for name, arguments, _ in run.calls if name == "log"]
+    assert logged["classes"] == ("table", {"columns": ["class", "ap"], "data": [["cat", 40.0], ["dog", 60.0]]})
+    assert logged["predictions"][1]["data"] == [[("image", (4, 4), "a b.jpg"), "a b.jpg"]]
+    assert run.summary.calls == [("update", ({"best/val/map": 50.0},), {})]
+
+
+def test_mlflow_gets_group_tags_and_artifacts(tmp_path, one_rank, monkeypatch):
+    client = _Recorder()
+    client.info, client.search_runs = types.SimpleNamespace(run_id="r1"), lambda *arguments, **options: []
+    tracking, entities = types.ModuleType("mlflow.tracking"), types.ModuleType("mlflow.entities")
+    tracking.MlflowClient = lambda tracking_uri: client
+    entities.Metric = lambda key, value, time, step: (key, value, step)
+    for name, module in (
+        ("mlflow", types.ModuleType("mlflow")),
+        ("mlflow.tracking", tracking),
+        ("mlflow.entities", entities),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    with _with_service(monkeypatch, tmp_path, one_rank, "mlflow") as sinks:
+        sinks.resume(0)
+        sinks.finish({}, None)
+    calls = {name: (arguments, options) for name, arguments, options in client.calls}
+    tags = calls["create_run"][1]["tags"]
+    assert calls["create_run"][1]["run_name"] == "mine"
+    assert {key: tags[key] for key in ("a", "b", "group")} == {"a": "true", "b": "true", "group": "losses"}
+    assert calls["log_batch"][1]["metrics"] == [("best/val/map", 50.0, 7)]
+    assert calls["log_text"][0][1:] == ("class,ap\r\ncat,40.0\r\ndog,60.0\r\n", "classes.csv")
+    assert calls["log_image"][1] == {"artifact_file": "predictions/00_a_b.png"}
+
+
+def test_a_service_that_fails_at_the_end_is_named_and_the_run_goes_on(tmp_path, one_rank, monkeypatch, caplog):
+    module = _Recorder()
+    module.Table = lambda **options: 1 / 0
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with _with_service(monkeypatch, tmp_path, one_rank, "wandb") as sinks:
+        sinks.resume(0)
+        sinks.finish({}, None)
+    assert "wandb has no tables and pictures of this run: ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["logger.group=x", "logger.entity=x", "logger.tags=[a]", "logger.run_name=x"])
+def test_an_option_of_a_service_needs_the_service(word):
+    with pytest.raises(ConfigError, match=r"needs logger\.wandb=true"):
+        load([word, *(["logger.mlflow=true"] if "entity" in word else [])])
+    load([word, "logger.wandb=true"])
 
 
 def test_every_sink_learns_whether_the_run_failed():

@@ -17,7 +17,7 @@ GROUND = (
     *("errors", "text", "files", "safe_pickle", "safe_yaml", "seeding", "console", "labels", "progress", "storage"),
     "transcript",
 )
-LIBRARY = ("datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
+LIBRARY = ("callbacks", "datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
 BELOW = (*GROUND, *LIBRARY, "config")
 ALLOWED = {
     **dict.fromkeys(GROUND, GROUND),
