@@ -28,7 +28,7 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     """
     columns: dict[str, Sequence[Any]] = {
         "class": stats.class_names,
-        "group": [GROUP_NAMES[g] for g in stats.groups],
+        "group": [GROUP_NAMES[g] if stats.num_images else "" for g in stats.groups],
         "train_positives": stats.positives.tolist(),
     }
     for name, summary in evaluation.summaries.items():
