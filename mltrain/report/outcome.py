@@ -24,7 +24,7 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     """Write one row per class: training frequency, group, and per weights the per-class metrics (percent).
 
     Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency, or, with single labels,
-    `<name>_recall.png`.
+    `<name>_recall.png`. Without a training set there are no groups and no picture.
     """
     columns: dict[str, Sequence[Any]] = {
         "class": stats.class_names,
@@ -34,6 +34,8 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     for name, summary in evaluation.summaries.items():
         columns |= {f"{name}_{key}": list(map(_cell, values)) for key, values in summary.per_class.items()}
     write_csv(path, [list(columns), *zip(*columns.values(), strict=True)])
+    if not stats.num_images:
+        return
     from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
 
     figure = next(iter(next(iter(evaluation.summaries.values())).per_class))
