@@ -158,6 +158,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "dataset.group_column": None,
     "dataset.groups": None,
     "dataset.corrections": None,
+    "dataset.degenerate": "keep",
     "augment.asl_policy": False,
     "augment.antialias": True,
     "eval_resize.antialias": True,
