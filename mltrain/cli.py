@@ -248,6 +248,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if not message.startswith("unrecognized"):
             raise ConfigError(f"{message} (--help)")
+        from mltrain.config.other_code import hints
+
+        if found := hints(self.argv):
+            raise ConfigError("\n".join([f"{message} (--help)", *found]))
         flags = [text.lstrip("-").split("=")[0].replace("-", "_") for text in self.argv if text.startswith("-")]
         keys = _known_keys(self.command)
         near = nearest(flags[-1].split(".")[-1], keys) if flags else None

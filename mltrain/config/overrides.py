@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mltrain.config.check import check_options
+from mltrain.config.other_code import hint
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.timm_models import timm_models
 from mltrain.errors import ConfigError
@@ -94,9 +95,12 @@ def command_options(section: type, words: Sequence[str], *, suggest: bool = True
     for raw in words:
         key, equals, text = raw.partition("=")
         if key not in own or not equals:
-            hint = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
-            if suggest and hint:
-                raise ConfigError(f"{raw}: there is no {key}{hint}")
+            other = hint(key, text) if equals and key.partition(".")[0] not in roots else ""
+            near = did_you_mean(key, own, "{}=VALUE") if equals and key not in roots and "." not in key else ""
+            if other:
+                raise ConfigError(f"{raw}: {other}")
+            if suggest and near:
+                raise ConfigError(f"{raw}: there is no {key}{near}")
             rest.append(raw)
             continue
         if own[key].kind.is_text:
@@ -120,7 +124,12 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
     parser = OverridesParser.create()
     groups = source.groups()
     scan = Scan()
+    roots = {*groups, *section_options(RootOptions)}
     for raw in overrides:
+        typed, _, value = raw.lstrip("+~").partition("=")
+        if typed.partition(".")[0] not in roots and (line := hint(typed, value)):
+            scan.problems.append(f"{raw}: {line}")
+            continue
         override = parse_override(parser, raw)
         if isinstance(override, str):
             scan.problems.append(override)
@@ -172,9 +181,11 @@ def _scan_choice(scan: Scan, override: Override, source: Source) -> None:
     for value in values:
         if value not in options and not (group == "model" and _offer_timm_model(str(value), source)):
             near = nearest(str(value), [*options, *timm_models()] if group == "model" else options)
-            hint = f"; did you mean {group}={near}?" if near else ""
+            suggestion = f"; did you mean {group}={near}?" if near else ""
             listed = (", ".join(options) or "none") + (", or any model of timm" if group == "model" else "")
-            scan.problems.append(f"{group}={spell(value)}: there is no such option of {group}{hint}\nallowed: {listed}")
+            scan.problems.append(
+                f"{group}={spell(value)}: there is no such option of {group}{suggestion}\nallowed: {listed}"
+            )
             scan.invalid_groups.add(group)
     if group in scan.invalid_groups:
         return
