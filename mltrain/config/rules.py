@@ -117,6 +117,14 @@ def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
+def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
+    runner = tree.get("runner")
+    for key, owner, off in (("min_delta", "patience", 0.0), ("extend_lr", "extend", None)):
+        if isinstance(runner, dict) and runner.get(owner) is None and runner.get(key, off) != off:
+            yield f"runner.{key}", f"does nothing without runner.{owner}; set that too, or leave this out"
+
+
 def _options(target: Any) -> set[str] | None:
     """Return the options of one of this package's components; None if they are unknown."""
     if not isinstance(target, str) or not target.startswith(PACKAGE + "."):

@@ -20,7 +20,7 @@ import numpy as np
 
 from mltrain.datasets import mlt, sources, voc
 from mltrain.datasets.reading import require_paths
-from mltrain.datasets.splits import Splits, check_fraction, make_splits
+from mltrain.datasets.splits import Splits, check_fraction, log_labels, make_splits
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.safe_pickle import read_pickle
@@ -65,7 +65,7 @@ def terse_gt(
     if val_fraction == 0 and need_val:
         raise DataError(f"{file}: has training images only; dataset.val_fraction=0.1 holds some of them out")
     if val_fraction == 0:
-        return Splits(labels, labels.select([], f"{name}/val"))
+        return Splits(log_labels(labels), labels.select([], f"{name}/val"))
     return make_splits(name, {"train": labels}, val_fraction=val_fraction, split_seed=split_seed)
 
 

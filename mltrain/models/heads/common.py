@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
+
+ClassAxes: TypeAlias = dict[str, tuple[int, ...]]
+"""the axes of a head's tensors that grow with the number of classes, by name or pattern (`multi_head.*.head.weight`)"""
 
 
 def bias_start(prior: float | None) -> float:

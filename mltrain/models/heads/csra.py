@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import bias_start
+from mltrain.models.heads.common import ClassAxes, bias_start
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1,),
@@ -48,6 +49,7 @@ class CSRA(nn.Module):
 
     map_kind = "evidence"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {"multi_head.*.head.weight": (0,), "bias": (0,)}
 
     def __init__(
         self,

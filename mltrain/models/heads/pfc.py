@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import bias_start, check_dropout
+from mltrain.models.heads.common import ClassAxes, bias_start, check_dropout
 
 
 class PFC(nn.Module):
@@ -30,6 +32,7 @@ class PFC(nn.Module):
 
     map_kind = "evidence"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {"fc.weight": (0,), "fc.bias": (0,)}
 
     def __init__(
         self, in_features: int, num_classes: int, *, dim: int = 256, dropout: float = 0.5, prior: float | None = None
