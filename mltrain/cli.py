@@ -317,7 +317,10 @@ class _Parser(argparse.ArgumentParser):
         if not message.startswith("unrecognized"):
             raise ConfigError(f"{message} (--help)")
         from mltrain.config.flags import advice
+        from mltrain.config.other_code import hints
 
+        if found := hints(self.argv):
+            raise ConfigError("\n".join([f"{message} (--help)", *found]))
         training = self.command.takes == "config"
         text = advice(self.argv, self._option_string_actions, _known_keys(self.command), training=training)
         raise ConfigError(f"{message}{f'; {text}' if text else ''} (--help)")

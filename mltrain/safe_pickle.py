@@ -34,12 +34,13 @@ NAMES = {
 NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 
 
-def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
+def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None, max_instructions: int | None = None) -> Any:
     """Return the plain data of a pickle of protocol 2, 3 or 4; strings of Python 2 are decoded as latin-1.
 
     Args:
         path: the pickle.
         max_bytes: greatest size of the file and of the data that it builds; default: MAX_BYTES.
+        max_instructions: greatest number of its instructions; default: MAX_INSTRUCTIONS.
 
     Raises:
         DataError: the file cannot be read, is no pickle, is too large, or holds more than plain data. Nothing in it was
@@ -55,7 +56,7 @@ def read_pickle(path: str | os.PathLike[str], max_bytes: int | None = None) -> A
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error.strerror})") from error
     try:
-        return _Interpreter(max_bytes).run(data)
+        return _Interpreter(max_bytes).run(data, MAX_INSTRUCTIONS if max_instructions is None else max_instructions)
     except _RefusedError as refused:
         raise DataError(
             f"{place}: refused, and nothing of it was executed: {refused}. Pickles are programs; only plain data and "
@@ -120,12 +121,12 @@ class _Interpreter:
         self.memo: dict[int, Any] = {}
         self.max_bytes = self.left = max_bytes  # budget for copies that instructions make
 
-    def run(self, data: bytes) -> Any:
+    def run(self, data: bytes, max_instructions: int) -> Any:
         if not data.startswith(b"\x80"):
             raise _RefusedError("it does not begin like a pickle of protocol 2 or later")
         for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
-            if count >= MAX_INSTRUCTIONS:
-                raise _RefusedError(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
+            if count >= max_instructions:
+                raise _RefusedError(f"it has more than {max_instructions:,} instructions")
             name = instruction.name
             if name == "STOP":
                 return self.stack.pop()

@@ -47,18 +47,14 @@ def convert_checkpoint(arguments: Sequence[str], options: Options) -> None:
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
     if len(files) != 1:
         raise ConfigError(f"name one checkpoint, then KEY=VALUE (found {len(files)}); see --help")
+    out = Path(options.out) if options.out else None
     if files[0].startswith(PREFIX):
-        run_folder(files[0], arguments)
+        run_folder(files[0], arguments, out=out, classes=options.classes, overwrite=options.overwrite)
         return
     from mltrain.runs.convert import convert
 
-    convert(
-        Path(files[0]),
-        [text for text in arguments if text != files[0]],
-        out=Path(options.out) if options.out else None,
-        classes=options.classes,
-        overwrite=options.overwrite,
-    )
+    words = [text for text in arguments if text != files[0]]
+    convert(Path(files[0]), words, out=out, classes=options.classes, overwrite=options.overwrite)
 
 
 COMMAND = Command(convert_checkpoint, about=__doc__, takes="arguments", options=Options)

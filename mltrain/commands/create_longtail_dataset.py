@@ -6,6 +6,8 @@
     mltrain create_longtail_dataset dataset=csv dataset.file=labels.csv curve=explicit counts=counts.csv
     mltrain create_longtail_dataset dataset=voc2012 dataset.difficult=positive source=trainval \\
         method=published max=800                                                  as VOC-MLT was made
+    mltrain create_longtail_dataset dataset=coco2017 dataset.degenerate=drop method=published max=1200 shortage=clip \\
+        published_files=true                                    as COCO-MLT was made, with the files that its code reads
 
 A curve gives each class its number of training images, and images are chosen so that the classes come near the curve.
 A part of the source is held out for validation. docs/longtail.md describes curves, methods and files.
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED_FILES = "published"
+"""folder in a split folder, with the files of Distribution-Balanced Loss"""
+
 
 @dataclass(frozen=True)
 class Options(LongTailOptions):
@@ -45,6 +50,8 @@ class Options(LongTailOptions):
     """name of the split; null: made from the options"""
     out: str | None = None
     """folder to write; null: appendix/<dataset.name>/<name>"""
+    published_files: bool = False
+    """write class_freq.pkl, class_split.pkl and img_id.txt into published/ of the folder, for code that loads them"""
     overwrite: bool = False
     """replace the split in the folder"""
 
@@ -58,6 +65,7 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
     """
     from mltrain.longtail import LongTail, build_longtail
     from mltrain.longtail.build import below_root_of, default_name, joined
+    from mltrain.longtail.published_files import write_published_files
     from mltrain.longtail.split import check_free
 
     if options.name and Path(options.name).name != options.name:
@@ -79,6 +87,8 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
             raise ConfigError(f"source=trainval: {error}; source=train takes the training split") from error
     made: LongTail = build_longtail(images, options, name=name)
     made.manifest["dataset"] = OmegaConf.to_container(cfg.dataset, resolve=True)
+    if options.published_files and not images.fully_labelled:
+        raise ConfigError("published_files=true: class_freq.pkl holds 0 and 1 only, and there are unknown labels (-1)")
     logger.info("drawing plots")
     test = None if splits.test is None else below_root_of(images, splits.test)
     if splits.test is not None:
@@ -89,7 +99,13 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
             "%s: its %d images are not used; the validation part comes out of train (source=trainval: of both)",
             *(splits.val.name, len(splits.val)),
         )
-    written = made.write(folder, test=test, finish=lambda place: _draw(place, made), overwrite=options.overwrite)
+
+    def finish(place: Path) -> None:
+        _draw(place, made)
+        if options.published_files:
+            write_published_files(place / PUBLISHED_FILES, made.train, made.stats)
+
+    written = made.write(folder, test=test, finish=finish, overwrite=options.overwrite)
     logger.info("wrote %s\n%s", folder, _how_to_train(folder, images, made, cfg))
     return written
 

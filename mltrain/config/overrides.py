@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mltrain.config.check import check_options
+from mltrain.config.other_code import hint as other_code_hint
 from mltrain.config.own_code import NAMES
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.timm_models import timm_models
@@ -128,6 +129,9 @@ def command_options(section: type, words: Sequence[str], *, suggest: bool = True
     for raw in words:
         key, equals, text = raw.partition("=")
         if key not in own or not equals:
+            other = other_code_hint(key, text) if equals and key.partition(".")[0] not in roots else ""
+            if other:
+                raise ConfigError(f"{raw}: {other}")
             close = own if suggest else close_matches(key, own, 1, cutoff=0.85)
             hint = did_you_mean(key, close, "{}=VALUE") if equals and key not in roots and "." not in key else ""
             if hint:
@@ -160,7 +164,12 @@ def scan_overrides(
     parser = OverridesParser.create()
     groups, packages = source.groups(), [*imports, *granted_packages(overrides)]
     scan = Scan()
+    roots = {*groups, *section_options(RootOptions)}
     for raw in overrides:
+        typed, _, value = raw.lstrip("+~").partition("=")
+        if typed.partition(".")[0] not in roots and (line := other_code_hint(typed, value)):
+            scan.problems.append(f"{raw}: {line}")
+            continue
         override = parse_override(parser, raw)
         if isinstance(override, str):
             scan.problems.append(override)

@@ -175,6 +175,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "dataset.group_column": None,
     "dataset.groups": None,
     "dataset.corrections": None,
+    "dataset.degenerate": "keep",
+    "dataset.train_difficult": None,
     "augment.asl_policy": False,
     "augment.antialias": True,
     "eval_resize.antialias": True,

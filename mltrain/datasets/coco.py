@@ -44,6 +44,7 @@ def coco(
     keep_unlabelled: bool = False,
     annotations: str = "annotations/instances_{split}{year}.json",
     images: str = "{split}{year}",
+    degenerate: Literal["keep", "drop"] = "keep",
     need_train: bool = True,
 ) -> Splits:
     """COCO train and val.
@@ -59,6 +60,8 @@ def coco(
             keeps them.
         annotations: annotation file under `root`; ``{split}`` becomes train or val, ``{year}`` the year.
         images: image folder under `root`, with the same placeholders.
+        degenerate: annotations that are marked `ignore`, have no area, or have a box less than a pixel wide or high:
+            keep counts them, drop leaves them out, as the labels of COCO-MLT do.
         need_train: the program sets it to False to evaluate; train may then have no images on disk, or no annotation
             file, and is empty in that case.
 
@@ -66,6 +69,7 @@ def coco(
         DataError: files are missing or broken.
     """
     check_choice("year", year, (2014, 2017))
+    check_choice("degenerate", degenerate, ("keep", "drop"))
     files, folders = (
         {split: pattern.replace("{split}", split).replace("{year}", str(year)) for split in ("train", "val")}
         for pattern in (annotations, images)
@@ -77,6 +81,7 @@ def coco(
         return read_coco(
             root=root,
             keep_unlabelled=keep_unlabelled,
+            drop_degenerate=degenerate == "drop",
             annotation_file=files[split],
             image_dir=folders[split],
             name=f"{name}/{split}",
@@ -261,6 +266,7 @@ def read_instances(
     data = read_json_object(path, "a json object with images, categories and annotations", zeroed=zeroed)
     try:
         annotations = [entry for entry in data["annotations"] if not (drop_degenerate and _degenerate(entry))]
+        dropped = len(data["annotations"]) - len(annotations)
         categories = data["categories"]
         names = [str(entry["name"]) for entry in categories]
         known, category_ids = _ids(
@@ -273,6 +279,10 @@ def read_instances(
             f"{path}: not in {title} ({type(error).__name__}: {error}); expected the lists images ({image_keys}), "
             "categories (id, name) and annotations (image_id, category_id)"
         ) from error
+    if dropped:
+        log.info(
+            "%s: %d annotations without area, less than a pixel wide or high, or marked ignore left out", path, dropped
+        )
     del data, annotations  # gigabytes for a large set
     if not len(ids) or not categories:
         raise DataError(f"{path}: lists {len(ids)} images and {len(categories)} categories; both are needed")

@@ -30,7 +30,7 @@ from mltrain.datasets.csv import read_csv
 from mltrain.datasets.reading import require_paths
 from mltrain.datasets.splits import Splits, check_fraction, hold_out, log_labels
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet, LabelStats
+from mltrain.labels import LabelSet, LabelStats, differences
 from mltrain.safe_pickle import read_pickle
 
 log = logging.getLogger(__name__)
@@ -116,20 +116,27 @@ def voc_mlt(
         val_fraction: above 0, val is this share of the split's training images, chosen by a hash of `split_seed` and
             the image id.
         split_seed: seed of that choice, independent of the run's: runs with several seeds share their val set.
-        need_train: the program sets it to False to evaluate; the training images may then be missing.
+        need_train: the program sets it to False to evaluate; the training images may then be missing. Without `split`
+            there is no training set then, and classes are in no group (head, medium, tail).
 
     Raises:
         DataError: files are missing, broken, or belong to another data set.
     """
     devkit = voc.find_devkit(root)
+    without = _without_split(split, need_train)
     require_paths(
         name,
-        [split, *([devkit / "VOC2012" / "JPEGImages"] if need_train else []), *voc.part_paths(root, 2007, "test")],
+        [
+            *([] if without else [split]),
+            *([devkit / "VOC2012" / "JPEGImages"] if need_train else []),
+            *voc.part_paths(root, 2007, "test"),
+        ],
         f"{sources.mlt_how(VOC_MLT.folder)}\nThe images: {voc.HOW}",
     )
-    train, val = _read_training(VOC_MLT, split, devkit, name, val_fraction, split_seed)
     test = voc.read_voc(root=root, parts=[(2007, "test")], difficult="positive", name=f"{name}/test")
-    return _splits(train, val, test)
+    if without:
+        return _test_alone(VOC_MLT, test, split, name)
+    return _splits(*_read_training(VOC_MLT, split, devkit, name, val_fraction, split_seed), test)
 
 
 def coco_mlt(
@@ -158,16 +165,39 @@ def coco_mlt(
         DataError: files are missing, broken, or belong to another data set.
     """
     annotations = "annotations/instances_val2017.json"
+    without = _without_split(split, need_train)
     require_paths(
         name,
-        [split, *(Path(root, place) for place in ("train2017", "val2017", annotations)[not need_train :])],
+        [
+            *([] if without else [split]),
+            *(Path(root, place) for place in ("train2017", "val2017", annotations)[not need_train :]),
+        ],
         f"{sources.mlt_how(COCO_MLT.folder)}\nThe images: {coco.HOW}",
     )
-    train, val = _read_training(COCO_MLT, split, root, name, val_fraction, split_seed)
     test = coco.read_coco(
         root=root, year=2017, split="val", keep_unlabelled=True, drop_degenerate=True, name=f"{name}/test"
     )
-    return _splits(train, val, test)
+    if without:
+        return _test_alone(COCO_MLT, test, split, name)
+    return _splits(*_read_training(COCO_MLT, split, root, name, val_fraction, split_seed), test)
+
+
+def _without_split(split: str, need_train: bool) -> bool:
+    """Return whether the folder of the training set is missing and not needed."""
+    return not need_train and not Path(split).exists()
+
+
+def _test_alone(benchmark: Benchmark, test: LabelSet, split: str, name: str) -> Splits:
+    """Return the test set in the place of val, with the classes of the benchmark and a training set without images."""
+    if not {*test.class_names} <= {*benchmark.class_names}:
+        found = differences(test.class_names, benchmark.class_names, "the annotations", benchmark.title)
+        raise DataError(f"{test.name}: {found}")
+    test = test.with_classes(benchmark.class_names)
+    log.info(
+        "%s: no %s, so there is no training set, which evaluation does not need: no figures of head, medium and tail",
+        *(name, split),
+    )
+    return Splits(test.select([], f"{name}/train"), test)
 
 
 def _splits(train: LabelSet, val: LabelSet | None, test: LabelSet) -> Splits:
@@ -311,7 +341,17 @@ def _targets(path: Path, content: Any) -> np.ndarray:
     missing = [key for key in OFFICIAL_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise DataError(f"{path}: has no {', '.join(missing)}; the published file has {', '.join(OFFICIAL_KEYS)}")
-    rows = content["gt_labels"]
+    return targets_of(path, content["gt_labels"])
+
+
+def targets_of(path: Path, rows: Any) -> np.ndarray:
+    """Return the value of gt_labels, a list of one array per image or of lists, as targets, int8 (N, C).
+
+    Raises:
+        DataError: it is no such list, or has other values than 0 and 1.
+    """
+    if isinstance(rows, list) and all(isinstance(row, list) for row in rows):
+        rows = [np.array(row) for row in rows]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, np.ndarray) and row.ndim == 1 for row in rows):
         raise DataError(f"{path}: gt_labels is not a list of one array per image")
     if len({len(row) for row in rows}) > 1:
@@ -327,8 +367,7 @@ def _contradictions(stats: LabelStats, frequencies: dict[str, Any], groups: Any)
     names = stats.class_names
     problems = []
     together = stats.cooccurrence.toarray()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        conditional = together / stats.positives[:, None]
+    conditional = together / np.maximum(stats.positives, 1)[:, None]
     for key, expected in (
         ("class_freq", stats.positives),
         ("neg_class_freq", stats.negatives),
@@ -338,7 +377,10 @@ def _contradictions(stats: LabelStats, frequencies: dict[str, Any], groups: Any)
         if not isinstance(found, np.ndarray) or found.shape != expected.shape:
             problems.append(f"class_freq.pkl: {key} is no array of the shape {expected.shape}")
             continue
-        wrong = np.argwhere(~np.isclose(found, expected, rtol=0, atol=1e-6, equal_nan=True))
+        defined = found
+        if key == "condition_prob":  # of a class without images, nan or 0
+            defined = np.where((stats.positives[:, None] == 0) & np.isnan(found), 0, found)
+        wrong = np.argwhere(~np.isclose(defined, expected, rtol=0, atol=1e-6))
         if len(wrong):
             at = tuple(int(k) for k in wrong[0])
             where = " and ".join(names[k] for k in at)

@@ -63,7 +63,8 @@ def openimages(
         descriptions: csv file with a name for each class id; None: the ids are the names.
         train_absent: target, in train only, of a class that nobody verified: unknown (-1) or negative (0). In
             validation and test it is always unknown.
-        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
+        need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case. The
+            labels of test may then be missing too.
 
     Raises:
         DataError: files are missing or broken; the message names the line.
@@ -73,8 +74,10 @@ def openimages(
     if test_labels is not None:
         parts["test"] = (test_labels, test_images)
     folder = Path(root)
-    if not need_train and not (folder / train_labels).exists():
-        del parts["train"]
+    if not need_train:
+        for part in {"train", "test"} & parts.keys():
+            if not (folder / parts[part][0]).exists():
+                log.info("%s: no %s, and evaluation of val does not need it", name, parts.pop(part)[0])
     listed = [labels for labels, _ in parts.values()] + [classes] + ([descriptions] if descriptions else [])
     require_paths(name, [folder / file for file in listed], HOW)
     known = _read_classes(folder / classes, folder / descriptions if descriptions else None)

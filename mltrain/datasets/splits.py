@@ -15,7 +15,7 @@ from mltrain.datasets.image_files import located
 from mltrain.datasets.reading import check_choice
 from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
-from mltrain.labels import LabelSet
+from mltrain.labels import LabelSet, match_classes
 from mltrain.seeding import hashed_order
 from mltrain.text import counted, first_few, first_lines
 
@@ -120,17 +120,25 @@ def hold_out(
 
 
 def in_class_order(splits: Splits, class_names: Sequence[str]) -> Splits:
-    """Return the splits with their classes in the order of `class_names`, or unchanged if the classes differ.
+    """Return the splits with the classes `class_names`, or unchanged if the classes differ.
 
+    Classes are matched by name (`match_classes`): the order may differ, and case, spaces, underscores and hyphens.
     Without training images, which evaluation does not need, classes that the other splits lack are added: no image has
     them.
     """
     own = splits.train.class_names
-    fewer = not len(splits.train) and set(own) < set(class_names)
-    if own == tuple(class_names) or (sorted(own) != sorted(class_names) and not fewer):
+    if own == tuple(class_names):
         return splits
-    log.info("%s: classes put in the order of the model's %d", splits.train.name, len(class_names))
-    train, val, test = (None if labels is None else labels.with_classes(class_names) for labels in splits)
+    pairs = match_classes(own, class_names)
+    if len(pairs) < len(own) or (len(own) < len(class_names) and len(splits.train)):
+        return splits
+    spelled = [class_names[pairs[k]] for k in range(len(own))]
+    others = [f"{mine} as {theirs}" for mine, theirs in zip(own, spelled, strict=True) if mine != theirs]
+    if others:
+        log.info("%s: %d classes are spelled as in the model: %s", splits.train.name, len(others), first_few(others))
+    if spelled != list(class_names):
+        log.info("%s: classes put in the order of the model's %d", splits.train.name, len(class_names))
+    train, val, test = (None if labels is None else labels.with_classes(class_names, pairs) for labels in splits)
     assert train is not None and val is not None
     return Splits(train, val, test)
 

@@ -41,6 +41,7 @@ def voc(
     root: str,
     year: Literal[2007, 2012, "07+12"] = 2007,
     difficult: Literal["positive", "negative", "ignore"] = "ignore",
+    train_difficult: Literal["positive", "negative", "ignore"] | None = None,
     need_train: bool = True,
 ) -> Splits:
     """VOC train and val as papers use them.
@@ -54,13 +55,16 @@ def voc(
         year: 2007, 2012 or "07+12".
         difficult: target of a class if the image has difficult objects of it only: positive (1, as in
             Distribution-Balanced loss), negative (0), or ignore (-1, as in the official evaluation).
+        train_difficult: the same for train alone; None: as `difficult`. CSRA has negative there, and ignore in test.
         need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
         DataError: files are missing or broken.
     """
     check_choice("year", year, tuple(TRAIN))
-    check_choice("difficult", difficult, ("positive", "negative", "ignore"))
+    treated = {"train": train_difficult or difficult, "val": difficult}
+    for option, choice in (("difficult", difficult), ("train_difficult", treated["train"])):
+        check_choice(option, choice, ("positive", "negative", "ignore"))
     parts = {"train": TRAIN[year], "val": [VAL[year]]}
     if not need_train and not all(_is_complete(root, *part) for part in TRAIN[year]):
         del parts["train"]
@@ -68,7 +72,7 @@ def voc(
     read = {split: _read(root, some) for split, some in parts.items()}
     classes = _classes(name, [entry for entries in read.values() for entry in entries])
     made = {
-        split: log_labels(label_set(f"{name}/{split}", find_devkit(root), entries, classes, difficult))
+        split: log_labels(label_set(f"{name}/{split}", find_devkit(root), entries, classes, treated[split]))
         for split, entries in read.items()
     }
     return Splits(made["train"] if "train" in made else without_train(name, made["val"]), made["val"])

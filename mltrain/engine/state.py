@@ -6,7 +6,6 @@ last.pt    the same of the last step, and the position of the training
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +18,7 @@ from torch import nn
 from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.run_folder import EMA, EPOCH, RAW
 from mltrain.errors import CheckpointError
-from mltrain.labels import LabelStats
+from mltrain.labels import LabelStats, differences
 from mltrain.models.classifier import Classifier
 from mltrain.optim.ema import ModelEma
 
@@ -144,17 +143,15 @@ class TrainState:
         """Refuse a data set with other classes: their order is part of the weights.
 
         Raises:
-            CheckpointError: naming the first class that differs.
+            CheckpointError: naming the classes that differ.
         """
         saved = self.class_names
         if saved == class_names:
             return
-        pairs = itertools.zip_longest(saved, class_names, fillvalue="(none)")
-        k, (old, new) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+        found = differences(class_names, saved, "the dataset", "the checkpoint")
         raise CheckpointError(
-            f"{folder}: the checkpoint has {len(saved)} classes, the dataset {len(class_names)}; the first that "
-            f"differs is number {k}, {old!r} in the checkpoint and {new!r} in the dataset. Give the dataset the run "
-            "was trained on."
+            f"{folder}: the checkpoint has {len(saved)} classes, the dataset {len(class_names)}: {found}. Give the "
+            "dataset the run was trained on"
         )
 
 

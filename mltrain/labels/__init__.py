@@ -5,7 +5,17 @@ their targets, and one `fill` value stands for all classes that an image does no
 number of labels, not with images x classes (Open Images has 9 M images x 9,605 classes).
 """
 
+from mltrain.labels.class_names import differences, match_classes
 from mltrain.labels.label_set import LabelSet, check_class_names, compress, row_entries
 from mltrain.labels.label_stats import GROUP_NAMES, LabelStats
 
-__all__ = ["GROUP_NAMES", "LabelSet", "LabelStats", "check_class_names", "compress", "row_entries"]
+__all__ = [
+    "GROUP_NAMES",
+    "LabelSet",
+    "LabelStats",
+    "check_class_names",
+    "compress",
+    "differences",
+    "match_classes",
+    "row_entries",
+]

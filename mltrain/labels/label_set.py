@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -234,14 +234,21 @@ class LabelSet:
         """
         return self._changed(fill=fill, **compress(rows, columns, values, len(self)))
 
-    def with_classes(self, class_names: Sequence[str]) -> LabelSet:
-        """Return the same images with some of the classes, in the order of `class_names`."""
-        place = {name: k for k, name in enumerate(class_names)}
+    def with_classes(self, class_names: Sequence[str], pairs: Mapping[int, int] | None = None) -> LabelSet:
+        """Return the same images with other classes, in the order of `class_names`.
+
+        Args:
+            class_names: names of the classes.
+            pairs: {number of a class here: its number in `class_names`}; None: classes of the same name.
+        """
+        if pairs is None:
+            place = {name: k for k, name in enumerate(class_names)}
+            pairs = {k: place[name] for k, name in enumerate(self.class_names) if name in place}
         rows, columns, values = self.listed()
-        columns = np.array([place.get(name, -1) for name in self.class_names], dtype=np.int64)[columns]
+        columns = np.array([pairs.get(k, -1) for k in range(self.num_classes)], dtype=np.int64)[columns]
         kept = columns >= 0
-        pairs = compress(rows[kept], columns[kept], values[kept], len(self))
-        return self._changed(class_names=class_names, **pairs)
+        listed = compress(rows[kept], columns[kept], values[kept], len(self))
+        return self._changed(class_names=class_names, **listed)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of files, class names, targets and fill; `name` and `root` do not count."""

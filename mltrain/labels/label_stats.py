@@ -63,8 +63,11 @@ class LabelStats:
         return groups.astype(np.int8)
 
     def group_indices(self) -> dict[str, np.ndarray]:
-        """Return the class indices, int64, of head, medium and tail, and of unseen if there is such a class."""
-        groups = self.groups
+        """Return the class indices, int64, of head, medium and tail, and of unseen if there is such a class.
+
+        Without a training image no class is in any of them, because nothing was counted.
+        """
+        groups = self.groups if self.num_images else np.full(len(self.class_names), -1)
         indices = {name: np.flatnonzero(groups == k) for k, name in enumerate(GROUP_NAMES)}
         if not len(indices["unseen"]):
             del indices["unseen"]

@@ -24,9 +24,11 @@ def write_per_class(path: Path, evaluation: Evaluation, stats: LabelStats) -> No
     """Write one row per class: training frequency, group, and per weights the per-class metrics (percent).
 
     Beside `<name>.csv` goes `<name>_ap.png`, AP against training frequency, or, with single labels,
-    `<name>_recall.png`.
+    `<name>_recall.png`. Without a training set there are no groups and no picture.
     """
     write_csv(path, per_class_rows(evaluation, stats))
+    if not stats.num_images:
+        return
     from mltrain.report.plots import per_class_ap_plot  # matplotlib, which only the end of a run needs
 
     figure = next(iter(next(iter(evaluation.summaries.values())).per_class))
@@ -38,7 +40,7 @@ def per_class_rows(evaluation: Evaluation, stats: LabelStats) -> list[Sequence[A
     """Return the header and a row per class, as `write_per_class` writes them."""
     columns: dict[str, Sequence[Any]] = {
         "class": stats.class_names,
-        "group": [GROUP_NAMES[g] for g in stats.groups],
+        "group": [GROUP_NAMES[g] if stats.num_images else "" for g in stats.groups],
         "train_positives": stats.positives.tolist(),
     }
     for name, summary in evaluation.summaries.items():

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.datasets.reading import read_class_names
-from mltrain.errors import CheckpointError, ConfigError
+from mltrain.errors import CheckpointError, ConfigError, DataError
 from mltrain.files import sha256_of
 from mltrain.models.classifier import Classifier
 from mltrain.models.published import Published, clean_names, names_by_id, recognise
@@ -25,14 +25,17 @@ from mltrain.models.weights import load_by_name, read_checkpoint
 from mltrain.progress import amount
 from mltrain.runs.folder import build_model
 from mltrain.runs.model_folder import write_model_folder
+from mltrain.runs.numbered import NUMBERED, numbered_names
 from mltrain.runs.zoo import read_source
 from mltrain.text import counted, spell
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 224
+OPEN_IMAGES = 9605
+"""number of its trainable classes"""
 # dataset= that a number of classes stands for, where none is given
-DATASETS = {80: "coco", 20: "voc2007", 81: "nuswide_csv", 9605: "openimages"}
+DATASETS = {80: "coco", 20: "voc2007", 81: "nuswide_csv", OPEN_IMAGES: "openimages"}
 SINGLE_LABEL_CLASSES = (1000, 11221, 21841, 21843)
 """ImageNet and its 21k versions: where the file has no class names, one label per image is assumed"""
 
@@ -172,11 +175,32 @@ def _config(
     if published.class_names is None and classes in SINGLE_LABEL_CLASSES and "task" not in given:
         made += ["task=single_label", "loss=cross_entropy"]
         assumed.append(f"task=single_label ({classes} classes)")
+    elif "task=single_label" not in words and (script := _threshold(published)) is not None:
+        made.append(f"metrics.threshold={script[0]}")
+        assumed.append(f"metrics.threshold={script[0]} ({script[1]})")
     if "name" not in given:
         made.append(f"name={spell(str(backbone['name']) + '-' + head.kind)}")
+    assumed = [text for text in assumed if text.partition("=")[0] not in given]
     cfg = load([*made, *words])
     names = _names(published, cfg, classes_file, "dataset" in given, file)
     return names, cfg, tuple(assumed)
+
+
+def _threshold(published: Published) -> tuple[float, str] | None:
+    """Return the threshold of the authors' inference script, with its source; None for 0.5, or where there is none."""
+    head, names = published.head, published.class_names or ()
+    many = head.num_classes == OPEN_IMAGES
+    if head.kind in ("ml_decoder", "zero_shot"):
+        return (
+            (0.97, "ML-Decoder's example for Open Images") if many else (0.75, "ML-Decoder's infer.py and validate.py")
+        )
+    if head.kind != "gap" or not str(published.backbone.options["name"]).startswith("tresnet"):
+        return None  # 0.5: CSRA's evaluation, the sign of the logit in Distribution-Balanced Loss; Query2Label has none
+    if many:
+        return (
+            (0.97, "CSL's infer.py") if names and names[0].startswith("/m/") else (0.995, "ASL's infer.py, Open Images")
+        )
+    return 0.7, "ASL's infer.py; its validate.py has 0.8"
 
 
 def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: bool, file: Path) -> Names:
@@ -196,8 +220,14 @@ def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: 
         repaired_names, notes = clean_names(own)
         return Names(repaired_names, "from the file", tuple(notes))
     elif dataset:
-        names = instantiate(cfg.dataset, "dataset", need_val=False).train.class_names
         origin = key = f"dataset={cfg.dataset.name}"
+        try:
+            names = instantiate(cfg.dataset, "dataset", need_train=False).train.class_names
+        except DataError as error:
+            if wanted is None:
+                raise
+            reason = str(error).splitlines()[0]
+            return _numbered(wanted, f"{key} gives their names when they are evaluated on it (now: {reason})")
     elif wanted is None:
         raise ConfigError(f"{file}: a zero-shot head answers for any classes: name them with classes=FILE")
     elif own is not None:
@@ -206,11 +236,14 @@ def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: 
             "classes=FILE, one per line"
         )
     else:
-        note = f"the file names no classes: they are numbered. classes=FILE or dataset=NAME gives {wanted} names"
-        return Names(tuple(f"class {k}" for k in range(wanted)), "numbered", (note,))
+        return _numbered(wanted, f"classes=FILE or dataset=NAME gives {wanted} names")
     if wanted is not None and len(names) != wanted:
         raise ConfigError(f"{key}: {len(names)} classes, and the head of {file} gives {wanted} logits")
     return Names(names, origin, tuple(notes))
+
+
+def _numbered(count: int, how: str) -> Names:
+    return Names(numbered_names(count), NUMBERED, (f"the file names no classes: they are numbered; {how}",))
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from mltrain.pipeline.views import Tta
 from mltrain.runs.assemble import build_data, eval_loader, summarizer
 from mltrain.runs.ensemble import Member, over_views
 from mltrain.runs.folder import Weights, all_weights, build_model, choose_weights, on_device, read_weights
+from mltrain.runs.numbered import named
 from mltrain.runs.same_data import warn_of_other_data
 
 
@@ -125,7 +126,7 @@ def open_on_data(
         if trained is not None:
             trained = replace(trained, head_min=cfg.metrics.head_min, medium_min=cfg.metrics.medium_min)
         splits, stats = build_data(cfg, dist, trained, state.class_names, training=False)
-        state.check_classes(splits.val.class_names, folder)
+        state = named(state, splits.val.class_names, folder)
         if dist.is_main:
             warn_of_other_data(cfg, folder, splits)
         model = on_device(build_model(cfg, stats.class_names, stats), cfg, dist.device)

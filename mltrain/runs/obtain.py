@@ -26,12 +26,22 @@ def leading_runs(words: Sequence[str]) -> int:
     return max(1, len(list(runs)))
 
 
-def run_folder(word: str, words: Sequence[str] = ()) -> Path:
+def run_folder(
+    word: str,
+    words: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    classes: str | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Return the run folder that an argument names: a folder, or `zoo:NAME`, downloaded and converted once.
 
     Args:
         word: folder or zoo:NAME.
         words: KEY=VALUE arguments; paths.data and paths.runs say where to download and convert to.
+        out: run folder to write; None: <paths.runs>/zoo/NAME.
+        classes: file of class names, as for `convert`.
+        overwrite: convert again.
 
     Raises:
         ConfigError: no such name.
@@ -48,9 +58,9 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
     paths = {"data": "data", "runs": "runs"}
     for key in paths:
         paths[key] = next((w.partition("=")[2] for w in words if w.startswith(f"paths.{key}=")), paths[key])
-    out = Path(paths["runs"]) / "zoo" / name
+    out = out or Path(paths["runs"]) / "zoo" / name
     source = read_source(out)
-    if source is not None and source.get("zoo") == name:
+    if source is not None and source.get("zoo") == name and classes is None and not overwrite:
         return out
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{word}: get it with one process first: mltrain convert_checkpoint {word}")
@@ -60,7 +70,8 @@ def run_folder(word: str, words: Sequence[str] = ()) -> Path:
 
     origin = {"zoo": name, "about": model.about, "url": model.url, "page": model.page, "published": model.published}
     options = [word for word in model.options if not word.lstrip("+").startswith("paths")]  # as paths.imports
-    return convert(file, options, out=out, overwrite=source is not None, origin=origin)
+    again = overwrite or (source is not None and classes is None)
+    return convert(file, options, out=out, classes=classes, overwrite=again, origin=origin)
 
 
 def _obtain(word: str, model: ZooModel, folder: Path) -> Path:

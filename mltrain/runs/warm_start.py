@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mltrain.labels import match_classes
 from mltrain.models.classifier import Classifier
-from mltrain.models.heads.take_over import match_classes, take_over
+from mltrain.models.heads.take_over import take_over
 from mltrain.models.weights import HEAD, StoredWeights
 from mltrain.runs.settings import option_name
 from mltrain.text import first_few, spell

@@ -36,6 +36,7 @@ def tree(root: Path) -> Path:
             for image_id in ids:
                 (folder / "JPEGImages" / f"{image_id}.jpg").touch()
                 annotate(folder, image_id, [("person", 0)])
+    annotate(root / "VOCdevkit" / "VOC2007", "000001", [("person", 0), ("sheep", 1)])
     annotate(root / "VOCdevkit" / "VOC2007", "000005", [("chair", 0), ("chair", 1), ("bottle", 1), ("sofa", 0)])
     return root
 
@@ -44,7 +45,11 @@ def tree(root: Path) -> Path:
 def test_difficult_objects_follow_the_option_and_body_parts_are_no_objects(
     tmp_path: Path, difficult: Any, bottle: int
 ) -> None:
-    train = voc(root=str(tree(tmp_path)), year=2007, difficult=difficult).train
+    tree(tmp_path)
+    train = voc(root=str(tmp_path), year=2007, difficult=difficult).train
+    alone = voc(root=str(tmp_path), year=2007, train_difficult=difficult)
+    assert alone.train.fingerprint() == train.fingerprint()
+    assert alone.val.fingerprint() == voc(root=str(tmp_path), year=2007).val.fingerprint()
     row = dict(zip(train.class_names, train.targets(0).tolist(), strict=True))
     assert train.class_names == CLASSES == tuple(sorted(CLASSES)) and len(CLASSES) == 20
     assert {name: value for name, value in row.items() if value} == {

@@ -39,7 +39,7 @@ OTHER_TOOLS = [c for c in TOOLS if c not in TRAINING]
 REST = [c for c in COMMANDS if not c.tool]
 # What no test has: public data, published weights, word vectors, the hub; and what is said where it is missing.
 ELSEWHERE = re.compile(
-    r"dataset=(coco|voc|nuswide|openimages|lvis|vg500|mnist|cifar)|experiment=|zoo:|repo=|\.pth|\.vec|glove|longtail20|IMAGES|runs/converted|import_longtail|my_configs|my_loss|0a1b2c3d"
+    r"dataset=(coco|voc|nuswide|openimages|lvis|vg500|mnist|cifar|terse_gt)|experiment=|zoo:|repo=|\.pth|\.vec|glove|longtail20|IMAGES|runs/converted|import_longtail|my_configs|my_loss|0a1b2c3d"
 )
 LACKING = "missing|not found|[nN]o such|none of|could not be downloaded|are free|there is no package"
 ANSWERS = {  # that are no failure of the command

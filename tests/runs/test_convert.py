@@ -316,6 +316,23 @@ def test_a_model_of_timms_that_classifies_by_its_cls_token_is_refused(tmp_path: 
         convert(file, ["model.name=test_vit", "model.image_size=160"], out=tmp_path / "run")
 
 
+def test_csra_on_a_vit_reads_the_patches_alone(tmp_path: Path) -> None:
+    body = timm.create_model("test_vit", num_classes=0)
+    body.classifier = nn.Module()
+    body.classifier.multi_head = nn.ModuleList([nn.Module()])
+    body.classifier.multi_head[0].head = nn.Conv2d(body.num_features, 5, 1, bias=False)
+    theirs.randomised(body)
+    file = save(tmp_path / "w.pth", body.state_dict())
+    words = ["model.name=test_vit", "head.lam=0.3", "model.image_size=160"]
+    run = load_finished(convert(file, words, out=tmp_path / "run"))
+    images = torch.randint(0, 256, (2, 3, 160, 160)).float()
+    with torch.inference_mode():
+        weight = body.classifier.multi_head[0].head.weight.flatten(1)
+        scores = body.forward_features(images / 255)[:, 1:] @ (weight / weight.norm(dim=1, keepdim=True)).T
+        expected = scores.mean(1) + 0.3 * (scores * scores.softmax(1)).sum(1)
+        torch.testing.assert_close(run.model(images), expected, rtol=0, atol=1e-4)
+
+
 def test_query2label_on_a_model_of_timms_is_converted_by_name(tmp_path: Path) -> None:
     body = timm.create_model("test_resnet", num_classes=0)
     body.features = body.forward_features

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mltrain.config.build import load, load_run
 from mltrain.engine import distributed
 from mltrain.errors import CheckpointError
+from mltrain.labels import match_classes
 from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label
-from mltrain.models.heads.take_over import match_classes, take_over
+from mltrain.models.heads.take_over import take_over
 from mltrain.models.weights import read_stored
 from mltrain.runs.assemble import assemble
 from mltrain.runs.notices import head_was_left

@@ -15,31 +15,6 @@ from torch import Tensor, nn
 from mltrain.models.heads.common import ClassAxes
 
 
-def match_classes(new: Sequence[str], old: Sequence[str]) -> dict[int, int]:
-    """Return {number in `new`: number in `old`} of the classes of the same name.
-
-    Names that no other list has literally are compared without regard to case, spaces and underscores, and match where
-    exactly one name on each side is left for it.
-    """
-    place = {name: k for k, name in enumerate(old)}
-    pairs = {k: place[name] for k, name in enumerate(new) if name in place}
-    taken = set(pairs.values())
-    left_new = _by_folded({k: name for k, name in enumerate(new) if k not in pairs})
-    left_old = _by_folded({k: name for k, name in enumerate(old) if k not in taken})
-    for folded, mine in left_new.items():
-        theirs = left_old.get(folded, [])
-        if len(mine) == len(theirs) == 1:
-            pairs[mine[0]] = theirs[0]
-    return dict(sorted(pairs.items()))
-
-
-def _by_folded(names: Mapping[int, str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for k, name in names.items():
-        found.setdefault(" ".join(name.casefold().replace("_", " ").split()), []).append(k)
-    return found
-
-
 @torch.no_grad()
 def take_over(head: nn.Module, state: Mapping[str, Tensor], pairs: Mapping[int, int], *, same: bool) -> set[int] | None:
     """Copy the weights of another head of the same kind into `head`.
