@@ -161,6 +161,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "augment.asl_policy": False,
     "augment.antialias": True,
     "eval_resize.antialias": True,
+    "optimizer.layer_decay": None,
+    "optimizer.model_no_decay": False,
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},

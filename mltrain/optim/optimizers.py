@@ -31,6 +31,8 @@ def adam(
     eps: float = 1e-8,
     head_lr_multiplier: float = 1.0,
     decay_1d: bool = False,
+    layer_decay: float | None = None,
+    model_no_decay: bool = False,
     fused: bool | None = None,
 ) -> torch.optim.Adam:
     """Adam with coupled L2, as in the ASL and ML-Decoder papers, whose lr and weight decay are the defaults.
@@ -38,7 +40,13 @@ def adam(
     `lr` is the peak of the schedule; it is not scaled by the batch size. The module explains coupled L2.
     """
     groups = parameter_groups(
-        model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        head_lr_multiplier=head_lr_multiplier,
+        decay_1d=decay_1d,
+        layer_decay=layer_decay,
+        model_no_decay=model_no_decay,
     )
     return torch.optim.Adam(groups, lr=lr, betas=_betas(betas), eps=_finite("eps", eps), fused=_fused(groups, fused))
 
@@ -52,11 +60,19 @@ def adamw(
     eps: float = 1e-8,
     head_lr_multiplier: float = 1.0,
     decay_1d: bool = False,
+    layer_decay: float | None = None,
+    model_no_decay: bool = False,
     fused: bool | None = None,
 ) -> torch.optim.AdamW:
     """AdamW, which shrinks the weights by lr * weight_decay at each step (Loshchilov and Hutter, arXiv 1711.05101)."""
     groups = parameter_groups(
-        model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        head_lr_multiplier=head_lr_multiplier,
+        decay_1d=decay_1d,
+        layer_decay=layer_decay,
+        model_no_decay=model_no_decay,
     )
     return torch.optim.AdamW(groups, lr=lr, betas=_betas(betas), eps=_finite("eps", eps), fused=_fused(groups, fused))
 
@@ -70,11 +86,19 @@ def sgd(
     nesterov: bool = False,
     head_lr_multiplier: float = 1.0,
     decay_1d: bool = False,
+    layer_decay: float | None = None,
+    model_no_decay: bool = False,
     fused: bool | None = None,
 ) -> torch.optim.SGD:
     """SGD with momentum and L2; the defaults are those of Distribution-Balanced Loss (Wu et al. 2020), batch 32."""
     groups = parameter_groups(
-        model, lr=lr, weight_decay=weight_decay, head_lr_multiplier=head_lr_multiplier, decay_1d=decay_1d
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        head_lr_multiplier=head_lr_multiplier,
+        decay_1d=decay_1d,
+        layer_decay=layer_decay,
+        model_no_decay=model_no_decay,
     )
     return torch.optim.SGD(
         groups, lr=lr, momentum=_finite("momentum", momentum), nesterov=nesterov, fused=_fused(groups, fused)

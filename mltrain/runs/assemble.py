@@ -315,8 +315,13 @@ def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | No
 def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
     precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
     by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
-    same = len(set(by_group.values())) == 1
-    lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
+    layers = [lr for name, lr in by_group.items() if name.startswith("backbone_") and name.count("_") > 1]
+    if len(set(by_group.values())) == 1:
+        lrs = next(iter(by_group.values()))
+    elif len(set(layers)) > 1 and (of_head := [lr for name, lr in by_group.items() if name.startswith("head_")]):
+        lrs = f"backbone {layers[-1]} (lowest layer) to {layers[0]} (highest), head {of_head[0]}"
+    else:
+        lrs = ", ".join(f"{name} {lr}" for name, lr in by_group.items())
     logger.info("run folder %s", folder)
     logger.info("%s", describe_model(cfg, model))
     logger.info(
