@@ -117,6 +117,17 @@ def curriculum_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
+def training_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for settings of the training step that do not go together."""
+    sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    compiled = sections.get("runner", {}).get("compile") is True
+    if compiled and sections.get("model", {}).get("grad_checkpointing") is True:
+        yield (
+            "model.grad_checkpointing",
+            "a compiled model cannot do it; use runner.compile=auto, which compiles the loss alone",
+        )
+
+
 def _options(target: Any) -> set[str] | None:
     """Return the options of one of this package's components; None if they are unknown."""
     if not isinstance(target, str) or not target.startswith(PACKAGE + "."):

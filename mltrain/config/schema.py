@@ -161,6 +161,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "augment.asl_policy": False,
     "augment.antialias": True,
     "eval_resize.antialias": True,
+    "model.grad_checkpointing": False,
     "optimizer.layer_decay": None,
     "optimizer.model_no_decay": False,
     "loss.drw_epoch": None,

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import mltrain.models.tresnet  # noqa: F401  registers variants that timm lacks
 from mltrain.errors import ConfigError
 from mltrain.models.hub import check_hub, no_weights
+from mltrain.models.recompute import check_supported, set_recompute
 from mltrain.models.stages import distance_from_head, names_of_stages, names_without_decay
 from mltrain.models.weights import LoadReport, load_by_name, read_state_dict
 from mltrain.text import close_matches
@@ -74,6 +75,7 @@ class Backbone(nn.Module):
         self.load_report: LoadReport | None = None
         self._frozen: list[str] = []  # modules kept in evaluation mode
         self._statistics_frozen = False
+        self._recompute = False
         self._token_norm: str | None = None
         self._probe()
 
@@ -157,6 +159,11 @@ class Backbone(nn.Module):
             self._statistics_frozen = True
         self.train(self.training)
 
+    def recompute(self) -> None:
+        """Compute activations again in the backward pass, to save memory: gradient checkpointing, in training only."""
+        self._recompute = True
+        self.train(self.training)
+
     def distance_from_head(self) -> dict[str, int]:
         """Return the layers between each parameter and the head, see `stages.distance_from_head`."""
         return {f"model.{name}": distance for name, distance in distance_from_head(self.model).items()}
@@ -168,6 +175,8 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode, but keep frozen parts (batch-norm, dropout, stochastic depth) in evaluation mode."""
         super().train(mode)
+        if self._recompute:
+            set_recompute(self.model, mode)  # evaluation and export have nothing to save
         if mode:
             for path in self._frozen:
                 self.model.get_submodule(path).eval()
@@ -191,6 +200,7 @@ def create_backbone(
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     timm_kwargs: dict[str, Any] | None = None,
+    grad_checkpointing: bool = False,
 ) -> Backbone:
     """Build a backbone by the name of a timm model.
 
@@ -209,6 +219,7 @@ def create_backbone(
             keep only the statistics, and also normalise with them in training (mmdetection's `norm_eval`).
         mean, std: of the input in 0..1 per channel; None: those of the weights of this name (TResNet: 0 and 1).
         timm_kwargs: further arguments of the timm model (`{pad_type: same}`); one that timm does not know is an error.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
 
     Raises:
         ConfigError: unknown name, a size the model cannot take, or a setting that does not apply to the model.
@@ -252,6 +263,9 @@ def create_backbone(
     elif partial_checkpoint:
         raise ConfigError("model.partial_checkpoint=true: there is no model.checkpoint; leave it false")
     backbone.freeze(stages=freeze_stages, norm=freeze_norm)
+    if grad_checkpointing:
+        check_supported(model, name)
+        backbone.recompute()
     return backbone
 
 

@@ -33,6 +33,7 @@ from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
+from mltrain.optim.optimizers import check_usable
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
@@ -131,6 +132,10 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
             "only the losses of mltrain leave out; use one of them, such as loss=bce or loss=asl"
         )
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
+    try:
+        check_usable(optimizer)
+    except ValueError as error:
+        raise ConfigError(f"optimizer._target_={cfg.optimizer._target_}: {error}") from error
     train_loader = build_train_loader(cfg, dist, parts)
     step = TrainStep(
         model=model,
