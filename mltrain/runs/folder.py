@@ -90,6 +90,8 @@ def read_weights(cfg: DictConfig, folder: Path) -> TrainState:
     for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
         if key in cfg.model:
             cfg.model[key] = off
+    if cfg.head.get("prior") == "frequency":
+        cfg.head.prior = 0.5  # any start will do; a folder of published weights may lack the statistics
     file = folder / WEIGHTS_FILE
     if (folder / "best.pt").exists() or not file.exists():
         return read_best(folder)
