@@ -126,6 +126,14 @@ def training_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "model.grad_checkpointing",
             "a compiled model cannot do it; use runner.compile=auto, which compiles the loss alone",
         )
+    distill = sections.get("distill", {})
+    if distill.get("teacher") is not None:
+        if tree.get("task") == SINGLE_LABEL:
+            yield "distill.teacher", f"it compares sigmoids, and task={SINGLE_LABEL} has none; leave it null"
+        return
+    for key, option in section_options(SECTIONS["distill"]).items():
+        if distill.get(key, option.default) != option.default:
+            yield f"distill.{key}", "there is no teacher: add distill.teacher=RUN, or leave it out"
 
 
 def _options(target: Any) -> set[str] | None:

@@ -87,6 +87,15 @@ class MetricsOptions:
 
 
 @dataclass(frozen=True)
+class DistillOptions:
+    """Knowledge distillation."""
+
+    teacher: str | None = None  # run folder whose model the training follows, besides the labels; null: none
+    weight: float = number(1.0, least=0)  # of the divergence from the teacher; the loss of the labels has 1
+    temperature: float = number(1.0, least=0.1)  # of both sigmoids; 2 to 4 soften the teacher
+
+
+@dataclass(frozen=True)
 class LoggerOptions:
     """Records besides metrics.jsonl."""
 
@@ -114,6 +123,7 @@ SECTIONS: dict[str, type] = {
     "runner": RunnerOptions,
     "data": DataOptions,
     "metrics": MetricsOptions,
+    "distill": DistillOptions,
     "logger": LoggerOptions,
     "paths": PathsOptions,
 }
@@ -167,6 +177,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},
+    "distill": {"teacher": None, "weight": 1.0, "temperature": 1.0},
 }
 
 # Values that came later for what older configs spell otherwise: both have the id of the older spelling.

@@ -41,6 +41,7 @@ from mltrain.runs.dry_run import dry_run
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.same_data import remember
+from mltrain.runs.teacher import load_teacher
 from mltrain.seeding import seed_start
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
         compile_model=cfg.runner.compile is True,
         compile_loss=cfg.runner.compile is True
         or (cfg.runner.compile == "auto" and _compiling_pays(dist.device, len(stats.class_names))),
+        teacher=load_teacher(cfg, stats.class_names, dist.device),
     )
     return step, train_loader
 

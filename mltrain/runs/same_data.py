@@ -148,7 +148,7 @@ def _files(node: Any, key: str) -> Iterator[tuple[str, Path]]:
         for k, item in enumerate(node):
             yield from _files(item, f"{key}.{k}")
     elif isinstance(node, str) and not key.endswith("._target_"):
-        weights = key == "model.checkpoint"  # a run folder is allowed here, and stands for its best weights
+        weights = key in ("model.checkpoint", "distill.teacher")  # a run folder stands for its best weights
         if not weights and not any(mark in node for mark in "/\\."):
             return
         try:
