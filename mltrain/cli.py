@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
+import re
 import shlex
 import signal
 import sys
@@ -34,6 +36,7 @@ COMMANDS = {
     "find_label_errors": "list labels that are likely missing or wrong",
     "report": "write the page of a run, or one that compares several",
     "results": "compare runs in a table",
+    "average": "average the weights of epochs or runs",
     "export": "write a model as ONNX or PT2",
     "push": "write a model as a folder to publish, and upload it",
     "convert_checkpoint": "make a run folder of a published checkpoint",
@@ -51,6 +54,7 @@ COMMANDS = {
     "list": "list losses, heads, models, data sets and recipes",
     "completion": "print the completion of commands and keys for a shell",
 }
+_NAMES_DATA = re.compile(r"\+*(dataset|experiment)[.=]")
 DATASET_SECTIONS = ("dataset", "paths")
 CONFIG_FLAGS = {
     "--cfg job": "print every option with its value instead of running",
@@ -92,6 +96,8 @@ class Command:
     """with `after_sweep`: called with the configs of the jobs before they start, see `sweeps.run.run_sweep`"""
     needs_arguments: bool = False
     """without arguments the help is shown"""
+    unnamed_data: Literal["", "say", "ask"] = ""
+    """without an argument that names a data set: "say" that the drawn shapes are taken, or "ask" for one"""
 
 
 def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
@@ -176,6 +182,8 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     cfg, *own = read(command, given.arguments, source)
+    if command.unnamed_data and not any(_NAMES_DATA.match(text) for text in given.arguments):
+        _unnamed_data(command)
     if not given.cfg:
         command.run(cfg, *own)
         return
@@ -184,6 +192,14 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
     options = asdict(own[0]) if own else {}
     shown = options | {str(key): cfg[key] for key in (cfg if command.takes == "config" else DATASET_SECTIONS)}
     sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(shown), resolve=True))
+
+
+def _unnamed_data(command: Command) -> None:
+    """Say that the drawn shapes are taken. ConfigError: the command asks for a data set."""
+    own = "your own is dataset=auto dataset.path=FOLDER, and mltrain list datasets has all others"
+    if command.unnamed_data == "ask":
+        raise ConfigError(f"name a data set: {own}")
+    logging.getLogger(__name__).info("no data set is named, so these are the drawn shapes; %s", own)
 
 
 def read(command: Command, arguments: Sequence[str], source: Source | None = None) -> list[Any]:

@@ -15,9 +15,9 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mltrain.errors import DataError, MltrainError
 
@@ -327,7 +327,7 @@ def locked(path: Path, *, patience: float = math.inf) -> Iterator[None]:
     workers do not inherit those and cannot keep it after their parent. The file names its holder.
 
     Args:
-        path: the lock file; it stays.
+        path: the lock file; it stays, unless its holder removes it.
         patience: seconds to wait for another process.
 
     Raises:
@@ -335,22 +335,39 @@ def locked(path: Path, *, patience: float = math.inf) -> Iterator[None]:
         OSError: the lock file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        end = time.monotonic() + patience
-        while fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    logger.warning("%s: this file system has no locks (%s); start one process only", path, error)
-                    break
-                if time.monotonic() > end:
-                    file.seek(0)
-                    raise LockedError(file.read().strip() or "another process") from error
-            time.sleep(0.05)
+    end = time.monotonic() + patience
+    with ExitStack() as opened:
+        file = opened.enter_context(path.open("a+", encoding="utf-8"))
+        _wait_for(file, path, end)
+        while not _is_at(file, path):  # the process before has removed it
+            file = opened.enter_context(path.open("a+", encoding="utf-8"))
+            _wait_for(file, path, end)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _wait_for(file: IO[str], path: Path, end: float) -> None:
+    """Lock a file, which another process may hold until `end`. LockedError: it still does."""
+    while fcntl is not None:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                logger.warning("%s: this file system has no locks (%s); start one process only", path, error)
+                return
+            if time.monotonic() > end:
+                file.seek(0)
+                raise LockedError(file.read().strip() or "another process") from error
+        time.sleep(0.05)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Return whether an open file is the one that has the name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

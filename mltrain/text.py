@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,17 +12,26 @@ from typing import Any
 _UNSAFE = re.compile("(?!\x1b\\[[01]m)[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
 _FORMULA = re.compile("'*[=+@\t\r-]")
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+_NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes", "no"})
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the most similar of `names`, or None where none is near; a name that contains the other counts as near."""
+    """Return the most similar of `names`, or None where none is near; a name that contains the other counts as near.
+
+    Of equally similar names, one that begins with `name` comes first.
+    """
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(name, names, n=10, cutoff=cutoff)
     if close:
-        return close[0]
+        return max(close, key=lambda other: (_similarity(name, other), other.startswith(name)))
     lowered = name.lower()
     parts = [other for other in names if len(lowered) > 2 and (lowered in other.lower() or other.lower() in lowered)]
     return min(parts, key=len) if parts else None
+
+
+def _similarity(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, name).ratio()  # the order of `get_close_matches`
 
 
 def close_matches(name: str, names: Iterable[str], count: int, cutoff: float) -> list[str]:
@@ -57,6 +67,21 @@ def spell(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {spell(v)}" for k, v in value.items()) + "}"
     return str(value) if value != "" else "''"
+
+
+def quoted(text: str) -> str:
+    """Return text in quotes, as the command line reads it."""
+    escaped = re.sub(r'(\\*)(")', r'\1\1\\"', text)  # Hydra: backslashes count before a quote only
+    escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
+    return f'"{escaped}"'
+
+
+def argument(key: str, value: object) -> str:
+    """Return KEY=VALUE as a shell and the command line read it."""
+    if not isinstance(value, str):
+        return f"{key}={spell(value)}"
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _NO_TEXT
+    return f"{key}={value}" if plain else shlex.quote(f"{key}={quoted(value)}")
 
 
 def counted(count: int, noun: str) -> str:

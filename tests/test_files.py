@@ -66,6 +66,22 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(files.fcntl is None, reason="this system has no locks")
+def test_a_lock_file_may_be_removed_by_its_holder_while_another_process_waits(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    program = (
+        "import sys; from pathlib import Path; from mltrain.files import locked\n"
+        "print('here', flush=True)\n"
+        "with locked(Path(sys.argv[1])): print(Path(sys.argv[1]).exists())\n"
+    )
+    with locked(path):
+        waiting = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True)
+        assert waiting.stdout is not None and waiting.stdout.readline() == "here\n"
+        time.sleep(0.3)
+        path.unlink()
+    assert waiting.communicate(timeout=60)[0] == "True\n", "it has made the file again"
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="this system has no locks")
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     path = tmp_path / "below" / ".lock"
     code = (

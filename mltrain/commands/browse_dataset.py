@@ -1,6 +1,6 @@
 """Write a page to look at a data set before training: images before and after augmentation, labels, classes, counts.
 
-    mltrain browse_dataset                                             the drawn shapes
+    mltrain browse_dataset dataset=auto dataset.path=FOLDER
     mltrain browse_dataset dataset=coco2017 augment=asl model.image_size=448
     mltrain browse_dataset dataset=csv dataset.file=labels.csv classes=[cat,dog] images=500
     mltrain browse_dataset +experiment=coco_mlt_db split=val out=val.html
@@ -27,7 +27,7 @@ from mltrain.config.schema import number
 from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
 from mltrain.runs.outputs import check_suffix, writing
-from mltrain.text import did_you_mean
+from mltrain.text import counted, did_you_mean, first_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,9 @@ def browse(cfg: DictConfig, options: Options) -> Path:
     about = About(name=labels.name, transform=f"{described}, {size} px", command=typed())
     with writing(Path(options.out)) as out:
         shown = _with_bar(indices, cfg.logger.progress)
-        write_browse(out, labels, stats, shown, versions, about=about, side=options.side)
+        broken = write_browse(out, labels, stats, shown, versions, about=about, side=options.side)
+    if broken:
+        logger.warning("%s cannot be read; the page says why:%s", counted(len(broken), "image"), first_lines(broken))
     logger.info("%s: %d of %d images, %.1f MB", out, len(indices), len(labels), out.stat().st_size / 1e6)
     return out
 
@@ -129,4 +131,4 @@ def _index(name: str, names: Sequence[str]) -> int:
     raise ConfigError(f"classes: there is no class {name!r}{did_you_mean(name, names, '{!r}')}")
 
 
-COMMAND = Command(browse, about=__doc__, takes="config", options=Options)
+COMMAND = Command(browse, about=__doc__, takes="config", options=Options, unnamed_data="say")

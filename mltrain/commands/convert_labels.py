@@ -5,7 +5,8 @@
     mltrain convert_labels dataset=coco2017 out=coco.csv
 
 The names of the classes and their order go to a second file beside it, labels.classes.txt. What is written is read back
-and compared before the command ends; its last line has the options that train on it. No image is opened or copied.
+and compared before the command ends; its last line has the options that train on it. No image is opened or copied;
+missing image files are counted.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def convert_labels(cfg: DictConfig, options: Options) -> Path:
         ConfigError: a file exists or cannot be written.
         DataError: the data set cannot be read, or its labels cannot be stored as text.
     """
+    from mltrain.datasets.image_files import warn_of_files
     from mltrain.datasets.splits import check_splits
     from mltrain.files import temporary_folder
     from mltrain.labels.label_table import separator_of, write_labels
@@ -61,6 +63,8 @@ def convert_labels(cfg: DictConfig, options: Options) -> Path:
     _check_free(out, classes, cfg.dataset, overwrite=options.overwrite)
     splits = instantiate(cfg.dataset, "dataset", need_val=False)
     check_splits(splits)
+    for labels in filter(None, splits):
+        warn_of_files(labels)
     given = {part: labels for part, labels in splits._asdict().items() if labels is not None and len(labels)}
     parts = with_one_fill(given)
     names = splits.train.class_names
@@ -172,4 +176,4 @@ def command_of(out: Path, classes: Path, separator: str, root: Path | None, part
     return " ".join(["dataset=csv", *(argument(key, value) for key, value in options.items())])
 
 
-COMMAND = Command(convert_labels, about=__doc__, takes="dataset", options=Options)
+COMMAND = Command(convert_labels, about=__doc__, takes="dataset", options=Options, unnamed_data="ask")

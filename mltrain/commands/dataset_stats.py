@@ -1,6 +1,7 @@
-"""Count images, labels, groups, imbalance and co-occurrence of a data set. Only annotation files are read, no images.
+"""Count images, labels, groups, imbalance and co-occurrence of a data set. Only annotation files are read; image
+files are not opened, and missing ones are counted.
 
-    mltrain dataset_stats                                     the drawn shapes
+    mltrain dataset_stats dataset=auto dataset.path=FOLDER    your own
     mltrain dataset_stats dataset=coco2017                    COCO under data/coco
     mltrain dataset_stats dataset=csv dataset.file=labels.csv json=stats.json
     mltrain dataset_stats dataset=voc2007 out=stats/voc2007   with plots
@@ -54,9 +55,13 @@ def dataset_stats(cfg: DictConfig, options: Options) -> dict[str, Any]:
         ConfigError: `json` cannot be written.
         DataError: the data set cannot be read, or `out` cannot be written.
     """
+    from mltrain.datasets.image_files import warn_of_files
     from mltrain.report import label_stats
 
     splits = instantiate(cfg.dataset, "dataset", need_val=False)
+    for labels in splits:
+        if labels is not None:
+            warn_of_files(labels)
     counted = {
         part: label_stats.count(labels, options.head_min, options.medium_min)
         for part, labels in splits._asdict().items()
@@ -75,4 +80,4 @@ def dataset_stats(cfg: DictConfig, options: Options) -> dict[str, Any]:
     return numbers
 
 
-COMMAND = Command(dataset_stats, about=__doc__, takes="dataset", options=Options)
+COMMAND = Command(dataset_stats, about=__doc__, takes="dataset", options=Options, unnamed_data="say")

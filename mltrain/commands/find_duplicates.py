@@ -98,7 +98,7 @@ def find_duplicates(cfg: DictConfig, options: Options) -> list[dict[str, Any]]:
         if options.within or part != other_part:
             found.append({"distance": bits, "split": part, "image": file, "other_split": other_part, "other": other})
     inside = len(pairs.first) - sum(pair["split"] != pair["other_split"] for pair in found)
-    _show(found, len(good), inside, options)
+    _show(found, len(good), len(bad), inside, options)
     if options.out is not None:
         rows = [[csv_cell(value) for value in pair.values()] for pair in found]
         _write(options.out, "out", [["distance", "split", "image", "other_split", "other"], *rows])
@@ -110,7 +110,7 @@ def find_duplicates(cfg: DictConfig, options: Options) -> list[dict[str, Any]]:
     return found
 
 
-def _show(found: list[dict[str, Any]], count: int, inside: int, options: Options) -> None:
+def _show(found: list[dict[str, Any]], count: int, unread: int, inside: int, options: Options) -> None:
     across = [pair for pair in found if pair["split"] != pair["other_split"]]
     lines = [
         f"{count:,} images, at most {options.distance} of 128 bits apart: {counted(len(across), 'pair')} of "
@@ -120,6 +120,8 @@ def _show(found: list[dict[str, Any]], count: int, inside: int, options: Options
         f"{pair['distance']:>3}  {pair['split']}: {pair['image']}  {pair['other_split']}: {pair['other']}"
         for pair in found[:SHOWN]
     ]
+    if unread:
+        lines.append(f"not compared, because they cannot be read: {counted(unread, 'image')}; see the warning")
     if len(found) > SHOWN:
         lines.append(f"... and {len(found) - SHOWN:,} more; out=pairs.csv writes all")
     if across and options.groups is None:
@@ -137,4 +139,4 @@ def _write(name: str, option: str, rows: list[list[Any]]) -> None:
     logger.info("wrote %s", name)
 
 
-COMMAND = Command(find_duplicates, about=__doc__, takes="dataset", options=Options)
+COMMAND = Command(find_duplicates, about=__doc__, takes="dataset", options=Options, unnamed_data="ask")

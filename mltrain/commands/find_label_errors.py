@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "label_errors.csv"
+WEAK = 0.1
+"""share of the way from a random to a perfect mAP below which predictions say nothing about labels"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
         DataError: a folder is no run, a run has kept no predictions, or the runs do not fit each other.
     """
     from mltrain.report.html.label_errors import About, csv_rows, write_label_errors
-    from mltrain.report.label_errors import find_candidates, join, judged
+    from mltrain.report.label_errors import find_candidates, join, judged, skill
     from mltrain.runs.image_roots import image_roots
 
     options = options or Options()
@@ -101,6 +103,7 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
             "%d of %d classes have no known positive or no known negative, so their labels are not judged: %s",
             *(len(skipped), len(held_out.class_names), first_few(skipped)),
         )
+    _warn_if_weak(*skill(held_out))
     note = _which_images(runs, options.split)
     about = About(name=" + ".join(sorted({run.dataset for run in runs})), images=note, command=typed())
     table = Path(options.out) if options.out else _common(runs) / NAME
@@ -114,6 +117,16 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
     if len(candidates) and options.pictures and not readable:
         logger.warning("%s: no image can be read, so the page has no pictures; images=FOLDER names their folder", page)
     return table, page
+
+
+def _warn_if_weak(reached: float, chance: float) -> None:
+    """Say that predictions which rank hardly better than chance find no errors."""
+    if reached - chance < WEAK * (1 - chance):
+        logger.warning(
+            "the model is too weak to find label errors: its mAP on these images is %.1f, and %.1f by chance. Do not "
+            "correct labels by this list; train longer or from pretrained weights first, or correct the data",
+            *(100 * reached, 100 * chance),
+        )
 
 
 def _run_folders(arguments: Sequence[str]) -> list[Path]:

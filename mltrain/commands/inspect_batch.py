@@ -108,7 +108,7 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     if batch.corrupt:
         blocks.insert(1, "\n".join(["left out, because they cannot be decoded:", *batch.corrupt]))
     with writing(Path(options.out)) as out:
-        write_picture(out, batch_picture(images, rows, stats.class_names, most=options.images))
+        write_picture(out, batch_picture(images, rows, files, stats.class_names, most=options.images))
     text = "\n\n".join(blocks)
     console.write(text + "\n")
     logger.info("picture: %s", out)

@@ -48,7 +48,7 @@ class Options:
     figure: str | None = None
     """for several runs: figure to compare: map, map_head, map_medium, map_tail ...; null: map, or accuracy"""
     resamples: int = number(1000, least=0)
-    """for several runs: number of resamples of the images for the intervals of differences; 0: no intervals"""
+    """number of resamples of the images for the intervals of figures and of differences; 0: no intervals"""
     split: Literal["auto", "val", "test"] = "auto"
     """for several runs: split to compare; auto: test if all runs have one, else val"""
     weights: Literal["best", "raw", "ema"] = "best"
@@ -87,15 +87,15 @@ def _report_run(folder: Path, filters: Sequence[str], options: Options) -> Path:
             raise ConfigError(f"{key}={value} is for the comparison of several runs; {folder} is one run")
     if filters:
         raise ConfigError(f"{filters[0]}: filters are for several runs; {folder} is one run")
-    return _page_of(folder, options.images, options.out)
+    return _page_of(folder, options.images, options.out, resamples=options.resamples)
 
 
-def _page_of(folder: Path, images: str | None = None, out: str | None = None) -> Path:
+def _page_of(folder: Path, images: str | None = None, out: str | None = None, *, resamples: int) -> Path:
     from mltrain.report.html.run_report import write_run_report
     from mltrain.runs.image_roots import image_roots
 
     roots = image_roots(folder) if images is None else dict.fromkeys(SPLITS, Path(images))
-    return write_run_report(folder, images=roots, out=None if out is None else Path(out))
+    return write_run_report(folder, images=roots, out=None if out is None else Path(out), resamples=resamples)
 
 
 def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Options) -> Path:
@@ -115,7 +115,7 @@ def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Op
             records = select(records, filters, baseline)
         for record in records:
             if options.each and record.finished:
-                logger.info("%s", _page_of(record.folder))
+                logger.info("%s", _page_of(record.folder, resamples=options.resamples))
         common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
         return write_sweep_report(
             compare(records, split=options.split, weights=weights_key(options.weights)),

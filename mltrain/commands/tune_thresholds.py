@@ -23,6 +23,7 @@ from mltrain.cli import Command
 from mltrain.config.rules import MULTI_LABEL
 from mltrain.config.schema import number
 from mltrain.engine.run_folder import THRESHOLDS
+from mltrain.engine.saved_thresholds import best_identity
 from mltrain.errors import ConfigError
 from mltrain.files import write_json
 
@@ -72,7 +73,7 @@ def tune_thresholds(cfg: DictConfig, folder: Path, options: Options) -> dict[str
     import torch
 
     from mltrain.runs.evaluation import open_on_data
-    from mltrain.runs.thresholds import Tuner, best_identity, tuning_report
+    from mltrain.runs.thresholds import Tuner, tuning_report
 
     criterion = _criterion(cfg, options)
     with open_on_data(cfg, folder) as run:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.identity import names_folder
-from mltrain.config.rules import curriculum_problems, task_problems, training_problems
+from mltrain.config.rules import RULES
 from mltrain.config.schema import (
     DEFAULTS_FOR_OLDER_RUNS,
     INJECTED,
@@ -226,7 +226,7 @@ class _Checker:
         for path, folder in (("name", tree["name"]), ("dataset.name", dataset)):
             if isinstance(folder, str) and not names_folder(folder):
                 self.problem(path, _FOLDER_NAME, value=folder)
-        for path, text in (*task_problems(tree), *curriculum_problems(tree), *training_problems(tree)):
+        for path, text in (problem for rule in RULES for problem in rule(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:

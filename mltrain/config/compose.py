@@ -69,11 +69,21 @@ def load(
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]
     if problems:
         raise ConfigError(message(problems))
+    _expand_home(checked)
     if checked.name is None:
         checked.name = default_name(checked, choices)
         if not names_folder(checked.name):
             raise ConfigError(f"{checked.name}: cannot name a run folder; set name=NAME")
     return checked
+
+
+def _expand_home(cfg: DictConfig) -> None:
+    """Replace a leading ``~/`` in the paths of a config by the home folder, which a shell does not do after KEY=."""
+    for section in (cfg.dataset, cfg.paths):
+        for key in section:
+            value = None if OmegaConf.is_missing(section, key) else section._get_node(key)._value()
+            if isinstance(value, str) and value.startswith("~/"):
+                section[key] = os.path.expanduser(value)  # noqa: PTH111  it keeps the spelling of the rest
 
 
 def _granted(overrides: Sequence[str]) -> list[Any]:
@@ -135,6 +145,7 @@ def load_run(
         return "" if any(f"{key}.".startswith(f"{typed}.") for typed in changed) else str(path)
 
     checked = check_config(cfg, allow_targets=[*allow_targets, *_granted(overrides)], origin=origin)
+    _expand_home(checked)
     checked._set_flag(_AMP_ASKED, any(raw.lstrip("+").startswith("runner.amp=") for raw in overrides))
     return checked
 

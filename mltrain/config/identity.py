@@ -26,6 +26,8 @@ IRRELEVANT = frozenset(
         "data.corrupt_budget",
         "runner.checkpoint_every_minutes",
         "runner.eval_batch_size",
+        "runner.keep_best",
+        "runner.keep_last",
         "metrics.save_predictions",
         "metrics.predictions_mb",
     }

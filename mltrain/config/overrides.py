@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from mltrain.config.check import check_options
 from mltrain.config.schema import INJECTED, SECTIONS, RootOptions, section_options
 from mltrain.config.timm_models import timm_models
 from mltrain.errors import ConfigError
-from mltrain.text import did_you_mean, nearest, spell
+from mltrain.text import argument, did_you_mean, nearest, quoted, spell
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel has the configs inside the package; in a checkout they lie beside it.
 CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 EXPERIMENT = "experiment"
+# Not a quoted text, a list, a dict or a call, without a comma, and without another KEY=VALUE after a space.
+_PLAIN_TEXT = re.compile(r"""(?![\s'"\[{=]|\w+\()(?:(?!\s[\w.]+=)[^,])+""")
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,15 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
         if isinstance(override, str):
             scan.problems.append(override)
             continue
+        raw = override.input_line or raw
         key = override.key_or_group
         if override.is_hydra_override() or override.is_delete():
             scan.overrides.append(raw)
         elif override.is_sweep_override() and not sweep:
-            text = "gives several values: for one run each add -m; for a list write"
-            scan.problems.append(f"{raw}: {text} {key}=[{raw.split('=', 1)[1]}]")
+            value = raw.split("=", 1)[1]
+            text = f"gives several values: for one run each add -m; for a list write {key}=[{value}]"
+            path = f"; for one text with a comma {argument(key, value)}" if "/" in value else ""
+            scan.problems.append(f"{raw}: {text}{path}")
         elif key in groups and not isinstance(override.value(), dict):
             _scan_choice(scan, override, source)
         else:
@@ -139,16 +146,21 @@ def scan_overrides(overrides: Sequence[str], source: Source, *, sweep: bool = Fa
 
 
 def parse_override(parser: OverridesParser, raw: str) -> Override | str:
-    """Return the override, or a text that says what is wrong with it."""
+    """Return the override, or a text that says what is wrong with it.
+
+    Text with characters that Hydra knows no meaning of, such as a path with umlauts, spaces, = or ~, needs no quotes.
+    """
     if raw.startswith("=") or ("=" not in raw and not raw.startswith("~")):
         return f"{raw}: is no override; write KEY=VALUE, e.g. runner.epochs=5 or loss=asl"
     try:
         return parser.parse_override(raw)
     except HydraException as error:
+        key, _, value = raw.partition("=")
+        if _PLAIN_TEXT.fullmatch(value):
+            with suppress(HydraException):
+                return parser.parse_override(f"{key}={quoted(value)}")
         detail = str(error).split("\n")[0].split(" expecting ")[0].replace("'<EOF>'", "at the end")
-        return (
-            f"{raw}: cannot be read ({detail}); write KEY=VALUE and quote what holds special characters: \"KEY='a, b'\""
-        )
+        return f"{raw}: cannot be read ({detail}); if this is one text, write {argument(key, value)}"
 
 
 def _scan_choice(scan: Scan, override: Override, source: Source) -> None:

@@ -136,6 +136,14 @@ def training_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"distill.{key}", "there is no teacher: add distill.teacher=RUN, or leave it out"
 
 
+def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
+    runner = tree.get("runner")
+    for key, owner, off in (("min_delta", "patience", 0.0), ("extend_lr", "extend", None)):
+        if isinstance(runner, dict) and runner.get(owner) is None and runner.get(key, off) != off:
+            yield f"runner.{key}", f"does nothing without runner.{owner}; set that too, or leave this out"
+
+
 def _options(target: Any) -> set[str] | None:
     """Return the options of one of this package's components; None if they are unknown."""
     if not isinstance(target, str) or not target.startswith(PACKAGE + "."):
@@ -144,3 +152,7 @@ def _options(target: Any) -> set[str] | None:
         return set(read_signature(target).parameters)
     except TargetError:
         return None
+
+
+RULES = (task_problems, curriculum_problems, runner_problems, training_problems)
+"""each yields (key, problem) for a resolved config"""

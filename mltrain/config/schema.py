@@ -46,6 +46,12 @@ class RunnerOptions:
     compile: Literal["auto"] | bool = "auto"  # auto: torch.compile the loss where that pays; true: the model too
     sync_bn: bool = False  # batch-norm statistics over all ranks
     evaluate_every: int = number(1, least=1)  # epochs; the last epoch is always evaluated
+    patience: int | None = number(None, least=1)  # end after so many evaluations without a better figure; null: never
+    min_delta: float = number(0.0, least=0)  # percent points that count as better for patience
+    keep_best: int = number(1, least=1)  # checkpoints of the best epochs; 1: best.pt, more: epoch-0007.pt ... too
+    keep_last: int = number(0, least=0)  # checkpoints of the last evaluated epochs, as epoch-0007.pt
+    extend: str | None = None  # finished run whose training goes on here, up to runner.epochs in all
+    extend_lr: Literal["restart", "continue"] | None = None  # of the schedule; null: continue if it has epochs left
     checkpoint_every_minutes: float = number(10.0, least=0)  # besides the one at each epoch's end; 0: only that
     deterministic: bool = False  # torch.use_deterministic_algorithms: slower, the same bits on the same GPU
 
@@ -130,7 +136,7 @@ SECTIONS: dict[str, type] = {
 
 # Component sections and the arguments the program gives a target that names them: they cannot be set in a config.
 INJECTED: dict[str, tuple[str, ...]] = {
-    "dataset": ("need_val", "need_train"),
+    "dataset": ("need_val", "need_train", "drawn"),
     "partial": ("labels",),
     "model": (),
     "head": ("in_features", "num_classes", "class_names", "stats"),
@@ -178,6 +184,12 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},
     "distill": {"teacher": None, "weight": 1.0, "temperature": 1.0},
+    "runner.patience": None,
+    "runner.min_delta": 0.0,
+    "runner.extend": None,
+    "runner.extend_lr": None,
+    # Earlier versions read no head. A default that counted would give each finished warm start a new id.
+    "model.head_from_checkpoint": True,
 }
 
 # Values that came later for what older configs spell otherwise: both have the id of the older spelling.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mltrain.datasets.celeba import celeba
+from mltrain.datasets.chestxray14 import chestxray14
+from mltrain.datasets.class_lists import class_lists
 from mltrain.datasets.coco import coco
 from mltrain.datasets.coco_files import coco_files
 from mltrain.datasets.csv import csv_file
@@ -18,6 +20,7 @@ from mltrain.datasets.folder import folder
 from mltrain.datasets.found import Found
 from mltrain.datasets.hf import hf
 from mltrain.datasets.json_file import json_file
+from mltrain.datasets.labelme import labelme
 from mltrain.datasets.lists import list_files
 from mltrain.datasets.lvis import lvis
 from mltrain.datasets.parquet import parquet
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 READERS: dict[str, tuple[Callable[..., Splits], dict[str, Any]]] = {
     "celeba": (celeba, {}),
+    "chestxray14": (chestxray14, {}),
+    "class_lists": (class_lists, {}),
     "coco": (coco, {}),
     "coco2017": (coco, {"year": 2017, "keep_unlabelled": True}),
     "coco_files": (coco_files, {}),
@@ -42,6 +47,7 @@ READERS: dict[str, tuple[Callable[..., Splits], dict[str, Any]]] = {
     "folder": (folder, {}),
     "hf": (hf, {}),
     "json": (json_file, {}),
+    "labelme": (labelme, {}),
     "list": (list_files, {}),
     "lvis": (lvis, {}),
     "parquet": (parquet, {}),
@@ -64,6 +70,7 @@ def auto(
     split_seed: int = 0,
     need_val: bool = True,
     need_train: bool = True,
+    drawn: str = "",
 ) -> Splits:
     """Train, val and optionally test of a file or folder in any known format.
 
@@ -77,6 +84,7 @@ def auto(
         split_seed: seed of that choice, independent of the run's.
         need_val: the program sets it to False for tools that read the training images only; val may then be empty.
         need_train: the program sets it to False to evaluate; train may then be empty.
+        drawn: the program sets it to the options that draw splits after this reader (`division`), for the log.
 
     Raises:
         DataError: no format or several formats fit, or the labels break a rule of their format.
@@ -91,12 +99,12 @@ def auto(
                 f"dataset.root={root}: {path} is {found.title}, which says where its images are; leave dataset.root out"
             )
         found = replace(found, options=found.options | {"root": root})
-    shown, drawn = found, ""
+    shown = found
     if isinstance(val_fraction, Undivided):  # dataset.folds and others draw val, whatever the reader
         own = {key: value for key, value in found.options.items() if key not in ("val_fraction", "split_seed")}
-        shown, drawn = replace(found, options=own), " and the options that draw the splits"
+        shown = replace(found, options=own)
     note = f" ({found.note})" if found.note else ""
-    log.info("%s is %s%s; without auto: %s%s", path, found.title, note, shown.command, drawn)
+    log.info("%s is %s%s; without auto: %s%s", path, found.title, note, shown.command, f" {drawn}" if drawn else "")
     reader, options = READERS[found.group]
     needs = {"need_train": need_train, "need_val": need_val}
     given = {key: value for key, value in needs.items() if key in inspect.signature(reader).parameters}

@@ -13,7 +13,7 @@ from pathlib import Path
 from mltrain.datasets.label_files import LabelFile, SplitNames, choose_splits
 from mltrain.datasets.reading import read_csv_rows, read_lines, require_paths
 from mltrain.datasets.splits import Splits, check_fraction
-from mltrain.datasets.table import Layout, Table, csv_table
+from mltrain.datasets.table import Layout, Table, csv_table, with_split
 from mltrain.datasets.table_reader import read_tables
 from mltrain.errors import DataError
 
@@ -64,7 +64,7 @@ def celeba(
     layout = Layout(image_column="image_id", minus_one="negative")
     table = attribute_table(file)
     if splits is not None:
-        table = _with_split(table, splits)
+        table = with_split(table, splits, "dataset.partition")
     listing = read_tables(place / images, [LabelFile(file, "", None)], False, None, layout, lambda _: table, file)
     names = SplitNames("train", "val", None, val_fraction, split_seed, need_val, need_train)
     return choose_splits(listing, name, replace(names, where=str(parts or file)))
@@ -102,15 +102,3 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
         if len(cells) != 2 or cells[1].strip() not in PARTITION:
             raise DataError(f"{path}, line {number}: expected an image and 0, 1 or 2, found {' '.join(cells)[:60]}")
         yield cells[0].strip(), PARTITION[cells[1].strip()]
-
-
-def _with_split(table: Table, splits: dict[str, str]) -> Table:
-    """Return the table with a column of splits."""
-
-    def rows() -> Iterator[tuple[str, list[str]]]:
-        for entry, cells in table.rows():
-            if cells[0] not in splits:
-                raise DataError(f"{table.path}, {entry}: dataset.partition does not list {cells[0]}")
-            yield entry, [*cells, splits[cells[0]]]
-
-    return replace(table, columns=[*table.columns, "split"], rows=rows)

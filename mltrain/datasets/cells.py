@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shlex
 from collections import Counter
 
+from mltrain import text
 from mltrain.text import first_few
 
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -15,11 +15,11 @@ _QUOTED_LIST = re.compile(rf"[\[({{]\s*(?:{_ITEM}(?:[\s,]+{_ITEM})*)?[\s,]*[\])}
 _QUOTED = re.compile(_ITEM)
 _PLAIN_LIST = re.compile(r"\[[^\[\]]*\]")
 
-_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
-_NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes", "no"})
-
-TARGETS = {"1": 1, "0": 0, "-1": -1, "true": 1, "false": 0, "yes": 1, "no": 0, "": None, "nan": None}
+WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "x": 1, "\N{CHECK MARK}": 1, "\N{HEAVY CHECK MARK}": 1}
+"""targets in a column of one class that are no numbers, by text in lower case"""
+TARGETS = {"1": 1, "0": 0, "-1": -1, **WORDS, "": None, "nan": None}
 """targets in a column of one class, by text in lower case; None: blank"""
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _SPELLED = {"\\t": "\t", "tab": "\t"}
 _MARKS_OF_LISTS = ("|", ";", ",")
 _OTHERS = ("/", "+", "&", " ")
@@ -32,16 +32,7 @@ def separator_of(text: str) -> str:
 
 def argument(key: str, value: object) -> str:
     """Return `dataset.key=value` as a shell and the command line read it."""
-    if isinstance(value, bool) or value is None:
-        return f"dataset.{key}={'null' if value is None else str(value).lower()}"
-    if not isinstance(value, str):
-        return f"dataset.{key}={value}"
-    text = "tab" if value == "\t" else value
-    if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXT:
-        return f"dataset.{key}={text}"
-    escaped = re.sub(r'(\\*)(")', r'\1\1\\"', text)  # Hydra: backslashes count before a quote only
-    escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
-    return shlex.quote(f'dataset.{key}="{escaped}"')
+    return text.argument(f"dataset.{key}", "tab" if value == "\t" else value)
 
 
 def target_of(cell: str) -> int | None:
@@ -53,6 +44,16 @@ def target_of(cell: str) -> int | None:
     if number not in (1, 0, -1):
         raise ValueError(text)
     return int(number)
+
+
+def about_number(cell: str) -> str | None:
+    """Say why a number in a cell is no target and what to write instead; None for other text."""
+    try:
+        float(cell.replace(",", ".", 1))
+    except ValueError:
+        return None
+    comma = "a number with a decimal comma" if _DECIMAL_COMMA.fullmatch(cell.strip()) else "a number"
+    return f"{comma}, such as a score. Write 1 where an image has the label and 0 where it does not"
 
 
 def quoted_list(cell: str) -> list[str] | None:

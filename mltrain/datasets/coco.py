@@ -154,7 +154,7 @@ def read_coco(
     name = name or f"coco{year}/{split}"
     require_paths(name, [path], HOW)
     found = read_coco_file(path, drop_degenerate=drop_degenerate)
-    return coco_labels(found, path, folder, name, keep_unlabelled=keep_unlabelled)
+    return log_labels(coco_labels(found, path, folder, name, keep_unlabelled=keep_unlabelled))
 
 
 def read_coco_file(path: Path, *, drop_degenerate: bool = False) -> Instances:
@@ -192,10 +192,21 @@ def coco_labels(found: Instances, path: Path, folder: Path, name: str, *, keep_u
     labelled = np.unique(rows)
     if not len(labelled):
         log.warning("%s: no image has a label: %d images, %d categories and no annotation", path, n, c)
-    if not keep_unlabelled and len(labelled) < n:
+    if found.annotations > len(rows):
+        log.info(
+            "%s: %d annotations make %d labels, because several of one category in an image are one label",
+            *(path, found.annotations, len(rows)),
+        )
+    if len(labelled) < n and keep_unlabelled:
+        log.info(
+            "%s: %d images without any annotation are negative for all classes (dataset.keep_unlabelled=false leaves "
+            "them out)",
+            *(name, n - len(labelled)),
+        )
+    elif len(labelled) < n:
         log.info("%s: %d images without any annotation left out (keep_unlabelled=false)", name, n - len(labelled))
         labels = labels.select(labelled)
-    return log_labels(labels)
+    return labels
 
 
 def _file_name(image: dict[str, Any]) -> str:
@@ -222,6 +233,8 @@ class Instances(NamedTuple):
     """(C,), int64 or text, ascending; the first id of a name"""
     present: np.ndarray
     """image * C + class of every image and category with an annotation, sorted, without repeats"""
+    annotations: int
+    """number of annotations"""
 
 
 def read_instances(
@@ -273,7 +286,7 @@ def read_instances(
         twice = sorted({names[k] for k in range(len(names)) if k not in first})
         log.warning("%s: categories that share a name are one class: %s", path, first_few(twice))
     present = np.unique(rows * len(place) + class_of[columns])
-    return Instances(images, ids, [names[k] for k in first], known[first], present)
+    return Instances(images, ids, [names[k] for k in first], known[first], present, len(rows))
 
 
 def _ordered(key: Any) -> tuple[bool, int, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from mltrain import storage
 from mltrain.datasets.coco import Instances, coco_labels, read_coco_file, with_classes_of
 from mltrain.datasets.label_files import find_image_root
 from mltrain.datasets.reading import require_paths
@@ -84,7 +85,7 @@ def _image_folder(root: Path, path: Path, found: Instances, part: str) -> Path:
 
 
 def _has_some(root: Path, found: Instances) -> bool:
-    return any((root / file).exists() for file in found.images[:20])
+    return any(storage.exists(root / file) for file in found.images[:20])
 
 
 def _relative(folder: Path, root: Path) -> Path:

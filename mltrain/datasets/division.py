@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mltrain import storage
+from mltrain.datasets.cells import argument
 from mltrain.datasets.corrections import correct
 from mltrain.datasets.groups import check_cover, check_groups, groups_of, read_groups
 from mltrain.datasets.splits import Splits, Undivided, hold_out, log_labels
@@ -119,6 +120,8 @@ def _read_divided(
     draws_val = bool(division.folds) or (
         division.val_fraction > 0 and not (division.plain and "val_fraction" in accepts)
     )
+    if "drawn" in accepts:
+        own["drawn"] = _typed(division, draws_val=draws_val)
     if not (draws_val or division.test_fraction or division.grouped):
         return read(**own)
     if draws_val:
@@ -128,6 +131,14 @@ def _read_divided(
     elif division.test_fraction and "need_train" in accepts:
         own["need_train"] = True
     return _Divider(division, options, draws_val).divide(read(**own))
+
+
+def _typed(division: Division, *, draws_val: bool) -> str:
+    """Return the options that are no work of the reader, as the command line reads them."""
+    usual = Division()
+    own = set() if draws_val else {"val_fraction"} if division.test_fraction else {"val_fraction", "split_seed"}
+    given = {key: getattr(division, key) for key in DIVISION_OPTIONS if key not in own}
+    return " ".join(argument(key, value) for key, value in given.items() if value != getattr(usual, key))
 
 
 class _Divider:
@@ -248,7 +259,7 @@ class _Divider:
             return read_groups(division.groups, root, group_column=division.group_column or "group")
         assert division.group_column is not None
         file = options.get("file") or options.get("path")
-        if not file or "{split}" in str(file) or not Path(file).is_file():
+        if not file or "{split}" in str(file) or not storage.is_file(file):
             raise ValueError(
                 f"group_column={division.group_column}: the data set is not named as one csv file. Name the file "
                 "itself (dataset.file, or dataset.path with dataset=auto), or a csv file with the columns image and "

@@ -157,8 +157,7 @@ def _first_copies(place: Path, files: list[str]) -> np.ndarray | None:
 
 def _folders(place: Path) -> dict[str, list[str]]:
     """Return the class folders, sorted: name of the class -> its folders, several if they differ in spelling only."""
-    _, names, _ = next(storage.walk(place), ("", [], []))
-    names.sort()
+    names, _ = storage.entries(place)
     skipped = [name for name in names if _is_no_data(name)]
     if skipped:
         log.info("%s: folders left out, hidden or of no data: %s", place, first_few(skipped))

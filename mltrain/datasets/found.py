@@ -58,7 +58,7 @@ def split_options(found: set[str]) -> dict[str, Any] | None:
         found: names of splits as the labels write them.
     """
     options: dict[str, Any] = {}
-    for name in sorted(found):
+    for name in sorted(found - {""}):  # the reader says how many images have none
         split = next((split for split, names in SPLITS.items() if name.lower() in names), None)
         if split is None or f"{split}_split" in options:
             return None

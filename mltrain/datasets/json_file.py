@@ -124,7 +124,7 @@ def json_table(
     *,
     classes: str | os.PathLike[str] | None = None,
 ) -> Table:
-    """Return the table of a json file; its columns of images and labels are called image and labels.
+    """Return the table of a json file, whose columns are the keys of its records.
 
     Args:
         path: the file.
@@ -148,19 +148,15 @@ def json_table(
             f"{first_few(found.label_keys, 10)}. Choose one: dataset.labels_key={found.label_keys[0]}"
         )
     class_names = list(read_class_names(classes)) if classes is not None and Path(classes).is_file() else None
-    renamed = {image: "image", **({} if labels is None else {labels: "labels"})}
-    others = [key for key in columns if key not in renamed and key not in ("image", "labels")]
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         for entry, record in found.records:
-            values = {key: record.get(key) for key in (*renamed, *others)}
+            values = {key: record.get(key) for key in columns}
             if class_names is not None and labels is not None:
                 values[labels] = _named(f"{path}, {entry}", values[labels], class_names)
             yield entry, [_text(value) for value in values.values()]
 
-    return Table(
-        path, [*renamed.values(), *others], rows, marks=False, class_names=found.class_names, ignored=found.ignored
-    )
+    return Table(path, columns, rows, False, found.class_names, found.ignored, image, labels)
 
 
 def find_records(path: Path) -> Records:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mltrain import storage
 from mltrain.datasets.listing import Listing
 from mltrain.datasets.names import NO_DATA, ImageFinder
 from mltrain.datasets.reading import require_paths
@@ -16,6 +17,7 @@ from mltrain.datasets.splits import Splits, make_splits
 from mltrain.errors import DataError
 from mltrain.files import walk
 from mltrain.labels import LabelSet
+from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ def find_label_files(
         "val": not names.need_val,
         "test": names.test is None,
     }
-    files = {part: found for part, found in files.items() if found.path.exists() or not optional[part]}
+    files = {part: found for part, found in files.items() if storage.exists(found.path) or not optional[part]}
     require_paths(what, [found.path for found in files.values()], how)
     return Path(base or "."), list(files.values())
 
@@ -120,13 +122,23 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
                     f"{listing.source}: no image of split {split!r}: all {len(by_split[train])} are {train}. Set "
                     f"dataset.val_fraction=0.2, or name the validation images in {names.where} (dataset.val_split)"
                 )
+            if list(by_split) == [""]:
+                raise DataError(
+                    f"{listing.source}: {names.where} is blank for all {len(listing.rows)} images, so none is of split "
+                    f"{split!r}. Write train and val there, or leave it out and set dataset.val_fraction=0.2"
+                )
             counts = ", ".join(f"{key or 'nothing'} ({len(images)} images)" for key, images in sorted(by_split.items()))
             hint = " or dataset.val_fraction=0.1" if part == "val" else ""
             raise DataError(
                 f"{listing.source}: no image of split {split!r}; {names.where} has {counts}. "
                 f"Set dataset.{part}_split{hint}"
             )
-    unused = [f"{key} ({len(images)} images)" for key, images in by_split.items() if key not in chosen.values()]
+    if blank := len(by_split.get("", ())):
+        log.warning(
+            "%s: %d of %d images have no split, because %s is blank there; they are not used. Write %s there",
+            *(name, blank, len(listing.rows), names.where, first_few([s for s in chosen.values() if s])),
+        )
+    unused = [f"{key} ({len(images)} images)" for key, images in by_split.items() if key not in (*chosen.values(), "")]
     if unused:
         log.info("%s: splits not used: %s", name, ", ".join(unused))
     if names.val_fraction > 0 and val in by_split:
@@ -148,7 +160,7 @@ def find_image_root(root: Path, files: Collection[str]) -> Path:
     """Return `root`, or the folder below it that has the images if it has none of them itself.
 
     If `root` is a folder of annotations, the folders beside it are looked at, too, and if the paths begin with its name
-    (CheXpert), the folder around it. Only a sample of the images is looked for.
+    (CheXpert), the folder around it. Archives come last. Only a sample of the images is looked for.
     """
     listed = list(files)
     sample = listed[:: max(1, len(listed) // 20)]
@@ -162,15 +174,13 @@ def find_image_root(root: Path, files: Collection[str]) -> Path:
     around = root.absolute().parent
     if any(file.startswith(f"{root.absolute().name}/") for file in sample) and share(around):
         return around
-    try:
-        folders = sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        return root
-    folders += [below.path for folder in folders[:50] for below in _folders(folder)]
-    shares = {folder: found for folder in map(Path, folders[:200]) if (found := share(folder))}
-    best = max(shares, key=shares.__getitem__, default=root)
-    if shares.get(best) == len(sample) or len(shares) == 1:  # in evaluation some of the images may be missing
-        return best
+    below = _folders(root)
+    below += [inner for folder in below[:50] for inner in _folders(folder)[:50]]
+    for places in (below[:200], list(_in_archives(root))):
+        shares = {place: found for place in places if (found := share(place))}
+        best = max(shares, key=shares.__getitem__, default=root)
+        if shares.get(best) == len(sample) or len(shares) == 1:  # in evaluation some of the images may be missing
+            return best
     if root.name.lower() in LABEL_FOLDERS and (beside := find_image_root(root.parent, files)) != root.parent:
         return beside
     return root.parent if root.name.lower() in LABEL_FOLDERS and share(root.parent) else root
@@ -193,15 +203,25 @@ def find_by_name(root: Path, images: Collection[str]) -> dict[str, str]:
     return {image: path for image, path in found.items() if image not in twice}
 
 
-def _folders(place: str) -> list[os.DirEntry[str]]:
-    try:
-        return sorted((entry for entry in os.scandir(place) if entry.is_dir()), key=lambda entry: entry.name)[:50]
-    except OSError:
-        return []
+def _folders(place: Path) -> list[Path]:
+    return [place / name for name in storage.entries(place)[0] if not name.startswith(".")]
+
+
+def _in_archives(root: Path) -> Iterator[Path]:
+    """Yield the archives in a folder, each with the folders in it."""
+    for archive in storage.archives_in(root)[:20]:
+        try:
+            folders = _folders(archive)[:50]
+        except DataError:  # damaged
+            continue
+        yield archive
+        for folder in folders:
+            yield folder
+            yield from _folders(folder)[:50]
 
 
 def _is_there(finder: ImageFinder, file: str) -> bool:
     try:
-        return Path(finder.root, finder.find(file)).exists()
+        return storage.exists(Path(finder.root, finder.find(file)))
     except DataError:  # several files fit a name without a suffix
         return True

@@ -8,12 +8,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.progress import track
+
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+"""first line by which Excel is told what separates the columns"""
 
 
 def check_choice(key: str, value: object, allowed: Sequence[object]) -> None:
@@ -99,12 +103,14 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[str, None]:
 def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of every row that is not empty, the header first.
 
+    A first line ``sep=;`` decides what separates the columns, whatever `delimiter` is.
+
     Raises:
         DataError: the file is not UTF-8, cannot be read, or (with `strict`) has misplaced quotes.
     """
     try:
         with storage.open_text(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, strict=strict, skipinitialspace=True)
+            reader = csv_cells(stream, delimiter, strict=strict)
             for cells in track(reader, f"reading {path.name}", None, unit="rows"):
                 if any(cells):
                     yield reader.line_num, cells
@@ -114,6 +120,14 @@ def read_csv_rows(path: Path, delimiter: str = ",", *, strict: bool = True) -> I
         raise DataError(f"{path}, line {reader.line_num}: not a csv file ({error}); check its quotes") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def csv_cells(stream: IO[str], delimiter: str, *, strict: bool = True) -> Any:
+    """Return a `csv.reader` of a stream; a first line ``sep=;`` is an empty row, and sets the delimiter."""
+    first = stream.readline()
+    if told := _SEPARATOR_LINE.fullmatch(first):
+        first, delimiter = "\n", told[1]
+    return csv.reader(chain([first], stream), delimiter=delimiter, strict=strict, skipinitialspace=True)
 
 
 def read_json(path: Path, *, zeroed: re.Pattern[bytes] | None = None) -> Any:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mltrain import storage
+from mltrain.datasets.cells import argument
 from mltrain.datasets.found import Found
 from mltrain.datasets.label_files import LABEL_FOLDERS
 from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.recognise_files import recognise_file, recognise_named_file
 from mltrain.datasets.recognise_folders import FOLDERS, class_folders, files_of_splits
-from mltrain.datasets.recognise_stored import hugging_face, parquet_files, web_shards
+from mltrain.datasets.recognise_stored import STORED, one_file
 from mltrain.errors import DataError
 from mltrain.text import first_lines
 
@@ -37,11 +39,17 @@ def recognise(path: Path, *, need_train: bool = True) -> Found:
             f"{path} may be read in {len(found)} ways; choose one and train with its options, or name one file with "
             f"dataset.path=FILE:{first_lines(lines, 10)}"
         )
-    files = _label_files(path) if path.is_dir() else []
+    files = _label_files(path) if storage.is_folder(path) else []
     if len(files) == 1 and files[0].suffix.lower() in (".csv", ".tsv"):
         raise DataError(
             f"{path}: no known format of labels; {files[0].name} is {_seen(files[0])}. Its own reader says what is "
             f"wrong with it: dataset=csv dataset.file={files[0]}. docs/datasets.md lists the formats"
+        )
+    if storage.locate(path) is not None:
+        raise DataError(
+            f"{path}: no format of labels that is read from an archive; {_seen(path)}. Unpack it and name the folder, "
+            "dataset.path=FOLDER, or name a table beside it: dataset=csv dataset.file=FILE "
+            f"{argument('root', str(path))}"
         )
     raise DataError(
         f"{path}: no known format of labels; {_seen(path)}. docs/datasets.md lists the formats. If you have a table, "
@@ -51,42 +59,51 @@ def recognise(path: Path, *, need_train: bool = True) -> Found:
 
 def candidates(path: Path, *, need_train: bool = True) -> list[Found]:
     """Return all formats that a file or folder may have; `need_train` as for `recognise`."""
-    if path.is_file():
+    if not storage.is_folder(path):
         found = recognise_named_file(path)
         return [] if found is None else [found]
-    looks = (*FOLDERS, hugging_face, parquet_files, web_shards)
-    layouts = [found for look in looks for found in look(path, need_train)]
+    if storage.locate(path) is None:
+        layouts = [found for look in (*FOLDERS, *STORED) for found in look(path, need_train)]
+    else:
+        layouts = list(one_file(path))
+        path = _content(path)
     if layouts:
         return layouts
     groups, rest = files_of_splits(_label_files(path), recognise_file, need_train)
     single = [found for file in rest if (found := recognise_file(file)) is not None]
     if groups or single:
         return [*groups, *single]
-    return class_folders(path, need_train)
+    folders = class_folders(path, need_train)
+    archives = storage.archives_in(path)
+    return candidates(archives[0], need_train=need_train) if len(archives) == 1 and not folders else folders
 
 
 def _label_files(path: Path) -> list[Path]:
     """Return the files of a folder, and of its folders of annotations, that may hold labels."""
-    places = [path, *(folder for folder in _folders(path) if folder.name.lower() in LABEL_FOLDERS)]
+    folders = [path / name for name in storage.entries(path)[0] if name.lower() in LABEL_FOLDERS]
     return [
-        file
-        for place in places
-        for file in sorted(place.iterdir())
-        if file.is_file() and file.suffix.lower() in LABEL_SUFFIXES and not file.name.startswith(".")
+        place / name
+        for place in (path, *folders)
+        for name in storage.entries(place)[1]
+        if name.lower().endswith(LABEL_SUFFIXES) and not name.startswith(".") and storage.is_file(place / name)
     ]
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+def _content(archive: Path) -> Path:
+    """Return the only folder in an archive, or the archive itself if it holds more."""
+    folders, files = storage.entries(archive)
+    folders = [name for name in folders if not name.startswith(".") and name.lower() not in NO_DATA]
+    return _content(archive / folders[0]) if len(folders) == 1 and not files else archive
 
 
 def _seen(path: Path) -> str:
     """Describe a path for the message."""
-    if path.is_file():
-        with path.open("rb") as stream:
-            line = stream.readline(200).decode("utf-8", "replace").strip()
-        return f"a {path.suffix or 'nameless'} file of {path.stat().st_size} bytes that begins with {line[:80]!r}"
-    entries = list(path.iterdir())
-    folders = sum(entry.is_dir() and entry.name.lower() not in NO_DATA for entry in entries)
-    images = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)
-    return f"it holds {folders} folders, {images} images and {len(entries) - folders - images} other files"
+    if not storage.is_folder(path):
+        with storage.open_text(path, encoding="latin-1") as stream:
+            line = stream.readline(200).strip()
+        size = storage.state(path).size
+        return f"a {path.suffix or 'nameless'} file of {size} bytes that begins with {line[:80]!r}"
+    folders, files = storage.entries(path)
+    folders = [name for name in folders if name.lower() not in NO_DATA]
+    images = sum(name.lower().endswith(SUFFIXES) for name in files)
+    return f"it holds {len(folders)} folders, {images} images and {len(files) - images} other files"

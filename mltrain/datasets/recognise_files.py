@@ -13,10 +13,12 @@ from xml.etree import ElementTree
 
 import yaml
 
+from mltrain import storage
 from mltrain.datasets import cells as in_cells
 from mltrain.datasets.found import HELD_OUT, Found, split_options
 from mltrain.datasets.json_file import LABEL_KEYS, NoRecordsError, find_records
 from mltrain.datasets.names import SUFFIXES
+from mltrain.datasets.reading import csv_cells
 from mltrain.datasets.table import IMAGE_COLUMNS
 from mltrain.datasets.table_columns import NO_CLASSES
 from mltrain.datasets.table_labels import NO_LABEL
@@ -51,7 +53,7 @@ def recognise_named_file(path: Path) -> Found | None:
         DataError: the file is broken.
     """
     look = BY_SUFFIX.get(path.suffix.lower())
-    if look is None or path.stat().st_size == 0:
+    if look is None or storage.state(path).size == 0:
         return None
     try:
         return look(path)
@@ -79,8 +81,8 @@ def _first_rows(path: Path, delimiter: str) -> list[list[str]] | None:
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        for cells in csv.reader(stream, delimiter=delimiter, skipinitialspace=True):
+    with storage.open_text(path, encoding="utf-8-sig", newline="") as stream:
+        for cells in csv_cells(stream, delimiter, strict=False):
             if any(cells):
                 yield [cell.strip() for cell in cells]
 
@@ -200,7 +202,7 @@ def _no_label(cells: Iterable[str], separator: str) -> str | None:
 
 def _text(path: Path) -> Found | None:
     """Recognise CelebA's attributes, a list of images, or a table."""
-    with path.open(encoding="utf-8-sig") as stream:
+    with storage.open_text(path, encoding="utf-8-sig") as stream:
         lines = [line.strip() for line in islice(stream, SAMPLE) if line.strip()]
     if len(lines) > 2 and lines[0].isdecimal() and len(lines[2].split()) == len(lines[1].split()) + 1:
         options = {"root": str(path.parent), "attributes": path.name, "partition": None, "val_fraction": HELD_OUT}
@@ -214,7 +216,7 @@ def _text(path: Path) -> Found | None:
 
 def _json(path: Path) -> Found | None:
     if path.suffix.lower() == ".json":
-        content = path.read_bytes()
+        content = storage.read_bytes(path)
         if all(key.search(content) for key in COCO_KEYS):
             if b'"neg_category_ids"' in content:
                 return None  # LVIS: what nobody looked for is unknown there; dataset=lvis

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mltrain import storage
+from mltrain.datasets.cells import argument
 from mltrain.datasets.found import HELD_OUT, Found, held_out_unless, split_of
 from mltrain.datasets.names import NO_DATA, SUFFIXES
 from mltrain.datasets.recognise_files import recognise_file, root_of_xml
@@ -58,6 +60,10 @@ def _voc_layout(path: Path, need_train: bool) -> Iterator[Found]:
         options["annotations"] = folder.name
     lists = path / "ImageSets" / "Main"
     found = {split: name for name in ("train", "val", "test") if (lists / f"{name}.txt").is_file() and (split := name)}
+    if not found:  # the list of any class has all images
+        of_class = sorted(file.name for file in lists.glob("*_train.txt"))[:1]
+        names = {split: name.replace("_train", f"_{split}") for name in of_class for split in USUAL}
+        found = {split: name[:-4] for split, name in names.items() if (lists / name).is_file()}
     if "train" in found or ("val" in found and not need_train):
         options |= {"train": "ImageSets/Main/train.txt"}
         options |= {split: f"ImageSets/Main/{name}.txt" for split, name in found.items()}
@@ -67,6 +73,32 @@ def _voc_layout(path: Path, need_train: bool) -> Iterator[Found]:
     if "val" not in options:
         options["val_fraction"] = HELD_OUT
     yield Found("a folder of Pascal VOC's xml annotations", "voc_files", options)
+
+
+def _class_lists(path: Path, need_train: bool) -> Iterator[Found]:
+    """Recognise a list per class and split without xml annotations."""
+    names = [file.stem for file in (path / "ImageSets" / "Main").glob("*_*.txt")]
+    splits = {name.rpartition("_")[2] for name in names}
+    train = next((name for name in ("train", "trainval") if name in splits), None)
+    if train is None or _is_voc(path / "Annotations") or not (path / "JPEGImages").is_dir():
+        return
+    options = {"root": str(path), **({} if train == "train" else {"train_split": train})}
+    yield Found("lists of images per class", "class_lists", options | held_out_unless("val" in splits))
+
+
+def _chestxray14(path: Path, need_train: bool) -> Iterator[Found]:
+    """Recognise ChestX-ray14 with its two lists."""
+    if all((path / name).is_file() for name in ("train_val_list.txt", "test_list.txt")):
+        for file in sorted(path.glob("Data_Entry_2017*.csv")):
+            column = argument("group_column", "Patient ID")
+            note = f"'No Finding' means no label; {column} keeps a patient in one split"
+            yield Found("ChestX-ray14", "chestxray14", {"file": str(file), "val_fraction": HELD_OUT}, note)
+
+
+def _labelme(path: Path, need_train: bool) -> Iterator[Found]:
+    """Recognise LabelMe's json files of single images in the folder itself."""
+    if _is_labelme(path):
+        yield Found("LabelMe's json files", "labelme", {"root": str(path), "train": ".", "val_fraction": HELD_OUT})
 
 
 def _xml_files(path: Path, need_train: bool) -> Iterator[Found]:
@@ -117,13 +149,17 @@ def _folders_of_splits(path: Path, need_train: bool) -> Iterator[Found]:
             kept = {key: value for key, value in found.options.items() if key not in ("file", "val_fraction")}
             options = {"file": f"{path}/{{split}}/{file}", **kept, **split_keys, **held_out}
             yield Found(f"{found.title}, one per split", found.group, options, found.note)
+    given = {split: name for split, name in names.items() if split == "test" or name != USUAL[split]}
+    options = {"root": str(path), **given, **held_out}
     if all(_is_voc(entry) for entry in folders.values()):
-        given = {split: name for split, name in names.items() if split == "test" or name != USUAL[split]}
-        options = {"root": str(path), **given, **held_out}
         yield Found("folders of Pascal VOC's xml annotations, one per split", "voc_files", options)
+    if all(_is_labelme(entry) for entry in folders.values()):
+        yield Found("folders of LabelMe's json files, one per split", "labelme", options)
 
 
-FOLDERS: tuple[Look, ...] = (_yolo, _official, _voc_layout, _xml_files, _celeba, _folders_of_splits)
+FOLDERS: tuple[Look, ...] = (
+    *(_yolo, _official, _voc_layout, _class_lists, _xml_files, _labelme, _celeba, _chestxray14, _folders_of_splits),
+)
 
 
 def _are_splits(found: dict[str, Path], need_train: bool) -> bool:
@@ -203,7 +239,11 @@ def class_folders(path: Path, need_train: bool) -> list[Found]:
 
 
 def _class_folders(options: dict[str, Any]) -> Found:
-    return Found("folders named by their class", "folder", options)
+    note = (
+        "each image has one label: with task=single_label loss=cross_entropy one class is predicted for each, which "
+        "dataset=folder sets"
+    )
+    return Found("folders named by their class", "folder", options, note)
 
 
 def _are_classes(path: Path) -> bool:
@@ -215,16 +255,16 @@ def _are_classes(path: Path) -> bool:
 
 
 def _has_images(folder: Path, depth: int = 2) -> bool:
-    entries = list(os.scandir(folder))
-    if any(entry.name.lower().endswith(SUFFIXES) for entry in entries):
+    folders, files = storage.entries(folder)
+    if any(name.lower().endswith(SUFFIXES) for name in files):
         return True
-    return depth > 0 and any(_has_images(Path(entry.path), depth - 1) for entry in entries if entry.is_dir())
+    return depth > 0 and any(_has_images(folder / name, depth - 1) for name in folders)
 
 
 def _below(path: Path) -> list[Path]:
     """Return the folders of a folder that may hold data, sorted."""
-    found = [Path(entry.path) for entry in os.scandir(path) if entry.is_dir()]
-    return sorted(entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in NO_DATA)
+    folders, _ = storage.entries(path)
+    return [path / name for name in folders if not name.startswith(".") and name.lower() not in NO_DATA]
 
 
 def _is_voc(folder: Path) -> bool:
@@ -233,3 +273,10 @@ def _is_voc(folder: Path) -> bool:
         return False
     first = min((entry.path for entry in os.scandir(folder) if entry.name.endswith(".xml")), default=None)
     return first is not None and root_of_xml(Path(first)) == "annotation"
+
+
+def _is_labelme(folder: Path) -> bool:
+    """Return whether the first json file in a folder is an annotation of LabelMe."""
+    first = next((name for name in storage.entries(folder)[1] if name.endswith(".json")), None)
+    content = b"" if first is None else storage.read_bytes(folder / first)
+    return all(key in content for key in (b'"imagePath"', b'"shapes"', b'"flags"'))

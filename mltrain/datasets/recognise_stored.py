@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mltrain.datasets.found import Found, held_out_unless, split_of
+from mltrain.datasets.found import HELD_OUT, Found, held_out_unless, split_of
 from mltrain.datasets.names import SUFFIXES
 from mltrain.datasets.shards import SIDES
 
@@ -47,6 +47,20 @@ def web_shards(path: Path, need_train: bool) -> Iterator[Found]:
     """Recognise tar files in which samples have an image and labels beside it."""
     files = [file for file in sorted(path.glob("*.tar")) if _is_shard(file)]
     yield from _by_split(path, [file.name for file in files], ".tar", "WebDataset shards", "webdataset")
+
+
+STORED = (hugging_face, parquet_files, web_shards)
+
+
+def one_file(path: Path) -> Iterator[Found]:
+    """Recognise one Parquet file with images, or one shard."""
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        title, group = "a Parquet file with images", "parquet"
+    elif path.suffix.lower() == ".tar" and path.is_file() and _is_shard(path):
+        title, group = "a WebDataset shard", "webdataset"
+    else:
+        return
+    yield Found(title, group, {"root": str(path.parent), "train": path.name, "val_fraction": HELD_OUT})
 
 
 def _by_split(path: Path, files: list[str], suffix: str, title: str, group: str) -> Iterator[Found]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mltrain import storage
+from mltrain.datasets.image_files import check_files as check_files  # it was here once
+from mltrain.datasets.image_files import located
 from mltrain.datasets.reading import check_choice
 from mltrain.datasets.reading import require_paths as require_paths  # docs/datasets.md imports it from here
 from mltrain.errors import DataError
-from mltrain.files import kind_of
 from mltrain.labels import LabelSet
-from mltrain.progress import track
 from mltrain.seeding import hashed_order
 from mltrain.text import first_few, first_lines
 
@@ -76,7 +75,7 @@ def split_paths(
     check_fraction(val_fraction)
     names = {"train": train, "val": None if val_fraction > 0 else val, "test": test}
     paths = {part: Path(root, name) for part, name in names.items() if name is not None}
-    if not need_train and val_fraction == 0 and not paths["train"].exists():
+    if not need_train and val_fraction == 0 and not storage.exists(paths["train"]):
         del paths["train"]
     return paths
 
@@ -181,52 +180,6 @@ def treat_unlabelled(labels: LabelSet, policy: Literal["drop", "negative", "unkn
     )
 
 
-def check_files(labels: LabelSet) -> None:
-    """Check that every image is a regular file, before hours of training depend on it.
-
-    Lists each folder once instead of calling `stat` for each image.
-
-    Raises:
-        DataError: files are missing, or are folders, pipes, devices or links that lead nowhere; the message has the
-            first 5, their number, and the folder they should be in.
-    """
-    title = f"{labels.name}: looking for files"
-    missing: list[str] = []
-    others: list[str] = []
-    alike: tuple[str, str] | None = None
-    for file, name, folder in _with_folders(labels, title):
-        if name in folder.others:
-            others.append(f"{file}: {folder.others[name]}")
-        elif name not in folder.inodes:
-            missing.append(file)
-            if alike is None and (other := _alike(name, folder.inodes)) is not None:
-                alike = (name, other)
-    if others:
-        raise DataError(
-            f"{labels.name}: {len(others)} of {len(labels)} images under {Path(labels.root).absolute()} are no regular "
-            f"files; remove them, or copy the images there:{first_lines(others)}"
-        )
-    if not missing:
-        return
-    root = Path(labels.root).absolute()
-    advice = "check dataset.root" if storage.is_folder(root) else "the folder does not exist: check dataset.root"
-    absolute = sum(file.startswith("/") for file in missing)
-    if absolute:
-        advice += f"; {absolute} paths begin with / and so are not below dataset.root: remove the / if they should be"
-    if alike is not None:
-        advice += f"; for {alike[0]} there is {alike[1]}"
-    raise DataError(
-        f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
-        f"{first_lines(missing)}"
-    )
-
-
-def _alike(name: str, found: Iterable[str]) -> str | None:
-    """Return a file that has the same name up to its suffix, up to upper and lower case."""
-    stem = PurePosixPath(name).stem.lower()
-    return next((other for other in sorted(found) if PurePosixPath(other).stem.lower() == stem), None)
-
-
 def check_one_label(labels: LabelSet) -> None:
     """Check that every image has exactly one label; an image without a positive passes if some target is unknown.
 
@@ -272,98 +225,21 @@ def check_splits(splits: Splits) -> None:
     paths: set[str] = set()
     by_inode: dict[tuple[int, int], set[str]] = {}
     for other in held_out:
-        for image in _located(other):
+        for image in located(other):
             paths.add(image.path)
             if image.inode is not None:
                 by_inode.setdefault(image.inode, set()).add(image.path)
     trained_on: set[str] = set()
-    for image in _located(train):
+    for image in located(train):
         if image.path in paths:
             trained_on.add(image.path)
         if image.inode in by_inode:
             # Compare again by `stat`: some file systems list made-up inode numbers.
             trained_on.update(path for path in by_inode[image.inode] if storage.same_file(path, image.path))
     for other in held_out:
-        shared = [image.file for image in _located(other) if image.path in trained_on]
+        shared = [image.file for image in located(other) if image.path in trained_on]
         if shared:
             raise DataError(
                 f"{other.name} shares {len(shared)} of its {len(other)} images with {train.name}, so its figures would "
                 f"be those of the training set. Give each image to one split. Shared, for example:{first_lines(shared)}"
             )
-
-
-class _Image(NamedTuple):
-    file: str
-    """as listed"""
-    path: str
-    """symbolic links resolved"""
-    inode: tuple[int, int] | None
-    """(device, inode) as the folder lists it; None if there is no such file"""
-
-
-def _located(labels: LabelSet) -> Iterator[_Image]:
-    """Yield every image with its place on disk, in order; no image is opened."""
-    for file, name, folder in _with_folders(labels, f"{labels.name}: images in other splits"):
-        path = folder.links.get(name) or f"{folder.path}{os.sep}{name}"
-        inode = folder.inodes.get(name)
-        device = folder.devices.get(name, folder.device)
-        yield _Image(file, path, None if inode is None else (device, inode))
-
-
-def _with_folders(labels: LabelSet, title: str) -> Iterator[tuple[str, str, _Folder]]:
-    """Yield (file as listed, its name, its folder) of every image; each folder is listed once."""
-    folders: dict[str, _Folder] = {}
-    for i in track(range(len(labels)), title, len(labels), unit="images"):
-        file = labels.file(i)
-        parent, slash, name = file.rpartition("/")
-        if slash and not parent:
-            parent = "/"
-        folder = folders.get(parent)
-        if folder is None:
-            folder = folders[parent] = _Folder(Path(labels.root, parent))
-        yield file, name, folder
-
-
-class _Folder:
-    """Regular files in a folder: their inodes by name, and the targets of the symbolic links among them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = os.path.realpath(folder)
-        self.device = 0
-        self.inodes: dict[str, int] = {}
-        self.links: dict[str, str] = {}
-        self.devices: dict[str, int] = {}
-        """devices of the targets of links"""
-        self.others: dict[str, str] = {}
-        """what each other entry is: a folder, a pipe, a link that leads nowhere"""
-        inside = storage.archive_folder(folder)
-        if inside is not None:
-            self.path, self.device, self.inodes = inside.path, inside.device, inside.files
-            self.others = dict.fromkeys(inside.irregular, "a link that leads nowhere, or a device")
-            return
-        try:
-            self.device = folder.stat().st_dev
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        self._follow(entry)
-                    elif entry.is_file():
-                        self.inodes[entry.name] = entry.inode()
-                    else:
-                        self.others[entry.name] = kind_of(entry.path) or "no file"
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise DataError(f"{folder.absolute()}: cannot be listed ({error.strerror})") from error
-
-    def _follow(self, link: os.DirEntry[str]) -> None:
-        """Add a symbolic link."""
-        self.links[link.name] = os.path.realpath(link.path)
-        try:
-            if link.is_file():
-                status = link.stat()
-                self.inodes[link.name], self.devices[link.name] = status.st_ino, status.st_dev
-            elif (kind := kind_of(link.path)) is not None:
-                self.others[link.name] = f"a link to {kind}"
-        except OSError as error:
-            self.others[link.name] = f"a symbolic link that cannot be followed ({error.strerror})"

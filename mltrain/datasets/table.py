@@ -5,8 +5,8 @@ A csv file is a table; so are the records of a json file and the exports of anno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,10 @@ class Table:
     """names and order of the classes, if the file says"""
     ignored: tuple[str, ...] = ()
     """notes for the log: records that were left out, and why"""
+    image: str | None = None
+    """column with the image, if the reader of the file has found it; None: the layout says"""
+    labels: str | None = None
+    """the same for the column with the labels"""
 
 
 class Header(NamedTuple):
@@ -73,6 +77,13 @@ class Header(NamedTuple):
     labels: int | None
     """None: there is one column per class"""
     split: int | None
+    kind: str = "column"
+    """as in `Layout`"""
+
+    def named(self, position: int | None) -> str:
+        """Return what a message calls a column: ``column 'image'`` or ``key 'file_name'``."""
+        assert position is not None
+        return f"{self.kind} {self.columns[position]!r}"
 
     def not_read(self, *others: int) -> list[str]:
         """Return the columns, quoted, that hold neither image, labels or split nor are among `others`."""
@@ -110,6 +121,24 @@ def csv_table(path: Path, delimiter: str) -> Table:
     return Table(path, columns, rows)
 
 
+def with_split(table: Table, splits: Mapping[str, str], source: str) -> Table:
+    """Return a table, whose first column has the images, with a column of splits.
+
+    Args:
+        table: the table.
+        splits: split of each image.
+        source: what has them, for the message.
+    """
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        for entry, cells in table.rows():
+            if cells[0] not in splits:
+                raise DataError(f"{table.path}, {entry}: {source} does not list {cells[0]}")
+            yield entry, [*cells, splits[cells[0]]]
+
+    return replace(table, columns=[*table.columns, "split"], rows=rows)
+
+
 def read_header(table: Table, layout: Layout) -> Header:
     """Find the columns.
 
@@ -117,18 +146,19 @@ def read_header(table: Table, layout: Layout) -> Header:
         DataError: a column is missing or there is more than one; the message says which option names it.
     """
     path, header = table.path, table.columns
-    if header.count(layout.labels_column) > 1:
-        raise DataError(f"{path}: more than one column {layout.labels_column!r}; found {', '.join(header)}")
-    labels = header.index(layout.labels_column) if layout.labels_column in header else None
+    labels_column = table.labels or layout.labels_column
+    if header.count(labels_column) > 1:
+        raise DataError(f"{path}: more than one column {labels_column!r}; found {', '.join(header)}")
+    labels = header.index(labels_column) if labels_column in header else None
     split = header.index(layout.split_column) if layout.split_column in header else None
-    image_column = layout.image_column
+    image_column = table.image or layout.image_column
     if labels is None and image_column == "image" and image_column not in header:
         by_lower = {column.lower(): column for column in reversed(header)}
         image_column = next((by_lower[name] for name in ("image", *IMAGE_COLUMNS) if name in by_lower), image_column)
     if header.count(image_column) != 1:
         how = "more than one" if image_column in header else "no"
         raise DataError(f"{path}: {how} column {image_column!r}; {column_advice(header, layout)}")
-    return Header(header, header.index(image_column), labels, split)
+    return Header(header, header.index(image_column), labels, split, layout.kind)
 
 
 def column_advice(header: list[str], layout: Layout) -> str:

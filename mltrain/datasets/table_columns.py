@@ -20,6 +20,7 @@ NO_CLASSES = frozenset(
     | {"split", "fold", "is_train", "is_valid", "is_val", "is_test"}
 )
 """columns, in lower case, that are no class even if they hold 1 and 0 only"""
+_USUAL = frozenset({"1", "0", "-1", ""})
 
 
 def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> None:
@@ -37,6 +38,7 @@ def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> No
     listing.partial = layout.blank == "unknown"
     names: dict[str, str] = {}
     counts: Counter[int | None] = Counter()
+    words: set[str] = set()
     rows = 0
     unread: dict[str, None] = {}
     for part in parts:
@@ -48,6 +50,7 @@ def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> No
         for entry, cells in part.table.rows():
             targets = [in_cells.target_of(cells[k]) for k in columns]
             counts.update(targets)
+            words.update(cells[k].strip().lower() for k in columns if cells[k] not in _USUAL)
             rows += 1
             _add(listing, part, Place(part.table.path, entry), cells, dict(zip(own, targets, strict=True)), layout)
     if not listing.rows:
@@ -59,15 +62,20 @@ def read_columns(listing: Listing, parts: list[TablePart], layout: Layout) -> No
         )
     listing.class_names = list(names.values())
     notes = [text for part in parts for text in part.table.ignored]
-    notes += [f"columns not read: {first_few(list(unread), 10)}"] if unread else []
+    notes += [f"{word!r} is read as {target}" for word, target in in_cells.WORDS.items() if word in words]
+    notes += [f"{layout.kind}s not read: {first_few(list(unread), 10)}"] if unread else []
     header = parts[0].header
+    found = {
+        "1": counts[1],
+        "0": counts[0],
+        f"-1 ({layout.minus_one or 'unknown'}: dataset.minus_one)": counts[-1],
+        f"blank ({layout.blank}: dataset.blank)": counts[None],
+    }
     log.info(
-        "%s: one column per class: %d classes (%s), images in column %r%s; %d rows of %d images; %d cells are 1, %d 0, "
-        "%d -1 (%s), %d blank (%s: dataset.blank)",
-        *(listing.source, len(names), first_few(listing.class_names), header.columns[header.image]),
+        "%s: one %s per class: %d classes (%s), images in %s%s; %d rows of %d images; cells: %s",
+        *(listing.source, layout.kind, len(names), first_few(listing.class_names), header.named(header.image)),
         "".join(f", {note}" for note in notes),
-        *(rows, len(listing.rows), counts[1], counts[0], counts[-1], layout.minus_one or "unknown"),
-        *(counts[None], layout.blank),
+        *(rows, len(listing.rows), ", ".join(f"{count} are {what}" for what, count in found.items() if count)),
     )
 
 
@@ -78,7 +86,7 @@ def _add(
     header, partial = part.header, listing.partial
     image = cells[header.image].strip()
     if not image:
-        raise DataError(f"{place}: column {header.columns[header.image]!r} is empty")
+        raise DataError(f"{place}: {header.named(header.image)} is empty")
     split = part.split if header.split is None else cells[header.split].strip()
     row = listing.image(os.path.join(part.images, image), split, place)  # noqa: PTH118  it may be any text
     if layout.minus_one == "negative":
@@ -130,9 +138,11 @@ def _class_columns(listing: Listing, table: Table, header: Header, layout: Layou
         filled, wrong = good[k] - blank[k], total - good[k]
         if wrong and (known is not None or 10 * wrong <= filled):
             entry, cell = odd[k]
+            number = in_cells.about_number(cell)
             raise DataError(
-                f"{path}, {entry}: {cell!r} in column {header.columns[k]!r}, which holds 1, 0, -1 (unknown) or "
-                "nothing elsewhere; correct it, or list the columns that are classes in a file: dataset.classes=FILE"
+                f"{path}, {entry}: {cell!r} in {header.named(k)}, which holds 1, 0, -1 (unknown) or nothing "
+                f"elsewhere{'' if number is None else f', is {number}'}; correct it, or list the columns that are "
+                "classes in a file: dataset.classes=FILE"
             )
         if not wrong and (filled or known is not None):
             key = one_spelling(header.columns[k])
@@ -141,5 +151,11 @@ def _class_columns(listing: Listing, table: Table, header: Header, layout: Layou
             by_key[key] = k
             columns.append(k)
     if not columns:
-        raise DataError(f"{path}: no column {layout.labels_column!r}; {column_advice(header.columns, layout)}")
+        scores = [
+            f"{cell!r} in {header.named(k)} ({entry}) is {number}"
+            for k, (entry, cell) in odd.items()
+            if (number := in_cells.about_number(cell)) is not None
+        ]
+        more = f". If each class has a column: {scores[0]}" if scores else ""
+        raise DataError(f"{path}: no column {layout.labels_column!r}; {column_advice(header.columns, layout)}{more}")
     return columns if known is None else [by_key[one_spelling(name)] for name in known]

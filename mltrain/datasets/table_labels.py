@@ -11,7 +11,7 @@ from mltrain.datasets import cells as in_cells
 from mltrain.datasets.cells import argument
 from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
-from mltrain.datasets.table import Layout, TablePart
+from mltrain.datasets.table import Header, Layout, TablePart
 from mltrain.errors import DataError
 from mltrain.text import did_you_mean, first_few
 
@@ -67,12 +67,13 @@ def read_labels(listing: Listing, parts: list[TablePart], layout: Layout) -> Non
     if not listing.rows:
         raise DataError(f"{path}: no row below the header")
     if not listing.class_names:
-        raise DataError(f"{path}: column {layout.labels_column!r} is empty in every row, so there is no class")
+        header = parts[0].header
+        raise DataError(f"{path}: {header.named(header.labels)} is empty in every row, so there is no class")
     if without is not None and not unlabelled:
         hint = did_you_mean(str(layout.no_label), listing.class_names, "'{}'")
         raise DataError(f"{path}: no row has the label of dataset.no_label={layout.no_label!r}{hint}")
     if listing.known is None and parts[0].table.class_names is None:
-        _check_names(listing, layout)
+        _check_names(listing, layout, parts[0].header)
     if marks:
         listing.partial = True
         _log_marks(listing, marks)
@@ -86,7 +87,7 @@ def _cells(part: TablePart) -> list[_Cell]:
     for entry, cells in part.table.rows():
         place, image = Place(part.table.path, entry), cells[header.image].strip()
         if not image:
-            raise DataError(f"{place}: column {header.columns[header.image]!r} is empty")
+            raise DataError(f"{place}: {header.named(header.image)} is empty")
         split = part.split if header.split is None else cells[header.split].strip()
         image = os.path.join(part.images, image)  # noqa: PTH118  it may be any text
         read.append(_Cell(place, image, cells[header.labels].strip(), split, part.table.marks))
@@ -109,7 +110,7 @@ def _parts(cell: _Cell, separator: str, all_lists: bool, allowed: set[str] | Non
     return [item for item in items if item]
 
 
-def _check_names(listing: Listing, layout: Layout) -> None:
+def _check_names(listing: Listing, layout: Layout, header: Header) -> None:
     """Refuse labels that are no names of classes, and tell of a separator that splits them better.
 
     Raises:
@@ -122,7 +123,7 @@ def _check_names(listing: Listing, layout: Layout) -> None:
     keep = "If they are names, list them in a file, one per line: dataset.classes=FILE"
     if labels and set(labels) <= {"0", "1", "0.0", "1.0"} and layout.labels_column != "labels":
         raise DataError(
-            f"{path}: column {layout.labels_column!r} holds {' and '.join(sorted(labels))} only, which is 1 or 0 for "
+            f"{path}: {header.named(header.labels)} holds {' and '.join(sorted(labels))} only, which is 1 or 0 for "
             f"one class, not a list of labels. For a file with one column per class leave dataset.labels_column out. "
             f"{keep}"
         )
@@ -138,8 +139,8 @@ def _check_names(listing: Listing, layout: Layout) -> None:
         log.warning("%s", message)
     elif len(labels) >= 10 and not several and 10 * len(labels) >= 9 * sum(labels.values()):
         raise DataError(
-            f"{path}: {sum(labels.values())} images have {len(labels)} different labels in column "
-            f"{layout.labels_column!r}, nearly each its own, such as {first_few(sorted(labels), 3)}; "
+            f"{path}: {sum(labels.values())} images have {len(labels)} different labels in "
+            f"{header.named(header.labels)}, nearly each its own, such as {first_few(sorted(labels), 3)}; "
             f"nothing can be learnt from that. Name the {layout.kind} of the labels with dataset.labels_{layout.kind}, "
             f"and what separates them with dataset.separator. {keep}"
         )
@@ -164,14 +165,14 @@ def _log_read(listing: Listing, parts: list[TablePart], rows: int, unlabelled: i
     header = parts[0].header
     notes = [text for part in parts for text in part.table.ignored]
     if unread := header.not_read():
-        notes.append(f"columns not read: {first_few(unread, 10)}")
+        notes.append(f"{layout.kind}s not read: {first_few(unread, 10)}")
     if unlabelled:
         notes.append(f"{layout.no_label!r} means no label ({unlabelled} rows)")
     else:
         alike = [name for name in listing.class_names if name.lower() in NO_LABEL]
         notes += [f"{name!r} is a class; {argument('no_label', name)} makes it no label" for name in alike]
     log.info(
-        "%s: %d rows of %d images, images in column %r, labels in %r%s",
-        *(listing.source, rows, len(listing.rows), header.columns[header.image], layout.labels_column),
+        "%s: %d rows of %d images, images in %s, labels in %s%s",
+        *(listing.source, rows, len(listing.rows), header.named(header.image), header.named(header.labels)),
         "".join(f"; {note}" for note in notes),
     )

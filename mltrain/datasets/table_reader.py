@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from mltrain import storage
 from mltrain.datasets.label_files import (
     LabelFile,
     SplitNames,
@@ -112,7 +113,7 @@ def read_tables(
 def _found_images(root: Path, parts: list[TablePart]) -> tuple[Path, dict[str, str]]:
     """Return the root of the images, and where those lie that are spread over several folders below it."""
     first = [image for part in parts for image in islice(_images(part), 20)]
-    if any(Path(root, image).exists() for image in first):
+    if any(storage.exists(Path(root, image)) for image in first):
         return root, {}
     images = [image for part in parts for image in _images(part)]
     found = find_image_root(root, images[:: max(1, len(images) // 200)])
@@ -132,4 +133,4 @@ def _images(part: TablePart) -> Iterator[str]:
 
 
 def _where(files: list[LabelFile], layout: Layout) -> str:
-    return f"column {layout.split_column!r}" if files[0].split is None else "the path of the files"
+    return f"{layout.kind} {layout.split_column!r}" if files[0].split is None else "the path of the files"

@@ -68,7 +68,7 @@ def voc(
     read = {split: _read(root, some) for split, some in parts.items()}
     classes = _classes(name, [entry for entries in read.values() for entry in entries])
     made = {
-        split: label_set(f"{name}/{split}", find_devkit(root), entries, classes, difficult)
+        split: log_labels(label_set(f"{name}/{split}", find_devkit(root), entries, classes, difficult))
         for split, entries in read.items()
     }
     return Splits(made["train"] if "train" in made else without_train(name, made["val"]), made["val"])
@@ -96,7 +96,7 @@ def read_voc(
     name = name or "+".join(f"voc{year}/{split}" for year, split in parts)
     require_paths(name, [path for part in parts for path in part_paths(root, *part)], HOW)
     entries = _read(root, parts)
-    return label_set(name, find_devkit(root), entries, _classes(name, entries), difficult)
+    return log_labels(label_set(name, find_devkit(root), entries, _classes(name, entries), difficult))
 
 
 class ObjectImage(NamedTuple):
@@ -146,15 +146,13 @@ def label_set(
     index = {label: k for k, label in enumerate(classes)}
     positives = [image.clear | image.hard if difficult == "positive" else image.clear for image in images]
     unknowns = [image.hard - image.clear if difficult == "ignore" else set() for image in images]
-    return log_labels(
-        LabelSet.from_lists(
-            name=name,
-            root=root,
-            files=[image.file for image in images],
-            class_names=classes,
-            positives=[[index[label] for label in labels] for labels in positives],
-            unknowns=[[index[label] for label in labels] for labels in unknowns],
-        )
+    return LabelSet.from_lists(
+        name=name,
+        root=root,
+        files=[image.file for image in images],
+        class_names=classes,
+        positives=[[index[label] for label in labels] for labels in positives],
+        unknowns=[[index[label] for label in labels] for labels in unknowns],
     )
 
 

@@ -1,7 +1,7 @@
 """Your own data in Pascal VOC's xml format: one annotation per image, as labelImg, CVAT and Roboflow write it.
 
-An image has the classes of its objects. Classes are all of the annotations, sorted. A split is a folder of annotations,
-or a list of ids such as ``ImageSets/Main/train.txt``, whose annotations are in ``Annotations/``.
+An image has the classes of its objects. Classes are those of all annotations of all splits, sorted. A split is a
+folder of annotations, or a list of ids such as ``ImageSets/Main/train.txt``, whose annotations are in ``Annotations/``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from mltrain.datasets.voc import ObjectImage, label_set, objects_of
 from mltrain.errors import DataError
 from mltrain.files import walk
 from mltrain.progress import track
-from mltrain.text import first_few
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def voc_files(
         need_train: the program sets it to False to evaluate; train may then be missing, and is empty in that case.
 
     Raises:
-        DataError: files are missing or broken, or val has a class that train lacks.
+        DataError: files are missing or broken.
     """
     check_choice("difficult", difficult, ("positive", "negative", "ignore"))
     paths = split_paths(root, train, val, test, val_fraction, need_train=need_train)
@@ -74,11 +73,7 @@ def voc_files(
         part: _merged(name, [_read(*listed, finder, images) for listed in _annotations(root, path, annotations)])
         for part, path in paths.items()
     }
-    found = {part: {label for image in some for label in image.clear | image.hard} for part, some in read.items()}
-    classes = sorted(found.get("train", found.get("val", set())))
-    for part, labels in found.items():
-        if foreign := sorted(labels.difference(classes)):
-            raise DataError(f"{name}: {len(foreign)} classes of {part} are none of train: {first_few(foreign)}")
+    classes = sorted({label for some in read.values() for image in some for label in image.clear | image.hard})
     warn_of_case(classes, root)
     made = {part: label_set(f"{name}/{part}", root, some, classes, difficult) for part, some in read.items()}
     return make_splits(name, made, val_fraction=val_fraction, split_seed=split_seed)

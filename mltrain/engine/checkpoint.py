@@ -29,7 +29,7 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unp
 
 
 class CheckpointFolder:
-    """`last.pt`, `previous.pt` and `best.pt` of a run folder. One process writes; reading changes nothing."""
+    """`last.pt`, `previous.pt`, `best.pt` ... of a run folder. One process writes; reading changes nothing."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -64,10 +64,7 @@ class CheckpointFolder:
                     sync_to_disk(temporary)  # the new file must be on the disk before the old one gives up its name
                     path.replace(self.path("previous"))
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"cannot write {path}: {_reason(error)} ({_free_mb(self.folder)}); earlier checkpoints are unharmed. "
-                f"Free some space or point paths.runs to another disk, then repeat the command to resume"
-            ) from error
+            raise self._cannot_write(path, error) from error
         if name == "last":
             self.last_is_intact = True
 
@@ -100,12 +97,49 @@ class CheckpointFolder:
         logger.warning("%s: %s; continuing from %s, which was saved before it", path, problem, previous)
         return state
 
+    def load_last(self, *, start_over: bool) -> dict[str, Any] | None:
+        """Read the last state; with `start_over`, a state that cannot be read is none, with a warning.
+
+        Raises:
+            CheckpointError: see `load`.
+        """
+        try:
+            return self.load("last")
+        except CheckpointError as error:
+            if not start_over:
+                raise
+            logger.warning("%s, as it does now", error)
+            self.last_is_intact = False
+            return None
+
+    def link(self, name: str, other: str) -> None:
+        """Give a checkpoint another name too, in place of what has it: a hard link, or a copy where there are none.
+
+        Raises:
+            CheckpointError: the disk is full or not writable; the older files are as they were.
+        """
+        path = self.path(other)
+        try:
+            with atomic_write(path) as temporary:
+                try:
+                    temporary.hardlink_to(self.path(name))
+                except OSError:
+                    shutil.copyfile(self.path(name), temporary)
+        except OSError as error:
+            raise self._cannot_write(path, error) from error
+
     def remove_stale(self) -> None:
         """Remove what a killed save left behind; once, and only in a process that writes."""
         if not self._cleaned:
             for file in self.folder.glob(".*.pt.*tmp"):
                 file.unlink(missing_ok=True)
             self._cleaned = True
+
+    def _cannot_write(self, path: Path, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"cannot write {path}: {_reason(error)} ({_free_mb(self.folder)}); earlier checkpoints are unharmed. "
+            f"Free some space or point paths.runs to another disk, then repeat the command to resume"
+        )
 
     def problem(self, name: str) -> str | None:
         """Return what is wrong with a checkpoint, without its path; None if it can be read."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mltrain.engine.run_folder import EMA, WEIGHTS
+from mltrain.metrics.summary import TITLES
 from mltrain.progress import LINE_SECONDS, Display, Mode, duration
 
 if TYPE_CHECKING:
@@ -99,3 +102,13 @@ class Progress(Display):
         """Return the seconds left for the whole run at this process's pace so far, evaluations included."""
         assert self._started is not None
         return (time.perf_counter() - self._started) / self._done * self._left
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int, by: str) -> str:
+    """Return the line that sums up an epoch: its loss, and the figure `by` of the raw and the EMA weights."""
+    parts = [f"epoch {record['epoch']}/{epochs}", f"loss {record['train_loss']:.4g}"]
+    for name in WEIGHTS:
+        if name in record:
+            label = ("EMA " if name == EMA else "") + TITLES.get(by, by)
+            parts.append(f"{label} {record[name][by]:.2f}")
+    return "  ".join(parts)

@@ -6,6 +6,8 @@
     data.npz            fingerprint of labels and files (`mltrain.datasets.fingerprint`)   "
     metrics.jsonl       figures by step and epoch                           written during the training
     last.pt, best.pt    checkpoints (`mltrain.engine.checkpoint`)           "
+    epoch-0007.pt       weights of epochs (`mltrain.engine.kept`)           "
+    extended.json       the run that this one extends (`mltrain.runs.extend`)
     nonfinite_rank0.json  why a loss or gradient that was not finite stopped the run
     per_class.csv, confusion.csv, predictions.npz                           written at the end, of the validation split;
                         those of the test split end in `_test`
@@ -48,6 +50,8 @@ EVALUATION = "evaluation.json"
 TUNING = "tuning.json"
 THRESHOLDS = "thresholds.json"
 SOURCE = "source.json"
+EXTENDED = "extended.json"
+EPOCH = "epoch-{:04d}"  # a checkpoint, without .pt
 NONFINITE = "nonfinite_rank{rank}.json"
 JOB = "job-*.json"  # in the folder of a sweep, one for each job
 PER_CLASS = {"val": "per_class.csv", "test": "per_class_test.csv"}
@@ -261,6 +265,12 @@ class RunFolder:
 def is_run_folder(folder: Path) -> bool:
     """Return whether a folder has a config, as every run has from its start."""
     return (folder / CONFIG).is_file()
+
+
+def epoch_of(name: str) -> int | None:
+    """Return the epoch of a checkpoint by its name without .pt; None for other names."""
+    digits = name.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() and EPOCH.format(int(digits)) == name else None
 
 
 def weights_key(name: str) -> str:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -25,15 +25,17 @@ from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation, Inference, evaluate
+from mltrain.engine.kept import KeptEpochs, Patience
 from mltrain.engine.logging import Sinks
-from mltrain.engine.progress import Progress
+from mltrain.engine.nonfinite import dumped
+from mltrain.engine.progress import Progress, epoch_line
+from mltrain.engine.run_folder import NONFINITE
 from mltrain.engine.signals import StopSignal
-from mltrain.engine.state import EMA, TrainingPosition, TrainState, named_models, read_best, repair_best
+from mltrain.engine.state import TrainingPosition, TrainState, named_models, read_best, repair_best
 from mltrain.engine.step import StepResult, TrainStep
 from mltrain.errors import CheckpointError, DataError, Interrupted, MltrainError, NonFiniteError
-from mltrain.files import write_json
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.metrics.summary import TITLES, Summary
+from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.optim.ema import ModelEma
 from mltrain.pipeline.loader import Batch, EvalLoader, TrainLoader
@@ -75,6 +77,10 @@ class Runner:
     max_steps: int | None = None
     evaluate_every: int = 1
     checkpoint_every_minutes: float = 10.0
+    keep_best: int = 1
+    keep_last: int = 0
+    """how many checkpoints of the best, and of the last evaluated epochs are kept, see `KeptEpochs`"""
+    patience: Patience = field(default_factory=Patience)
     log_every_steps: int = 10
     keep_predictions: bool = False
     curriculum: Curriculum | None = None
@@ -90,6 +96,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointFolder(self.folder)
+        self.kept = KeptEpochs(self.checkpoints, self.best_by, self.keep_best, self.keep_last)
         self.stop = StopSignal()
         step, progress = self.train_step, self.progress.mode
         channels_last = step.memory_format is torch.channels_last
@@ -143,7 +150,7 @@ class Runner:
     def _train(self) -> None:
         try:
             self._evaluate_epoch()  # if the run was stopped between an epoch and its evaluation
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self._ends_early():
                 self._train_epoch()
                 self._evaluate_epoch()
                 self._save()
@@ -154,6 +161,15 @@ class Runner:
         except (Interrupted, DataError):  # both are raised between two steps, so the state is consistent
             self._save()
             raise
+
+    def _ends_early(self) -> bool:
+        """Return on every rank whether patience has run out."""
+        return self.patience.evaluations is not None and self.dist.broadcast(bool(self._why_early()))
+
+    def _why_early(self) -> str:
+        """Say why the run ends before its last epoch; empty where it does not. Only the main rank knows figures."""
+        over = self.step >= self.total_steps
+        return "" if over else self.patience.why(self.history, self.best_by, self.epochs)
 
     def _train_epoch(self) -> None:
         epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -211,7 +227,7 @@ class Runner:
             evaluation = self.evaluate(self.val_loader)
             if evaluation is not None:
                 record |= {name: summary.scalars for name, summary in evaluation.summaries.items()}
-                self._keep_best(epoch, evaluation)
+                self._keep(epoch, evaluation)
         self.loss_sum = 0.0
         self.history.append(record)
         flat = {"train/epoch_loss": record["train_loss"], "epoch": epoch}
@@ -219,8 +235,9 @@ class Runner:
             flat |= {f"{name}/{key}": value for key, value in record.get(name, {}).items()}
         self.sinks.log(self.step, flat)
         if evaluation is not None and self.on_evaluation is not None:
-            self.on_evaluation(epoch, self.step, evaluation, last=self.step == self.total_steps)
-        self.progress.end_epoch(self._epoch_line(record))
+            ends = self.step == self.total_steps or bool(self._why_early())
+            self.on_evaluation(epoch, self.step, evaluation, last=ends)
+        self.progress.end_epoch(epoch_line(record, self.epochs, self.best_by))
 
     def _is_evaluated(self) -> bool:
         """Return whether no evaluation is due at this step, or the history has it."""
@@ -241,18 +258,19 @@ class Runner:
         evaluation = self.evaluate(self.val_loader)
         self._saved = False
         if evaluation is not None:
-            self._keep_best(self.epochs_at(self.step), evaluation)
+            self._keep(self.epochs_at(self.step), evaluation)
 
-    def _keep_best(self, epoch: int, evaluation: Evaluation) -> None:
-        """Write best.pt if this evaluation is better than all before."""
+    def _keep(self, epoch: int, evaluation: Evaluation) -> None:
+        """Write best.pt if this evaluation is better than all before, and a file of the epoch if it is one to keep."""
         by = self.best_by
         weights = evaluation.best(by)
         score = evaluation.summaries[weights].scalars[by]
-        if self.best and not score > self.best[by]:
-            return
-        self.best = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
+        found = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
+        is_best = not self.best or score > self.best[by]
+        if is_best:
+            self.best = found
         self._check_folder()
-        self.checkpoints.save(self._state().to_dict(), "best")
+        self.kept.save(replace(self._state(), best=found), self.history, is_best=is_best)
 
     def _finish(self) -> Outcome | None:
         """Evaluate the best weights again, so that the reported figures are those of `best.pt`."""
@@ -276,6 +294,7 @@ class Runner:
             "images_per_second": self.progress.mean_rate(),
             "corrupt_images": list(dict.fromkeys(corrupt)),
         }
+        result |= {"ended_early": why} if (why := self._why_early()) else {}
         return Outcome(result, validation, test)
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -313,6 +332,7 @@ class Runner:
             curriculum=None if self.curriculum is None else self.curriculum.state_dict(),
         )
         self.checkpoints.save(self._state(position).to_dict(), "last")
+        self.kept.prune(self.history)
 
     def _check_folder(self) -> None:
         """Refuse to make the run folder anew: it would lack what was written at the start."""
@@ -324,7 +344,7 @@ class Runner:
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, if there is one."""
-        content = self._load_last()
+        content = self.checkpoints.load_last(start_over=bool(self.config.get("rerun")))
         state = None if content is None else TrainState.from_dict(content, self.folder)
         steps = self.dist.all_gather_objects(None if state is None else state.step)
         if len(set(steps)) > 1:
@@ -354,41 +374,21 @@ class Runner:
         self.seconds, self.loss_sum = position.seconds, position.loss_sum
         if self.dist.is_main and self.best and not repair_best(self.checkpoints, state):
             self.best, self._saved = {}, False
+        if self.dist.is_main:
+            self.kept.restore(self.history)
         self.sinks.resume(self.step, evaluated=self._is_evaluated())
         logger.info("resumed at step %d of %d", self.step, self.total_steps)
 
-    def _load_last(self) -> dict[str, Any] | None:
-        try:
-            return self.checkpoints.load("last")
-        except CheckpointError as error:
-            if not self.config.get("rerun"):
-                raise
-            logger.warning("%s, as it does now", error)
-            self.checkpoints.last_is_intact = False
-            return None
-
     def _dump(self, error: NonFiniteError, group: list[Batch]) -> NonFiniteError:
         """Write what one needs to analyse a step that was not finite, and add the file to the error."""
-        file = self.folder / f"nonfinite_rank{self.dist.rank}.json"
         images = [self.train_labels.path(int(i)) for batch in group for i in batch.indices]
-        lrs = {g.get("name", str(k)): g["lr"] for k, g in enumerate(self.train_step.optimizer.param_groups)}
-        dump = {"error": str(error), "step": self.step, "lr": lrs, "images": images, "config": self.config}
-        write_json(file, dump)
-        hint = "Try a lower optimizer.lr, runner.clip_grad_norm=1 or runner.amp=off"
-        return NonFiniteError(f"{error}. Images, LR and config of the step: {file}. {hint}.")
+        file = self.folder / NONFINITE.format(rank=self.dist.rank)
+        return dumped(error, file, self.step, self.train_step.optimizer, images, self.config)
 
     def _tick(self) -> None:
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-
-    def _epoch_line(self, record: dict[str, Any]) -> str:
-        parts = [f"epoch {record['epoch']}/{self.epochs}", f"loss {record['train_loss']:.4g}"]
-        for name in self.models():
-            if name in record:
-                label = ("EMA " if name == EMA else "") + TITLES.get(self.best_by, self.best_by)
-                parts.append(f"{label} {record[name][self.best_by]:.2f}")
-        return "  ".join(parts)
 
     def _close_loaders(self) -> None:
         for loader in (self.train_loader, self.val_loader, self.test_loader):

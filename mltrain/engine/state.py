@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mltrain.engine.checkpoint import CheckpointFolder
-from mltrain.engine.run_folder import EMA, RAW
+from mltrain.engine.run_folder import EMA, EPOCH, RAW
 from mltrain.errors import CheckpointError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier
@@ -173,8 +173,9 @@ def repair_best(checkpoints: CheckpointFolder, last: TrainState) -> bool:
     if problem is None:
         return True
     states = [last]
-    if checkpoints.path("previous").exists() and checkpoints.problem("previous") is None:
-        states.append(TrainState.from_dict(checkpoints.load("previous") or {}, checkpoints.folder))
+    for name in ("previous", EPOCH.format(last.best["epoch"])):
+        if checkpoints.path(name).exists() and checkpoints.problem(name) is None:
+            states.append(TrainState.from_dict(checkpoints.load(name) or {}, checkpoints.folder))
     source = next((state for state in states if state.step == last.best["step"]), None)
     if source is None:
         logger.warning(

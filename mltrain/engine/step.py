@@ -177,7 +177,8 @@ class TrainStep:
             return [float(world)] * len(batches)
         if len(batches) == world == 1:
             return [1.0]
-        count = count or (getattr(self.loss, "divisor", _known) if reduction == "mean" else len)
+        of_loss = getattr(self.loss, "divisor", _known) if reduction == "mean" else len
+        count = of_loss if count is None else count
         counts = [float(count(batch.targets)) for batch in batches]
         total = self.dist.all_reduce_sum(torch.tensor(sum(counts), dtype=torch.float64)).item()
         return [part * world / max(total, 1.0) for part in counts]  # 0 if every target is unknown; the loss is 0 too

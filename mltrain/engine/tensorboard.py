@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 THRESHOLDS = 127
 """Points of a PR curve: TensorBoard reads no more."""
 FINAL = "final"
-"""Folder, beside the event files of the training, for the events that are written once at the end of a run."""
+"""Folder in which versions before 0.2 wrote the events of the end of a run; TensorBoard showed it as a second run."""
 
 
 class TensorBoard:
@@ -119,27 +119,28 @@ def add_jpeg(events: SummaryWriter, tag: str, content: bytes, size: tuple[int, i
 def final_events(
     folder: Path, step: int, hyperparameters: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> Iterator[SummaryWriter]:
-    """Write the folder `FINAL` anew: one row of the HParams tab, and the events that the block adds.
+    """Record the end of a run: its row of the HParams tab, its final figures, and the events that the block adds.
 
-    A folder of its own makes a run of its own in TensorBoard, whose scalars are then the only columns of that tab. It
-    is written anew because a run that is killed at its very end finishes twice.
+    They belong at step + 1: a run that goes on from a checkpoint, or that was killed at its very end and finishes
+    twice, makes TensorBoard forget them (see `TensorBoard.resume`).
 
     Args:
-        folder: event files of the run.
-        step: optimizer step.
+        folder: event files of the run, which are closed; a new one is added.
+        step: the last optimizer step.
         hyperparameters: numbers and text by name.
-        metrics: final figures.
+        metrics: final figures. The HParams tab shows the first five of all tags of a run in the order of the alphabet.
     """
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
     shutil.rmtree(folder / FINAL, ignore_errors=True)
+    _wait_for_next_second(folder)
     # Not `SummaryWriter.add_hparams`: it also writes a list of all hyper-parameters, and with such a list TensorBoard
     # does not find out which of them differ between the runs below a folder.
     _, start, end = hparams(dict(hyperparameters), {})
-    with SummaryWriter(str(folder / FINAL)) as events:
+    with SummaryWriter(str(folder)) as events:
         for summary in (start, end):
-            events.file_writer.add_summary(summary, step)
+            events.file_writer.add_summary(summary, step + 1)
         for key, value in metrics.items():
-            events.add_scalar(key, float(value), step)
+            events.add_scalar(key, float(value), step + 1)
         yield events

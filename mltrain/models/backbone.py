@@ -19,7 +19,7 @@ from mltrain.errors import ConfigError
 from mltrain.models.hub import check_hub, no_weights
 from mltrain.models.recompute import check_supported, set_recompute
 from mltrain.models.stages import distance_from_head, names_of_stages, names_without_decay
-from mltrain.models.weights import LoadReport, load_by_name, read_state_dict
+from mltrain.models.weights import BACKBONE, LoadReport, StoredWeights, load_by_name, read_stored
 from mltrain.text import close_matches
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Backbone(nn.Module):
     averaged or saved.
 
     Attributes: `num_features` D, `image_size` (pixels, square), `mean` and `std` (of images in 0..1), `load_report`
-    (None without a checkpoint file).
+    (None without a checkpoint file), `stored` (what the checkpoint has besides, for a head that starts from it; None
+    where there is nothing to take over).
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Backbone(nn.Module):
         self.mean = mean
         self.std = std
         self.load_report: LoadReport | None = None
+        self.stored: StoredWeights | None = None
         self._frozen: list[str] = []  # modules kept in evaluation mode
         self._statistics_frozen = False
         self._recompute = False
@@ -193,6 +195,7 @@ def create_backbone(
     pretrained: bool = False,
     checkpoint: str | None = None,
     partial_checkpoint: bool = False,
+    head_from_checkpoint: bool = True,
     image_size: int | None = None,
     drop_path: float | None = None,
     freeze_stages: int = 0,
@@ -210,6 +213,8 @@ def create_backbone(
         checkpoint: a weights file instead, see `weights.read_state_dict`; timm converts names of other projects that it
             knows.
         partial_checkpoint: accept a file that lacks some of the model's weights.
+        head_from_checkpoint: keep the head of a checkpoint of mltrain in `stored`, so that the new head can start from
+            it, class by class; see `mltrain.runs.warm_start`.
         image_size: pixels, square; None: the size of the weights of this name. Position embeddings are
             resampled.
         drop_path: rate of stochastic depth in [0, 1); None: the timm model's default (0.1 for Swin, 0 for most).
@@ -254,12 +259,13 @@ def create_backbone(
         raise _size_error(name, image_size, str(error)) from error
     if checkpoint is not None:
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        state = read_state_dict(checkpoint)
+        stored = read_stored(checkpoint)
+        state = stored.part(BACKBONE) if stored.of_classifier else stored.tensors
         backbone.load_report = load_by_name(
             model, state, source=str(checkpoint), convert=convert, partial=partial_checkpoint
         )
-        note = "\n  only a backbone is read: the head starts untrained" if backbone.load_report.skipped else ""
-        logger.info("%s%s", backbone.load_report, note)
+        logger.info("%s%s", backbone.load_report, stored.note(backbone.load_report, head_from_checkpoint))
+        backbone.stored = stored if stored.of_classifier and head_from_checkpoint else None
     elif partial_checkpoint:
         raise ConfigError("model.partial_checkpoint=true: there is no model.checkpoint; leave it false")
     backbone.freeze(stages=freeze_stages, norm=freeze_norm)

@@ -74,7 +74,8 @@ def create_classifier(
     """Build a classifier without Hydra: `create_classifier(name="resnet50", num_classes=80, head="ml_decoder")`.
 
     Args:
-        name, pretrained, checkpoint, image_size: see `create_backbone`; `backbone_options` are its other arguments.
+        name, pretrained, checkpoint, image_size: see `create_backbone`; `backbone_options` are its other arguments. A
+            checkpoint gives the backbone alone.
         num_classes: C.
         head: a name in `HEADS`; `head_options` are arguments of its class.
 
@@ -90,7 +91,8 @@ def create_classifier(
         for key in given or {}:
             if key not in allowed:
                 raise ValueError(f"{key}: not an option of {target.__name__}; it has {', '.join(sorted(allowed))}")
+    options = {"head_from_checkpoint": False, **(backbone_options or {})}
     backbone = create_backbone(
-        name=name, pretrained=pretrained, checkpoint=checkpoint, image_size=image_size, **(backbone_options or {})
+        name=name, pretrained=pretrained, checkpoint=checkpoint, image_size=image_size, **options
     )
     return Classifier(backbone, HEADS[head](backbone.num_features, num_classes, **(head_options or {})))

@@ -7,22 +7,26 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mltrain.errors import CheckpointError
+from mltrain.safe_yaml import read_yaml
 
 # Keys under which training scripts store weights in a checkpoint; averaged weights first, because they are evaluated.
 CONTAINERS = ("state_dict_ema", "model_ema", "model", "state_dict")
 # Prefixes that wrappers (DDP, torch.compile) add to names.
 WRAPPERS = ("module.", "_orig_mod.")
+BACKBONE, HEAD = "backbone.model.", "head."
+"""prefixes of the two parts in the tensors of a `Classifier`"""
 
 StateDict = dict[str, Tensor]
 
@@ -46,6 +50,36 @@ def _allowed() -> list[Any]:
     codes = ("?", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8", "U1")
     numpy += [np.ndarray, kind, *{type(kind(code)) for code in codes}]
     return [argparse.Namespace, *numpy, *((OrderedDict, name) for name in _SETTINGS)]
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Tensors of a weights file or a run folder, and what is known of the classifier that they are of."""
+
+    tensors: StateDict
+    class_names: tuple[str, ...] = ()
+    """in the order of the logits; empty where the file does not say"""
+    head_settings: Mapping[str, Any] = field(default_factory=dict)
+    """the section `head` of its config; empty where there is none"""
+    origin: str = ""
+    """which weights of a run these are; empty for a file that has one set"""
+
+    @property
+    def of_classifier(self) -> bool:
+        """True if these are the tensors of a `Classifier`, with the classes of its head."""
+        parts = (any(name.startswith(part) for name in self.tensors) for part in (BACKBONE, HEAD))
+        return bool(self.class_names) and all(parts)
+
+    def part(self, prefix: str) -> StateDict:
+        """Return the tensors below a prefix, without it."""
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def note(self, report: LoadReport, wants_head: bool) -> str:
+        """Return what a user should know of a backbone that was read from here, besides the report."""
+        if self.of_classifier:
+            origin = f" ({self.origin})" if self.origin else ""
+            return origin if wants_head else f"{origin}; model.head_from_checkpoint=false: the head starts fresh"
+        return "\n  only a backbone is read: the head starts untrained" if report.skipped else ""
 
 
 @dataclass(frozen=True)
@@ -74,24 +108,33 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Read tensors by name from a `.safetensors` file, a PyTorch file (`.pt`, `.pth`, `.bin` ...) or a run folder.
+    """Read the tensors by name of `read_stored`."""
+    return read_stored(path).tensors
+
+
+def read_stored(path: str | Path) -> StoredWeights:
+    """Read weights from a `.safetensors` file, a PyTorch file (`.pt`, `.pth`, `.bin` ...) or a run folder.
 
     A PyTorch file may hold the tensors themselves or a checkpoint with them under `state_dict_ema`, `model_ema`,
-    `model` or `state_dict` (the first found in this order). From a run folder it takes the weights that validation
-    chose, raw or EMA.
+    `model` or `state_dict` (the first found in this order). From a run folder, and from a checkpoint of a run, it takes
+    the weights that validation chose, raw or EMA.
 
     Raises:
         CheckpointError: see `read_checkpoint`; or there are no tensors.
     """
     path = Path(path).expanduser()
-    content = _best_of_run(path) if path.is_dir() else read_checkpoint(path)
+    if path.is_dir():
+        path = _file_of_run(path)
+    content = read_checkpoint(path)
+    if isinstance(content, Mapping) and {"model", "ema", "best"} <= content.keys():
+        return _of_run(content, path)
     state = tensors_of(content)
     if not state:
         raise CheckpointError(
             f"weights file {path}: found no tensors by name; expected a state dict, or a checkpoint with one under "
             f"{', '.join(CONTAINERS)}"
         )
-    return state
+    return _with_files_beside(state, path)
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -134,17 +177,42 @@ def tensors_of(content: Any) -> StateDict:
     return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
 
 
-def _best_of_run(folder: Path) -> Any:
+def _file_of_run(folder: Path) -> Path:
     best, converted = folder / "best.pt", folder / "model.safetensors"
     if not best.is_file() and not converted.is_file():
         raise CheckpointError(f"weights {folder}: a folder without best.pt or model.safetensors; name a run or a file")
-    if not best.is_file():
-        return read_checkpoint(converted)
-    content = read_checkpoint(best)
+    return best if best.is_file() else converted
+
+
+def _of_run(content: Mapping[str, Any], path: Path) -> StoredWeights:
+    """Take a checkpoint of a run apart."""
     try:
-        return content["ema"]["module"] if content["best"]["weights"] == "ema" else content["model"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"weights {best}: not a checkpoint of a run ({error} is missing)") from error
+        best = content["best"] or {"weights": "val"}  # there is no best before the first evaluation
+        averaged = best["weights"] == "ema"
+        tensors = content["ema"]["module"] if averaged else content["model"]
+        settings = (content.get("config") or {}).get("head") or {}
+        return StoredWeights(
+            dict(tensors),
+            tuple(content.get("class_names") or ()),
+            settings,
+            "its EMA weights" if averaged else "its raw weights",
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"weights {path}: not a checkpoint of a run ({error} is missing)") from error
+
+
+def _with_files_beside(tensors: StateDict, path: Path) -> StoredWeights:
+    """Return tensors with the class names and the config that lie beside the file, as in a converted run."""
+    classes, config = path.with_name("classes.txt"), path.with_name("config.yaml")
+    if path.name != "model.safetensors" or not classes.is_file():
+        return StoredWeights(tensors)
+    try:
+        names = tuple(classes.read_text(encoding="utf-8").splitlines())
+        tree = read_yaml(config) if config.is_file() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"weights {path}: a file beside it cannot be read: {error}") from error
+    settings = tree.get("head") if isinstance(tree, dict) else None
+    return StoredWeights(tensors, names, settings if isinstance(settings, dict) else {})
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> StateDict:

@@ -159,7 +159,7 @@ def _check_timm(opt: str, kwargs: Mapping[str, Any]) -> None:
         ValueError: see `timm_optimizer`.
     """
     name = opt.removeprefix("lookahead_")
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if name not in known:
         near = close_matches(name, known, 5, 0.5)
         raise ValueError(f"opt={opt}: timm has no such optimizer; nearest: {', '.join(near) or 'none'}")

@@ -162,6 +162,17 @@ class Constant(_WarmUp):
         return self._warm(_clamp(step, self.total_steps)), None
 
 
+@dataclass(kw_only=True, eq=False)
+class From:
+    """A schedule that begins at step `start`."""
+
+    schedule: Schedule
+    start: int
+
+    def at(self, step: int) -> tuple[float, float | None]:
+        return self.schedule.at(step - self.start)
+
+
 def apply(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
     """Set lr, and momentum or beta1 if the schedule has one, of every group for `step`; return the factor.
 

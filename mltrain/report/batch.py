@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from mltrain.labels import GROUP_NAMES, LabelSet, LabelStats
-from mltrain.report.pictures import Line, captioned, tiled
+from mltrain.report.pictures import Line, captioned, columns_for, tiled
 from mltrain.report.tables import abridged, text_table
 
 _LINES = 7
@@ -85,8 +86,18 @@ def target_table(targets: np.ndarray, files: Sequence[str], names: Sequence[str]
     return text_table(header, rows, left=range(len(header)))
 
 
-def batch_picture(images: torch.Tensor, targets: np.ndarray, names: Sequence[str], *, most: int = 32) -> Image.Image:
-    """Draw the first `most` images of a batch, (B, 3, H, W) in 0..255, each with the names of its classes."""
+def batch_picture(
+    images: torch.Tensor, targets: np.ndarray, files: Sequence[str], names: Sequence[str], *, most: int = 32
+) -> Image.Image:
+    """Draw the first `most` images of a batch, (B, 3, H, W) in 0..255, each with its file and the names of its classes.
+
+    Args:
+        images: the batch.
+        targets: (B, C) of 1, 0, -1 and, where images were mixed, values between 0 and 1.
+        files: files of the images, B or fewer; of a path the last part is shown.
+        names: names of the C classes.
+        most: how many images are drawn.
+    """
     pixels = images[:most].detach().float().round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     drawn: list[tuple[np.ndarray, list[Line]]] = []
     for k, image in enumerate(pixels):
@@ -96,10 +107,14 @@ def batch_picture(images: torch.Tensor, targets: np.ndarray, names: Sequence[str
             lines.append(("wrong", "not " + ", ".join(found["negative"])))
         if "unknown" in found:
             lines.append(("unknown", f"{int((targets[k] < 0).sum())} unknown"))
-        drawn.append((image, lines[:_LINES]))
-    rows = max(len(lines) for _, lines in drawn)
-    columns = min(8, max(2, int(np.ceil(np.sqrt(len(drawn))))))
-    return tiled([captioned(image, lines, width=_WIDTH, rows=rows) for image, lines in drawn], columns)
+        title = [("title", Path(files[k]).name)] if k < len(files) else []
+        drawn.append((image, [*title, *lines[:_LINES]]))
+    columns, cards = columns_for(len(drawn)), []
+    for start in range(0, len(drawn), columns):
+        row = drawn[start : start + columns]
+        rows = max(len(lines) for _, lines in row)
+        cards += [captioned(image, lines, width=_WIDTH, rows=rows) for image, lines in row]
+    return tiled(cards, columns)
 
 
 def sampler_table(labels: LabelSet, stats: LabelStats, shown: np.ndarray, *, top: int = 10) -> str:

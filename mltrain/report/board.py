@@ -7,6 +7,7 @@ the fourth, the eighth ... and the last, so that their number stays small howeve
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,12 @@ class Board:
     def __call__(self, epoch: int, step: int, evaluation: Evaluation, *, last: bool) -> None:
         """Record an evaluation after epoch `epoch` (from 1) and optimizer step `step`."""
         if epoch <= self.every:
-            charts = {title: ["Multiline", tags] for title, tags in self._layout(evaluation).items()}
+            # A tag of a chart is a regular expression that may match anywhere in a tag: val/map would also draw
+            # val/map_head, val/map@3 ...
+            charts = {
+                title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]
+                for title, tags in self._layout(evaluation).items()
+            }
             self.writer.events.add_custom_scalars({"average precision": charts})
         if self.curves:
             self._add_curves(evaluation, step)
@@ -89,7 +95,8 @@ class Board:
         best = result["best"]
         with final_events(self.writer.folder, step, hyperparameters, final_metrics(result)) as events:
             if len(self.shown):
-                self._add_pictures(events, evaluation, best["weights"], f"best, epoch {best['epoch']}", "best", step)
+                caption = f"best, epoch {best['epoch']}"
+                self._add_pictures(events, evaluation, best["weights"], caption, "best", step + 1)
 
     def _layout(self, evaluation: Evaluation) -> dict[str, list[str]]:
         """Return the charts of the custom-scalars tab: title -> tags of its lines."""
@@ -195,12 +202,22 @@ def prediction_lines(
 
 
 def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of the best weights, under keys that do not name the weights: `val/map`, `test/OF1`."""
+    """Return the figures of the best weights, under keys that do not name the weights: `best/map`, `best_test/OF1`.
+
+    The HParams tab shows the first five tags in the order of the alphabet: mAP and those of groups come first, and
+    other figures are under `final` and `final_test`.
+    """
     weights = result["best"]["weights"]
     splits = {"val": result[weights], "test": result.get("test", {}).get(weights, {})}
     keys = [*dict.fromkeys(key for keys in HEADLINES for key in keys), "micro_ap", "map_unseen"]
-    found = {f"{split}/{key}": scalars[key] for split, scalars in splits.items() for key in keys if key in scalars}
-    return {**found, "seconds": float(result["seconds"]), "best_epoch": float(result["best"]["epoch"])}
+    found = {}
+    for split, scalars in splits.items():
+        on = "" if split == "val" else f"_{split}"
+        for key in keys:
+            if key in scalars:
+                first = key in ("map", "accuracy") or key.startswith(("map_", "accuracy_"))
+                found[f"{'best' if first else 'final'}{on}/{key}"] = scalars[key]
+    return {**found, "final/seconds": float(result["seconds"]), "final/epoch": float(result["best"]["epoch"])}
 
 
 def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:

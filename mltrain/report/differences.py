@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mltrain.engine.run_folder import STATS
+from mltrain.engine.run_folder import STATS, RunFolder
 from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import DataError
 from mltrain.report.bootstrap import percentile_interval, resample, resampled_accuracy, resampled_figures
@@ -171,7 +171,7 @@ def figure_of(
     return found[figure]
 
 
-def run_groups(run: RunRecord) -> dict[str, NDArray[np.int64]]:
+def run_groups(run: RunFolder) -> dict[str, NDArray[np.int64]]:
     """Return the classes of head, medium, tail ..., and "seen" where some are unseen.
 
     Raises:

@@ -158,6 +158,21 @@ def judged(held_out: HeldOut) -> np.ndarray:
     return (held_out.targets == 1).any(axis=0) & (held_out.targets == 0).any(axis=0)
 
 
+def skill(held_out: HeldOut) -> tuple[float, float]:
+    """Return the mAP over the judged classes, and the mAP that random scores would have: the share of positives."""
+    import torch
+
+    from mltrain.metrics import average_precision
+
+    fits = judged(held_out)
+    targets = held_out.targets[:, fits]
+    if not fits.any():
+        return 0.0, 0.0
+    values = average_precision(torch.from_numpy(held_out.probability[:, fits]), torch.from_numpy(targets))
+    shares = (targets == 1).sum(axis=0) / (targets >= 0).sum(axis=0)
+    return float(values.mean()), float(shares.mean())
+
+
 _Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """rows, columns, given, scores"""
 

@@ -149,7 +149,8 @@ def write_class_csv(path: Path, splits: Mapping[str, SplitStats]) -> None:
 def write_folder(
     folder: Path, summaries: Mapping[str, Any], splits: Mapping[str, SplitStats], text: str, groups: LabelStats
 ) -> None:
-    """Write stats.json, stats.txt, classes.csv and, per split, plots of counts, labels per image and co-occurrence.
+    """Write stats.json, stats.txt, classes.csv and, per split, plots of counts, labels per image and co-occurrence,
+    as PNG and SVG files.
 
     Raises:
         DataError: the folder cannot be written.
@@ -168,9 +169,10 @@ def write_folder(
                 split.stats,
                 title=f"{title}, images per class",
                 group_of=groups.groups,
+                svg=True,
             )
-            plots.labels_per_image_plot(folder / f"{part}_labels_per_image.png", split.sizes, title=title)
-            plots.cooccurrence_plot(folder / f"{part}_cooccurrence.png", split.stats, title=title)
+            plots.labels_per_image_plot(folder / f"{part}_labels_per_image.png", split.sizes, title=title, svg=True)
+            plots.cooccurrence_plot(folder / f"{part}_cooccurrence.png", split.stats, title=title, svg=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; choose another out") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from mltrain.report.pictures import captioned, tiled
+from mltrain.report.pictures import captioned, tiled, with_scale
 
 STRENGTH = 0.75
 """share of the colour where a map is highest"""
@@ -31,20 +31,19 @@ def strength(values: np.ndarray, kind: str) -> np.ndarray:
 
 def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
     """Stretch a map (h, w) over an image, uint8 (H, W, 3), and blend its colours in; returns uint8 (H, W, 3)."""
-    import matplotlib
-
     height, width = image.shape[:2]
     small = Image.fromarray(strength(values, kind).astype(np.float32))
     share = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
-    colours = matplotlib.colormaps["inferno"](share)[..., :3] * 255
+    colours = _colours(share)
     alpha = STRENGTH * share[..., None]
     return np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
 def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np.ndarray]], kind: str) -> Image.Image:
-    """Arrange an image and the overlays of its classes with captions.
+    """Arrange an image and the overlays of its classes with captions, above the scale of their colours.
 
-    Colours show where attention is highest, not how high: the caption tells that, as a multiple of the mean.
+    Colours show where a map is highest, not how high. The caption tells that: evidence in logits, attention as a
+    multiple of its mean.
 
     Args:
         image: uint8 (H, W, 3).
@@ -56,8 +55,20 @@ def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np
         captioned(drawn, [("title", name), ("text", f"{score:.2f}{_peak(values, kind)}")], width=TILE, rows=2)
         for name, score, drawn, values in overlays
     ]
-    return tiled([first, *others], COLUMNS)
+    low = "0, or less" if kind == "evidence" else "lowest of the map"
+    scale = np.rint(_colours(np.linspace(0, 1, 160)[None])).astype(np.uint8)
+    return with_scale(tiled([first, *others], COLUMNS), scale, f"{kind}: {low}", "highest of the map")
+
+
+def _colours(share: np.ndarray) -> np.ndarray:
+    """Return the colours of shares 0..1 (...), as float64 (..., 3) in 0..255."""
+    import matplotlib
+
+    colours: np.ndarray = matplotlib.colormaps["inferno"](share)[..., :3] * 255
+    return colours
 
 
 def _peak(values: np.ndarray, kind: str) -> str:
-    return f"   peak {values.max() / values.mean():.1f} x mean" if kind == "attention" else ""
+    if kind == "attention":
+        return f"   peak {values.max() / values.mean():.1f} x mean"
+    return f"   peak {values.max():+.2g} logit" if values.max() > 0 else "   no evidence"

@@ -11,19 +11,20 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mltrain.files import atomic_write
+from mltrain.report.palette import LIGHT
 
 Line = tuple[str, str]
 """kind of a line (a key of `COLORS`), and its text"""
 
 COLORS = {
-    "title": "#1c2330",
-    "text": "#5c6675",
-    "hit": "#2e7d4f",
-    "missed": "#b86a10",
-    "wrong": "#b3383c",
-    "unknown": "#6b5b95",
+    "title": LIGHT["text"],
+    "text": LIGHT["muted"],
+    "hit": LIGHT["hit"],
+    "missed": LIGHT["missed"],
+    "wrong": LIGHT["wrong"],
+    "unknown": LIGHT["unseen"],
 }
-_PAPER = "#ffffff"
+_PAPER = LIGHT["card"]
 _SIZE, _LEADING, _MARGIN = 12, 16, 6
 
 
@@ -50,11 +51,17 @@ def captioned(image: np.ndarray, lines: Sequence[Line], *, width: int = 224, row
     return canvas
 
 
+def columns_for(count: int, most: int = 8) -> int:
+    """Return how many columns leave the fewest places of the last row empty; of these the nearest to a square."""
+    square = np.ceil(np.sqrt(count))
+    return min(range(min(2, count), min(most, count) + 1), key=lambda k: (-count % k, abs(k - square), -k), default=1)
+
+
 def tiled(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Image.Image:
     """Arrange pictures in rows of `columns`; each row is as high as its highest picture."""
     rows = [pictures[k : k + columns] for k in range(0, len(pictures), columns)]
     width = max(sum(p.width + gap for p in row) for row in rows) + gap
-    canvas = Image.new("RGB", (width, sum(max(p.height for p in row) + gap for row in rows) + gap), "#dfe3e9")
+    canvas = Image.new("RGB", (width, sum(max(p.height for p in row) + gap for row in rows) + gap), LIGHT["line"])
     top = gap
     for row in rows:
         left = gap
@@ -62,6 +69,27 @@ def tiled(pictures: Sequence[Image.Image], columns: int, *, gap: int = 8) -> Ima
             canvas.paste(picture, (left, top))
             left += picture.width + gap
         top += max(p.height for p in row) + gap
+    return canvas
+
+
+def with_scale(picture: Image.Image, colours: np.ndarray, low: str, high: str) -> Image.Image:
+    """Write a scale of colours below a picture, with its ends named.
+
+    Args:
+        picture: the picture.
+        colours: uint8 (1, W, 3), from the lowest to the highest.
+        low, high: names of the ends.
+    """
+    font, height = _font(), _LEADING + 2 * _MARGIN
+    bar = Image.fromarray(np.ascontiguousarray(np.repeat(colours, _LEADING - 2, axis=0)))
+    before = int(font.getlength(low)) + 3 * _MARGIN
+    wide = before + bar.width + int(font.getlength(high)) + 3 * _MARGIN
+    canvas = Image.new("RGB", (max(picture.width, wide), picture.height + height), _PAPER)
+    canvas.paste(picture, (0, 0))
+    draw, top = ImageDraw.Draw(canvas), picture.height + _MARGIN
+    draw.text((2 * _MARGIN, top), low, fill=COLORS["text"], font=font)
+    canvas.paste(bar, (before, top + 1))
+    draw.text((before + bar.width + _MARGIN, top), high, fill=COLORS["text"], font=font)
     return canvas
 
 

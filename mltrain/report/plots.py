@@ -1,4 +1,4 @@
-"""Plots of label statistics and of per-class results, as PNG files.
+"""Plots of label statistics and of per-class results, as PNG files, some as SVG files too.
 
 Drawn through matplotlib's objects, without pyplot: no global state, no display, any thread.
 """
@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator
 
 from mltrain.files import atomic_write
 from mltrain.labels import GROUP_NAMES, LabelStats
 from mltrain.optim.lr_range import Suggestion
+from mltrain.report.palette import LIGHT
 
 NAMED = 80  # most classes that have their names on an axis
-COLORS = {"head": "#2f5d8c", "medium": "#d08a2e", "tail": "#a63d40", "unseen": "#6b5b95"}
-GREY = "#8a8a8a"
+COLORS = {name: LIGHT[name] for name in GROUP_NAMES}
+INK, GREY = LIGHT["text"], LIGHT["neutral"]
+SHARES = LinearSegmentedColormap.from_list("shares", [LIGHT[key] for key in ("low", "mid", "high")])
 
 
 def class_counts_plot(
@@ -33,6 +36,7 @@ def class_counts_plot(
     targets: np.ndarray | None = None,
     source_counts: np.ndarray | None = None,
     group_of: np.ndarray | None = None,
+    svg: bool = False,
 ) -> None:
     """Draw images per class on a logarithmic axis, most frequent first, coloured by group.
 
@@ -43,6 +47,7 @@ def class_counts_plot(
         targets: (C,) wanted images, drawn as a line; the classes are then sorted by them.
         source_counts: (C,) images in the source, drawn as points.
         group_of: (C,) 0 head, 1 medium, 2 tail, for the colours; None: by the drawn counts.
+        svg: also write an SVG file beside it.
     """
     counts = stats.positives
     order = np.lexsort((-counts, -(counts if targets is None else targets)))
@@ -69,14 +74,14 @@ def class_counts_plot(
     _log_axis(axes, "y")
     axes.set_xlim(-0.7, c - 0.3)
     axes.set_ylim(floor, 6 * max(axes.get_ylim()[1] / 2, 1))  # room for the legend
-    axes.set_ylabel("images")
+    axes.set_ylabel("images, logarithmic")
     _class_axis(axes, [stats.class_names[k] for k in order])
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="upper right")
-    _save(figure, path)
+    _save(figure, path, svg=svg)
 
 
-def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
+def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str, svg: bool = False) -> None:
     """Draw a heat map of P(column | row): the share of the images with the row's class that have the column's too.
 
     Classes are sorted by frequency; at most the 80 most frequent ones are drawn.
@@ -86,16 +91,16 @@ def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
     given = counts / np.maximum(stats.positives[shown], 1)[:, None]
     np.fill_diagonal(given, np.nan)
     n = len(shown)
-    size = float(np.clip(2.6 + 0.22 * n, 4.5, 13))
+    size = float(np.clip(2.6 + 0.22 * n, 4.5, 16))  # 80 names of 8 points stand clear of each other
     figure, axes = _figure(size + 0.9, size)
+    figure.set_layout_engine("compressed")  # else the names at the left of a square are cut
     top = max(0.05, float(np.nanmax(given, initial=0.0)))
-    colours = colormaps["YlGnBu"].with_extremes(bad="#dddddd")
+    colours = SHARES.with_extremes(bad="#ffffff")
     image = axes.imshow(given, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
     names = [_short(stats.class_names[k]) for k in shown]
-    size = 8 if n <= 30 else 6
-    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
+    axes.set_xticks(range(n), names, rotation=90, fontsize=8)
     axes.set_yticks(
-        range(n), [f"{name} {stats.positives[k]}" for name, k in zip(names, shown, strict=True)], fontsize=size
+        range(n), [f"{name} {stats.positives[k]}" for name, k in zip(names, shown, strict=True)], fontsize=8
     )
     axes.tick_params(length=0)
     if n <= 20:
@@ -107,20 +112,20 @@ def cooccurrence_plot(path: Path, stats: LabelStats, *, title: str) -> None:
     bar.outline.set_visible(False)
     of = f", the {n} most frequent of {len(stats.class_names)} classes" if n < len(stats.class_names) else ""
     axes.set_title(f"{title}\nP(column | row){of}; beside a name its images", fontsize=10, loc="left")
-    _save(figure, path)
+    _save(figure, path, svg=svg)
 
 
-def labels_per_image_plot(path: Path, sizes: np.ndarray, *, title: str) -> None:
+def labels_per_image_plot(path: Path, sizes: np.ndarray, *, title: str, svg: bool = False) -> None:
     """Draw a histogram of positives per image; `sizes[k]` images have k."""
     figure, axes = _figure(6.5, 3.6)
-    axes.bar(np.arange(len(sizes)), sizes, color=COLORS["head"], width=0.82)
+    axes.bar(np.arange(len(sizes)), sizes, color=LIGHT["accent"], width=0.82)
     mean = float((np.arange(len(sizes)) * sizes).sum() / max(sizes.sum(), 1))
     axes.axvline(mean, color="black", linewidth=1, linestyle=(0, (4, 3)), label=f"mean {mean:.2f}")
     axes.set_xlabel("labels of an image")
     axes.set_ylabel("images")
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    _save(figure, path, svg=svg)
 
 
 def per_class_ap_plot(path: Path, ap: Mapping[str, np.ndarray], stats: LabelStats, *, figure: str = "ap") -> None:
@@ -174,14 +179,14 @@ def lr_range_plot(
     axes.plot(lrs, losses, color=GREY, linewidth=0.8 if smooth else 1.4, alpha=0.6, label="loss of a step")
     low, high = min(losses), max(losses[: max(1, len(losses) // 5)])
     if found is not None:
-        axes.plot(lrs, found.smoothed, color=COLORS["head"], linewidth=1.8, label="smoothed")
+        axes.plot(lrs, found.smoothed, color=INK, linewidth=1.8, label="smoothed")
         low = min(low, float(found.smoothed.min()))
-        for value, name, color in (
-            (found.steepest, "steepest descent", COLORS["medium"]),
-            (found.lowest, "lowest loss", GREY),
-            (found.lr, "suggested", COLORS["tail"]),
-        ):
-            style: Any = "-" if name == "suggested" else (0, (4, 3))
+        styles: tuple[tuple[float, str, str, Any], ...] = (
+            (found.steepest, "steepest descent", GREY, (0, (4, 3))),
+            (found.lowest, "lowest loss", GREY, (0, (1, 2))),
+            (found.lr, "suggested", INK, "-"),
+        )
+        for value, name, color, style in styles:
             axes.axvline(value, color=color, linewidth=1.4, linestyle=style, label=f"{name} {value:.1e}")
     axes.set_xscale("log")
     span = max(high - low, 1e-12)
@@ -223,9 +228,7 @@ def _log_axis(axes: Axes, which: str) -> None:
     axis: Any = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     axis.set_major_locator(LogLocator(10))
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
-    axis.set_major_formatter(formatter)
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.grid(axis="y" if which == "y" else "x", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
 
@@ -243,6 +246,9 @@ def _short(name: str, most: int = 22) -> str:
     return name.replace("$", r"\$") if len(name) <= most else name[: most - 1].replace("$", r"\$") + "…"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, *, svg: bool = False) -> None:
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+    if svg:  # text stays text, to be searched and edited
+        with rc_context({"svg.fonttype": "none"}), atomic_write(path.with_suffix(".svg")) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})

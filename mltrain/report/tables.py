@@ -30,6 +30,7 @@ PAGE_HEADLINES = {
 """figures on the page of a run, by task; the most important first"""
 TITLES = {
     "map": "mAP",
+    "map_weighted": "weighted mAP",
     "micro_ap": "micro AP",
     "accuracy@5": "top-5 accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -38,6 +39,57 @@ TITLES = {
     "g_mean": "G-mean",
     "mauc": "MAUC",
 }
+
+MEANINGS = {
+    "map": "mean of the average precision (AP) of the classes: how well the images are ranked, without a threshold",
+    "map_weighted": "mean of the AP of the classes, weighted by their positive images",
+    "micro_ap": "AP of all pairs of image and class as one ranking",
+    "OP": "overall precision: the share of all predicted labels that are right",
+    "OR": "overall recall: the share of all true labels that are predicted",
+    "OF1": "harmonic mean of OP and OR (micro F1): frequent classes weigh most",
+    "CP": "mean of the precision of the classes",
+    "CR": "mean of the recall of the classes",
+    "CF1": "harmonic mean of CP and CR: all classes weigh the same",
+    "macro_F1": "mean of the F1 of the classes",
+    "hamming_accuracy": "mean over classes of the share of known entries that are predicted right",
+    "lrap": "label-ranking average precision: how high the true labels of an image rank among its classes",
+    "ranking_loss": "share of the pairs of a true and a false label of an image that are in the wrong order",
+    "coverage_error": "how many of the highest labels of an image it takes to have all its true ones",
+    "words_P": "precision of the words, if each image is given the same number of them (annotation protocol)",
+    "words_R": "recall of the words in this protocol",
+    "words_F1": "harmonic mean of words P and words R",
+    "words_N+": "number of words that are found at least once (N+)",
+    "accuracy": "share of the images whose label has the highest logit",
+    "accuracy@5": "share of the images whose label is among the five highest logits",
+    "balanced_accuracy": "mean of the recall of the classes",
+    "macro_P": "mean of the precision of the classes",
+    "macro_R": "mean of the recall of the classes",
+    "weighted_P": "mean of the precision of the classes, weighted by their images",
+    "weighted_R": "mean of the recall of the classes, weighted by their images: the accuracy",
+    "weighted_F1": "mean of the F1 of the classes, weighted by their images",
+    "macro_specificity": "mean over classes of the share of images of other classes that are not taken for the class",
+    "weighted_specificity": "mean of the specificity of the classes, weighted by their images",
+    "macro_iba": "mean of the index of balanced accuracy of the classes (Garcia et al., 2009)",
+    "weighted_iba": "mean of the index of balanced accuracy of the classes, weighted by their images",
+    "g_mean": "geometric mean of the recalls of the classes",
+    "mauc": "mean over pairs of classes of the area under the ROC curve (Hand and Till, 2001)",
+    "classes_without_positives": "classes without a positive image here; metrics.absent says whether they count",
+    "classes_without_images": "classes without an image here",
+    "classes_below_support": "classes with too few images for the means (metrics.min_positives, min_negatives)",
+}
+
+
+def meaning(key: str) -> str:
+    """Return one line that says what a figure is; empty for one that is not known."""
+    name, at, k = key.partition("@")
+    if key in MEANINGS:
+        return MEANINGS[key]
+    if at:
+        found = meaning(name)
+        return f"{found}; predicted are the {k} highest of each image, at most" if found else ""
+    group = "seen" if key.endswith("_seen") else group_of(key)
+    found = meaning(key.removesuffix(f"_{group}")) if group else ""
+    return f"{found}; {group} classes" if found else ""
 
 
 def group_of(key: str) -> str:

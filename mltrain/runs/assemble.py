@@ -21,6 +21,7 @@ from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
 from mltrain.engine.evaluator import Inference
+from mltrain.engine.kept import Patience
 from mltrain.engine.logging import make_sinks, save_environment
 from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
@@ -38,8 +39,10 @@ from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.dry_run import dry_run
+from mltrain.runs.extend import Extension, begin_extension, build_schedule, find_extension
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
+from mltrain.runs.offline import offline
 from mltrain.runs.same_data import remember
 from mltrain.runs.teacher import load_teacher
 from mltrain.seeding import seed_start
@@ -67,12 +70,13 @@ def _compiling_pays(device: torch.device, classes: int) -> bool:
 def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     """Read the data, build every part and wire them; nothing is trained yet."""
     folder = run_folder(cfg)
+    extension = find_extension(cfg, folder)
     seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
     if cfg.metrics.best == "map_unseen":
         check_unseen(splits.val, stats, cfg.metrics.min_positives)
-    step, train_loader = build_training(cfg, dist, parts)
+    step, train_loader = build_training(cfg, dist, parts, extension)
     curriculum = _curriculum(cfg, parts, step, train_loader, folder)
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
@@ -94,6 +98,10 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         except OSError as error:
             raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
         _describe(cfg, folder, step, model, train_loader)
+    if extension is not None:
+        with dist.first():
+            if dist.is_main:
+                begin_extension(extension, cfg, folder, step, splits, train_loader.steps_per_epoch)
     return Runner(
         model=model,
         ema=step.ema,
@@ -115,13 +123,18 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         max_steps=cfg.runner.max_steps,
         evaluate_every=cfg.runner.evaluate_every,
         checkpoint_every_minutes=cfg.runner.checkpoint_every_minutes,
+        keep_best=cfg.runner.keep_best,
+        keep_last=cfg.runner.keep_last,
+        patience=Patience(cfg.runner.patience, cfg.runner.min_delta, start=extension.epochs if extension else 0),
         log_every_steps=cfg.logger.every_steps,
         keep_predictions=keeps_predictions(cfg, stats),
         curriculum=curriculum,
     )
 
 
-def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts) -> tuple[TrainStep, TrainLoader]:
+def build_training(
+    cfg: DictConfig, dist: distributed.Distributed, parts: Parts, extension: Extension | None = None
+) -> tuple[TrainStep, TrainLoader]:
     """Build the optimizer step and the loader of its batches."""
     _, stats, model = parts
     loss: nn.Module = instantiate(cfg.loss, "loss", stats=stats, num_classes=len(stats.class_names))
@@ -142,7 +155,7 @@ def build_training(cfg: DictConfig, dist: distributed.Distributed, parts: Parts)
         model=model,
         loss=loss.to(dist.device),
         optimizer=optimizer,
-        schedule=instantiate(cfg.schedule, "schedule", steps_per_epoch=train_loader.steps_per_epoch),
+        schedule=build_schedule(cfg, train_loader.steps_per_epoch, extension),
         ema=instantiate(cfg.ema, "ema", model=model),
         mix=instantiate(cfg.mix, "mix"),
         dist=dist,
@@ -190,7 +203,8 @@ def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStat
     """Build data (see `build_data`) and the model on its device."""
     splits, stats = build_data(cfg, dist, stats)
     with dist.first():  # one process downloads pretrained weights
-        model: nn.Module = build_model(cfg, stats.class_names, stats)
+        begins = cfg if cfg.runner.extend is None else offline(cfg)  # the run that is extended gives its weights
+        model: nn.Module = build_model(begins, stats.class_names, stats)
     if cfg.runner.sync_bn and dist.world_size > 1:
         model = sync_batch_norm(model, dist)
     assert isinstance(model, Classifier)

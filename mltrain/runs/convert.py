@@ -12,22 +12,20 @@ from typing import Any
 
 import timm
 import torch
-from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save_file
+from omegaconf import DictConfig
 
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load
 from mltrain.datasets.reading import read_class_names
 from mltrain.errors import CheckpointError, ConfigError
-from mltrain.files import atomic_folder, sha256_of
+from mltrain.files import sha256_of
 from mltrain.models.classifier import Classifier
-from mltrain.models.heads import ZeroShotMLDecoder
-from mltrain.models.label_embeddings import write_label_embeddings
 from mltrain.models.published import Published, clean_names, names_by_id, recognise
 from mltrain.models.weights import load_by_name, read_checkpoint
 from mltrain.progress import amount
-from mltrain.runs.folder import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE, build_model
-from mltrain.runs.zoo import SOURCE_FILE, read_source
+from mltrain.runs.folder import build_model
+from mltrain.runs.model_folder import write_model_folder
+from mltrain.runs.zoo import read_source
 from mltrain.text import spell
 
 logger = logging.getLogger(__name__)
@@ -98,7 +96,7 @@ def convert(
         "classes": names.origin,
         **(origin or {}),
     }
-    _write(out, cfg, model, names.names, source)
+    write_model_folder(out, cfg, model, names.names, source)
     logger.info("%s: a run folder; %d classes (%s), input %d px", out, len(names.names), names.origin,
                 model.backbone.image_size)  # fmt: skip
     return out
@@ -257,23 +255,3 @@ def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, sou
             f"its logits differ by {difference:.3g} from those of head=gap. To train from it with a new head: "
             f"model=timm model.name={name} model.checkpoint={source}"
         )
-
-
-def _write(out: Path, cfg: DictConfig, model: Classifier, names: tuple[str, ...], source: dict[str, Any]) -> None:
-    """Write the folder atomically."""
-    try:
-        with atomic_folder(out) as temporary:
-            state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-            classes = temporary / CLASSES_FILE
-            classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-            (temporary / WEIGHTS_FILE).chmod(classes.stat().st_mode)  # safetensors lets nobody else read it
-            if isinstance(model.head, ZeroShotMLDecoder):  # or the folder would depend on a file elsewhere
-                write_label_embeddings(temporary / EMBEDDINGS_FILE, names, model.head.label_embeddings.numpy())
-                cfg.head.embeddings = EMBEDDINGS_FILE
-            OmegaConf.save(cfg, temporary / "config.yaml", resolve=True)
-            (temporary / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"out: {out} cannot be written: {error.strerror or error}; choose another with out=DIR"
-        ) from error

@@ -19,7 +19,9 @@ from mltrain.errors import CheckpointError, ConfigError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier
 from mltrain.models.weights import read_state_dict
+from mltrain.runs.offline import forget_start
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE
+from mltrain.runs.warm_start import start_head
 
 Weights = Literal["best", "val", "ema"]
 
@@ -87,11 +89,7 @@ def read_weights(cfg: DictConfig, folder: Path) -> TrainState:
     Raises:
         CheckpointError: there are no weights, or they cannot be read.
     """
-    for key, off in (("pretrained", False), ("checkpoint", None), ("partial_checkpoint", False)):
-        if key in cfg.model:
-            cfg.model[key] = off
-    if cfg.head.get("prior") == "frequency":
-        cfg.head.prior = 0.5  # any start will do; a folder of published weights may lack the statistics
+    forget_start(cfg)
     file = folder / WEIGHTS_FILE
     if (folder / "best.pt").exists() or not file.exists():
         return read_best(folder)
@@ -130,7 +128,9 @@ def build_model(cfg: DictConfig, class_names: tuple[str, ...], stats: LabelStats
     """Build backbone and head of a config on the CPU, with weights as the config says."""
     backbone = instantiate(cfg.model, "model")
     given = {"in_features": backbone.num_features, "num_classes": len(class_names), "class_names": class_names}
-    return Classifier(backbone, instantiate(cfg.head, "head", stats=stats, **given))
+    model = Classifier(backbone, instantiate(cfg.head, "head", stats=stats, **given))
+    start_head(model, cfg, class_names)
+    return model
 
 
 def all_weights(cfg: DictConfig, state: TrainState, model: Classifier) -> dict[str, Classifier]:

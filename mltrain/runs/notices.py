@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mltrain.config.identity import component_name
-from mltrain.engine.run_folder import CONFIG
+from mltrain.engine.run_folder import CONFIG, read_config
 from mltrain.models.classifier import Classifier
 
 DEFAULT = "finetune"
@@ -19,7 +19,7 @@ DRAWN = ("shapes", "digits")
 
 def describe_model(cfg: DictConfig, model: Classifier) -> str:
     """Return a line with backbone, weights, size and input of the model, and whether it is the default."""
-    given = cfg.model.get("checkpoint")
+    given = cfg.runner.extend or cfg.model.get("checkpoint")
     weights = f"weights {given}" if given else "timm's weights" if cfg.model.get("pretrained") else "random weights"
     count = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
@@ -50,6 +50,22 @@ def earlier_runs(cfg: DictConfig, folder: Path) -> str | None:
     return (
         f"{earlier} has runs of model={EARLIER_DEFAULT}, which was the default before: to go on with one of them or to "
         f"see its result, repeat its command with model={EARLIER_DEFAULT} added"
+    )
+
+
+def head_was_left(cfg: DictConfig, folder: Path) -> str | None:
+    """Return a line on a finished run that began when model.checkpoint=RUN read the backbone alone, or None."""
+    start = cfg.model.get("checkpoint")
+    if not start or not cfg.model.get("head_from_checkpoint"):
+        return None
+    place = Path(start).expanduser()
+    of_run = ((place if place.is_dir() else place.parent) / CONFIG).is_file()
+    before = read_config(folder).get("model")
+    if not of_run or not isinstance(before, dict) or "head_from_checkpoint" in before:
+        return None
+    return (
+        f"this run is of an earlier version, which took only the backbone of model.checkpoint={start}; rerun=true "
+        "starts with its head too"
     )
 
 

@@ -29,6 +29,12 @@ from mltrain.runs.settings import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 
+IN_RUN_FOLDER = {
+    "model.checkpoint": ("best.pt", WEIGHTS_FILE),
+    "distill.teacher": ("best.pt", WEIGHTS_FILE),
+    "runner.extend": ("last.pt",),
+}
+"""by key, the files of a run folder that it may name, of which the first that exists counts"""
 LABEL_SECTIONS = ("dataset", "partial")
 """what they name changes the labels, and so the fingerprints of these"""
 
@@ -114,6 +120,12 @@ def warn_of_other_data(cfg: DictConfig, folder: Path, splits: Splits) -> None:
         log.warning("%s: the data have changed since this run was trained: %s", folder, "; ".join(found))
 
 
+def label_differences(folder: Path, splits: Splits) -> list[str]:
+    """Say how the labels and images of these splits differ from those that a run was trained on; empty if unknown."""
+    old = read_fingerprint(folder)
+    return [] if old is None else old.differences(Fingerprint.of(splits, {}), splits)
+
+
 def read_fingerprint(folder: Path) -> Fingerprint | None:
     """Return the fingerprint in a run folder; None if it has none, or a damaged one, with a warning."""
     path = folder / DATA
@@ -148,12 +160,12 @@ def _files(node: Any, key: str) -> Iterator[tuple[str, Path]]:
         for k, item in enumerate(node):
             yield from _files(item, f"{key}.{k}")
     elif isinstance(node, str) and not key.endswith("._target_"):
-        weights = key in ("model.checkpoint", "distill.teacher")  # a run folder stands for its best weights
-        if not weights and not any(mark in node for mark in "/\\."):
+        inside = IN_RUN_FOLDER.get(key, ())
+        if not inside and not any(mark in node for mark in "/\\."):
             return
         try:
             path = Path(node).expanduser()
-            places = (path, path / "best.pt", path / WEIGHTS_FILE) if weights else (path,)
+            places = (path, *(path / name for name in inside))
             yield from [(key, place) for place in places if place.is_file()][:1]
         except (OSError, ValueError, RuntimeError):  # a text too long for a name, or with a zero byte; no home
             return

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from mltrain.config.rules import MULTI_LABEL
 from mltrain.datasets.splits import Splits
 from mltrain.engine.evaluator import Evaluation, Predictions
 from mltrain.engine.run_folder import THRESHOLDS, WEIGHTS
+from mltrain.engine.saved_thresholds import best_identity, read_thresholds
 from mltrain.engine.state import TrainState
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import has_file
@@ -70,7 +70,8 @@ def load_thresholds(run: FinishedRun, file: str | Path | None = None) -> Thresho
     path = run.folder / THRESHOLDS if file is None else Path(file)
     if file is None and not has_file(path):
         return None
-    found, best = _read(path)
+    found = read_thresholds(path)
+    best = found["best"]
     problem = None
     if list(found["class_names"]) != list(run.class_names):
         problem = "of other classes"
@@ -107,7 +108,8 @@ def report_thresholds(
     """
     if not has_file(folder / THRESHOLDS):
         return None
-    found, best = _read(folder / THRESHOLDS)
+    found = read_thresholds(folder / THRESHOLDS)
+    best = found["best"]
     reason = no_other_split(splits)
     if tuple(found["class_names"]) != splits.val.class_names or best != best_identity(state.best):
         reason = "they are of other classes or of an earlier epoch; tune again"
@@ -126,34 +128,8 @@ def report_thresholds(
     return {"chosen_by": found["chosen_by"], "weights": name, "tuned_on": found["tuned_on"], "test": scalars}
 
 
-def best_identity(best: Mapping[str, Any]) -> dict[str, Any]:
-    """Return epoch and step of the best weights; empty for weights that were trained elsewhere."""
-    return {key: best[key] for key in ("epoch", "step") if key in best}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the content and the epoch that it belongs to."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        values, names = np.asarray(found["thresholds"], dtype=np.float64), found["class_names"]
-        wrong = _wrong(values, names)
-        keys: Sequence[str] = [key for key in ("weights", "best", "chosen_by", "tuned_on") if key not in found]
-        if wrong or keys:
-            raise ValueError(wrong or f"has no {', '.join(keys)}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: no file of thresholds ({error}); `mltrain tune_thresholds` writes one") from error
-    return found, found["best"]
-
-
-def _wrong(values: np.ndarray, names: Sequence[str]) -> str:
-    if values.shape != (len(names),):
-        return f"{values.size} thresholds for {len(names)} classes"
-    return "" if ((values >= 0) & (values <= 1)).all() else "a threshold is no probability"
-
-
 def _thresholds(found: Mapping[str, Any]) -> Thresholds:
-    values = np.asarray(found["thresholds"], dtype=np.float64)
-    return Thresholds(values, found["weights"], found["chosen_by"], found["tuned_on"])
+    return Thresholds(found["thresholds"], found["weights"], found["chosen_by"], found["tuned_on"])
 
 
 # -- tuning ----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from mltrain.report.tables import metrics_table
 from mltrain.runs.assemble import assemble
 from mltrain.runs.board import attach_board, finish_board
 from mltrain.runs.image_roots import image_roots
+from mltrain.runs.notices import head_was_left
 from mltrain.runs.same_data import check_runs
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,9 @@ def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> d
     if result is not None and dist.is_main:
         remove_leftovers(folder)
         logger.info("finished before: %s (rerun=true runs it again)\n%s", folder, metrics_table(result))
+        _say_why_early(result)
+        if left := head_was_left(cfg, folder):
+            logger.info("%s", left)
         if cfg.logger.report and not (folder / REPORT).exists():
             try:
                 images = image_roots(folder)
@@ -144,11 +148,17 @@ def _write(cfg: DictConfig, runner: Runner, outcome: Outcome) -> dict[str, Any]:
         keep_predictions(runner.folder, "test", outcome.test, runner.test_loader.labels, **keep)
     finish_board(cfg, runner, result, outcome.validation)
     write_json(runner.folder / RESULT, result)  # last: its presence marks the run as finished
+    _say_why_early(result)
     logger.info("%s\n%s; all results in %s", metrics_table(result), chosen(result), runner.folder)
     if cfg.logger.report:
         loaders = {"val": runner.val_loader, "test": runner.test_loader}
         report_at_end(runner.folder, {k: loader.labels.root for k, loader in loaders.items() if loader is not None})
     return result
+
+
+def _say_why_early(result: dict[str, Any]) -> None:
+    if "ended_early" in result:
+        logger.info("%s", result["ended_early"])
 
 
 def chosen(result: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ An index says where the bytes of each member lie, so a member is read directly, 
 
 from mltrain.storage.places import (
     archive_folder,
+    archives_in,
+    entries,
     exists,
     is_file,
     is_folder,
@@ -22,6 +24,8 @@ from mltrain.storage.places import (
 
 __all__ = [
     "archive_folder",
+    "archives_in",
+    "entries",
     "exists",
     "is_file",
     "is_folder",

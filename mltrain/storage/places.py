@@ -107,6 +107,18 @@ def names_in(folder: Path) -> list[str]:
     return [*folders, *names]
 
 
+def archives_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the tar and zip archives in a folder on disk, sorted."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if name.lower().endswith(tuple(KINDS.keys() - set(TABLES)))]
+
+
+def entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder, sorted; none if it cannot be listed."""
+    _, folders, names = next(walk(folder), ("", [], []))
+    return sorted(folders), sorted(names)
+
+
 class ArchiveFolder(NamedTuple):
     """A folder in an archive."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import statistics
 import threading
 import time
 from collections import Counter
@@ -13,11 +15,14 @@ from contextlib import contextmanager
 from mltrain.progress import duration
 from mltrain.sweeps import job as sweep_job
 from mltrain.sweeps.record import ENDED, Record, Sweep
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 NAMES = {"map": "mAP"}
+FOLD = "dataset.fold"
+_REPEATS = re.compile(r"(?:^| )\+*(?:dataset\.fold|seed)=\d+(?= |$)")
 STATES = {
     "finished": "finished",
     "before": "finished before",
@@ -106,9 +111,9 @@ class Watch:
         left = self._time_left(ended)
         if left:
             parts.append(f"{duration(left)} left")
-        top = best(ended)
-        if top is not None:
-            parts.append(f"best so far {figure(top)}: {top.label}")
+        found = best(self.sweep, ended)
+        if found:
+            parts.append(found[0].replace(" ", " so far ", 1))
         log.info("%s", "  |  ".join(parts))
 
     def _time_left(self, ended: list[Record]) -> float | None:
@@ -125,15 +130,34 @@ class Watch:
         return (max(0, waiting) * mean + rest) / self._at_once
 
 
-def best(records: list[Record]) -> Record | None:
-    """Return the record with the highest figure, or None."""
-    return max((r for r in records if r.value is not None), key=lambda r: r.value or 0.0, default=None)
+def best(sweep: Sweep, records: list[Record]) -> list[str]:
+    """Return what a sweep has reached, for the log: its best job and that job's folder; [] without a figure.
+
+    Folds are parts of one result, so a sweep over folds has no best job: figures are averaged over folds and seeds.
+    """
+    done = [record for record in records if record.value is not None]
+    if not done:
+        return []
+    if FOLD not in sweep.varied:
+        top = max(done, key=lambda record: record.value or 0.0)
+        return [f"best {figure(top)}: {top.label}", f"  {top.folder}"]
+    rows: dict[str, list[float]] = {}
+    for record in done:
+        rows.setdefault(_REPEATS.sub("", record.label).strip(), []).append(record.value or 0.0)
+    label, values = max(rows.items(), key=lambda row: sum(row[1]) / len(row[1]))
+    text = f"{'best ' if len(rows) > 1 else ''}mean {_name(done[0])} {sum(values) / len(values):.2f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.2f}"
+    return [f"{text} over {counted(len(values), 'run')}" + (f": {label}" if label else "")]
 
 
 def figure(record: Record) -> str:
     """Return name and value of a job's figure: mAP 40.00."""
-    assert record.figure is not None
-    return f"{NAMES.get(record.figure, record.figure)} {record.value:.2f}"
+    return f"{_name(record)} {record.value:.2f}"
+
+
+def _name(record: Record) -> str:
+    return NAMES.get(str(record.figure), str(record.figure))
 
 
 def summary(sweep: Sweep, records: list[Record]) -> str:
@@ -142,9 +166,7 @@ def summary(sweep: Sweep, records: list[Record]) -> str:
     if sweep.total is not None and sweep.total > len(records):
         counts["not started"] = sweep.total - len(records)
     lines = ["", "sweep: " + ", ".join(f"{count} {name}" for name, count in counts.items())]
-    top = best(records)
-    if top is not None:
-        lines += [f"best {figure(top)}: {top.label}", f"  {top.folder}"]
+    lines += best(sweep, records)
     reasons: dict[str, list[Record]] = {}
     for record in records:
         if record.state == "failed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,17 @@ def explain(call: Call, run: Path, folder: Path) -> None:
 def export(call: Call, run: Path, folder: Path) -> None:
     done(call, "export", run, "out=model.pt2", f"images={photo(folder)}")
     assert torch.export.load(folder / "model.pt2") is not None
+
+
+@work
+def average(call: Call, run: Path, folder: Path) -> None:
+    shutil.copytree(run, folder / "other")
+    done(call, "average", run, folder / "other", "out=mean", "batch_norm=false")
+    result, found = (
+        json.loads((run / "result.json").read_text()),
+        json.loads((folder / "mean/evaluation.json").read_text()),
+    )
+    assert found["val"] == pytest.approx(result[result["best"]["weights"]], nan_ok=True)
 
 
 @work

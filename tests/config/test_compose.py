@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mltrain.config.compose import load, load_run
-from mltrain.config.overrides import Source
+from mltrain.config.overrides import Source, parse_override
 from mltrain.config.schema import SECTIONS, section_options
 from mltrain.errors import ConfigError
 
@@ -154,6 +157,46 @@ def test_a_run_whose_config_is_empty_or_something_else_is_named(tmp_path: Path, 
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"config\.yaml: holds no config of a run; the run is usable"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/data/Fotos Übung", "/data/a=b", "/data/it's (1) [x]/#1", "/data/a&b; c.csv", "/data/50%/à + b", "x:\\y z"],
+)
+def test_a_path_needs_no_quotes_of_hydra(path: str) -> None:
+    assert load(["dataset=auto", f"dataset.path={path}"]).dataset.path == path
+    assert load_run_with(path) == path
+
+
+def load_run_with(path: str) -> str:
+    return str(parse_override(OverridesParser.create(), f"dataset.path={path}").value())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("path", ["/data/a,b", "/data/a=b,c", "/data/ü,ä", "it's, mine/x"])
+def test_the_advice_for_a_path_with_a_comma_works_to_the_letter(path: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(["dataset=auto", f"dataset.path={path}"])
+    advice = re.search(r"(?:one text(?: with a comma|, write)) (.+)$", str(error.value))
+    assert advice is not None
+    (word,) = shlex.split(advice[1])
+    assert load(["dataset=auto", word]).dataset.path == path
+
+
+def test_what_is_no_text_is_still_refused() -> None:
+    for word in ("dataset.path=/a dataset.root=/b", "dataset.path='/a", "loss.gamma=[1,2", "dataset.path==/a"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(["dataset=auto", word])
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = load(["dataset=csv", "dataset.file=~/my labels.csv", "dataset.root='~/x'", "paths.runs=~/runs"])
+    assert (cfg.dataset.file, cfg.dataset.root, cfg.paths.runs) == (
+        "/home/me/my labels.csv",
+        "/home/me/x",
+        "/home/me/runs",
+    )
+    assert load(["dataset=csv", "dataset.file=a.csv", "dataset.separator=~"]).dataset.separator == "~"
 
 
 def test_a_wrong_key_in_the_config_of_a_run_is_reported_with_the_file(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def injected() -> dict[str, Any]:
         "steps_per_epoch": 10,
         "need_val": True,
         "need_train": True,
+        "drawn": "",
         "model": Classifier(backbone, GlobalAveragePool(backbone.num_features, CLASSES)),
     }
 

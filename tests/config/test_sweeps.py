@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -520,6 +521,21 @@ def test_the_summary_counts_every_job_and_names_the_best_and_the_failed(sweep: S
         "  CUDA out of memory",
         f"  {sweep.folder / 'job-0002.log'}",
     ]
+
+
+def test_folds_are_averaged_and_none_is_the_best(sweep: Sweep) -> None:
+    sweep = replace(sweep, varied=("loss", "dataset.fold", "seed"))
+    values = {"bce": [40.0, 42.0, 44.0], "asl": [41.0, 41.0]}
+    cases = [(loss, fold, value) for loss, found in values.items() for fold, value in enumerate(found)]
+    records = [
+        Record(k, "", f"loss={loss} dataset.fold={fold} seed=0", "finished", 0.0, figure="map", value=value)
+        for k, (loss, fold, value) in enumerate(cases)
+    ]
+    assert summary(sweep, records).splitlines()[2:] == ["best mean mAP 42.00 ± 2.00 over 3 runs: loss=bce"]
+    sweep = replace(sweep, varied=("dataset.fold",))
+    for one in records:
+        one.label = one.label.split()[1]
+    assert summary(sweep, records[:3]).splitlines()[2:] == ["mean mAP 42.00 ± 2.00 over 3 runs"]
 
 
 def test_a_reason_that_jobs_share_is_said_once(sweep: Sweep) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mltrain.config.compose import load
 from mltrain.config.overrides import Source
 from mltrain.errors import ConfigError
+from mltrain.text import nearest
 
 # override, what the message must say
 TYPOS = [
@@ -247,3 +248,8 @@ def test_an_experiment_without_its_header_is_told_so(tmp_path: Path, text: str, 
     assert 'its first line must be "# @package _global_"' in str(error.value)
     file.write_text("# @package _global_\nrunner:\n  epochs: 3\n", encoding="utf-8")
     assert load(["+experiment=mine"], source=Source(extra=(tmp_path,))).runner.epochs == 3
+
+
+def test_of_equally_similar_names_the_one_that_goes_on_as_typed_comes_first() -> None:
+    names = ["mobilenetv2_140", "mobilenetv2_100", "mobilenetv2_110d"]
+    assert nearest("mobilenetv2_10", names) == nearest("mobilenetv2_10", names[::-1]) == "mobilenetv2_100"

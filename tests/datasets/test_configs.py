@@ -20,7 +20,7 @@ OURS = (
     "shapes", "coco", "coco2017", "voc2007", "voc2012", "voc0712", "voc_mlt", "coco_mlt", "csv", "nuswide",
     "nuswide_1k", "nuswide_zsl", "nuswide_csv", "openimages", "lvis", "vg500", "folder", "list", "mnist", "cifar10",
     "cifar100", "digits", "nuswide_zsl_csv", "auto", "json", "cvat", "celeba", "coco_files", "voc_files", "yolo",
-    "webdataset", "parquet", "hf",
+    "webdataset", "parquet", "hf", "chestxray14", "class_lists", "labelme",
 )
 # fmt: on
 

@@ -50,7 +50,7 @@ def test_one_column_per_class_is_read_and_said(tmp_path: Path, caplog: pytest.Lo
     assert labels.dense().tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
     lines = [record.getMessage() for record in caplog.records if "one column per class" in record.getMessage()]
     assert len(lines) == 1 and "2 classes (cat, dog), images in column 'image'" in lines[0]
-    assert "4 cells are 1, 4 0, 0 -1 (unknown), 0 blank" in lines[0]
+    assert "cells: 4 are 1, 4 are 0" in lines[0]
 
 
 def test_classes_csv_of_roboflow(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from mltrain.datasets.celeba import celeba
+from mltrain.datasets.class_lists import class_lists
+from mltrain.datasets.labelme import labelme
 from mltrain.datasets.lvis import lvis
 from mltrain.datasets.mlt import voc_mlt
 from mltrain.datasets.nuswide import nuswide
@@ -21,6 +23,7 @@ from mltrain.datasets.vg500 import vg500
 from mltrain.datasets.voc import voc
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from tests.datasets import more_formats as more_formats  # adds its cases
 from tests.datasets import test_lvis, test_nuswide, test_openimages, test_torchvision_sets, test_vg500, test_voc
 from tests.datasets.formats import CASES
 from tests.datasets.mlt_files import ids, targets, write_official, write_voc
@@ -49,6 +52,16 @@ def of_nuswide_csv(root: Path) -> tuple[Callable[..., Splits], dict[str, Any], l
 SETS: dict[str, Make] = {
     "celeba": lambda root: (celeba, {"root": str(CASES["celeba_txt"](root).path)}, []),
     "cifar10": lambda root: (cifar10, {"root": str(cifar10_root(root))}, ["**/data_batch_*"]),
+    "class_lists": lambda root: (
+        class_lists,
+        {"root": str(CASES["voc_with_a_list_per_class"](root).path)},
+        ["**/*_train.txt"],
+    ),
+    "labelme": lambda root: (
+        labelme,
+        {"root": str(CASES["json_of_labelme_per_split"](root).path), "test": "test"},
+        ["train"],
+    ),
     "lvis": lambda root: (lvis, {"root": str(test_lvis.tree(root))}, ["annotations/lvis_v1_train.json"]),
     "mnist": lambda root: (mnist, {"root": test_torchvision_sets.mnist_tree(root)}, ["MNIST/raw/train-*"]),
     "nuswide": lambda root: (

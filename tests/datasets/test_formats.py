@@ -20,6 +20,7 @@ from mltrain.config.signatures import locate
 from mltrain.datasets.auto import READERS, auto, explicit
 from mltrain.datasets.splits import Splits, check_files, check_splits
 from mltrain.labels import LabelSet
+from tests.datasets import more_formats as more_formats  # adds its cases
 from tests.datasets.formats import CASES, LABELS, Case
 
 
@@ -119,7 +120,35 @@ def test_folds_draw_val_from_any_format(tmp_path: Path, caplog: pytest.LogCaptur
     splits = [instantiate({**options, "fold": fold}, "dataset") for fold in range(4)]
     assert sorted(name for one in splits for name in one.val.files) == sorted(f"images/{name}" for name in LABELS)
     said = [text for text in caplog.messages if "; without auto: " in text]
-    assert all(text.endswith("classes.txt and the options that draw the splits") for text in said)
+    assert [text.rpartition("classes.txt ")[2] for text in said[:2]] == [
+        "dataset.folds=4",
+        "dataset.folds=4 dataset.fold=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset.folds=3", "dataset.fold=2", "dataset.split_seed=4"],
+        ["dataset.val_fraction=0.25", "dataset.stratify=true"],
+        ["dataset.test_fraction=0.25", "dataset.split_seed=4"],
+        ["dataset.val_fraction=0.25", "dataset.test_fraction=0.25"],
+    ],
+)
+def test_what_draws_the_splits_is_printed_too(
+    words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = CASES["json_map"](tmp_path).path
+
+    def drawn(words: list[str]) -> Splits:
+        splits: Splits = instantiate(load([*words, "dataset.name=mine"]).dataset, "dataset")
+        return splits
+
+    splits = drawn(["dataset=auto", f"dataset.path={path}", *words])
+    (said,) = [text for text in caplog.messages if "; without auto: " in text]
+    again = drawn(shlex.split(said.partition("; without auto: ")[2]))
+    assert all(same(one, other) for one, other in zip(splits, again, strict=True))
 
 
 def test_a_share_can_be_asked_for(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_one_line_says_rows_images_and_what_was_ignored(tmp_path: Path, caplog: 
     caplog.set_level(logging.INFO)
     auto(path=str(CASES["csv_of_chestxray14"](tmp_path).path))
     text = messages(caplog)
-    assert "8 rows of 8 images, images in column 'Image Index', labels in 'Finding Labels'" in text
+    assert "8 rows of 8 images, images in column 'Image Index', labels in column 'Finding Labels'" in text
     assert "columns not read: 'Follow-up #', 'Patient ID'; 'No Finding' means no label (1 rows)" in text
     caplog.clear()
     columns = ["dataset.image_column=Image Index", "dataset.labels_column=Finding Labels", "dataset.separator='|'"]
@@ -339,3 +339,16 @@ def test_evaluation_needs_no_training_data(tmp_path: Path, case: str) -> None:
 
 def test_boxes_of_the_case_are_those_of_its_labels() -> None:
     assert boxes("a1.jpg").splitlines() == ["0 0.5 0.5 0.1 0.2", "1 0.5 0.5 0.1 0.2"]
+
+
+def test_each_count_of_a_coco_file_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    content = json.loads(coco(list(LABELS)))
+    content["annotations"] += [{**one, "id": 1000 + k} for k, one in enumerate(content["annotations"][:5])]
+    touch(tmp_path, *LABELS)
+    auto(path=str(write(tmp_path / "all.json", json.dumps(content))))
+    labels = sum(map(len, LABELS.values()))
+    text = messages(caplog)
+    assert f"{labels + 5} annotations make {labels} labels, because several of one category in an image" in text
+    assert "auto/train: 1 images without any annotation are negative for all classes (dataset.keep_unlabelled" in text
+    assert text.count("auto/train: 6 images") == 1 and "8 images, " not in text

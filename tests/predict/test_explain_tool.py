@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from mltrain.commands.explain import Options, explain
 from mltrain.config.compose import load_run
 from mltrain.errors import ConfigError, DataError
 from mltrain.pipeline.augment import EvalResize
-from mltrain.report.overlays import overlay, strength
+from mltrain.report.overlays import overlay, sheet, strength
 from mltrain.runs.folder import load_finished
 from mltrain.runs.predictor import Predictor
 from tests.promises.runs import ROOT, execute
@@ -90,6 +91,16 @@ def test_an_overlay_is_brightest_where_the_map_is_highest_and_leaves_the_rest() 
     assert not strength(np.array([[-1.0, -2.0]]), "evidence").any()
     assert strength(np.array([[-1.0, 0.0, 4.0]]), "evidence").tolist() == [[0, 0, 1]]
     assert strength(np.array([[0.1, 0.3, 0.2]]), "attention") == pytest.approx(np.array([[0, 1, 0.5]]))
+
+
+def test_a_sheet_has_the_scale_of_its_colours() -> None:
+    image = np.full((40, 60, 3), 100, dtype=np.uint8)
+    drawn = overlay(image, np.eye(4), "evidence")
+    picture = np.asarray(sheet(image, [("a", 0.9, drawn, np.eye(4))], "evidence"))
+    ends = matplotlib.colormaps["inferno"]([0.0, 1.0])[:, :3] * 255
+    below = picture[-28:].reshape(-1, 3).astype(int)  # the strip under the tiles
+    for end in ends:
+        assert np.abs(below - np.rint(end)).sum(axis=1).min() == 0
 
 
 def test_no_picture_takes_the_place_of_an_image_or_of_another_s(run: Path, images: Path, tmp_path: Path) -> None:

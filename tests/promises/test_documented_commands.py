@@ -45,6 +45,7 @@ ANSWERS = {  # that are no failure of the command
     "tools/convert_labels.py": "overwrite=true replaces it",  # likewise
     "tools/tune_thresholds.py": "no threshold gives",
     "tools/find_lr.py": "no suggestion",
+    "tools/average.py": "keeps more of them with",
 }
 SHORTER = {"tools/find_lr.py": ["steps=20"]}
 each = {"ids": str}

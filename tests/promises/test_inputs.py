@@ -38,8 +38,13 @@ def test_a_training_set_without_a_known_target_is_refused(tmp_path: Path) -> Non
 def test_a_split_in_which_every_ranking_is_perfect_is_refused(tmp_path: Path) -> None:
     rows = ["0.png,a,train", "1.png,b,train", "4.png,a;?b,val", "5.png,?a;b,val"]
     text = refused(tmp_path, rows)
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()], "nothing stays, not even a lock"
     assert "csv/val: no class has both a positive and a negative image" in text and "mAP 100" in text
     assert "nothing to evaluate" in refused(tmp_path, [*rows[:2], "4.png,?a;?b,val"])
+    text = refused(tmp_path, [*rows[:2], "2.png,a,train", "3.png,b,train", "4.png,a,val"])
+    assert "each class is that of all 1 images or of none" in text and "dataset.val_fraction=0.4" in text
+    text = refused(tmp_path, [*rows[:2], *VAL, "2.png,a,test", "3.png,a,test"])
+    assert "csv/test: no class has both" in text and "dataset.test_fraction=0.5" in text
 
 
 @pytest.mark.parametrize("option", ["runner.batch_size=1", "runner.batch_size=8"])

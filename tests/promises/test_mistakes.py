@@ -115,11 +115,11 @@ def test_runs_folder_that_cannot_be_written_is_named(overrides: list[str], tmp_p
         fit([*overrides, f"paths.runs={tmp_path}/file"])
 
 
-def write_csv(folder: Path, test_labels: str) -> list[str]:
+def write_csv(folder: Path, test_labels: list[str]) -> list[str]:
     for k in range(24):
         Image.new("RGB", (40, 30), (10 * k, 100, 255 - 10 * k)).save(folder / f"{k}.png")
     split = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
-    labels = ["ab"[k % 2] + ";c" for k in range(18)] + [test_labels] * 6
+    labels = ["ab"[k % 2] + ";c" for k in range(18)] + test_labels * 3
     rows = [f"{k}.png,{labels[k]},{split[k]}" for k in range(24)]
     (folder / "labels.csv").write_text("\n".join(["image,labels,split", *rows]) + "\n")
     return ["dataset=csv", f"dataset.file={folder}/labels.csv", "dataset.test_split=test", "runner.batch_size=4"]
@@ -131,12 +131,12 @@ def test_split_without_positives_is_refused_before_training(
     kept = [item for item in overrides if not item.startswith("dataset.")]
     monkeypatch.setattr(TrainStep, "__call__", None)
     with pytest.raises(DataError, match="csv/test: 6 images, none with a positive label"):
-        fit([*kept, *write_csv(tmp_path, "")])
+        fit([*kept, *write_csv(tmp_path, ["", ""])])
 
 
 def test_test_split_is_reported_with_its_own_files(overrides: list[str], tmp_path: Path) -> None:
     kept = [item for item in overrides if not item.startswith("dataset.")]
-    options = [*kept, *write_csv(tmp_path, "a"), "metrics.save_predictions=true", "runner.max_steps=2"]
+    options = [*kept, *write_csv(tmp_path, ["a", "b"]), "metrics.save_predictions=true", "runner.max_steps=2"]
     folder = fit(options)
     result = json.loads((folder / "result.json").read_text())
     assert result["test"].keys() == {"val", "ema"}
@@ -218,7 +218,7 @@ def test_rerun_deletes_its_own_folder_and_nothing_beside_it(overrides: list[str]
 
 def test_corrupt_image_that_is_a_whole_micro_batch_is_skipped(overrides: list[str], tmp_path: Path) -> None:
     kept = [item for item in overrides if not item.startswith("dataset.")]
-    options = write_csv(tmp_path, "a")
+    options = write_csv(tmp_path, ["a", "b"])
     (tmp_path / "3.png").write_bytes(b"no image")
     settings = [
         *kept,

@@ -86,10 +86,11 @@ def test_an_old_stopped_run_resumes_to_what_the_uninterrupted_run_was(old: Path)
     assert before == 8 and result is not None and state(stopped)["step"] == 10
     whole = json.loads((old / "whole" / RUN / "result.json").read_text())
     for weights in ("val", "ema"):
-        close({k: v for k, v in result[weights].items() if v is not None},
-              {k: v for k, v in whole[weights].items() if v is not None})  # fmt: skip
+        expected = {k: v for k, v in whole[weights].items() if v is not None}
+        close({key: result[weights][key] for key in expected}, expected)  # later versions know more figures
     close(state(stopped, "best")["model"], state(old / "whole" / RUN, "best")["model"])
-    close(records(stopped)[-1], records(old / "whole" / RUN)[-1])
+    expected = records(old / "whole" / RUN)[-1]
+    close({key: records(stopped)[-1][key] for key in expected}, expected)
 
 
 def test_an_old_run_is_evaluated_predicted_with_and_reported(old: Path) -> None:

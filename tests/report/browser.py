@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import time
 from collections.abc import Iterator
@@ -48,12 +49,23 @@ class Opened:
         self.scroll()
 
     def scroll(self) -> None:
-        """To every plot, and wait until it is drawn."""
-        for k in range(self.count("[data-figure]")):
-            self.page.locator("[data-figure]").nth(k).scroll_into_view_if_needed()
-        self.wait(
-            "document.querySelectorAll('[data-figure]').length === document.querySelectorAll('[data-drawn]').length"
-        )
+        """Open every section, go to every plot, and wait until it is drawn."""
+        self.page.evaluate("document.querySelectorAll('section > details').forEach((box) => { box.open = true; })")
+        plots = "section > details [data-figure]"
+        for k in range(self.count(plots)):
+            self.page.locator(plots).nth(k).scroll_into_view_if_needed()
+        self.wait(f"document.querySelectorAll('{plots}:not([data-drawn])').length === 0")
+
+    def saved(self, selector: str, name: str) -> Path:
+        """The file that a button of the page writes."""
+        with self.page.expect_download() as download:
+            self.page.locator(selector).get_by_role("button", name=name).click()
+        return Path(download.value.path())
+
+    def csv(self, selector: str) -> list[dict[str, str]]:
+        """The rows that the csv button in an element of the page writes."""
+        with self.saved(selector, "csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def wait(self, condition: str, seconds: float = 30) -> None:
         """Until a JavaScript expression is true; the page allows no eval, which playwright's own waiting uses."""

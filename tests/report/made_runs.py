@@ -29,6 +29,10 @@ LOSSES = {
     "bce": "mltrain.losses.bce.BinaryCrossEntropy",
     "focal": "mltrain.losses.focal.FocalLoss",
 }
+HEADS = {
+    "gap": "mltrain.models.heads.gap.GlobalAveragePool",
+    "ml_decoder": "mltrain.models.heads.ml_decoder.MLDecoder",
+}
 
 
 def class_names(count: int) -> list[str]:
@@ -50,6 +54,7 @@ def make_run(
     seed: int = 0,
     skill: float = 3.0,
     loss: str = "asl",
+    head: str = "gap",
     pictures: Path | None = None,
     names: Sequence[str] | None = None,
 ) -> Path:
@@ -94,11 +99,12 @@ def make_run(
     config: dict[str, Any] = {
         "task": "single_label" if single_label else "multi_label",
         "seed": seed,
-        "name": f"small-gap-{loss}",
+        "name": f"small-{head}-{loss}",
         "rerun": False,
         "runner": {"epochs": epochs, "batch_size": 16},
         "metrics": {"head_min": 100, "medium_min": 20, "threshold": 0.5},
         "loss": {"_target_": LOSSES[loss], "note": EVIL},
+        "head": {"_target_": HEADS[head]},
         "dataset": {"_target_": "mltrain.datasets.csv.csv_file", "name": "made", "file": str(file)},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from mltrain.engine.run_folder import RunFolder
-from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.metrics import average_precision
 from mltrain.metrics.counts import count_at_threshold, overall_and_per_class
 from mltrain.metrics.thresholds import best_cut
 from mltrain.report.html import analysis
+from mltrain.report.html import gallery as gallery_module
 from mltrain.report.html.gallery import SIDE, Gallery, thumbnail
 from mltrain.report.html.page import Page, embed, figure_number, numbers, plot_text
-from mltrain.report.html.prediction_sections import class_ap, prepare
+from mltrain.report.html.predicted import prepare
 from mltrain.report.html.run_report import run_page
 from mltrain.report.predictions import load_predictions
 from tests.report.made_runs import make_run
@@ -99,13 +99,6 @@ def test_confidence_is_compared_with_being_right() -> None:
     assert found.error == pytest.approx((abs(2 - 1.05) + abs(1 - 1.87)) / 4)
 
 
-def test_average_precision_is_the_metrics(made: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    run = RunFolder(make_run(tmp_path / "x" / "00000000"))
-    ready = prepare(run, SavedPredictions(*made, ("",) * 300, tuple(map(str, range(150))), "val", "val"))
-    expected = 100 * average_precision(*map(torch.from_numpy, made)).numpy()
-    assert np.allclose(class_ap(ready), expected, equal_nan=True, atol=1e-9)
-
-
 def test_class_curve_ends_at_full_recall_and_its_area_is_the_average_precision() -> None:
     rng = np.random.default_rng(1)
     targets = (rng.random(500) < 0.1).astype(np.int8)
@@ -145,12 +138,30 @@ def test_gallery_finds_what_is_wrong_and_what_is_missed(tmp_path: Path) -> None:
     files, names = ("a.png", "b.png"), ("x", "y", "z")
     gallery = Gallery(probability=p, targets=targets, predicted=p > 0.5, files=files, names=names, root=tmp_path)
     (wrong,), (missed,) = gallery.wrong(), gallery.missed()
-    assert (wrong.caption, wrong.kind) == ("y 80 %", "wrong")
-    assert missed.caption == "z, ranked 3 of 3"
-    assert wrong.labels == [("x", "90 %", "hit"), ("y", "80 %", "wrong"), ("z", "1.0 %", "missed")]
-    assert [card.caption for card in gallery.examples()] == ["1 of 2 found, 1 wrong", "1 of 1 found, 0 wrong"]
-    assert wrong.picture is not None and gallery.examples()[1].picture is None
-    assert gallery.pictures == 1
+    assert (wrong["caption"], wrong["kind"]) == ("y 80 %", "wrong")
+    assert missed["caption"] == "z, ranked 3 of 3"
+    assert wrong["labels"] == [("x", "90 %", "hit"), ("y", "80 %", "wrong"), ("z", "1.0 %", "missed")]
+    examples = gallery.examples()
+    assert [card["caption"] for card in examples] == ["1 of 2 found, 1 wrong", "1 of 1 found, 0 wrong"]
+    pictures = gallery.pictures()
+    assert [pictures[card["image"]]["file"] for card in (wrong, *examples)] == ["a.png", "a.png", "b.png"]
+    assert [image["picture"] is None for image in pictures] == [False, True], "each image once"
+
+
+def test_pictures_of_classes_stay_within_their_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gallery_module, "SMALLS", 5)
+    rng = np.random.default_rng(0)
+    targets = (rng.random((60, 4)) < 0.4).astype(np.int8)
+    p = np.clip(rng.random((60, 4)) * 0.7 + 0.3 * targets, 0, 1).astype(np.float32)
+    files, names = [f"{i}.png" for i in range(60)], list("abcd")
+    gallery = Gallery(probability=p, targets=targets, predicted=p > 0.5, files=files, names=names, root=tmp_path)
+    cards = gallery.of_classes([0, 1, 2, 3])
+    sized = [side for side in gallery._sides.values() if side]
+    assert len(sized) == 5
+    for k, found in cards.items():
+        best = np.flatnonzero((targets[:, k] == 1) & (p[:, k] > 0.5))
+        place = list(gallery._sides).index(int(best[np.argmax(p[best, k])]))
+        assert found["best"][0]["image"] == place, "the first of each kind is kept, with a picture or without"
 
 
 def test_thumbnails_are_small_upright_and_on_white(tmp_path: Path) -> None:
@@ -163,7 +174,7 @@ def test_thumbnails_are_small_upright_and_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (300, 100), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     opened = {}
     for name in ("turned.jpg", "clear.png"):
-        address = thumbnail(tmp_path / name)
+        address = thumbnail(tmp_path / name, SIDE)
         assert address is not None and len(address) < 20_000
         opened[name] = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
     assert opened["turned.jpg"].size == (round(SIDE / 3), SIDE)
@@ -185,7 +196,7 @@ def test_every_figure_is_one_that_plotly_accepts(tmp_path: Path, single_label: b
             return [plain(v) for v in node]
         return "#123456" if isinstance(node, str) and node.startswith("--") else node
 
-    assert len(page.figures) == 10
+    assert len(page.figures) == 9
     for figure in page.figures.values():
         for view in figure.get("views", {"": figure}).values():
             objects.Figure(plain(view))  # raises for a property that is unknown or of a wrong type
@@ -209,4 +220,9 @@ def test_numbers_are_short_and_finite() -> None:
 def test_predictions_of_a_made_run_give_its_figures(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "x" / "00000000", classes=25)
     run, saved = RunFolder(folder), load_predictions(folder)
-    assert np.nanmean(class_ap(prepare(run, saved))) == pytest.approx(run.scalars()["map"])
+    ready, why = prepare(run, saved)
+    assert why == "" and (ready.predicted == (saved.logits > 0)).all()
+    table, found = run.classes["val"], ready.counts()
+    for key, values in found.items():
+        own = table.figure(saved.weights, key)
+        assert own is not None and np.allclose(values, own, atol=1e-3, equal_nan=True), key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from mltrain.config.build import load
 from mltrain.config.identity import relevant
 from mltrain.engine.evaluator import Evaluation, Predictions
-from mltrain.engine.tensorboard import FINAL, TensorBoard
+from mltrain.engine.tensorboard import TensorBoard
 from mltrain.errors import Interrupted
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.metrics.curves import counts_by_threshold
@@ -80,8 +81,10 @@ def test_a_pr_curve_holds_the_counts_of_the_evaluation(tmp_path: Path) -> None:
 
 def test_pictures_are_few_however_long_the_run_and_of_the_same_images(run: Path) -> None:
     found = events(run / "tensorboard")
-    assert sorted(found.Tags()["images"]) == ["predictions/00", "predictions/01", "predictions/02"]
-    for tag in found.Tags()["images"]:
+    tags = ["predictions/00", "predictions/01", "predictions/02"]
+    assert sorted(found.Tags()["images"]) == ["best/00", "best/01", "best/02", *tags]
+    assert [event.step for event in found.Images("best/00")] == [26], "after the last step"
+    for tag in tags:
         shown = found.Images(tag)
         assert [event.step for event in shown] == [5, 10, 20, 25], "evaluations 1, 2, 4 and the last"
         photos = []
@@ -95,7 +98,8 @@ def test_pictures_are_few_however_long_the_run_and_of_the_same_images(run: Path)
 def test_the_hyper_parameters_and_final_figures_of_a_run_are_one_row_of_the_hparams_tab(run: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
-    found = events(run / "tensorboard" / FINAL)
+    found = events(run / "tensorboard")
+    assert not [path for path in (run / "tensorboard").iterdir() if path.is_dir()], "one run, not two"
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = metadata.parse_session_start_info_plugin_data(content).hparams
     assert hparams["loss"].string_value == "asl" and hparams["loss.gamma_neg"].number_value == 4.0
@@ -107,12 +111,13 @@ def test_the_hyper_parameters_and_final_figures_of_a_run_are_one_row_of_the_hpar
     ).status
     result = _result(run)
     best = result[result["best"]["weights"]]
-    figures = {tag: found.Scalars(tag)[0].value for tag in found.Tags()["scalars"]}
-    assert figures["val/map"] == pytest.approx(best["map"], rel=1e-6)
-    assert figures["val/CF1"] == pytest.approx(best["CF1"], rel=1e-6)
-    assert figures["best_epoch"] == result["best"]["epoch"]
+    tags = [tag for tag in found.Tags()["scalars"] if tag.startswith(("best", "final"))]
+    figures = {tag: found.Scalars(tag)[0].value for tag in tags}
+    assert figures["best/map"] == pytest.approx(best["map"], rel=1e-6)
+    assert figures["final/CF1"] == pytest.approx(best["CF1"], rel=1e-6)
+    assert figures["final/epoch"] == result["best"]["epoch"]
     assert all(len(found.Scalars(tag)) == 1 for tag in figures)
-    assert len(found.Tags()["images"]) == 3
+    assert sorted(found.Tags()["scalars"])[0] == "best/map", "the first five are the columns of the tab"
 
 
 def test_tensorboards_own_reader_shows_what_differs_between_runs(run: Path, overrides: list[str]) -> None:
@@ -134,7 +139,9 @@ def test_tensorboards_own_reader_shows_what_differs_between_runs(run: Path, over
     experiment = context.experiment_from_metadata(request, "", True, content, [])
     assert {info.name for info in experiment.hparam_infos if info.differs} == {"loss", "seed"}
     metrics = {info.name.tag for info in experiment.metric_infos}
-    assert {"val/map", "val/OF1", "val/macro_F1", "seconds"} <= metrics and "train/loss" not in metrics
+    assert {"best/map", "final/OF1", "final/macro_F1", "final/seconds"} <= metrics
+    assert experiment.metric_infos[0].name.tag == "best/map"
+    assert len(multiplexer.Runs()) == 2, "TensorBoard lists each run once"
 
 
 def test_a_resumed_run_records_what_an_uninterrupted_one_does(
@@ -157,7 +164,8 @@ def test_a_resumed_run_records_what_an_uninterrupted_one_does(
         assert [(e.step, e.tensor_proto) for e in resumed.Tensors(tag)] == [
             (e.step, e.tensor_proto) for e in whole.Tensors(tag)
         ]
-    assert len(list((folder / "tensorboard" / FINAL).iterdir())) == 1
+    for tag in ("best/map", "final/seconds"):
+        assert len(resumed.Scalars(tag)) == 1, "a run that finishes twice has one final figure"
     assert_same(state(folder), state(run))
 
 
@@ -170,8 +178,8 @@ def test_curves_and_pictures_can_be_left_out(overrides: list[str], tmp_path: Pat
     off = ["logger.tensorboard_curves=false", "logger.tensorboard_images=0", f"paths.runs={tmp_path}"]
     folder = fit([*overrides, *off])
     found = events(folder / "tensorboard")
-    assert found.Tags()["images"] == [] and found.Tags()["tensors"] == ["custom_scalars__config__"]
-    assert events(folder / "tensorboard" / FINAL).Tags()["images"] == []
+    assert found.Tags()["images"] == []
+    assert [tag for tag in found.Tags()["tensors"] if "hparams" not in tag] == ["custom_scalars__config__"]
 
 
 def test_charts_lay_the_groups_side_by_side(run: Path) -> None:
@@ -180,8 +188,10 @@ def test_charts_lay_the_groups_side_by_side(run: Path) -> None:
     (event,) = events(run / "tensorboard").Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     drawn = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert drawn["mAP: raw and EMA"] == ["val/map", "ema/map"]
-    assert set(drawn["mAP of groups, EMA"]) <= set(events(run / "tensorboard").Tags()["scalars"])
+    assert drawn["mAP: raw and EMA"] == ["^val/map$", "^ema/map$"]
+    scalars = events(run / "tensorboard").Tags()["scalars"]
+    for patterns in drawn.values():
+        assert all(sum(bool(re.search(pattern, tag)) for tag in scalars) == 1 for pattern in patterns)
 
 
 def test_the_sample_goes_from_the_most_to_the_least_frequent_label() -> None:

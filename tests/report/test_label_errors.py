@@ -14,12 +14,12 @@ from PIL import Image
 
 pytest.importorskip("cleanlab", reason="pip install 'mltrain-vision[clean]'")
 
-from mltrain.commands.find_label_errors import Options, find_label_errors
+from mltrain.commands.find_label_errors import Options, _warn_if_weak, find_label_errors
 from mltrain.config.build import instantiate, load
 from mltrain.datasets.splits import Splits
 from mltrain.engine.saved_tables import SavedPredictions
 from mltrain.errors import ConfigError, DataError
-from mltrain.report.label_errors import HeldOut, find_candidates, join, judged
+from mltrain.report.label_errors import HeldOut, find_candidates, join, judged, skill
 from tests.report.browser import Opened, browser
 
 EVIL = "=<img src=x onerror=alert(1)>"
@@ -57,6 +57,19 @@ def some_flips(right: np.ndarray, each: int = 4) -> list[tuple[int, int]]:
 
 
 # -- ranking -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_ranks_by_chance_is_told_from_one_that_knows(caplog: pytest.LogCaptureFixture) -> None:
+    right, logits = truth(400)
+    weak = np.random.default_rng(1).normal(size=logits.shape)
+    (good, chance), (bad, same) = skill(of(right, logits)), skill(of(right, weak))
+    assert chance == same == pytest.approx(right[:, :3].mean()) and good > 0.99 and abs(bad - chance) < 0.05
+    unknown = np.where(np.arange(400)[:, None] < 100, -1, right)
+    assert skill(of(unknown, logits))[1] == pytest.approx(right[100:, :3].mean())
+    _warn_if_weak(good, chance)
+    assert not caplog.text
+    _warn_if_weak(bad, chance)
+    assert "the model is too weak to find label errors: its mAP on these images is" in caplog.text
 
 
 def test_known_errors_are_ranked_first_and_the_kinds_take_turns() -> None:

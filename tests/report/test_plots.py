@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.report import plots
+from mltrain.report import batch, plots
 from mltrain.report.outcome import write_per_class
+from mltrain.report.pictures import columns_for
 
 
 def stats(c: int, n: int = 400) -> LabelStats:
@@ -40,18 +43,25 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 @pytest.mark.parametrize("c", [1, 20, 1200])
-def test_every_plot_draws_at_any_number_of_classes(tmp_path: Path, c: int) -> None:
+def test_every_plot_draws_at_any_number_of_classes(tmp_path: Path, drawn: list[Figure], c: int) -> None:
     s = stats(c)
     ap = np.linspace(0, 100, c)
     ap[0] = np.nan if c > 1 else 50
     plots.class_counts_plot(tmp_path / "a.png", s, title="t", targets=s.positives + 1, source_counts=s.positives * 2)
-    plots.cooccurrence_plot(tmp_path / "b.png", s, title="t")
+    plots.cooccurrence_plot(tmp_path / "b.png", s, title="t", svg=True)
+    (labels,) = {id(figure): figure.axes[0].get_yticklabels() for figure in drawn[1:]}.values()
     plots.per_class_ap_plot(tmp_path / "c.png", {"raw": ap, "EMA": ap}, s)
     plots.labels_per_image_plot(tmp_path / "d.png", np.array([0, 3, 2]), title="t")
     for name in "abcd":
         with Image.open(tmp_path / f"{name}.png") as image:
             assert 400 <= image.width <= 2400 and 350 <= image.height <= 2000, name
-    assert len(list(tmp_path.iterdir())) == 4, "temporary files are left"
+    assert len(list(tmp_path.iterdir())) == 5, "temporary files are left"
+    text = (tmp_path / "b.svg").read_text(encoding="utf-8")
+    shown = np.argsort(-s.positives, kind="stable")[:80]
+    assert all(f"class {k} of" in text for k in shown), "names are text"
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 + 1 for below, above in itertools.pairwise(boxes)), "80 names do not overlap"
+    assert min(box.x0 for box in boxes) >= 0, "and are not cut"
 
 
 def test_bars_are_the_counts_and_the_line_is_the_target(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -95,3 +105,23 @@ def test_per_class_csv_comes_with_its_plot(tmp_path: Path, drawn: list[Figure]) 
     write_per_class(tmp_path / "per_class.csv", evaluation, s)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["per_class.csv", "per_class_ap.png"]
     assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["raw: mAP 50.00", "EMA: mAP 50.00"]
+
+
+def test_pictures_are_laid_out_without_empty_places() -> None:
+    assert [columns_for(n) for n in (1, 2, 12, 16, 32, 64)] == [1, 2, 4, 4, 8, 8]
+    assert all(-n % columns_for(n) <= 1 for n in range(1, 65)), "at most one place is empty"
+
+
+def test_a_batch_shows_the_file_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[list[tuple[str, str]]] = []
+    captioned = batch.captioned
+
+    def keep(image: np.ndarray, lines: list[tuple[str, str]], **options: Any) -> Image.Image:
+        written.append(lines)
+        return captioned(image, lines, **options)
+
+    monkeypatch.setattr(batch, "captioned", keep)
+    images, targets = torch.zeros(3, 3, 20, 20), np.array([[1, 0], [0, 0], [1, 1]])
+    batch.batch_picture(images, targets, ["x/1.jpg", "x/2.jpg", "y/3.jpg"], ["a", "b"])
+    assert [lines[0] for lines in written] == [("title", "1.jpg"), ("title", "2.jpg"), ("title", "3.jpg")]
+    assert written[1][1:] == [("text", "no label")] and written[2][1:] == [("hit", "a"), ("hit", "b")]

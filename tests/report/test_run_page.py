@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mltrain.engine.run_folder import RunFolder
 from mltrain.errors import DataError
 from mltrain.report.html.run_report import report_at_end, write_run_report
+from mltrain.text import csv_text
 from tests.report.browser import Opened, browser
 from tests.report.made_runs import EVIL, class_names, make_run
 
@@ -49,11 +52,10 @@ def test_page_says_nothing_to_the_console_and_asks_for_nothing(opened: Opened) -
 
 def test_every_section_is_there_with_content(opened: Opened) -> None:
     titles = [
-        *("Results", "Learning curves", "Head, medium, tail", "Classes", "Precision and recall"),
-        *("Calibration and thresholds", "Co-occurrence", "Most confident mistakes", "Missed labels", "Examples"),
-        *("Throughput", "Config and environment"),
+        *("Results", "Learning curves", "Classes", "Most confident mistakes", "Missed labels", "Examples"),
+        *("Precision and recall", "Calibration", "Co-occurrence", "Throughput", "Config and environment"),
     ]
-    assert opened.texts("main h2") == titles
+    assert opened.texts("section h2") == titles
 
 
 def test_plots_are_drawn_with_their_points_and_lines(opened: Opened, folder: Path) -> None:
@@ -62,10 +64,10 @@ def test_plots_are_drawn_with_their_points_and_lines(opened: Opened, folder: Pat
     assert opened.drawn("training", ".scatterlayer path.js-line") == 2, "each step, and the means of the epochs"
     with (folder / "per_class.csv").open(newline="") as file:
         known = [row for row in csv.DictReader(file) if row["ema_ap"]]
-    assert opened.drawn("classes", ".scatterlayer path.point") == len(known) > 20, "a point for each class with an AP"
-    assert opened.drawn("groups", ".bars path") >= 4
+    points = opened.drawn("classes", ".scatterlayer path.point")
+    assert points == 2 * len(known) > 40, "a point for each class with an AP, and its chance level"
+    assert opened.drawn("groups", ".errorbar") == 4, "an interval for all classes, head, medium and tail"
     assert opened.drawn("pr", ".scatterlayer path.js-line") >= 2
-    assert opened.drawn("pr_classes", ".scatterlayer path.js-line") == 8
     assert opened.drawn("calibration", ".bars path") > 3
     assert opened.drawn("threshold", ".scatterlayer path.js-line") == 4
     assert opened.drawn("cooccurrence", ".heatmaplayer image") == 1
@@ -77,18 +79,16 @@ def test_buttons_change_what_a_plot_shows(opened: Opened) -> None:
         return opened.texts('[data-figure="quality"] .ytitle')[0]
 
     assert label() == "mAP, %"
-    opened.page.get_by_role("button", name="macro F1").first.click()
-    opened.page.wait_for_function(
-        "document.querySelector('[data-figure=quality] .ytitle').textContent == 'macro F1, %'"
-    )
+    opened.page.locator('[data-views="quality"]').get_by_role("button", name="macro F1").click()
+    opened.wait("document.querySelector('[data-figure=quality] .ytitle').textContent == 'macro F1, %'")
     opened.page.locator('[data-views="quality"] button').first.click()
 
 
 def test_pictures_are_in_the_page(opened: Opened) -> None:
     assert opened.count("#mistakes .card") == 10
-    loaded = "[...document.querySelectorAll('.card img')].every(i => i.naturalWidth > 10 && i.src.startsWith('data:'))"
-    assert opened.count(".card img") == opened.count(".card") >= 25
-    assert opened.page.evaluate(loaded)
+    assert opened.count("section .card img") == opened.count("section .card") >= 25
+    assert opened.page.evaluate("[...document.querySelectorAll('.card img')].every(i => i.src.startsWith('data:'))")
+    opened.wait("[...document.querySelectorAll('#mistakes img')].every(i => i.naturalWidth > 10)")
 
 
 def test_class_table_pages_sorts_and_searches(opened: Opened) -> None:
@@ -155,15 +155,89 @@ def test_light_and_dark_by_preference_and_by_button(chromium: Any, tmp_path: Pat
     assert page.said == []
 
 
-def test_phone_has_no_sideways_scrolling(chromium: Any, folder: Path) -> None:
+def test_phone_has_no_sideways_scrolling_and_says_where_a_table_goes_on(chromium: Any, folder: Path) -> None:
     page = Opened(chromium, folder / "report.html", width=390)
     assert page.page.evaluate("document.documentElement.scrollWidth") == 390
+    page.page.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
+    page.page.evaluate("document.querySelectorAll('.scroll').forEach((box) => { box.scrollLeft = 0; })")
+    page.page.wait_for_timeout(200)
+    cut = page.page.evaluate(
+        "[...document.querySelectorAll('section .scroll')].filter((box) => box.scrollWidth > box.clientWidth + 4)"
+        ".map((box) => getComputedStyle(box.nextElementSibling).display)"
+    )
+    assert cut and set(cut) == {"block"}, "each has its sign"
     assert page.said == []
+
+
+def test_a_link_to_a_section_or_class_opens_it(chromium: Any, folder: Path) -> None:
+    context = chromium.new_context()
+    tab = context.new_page()
+    tab.goto(f"{(folder / 'report.html').as_uri()}#calibration")
+    tab.wait_for_selector("html[data-ready]", state="attached")
+    assert tab.locator("#calibration > details").get_attribute("open") is not None
+    assert tab.locator("#cooccurrence > details").get_attribute("open") is None, "others stay closed"
+    tab.goto(f"{(folder / 'report.html').as_uri()}#class=class%206")
+    tab.wait_for_selector("#class-view[open]")
+    assert tab.locator("#class-view h2").inner_text() == "class 6"
+    context.close()
+
+
+def test_a_class_opens_its_curve_and_its_best_worst_and_missed_images(opened: Opened, folder: Path) -> None:
+    saved = RunFolder(folder).predictions()
+    k = saved.class_names.index("class 6")
+    opened.page.locator('[data-table="classes"]').get_by_role("button", name="class 6", exact=True).click()
+    opened.page.wait_for_selector("#class-view[open] .card")
+    x, true = saved.logits[:, k], saved.targets[:, k] == 1
+    for kind, rank, wanted in (
+        ("best", -x, true & (x > 0)),
+        ("worst", -x, ~true & (x > 0)),
+        ("missed", x, true & (x <= 0)),
+    ):
+        images = np.flatnonzero(wanted)
+        first = [saved.files[i] for i in images[np.argsort(rank[images])]][:4]
+        assert opened.texts(f'[data-kind="{kind}"] .file') == first, kind
+    rows = opened.csv('[data-save="class-view"]')
+    curve = [float(row["precision, %"]) for row in rows if row["series"] == "precision"]
+    order = np.argsort(-x)
+    places = np.flatnonzero(true[order])
+    assert curve == pytest.approx(100 * np.arange(1, len(places) + 1) / (places + 1), rel=1e-2)
+    chance = [float(row["precision, %"]) for row in rows if row["series"] == "chance"]
+    assert chance[0] == pytest.approx(100 * true.mean(), rel=1e-2)
+    opened.page.keyboard.press("Escape")
+    assert opened.count("#class-view[open]") == 0
+
+
+def test_pictures_enlarge_by_keyboard_and_escape_closes(opened: Opened) -> None:
+    buttons = opened.page.locator("#mistakes button.enlarge")
+    buttons.first.focus()
+    opened.page.keyboard.press("Enter")
+    large = opened.page.locator(".lightbox[open] img")
+    assert large.get_attribute("src") == buttons.first.locator("img").get_attribute("src")
+    opened.page.keyboard.press("ArrowRight")
+    assert large.get_attribute("src") == buttons.nth(1).locator("img").get_attribute("src")
+    opened.page.keyboard.press("Escape")
+    assert opened.count(".lightbox[open]") == 0
+
+
+def test_plots_and_tables_save_their_numbers(opened: Opened, folder: Path) -> None:
+    with (folder / "per_class.csv").open(newline="") as file:
+        known = {csv_text(row["class"]): row for row in csv.DictReader(file)}
+    points = [row for row in opened.csv('[data-save="classes"]') if row["series"] in ("head", "medium", "tail")]
+    best = RunFolder(folder).best_weights
+    assert len(points) == sum(bool(row[f"{best}_ap"]) for row in known.values())
+    for row in points:
+        own = known[csv_text(row["name"])]
+        assert float(row["average precision, %"]) == pytest.approx(float(own[f"{best}_ap"]), rel=1e-3)
+        assert row["training images"] == own["train_positives"] and row["series"] == own["group"]
+        assert float(row["positive validation images"]) == float(own[f"{best}_positives"])
+    table = opened.csv('[data-table="classes"] .save')
+    assert {csv_text(row["class"]) for row in table} == set(known), "all rows, not the page of them"
+    assert opened.saved('[data-save="pr"]', "SVG").read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_9605_classes_open_without_freezing(chromium: Any, tmp_path: Path) -> None:
     run = make_run(tmp_path / "big" / "00000000", classes=9605, images=80)
-    path = write_run_report(run)
+    path = write_run_report(run, resamples=0)
     assert path.stat().st_size < 4e6
     page = Opened(chromium, path)
     assert page.said == []
@@ -182,7 +256,7 @@ def test_9605_classes_open_without_freezing(chromium: Any, tmp_path: Path) -> No
 def test_single_labels_have_confusion_and_no_cooccurrence(chromium: Any, tmp_path: Path) -> None:
     run = make_run(tmp_path / "single" / "00000000", classes=30, images=200, single_label=True)
     page = Opened(chromium, write_run_report(run))
-    titles = page.texts("main h2")
+    titles = page.texts("section h2")
     assert "Confusion" in titles and "Co-occurrence" not in titles
     assert page.drawn("confusion", ".heatmaplayer image") == 1
     assert page.drawn("threshold", ".scatterlayer path.js-line") == 1
@@ -199,7 +273,7 @@ def test_what_a_run_lacks_is_named_with_the_reason(tmp_path: Path) -> None:
         assert title in missing, title
     assert "metrics.save_predictions=true writes them" in missing
     assert 'id="pr"' not in text and 'id="groups"' not in text and 'id="curves"' in text
-    assert "EMA weights" not in text
+    assert "validation, EMA" not in text
 
 
 def test_single_labels_without_predictions_take_the_confusion_from_its_file(tmp_path: Path) -> None:

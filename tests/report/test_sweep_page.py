@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -14,8 +15,14 @@ import pytest
 from mltrain import cli
 from mltrain.commands import report as command
 from mltrain.config.overrides import command_options
+from mltrain.engine.run_folder import RunFolder
 from mltrain.errors import ConfigError, DataError
+from mltrain.report.compare import compare
+from mltrain.report.html.factors import looks_of
+from mltrain.report.repeat import command_of
+from mltrain.report.runs import read_runs
 from mltrain.runs.image_roots import image_roots
+from mltrain.runs.settings import load_settings
 from tests.report.browser import Opened, browser
 from tests.report.made_runs import EVIL, make_run
 
@@ -62,7 +69,7 @@ def test_page_says_nothing_to_the_console_and_asks_for_nothing(opened: Opened) -
 
 def test_every_section_is_there(opened: Opened) -> None:
     titles = ["Results", "Comparison", "Learning curves", "Differences", "Runs", "Not finished (1)"]
-    assert opened.texts("main h2") == titles
+    assert opened.texts("section h2") == titles
 
 
 def test_settings_have_mean_and_spread_over_seeds_and_the_best_is_marked(opened: Opened, runs: Path) -> None:
@@ -109,6 +116,76 @@ def test_stopped_run_is_listed(opened: Opened) -> None:
     cells = opened.texts('[data-table="unfinished"] td')
     assert "small-gap-bce, seed 2" in cells[0]
     assert cells[1:] == ["stopped", "epoch 3 of 3, step 75"]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three losses with each of two heads."""
+    base = tmp_path_factory.mktemp("grid") / "made"
+    for (loss, skill), head in itertools.product(LOSSES.items(), ("gap", "ml_decoder")):
+        name = f"small-{head}-{loss}"
+        better = skill + 0.4 * (head == "gap")
+        make_run(base / name / "00000000", classes=8, images=40, epochs=1, skill=better, loss=loss, head=head)
+    return base
+
+
+def test_two_settings_are_told_by_colour_and_by_shape(grid: Path) -> None:
+    (table,) = compare(read_runs([grid], load_settings))
+    assert table.columns == ["head", "loss"]
+    looks = looks_of(table)
+    assert (looks.hue, looks.shape) == ("loss", "head"), "the one with more values is the colour"
+    seen = {(row.settings["loss"], row.settings["head"]): looks.of(row) for row in table.rows}
+    assert len({look.color for look in seen.values()}) == 3 and len({look.symbol for look in seen.values()}) == 2
+    for (loss, head), look in seen.items():
+        assert look.color == seen[loss, "gap"].color and look.symbol == seen["asl", head].symbol
+    legend = [trace["name"] for trace in looks.legend("line")]
+    assert legend == ["loss=asl", "loss=bce", "loss=focal", "head=gap", "head=ml_decoder"]
+
+
+def test_pivot_has_the_mean_of_each_pair_of_settings(grid: Path, chromium: Any) -> None:
+    page = Opened(chromium, report([str(grid), "--resamples", "0"]))
+    assert page.said == []
+
+    def figure(loss: str, head: str, key: str) -> float:
+        result = json.loads((grid / f"small-{head}-{loss}" / "00000000" / "result.json").read_text())
+        return float(result[result["best"]["weights"]][key])
+
+    box = '[data-pivot="t0-pivot"]'
+    rows = page.csv(box)
+    assert [row["head"] for row in rows] == ["gap", "ml_decoder"] and list(rows[0]) == ["head", "asl", "bce", "focal"]
+    for row in rows:
+        for loss in LOSSES:
+            assert float(row[loss]) == pytest.approx(figure(loss, row["head"], "map"), abs=1e-3)
+    margin = [float(text) for text in page.texts(f"{box} tbody tr:nth-child(3) td")[:3]]
+    means = [(figure(loss, "gap", "map") + figure(loss, "ml_decoder", "map")) / 2 for loss in LOSSES]
+    assert margin == pytest.approx(means, abs=0.006)
+    page.page.get_by_label("rows", exact=True).select_option("loss")
+    page.page.get_by_label("figure", exact=True).select_option("OF1")
+    rows = page.csv(box)
+    assert list(rows[0]) == ["loss", "gap", "ml_decoder"], "the two have changed places"
+    assert float(rows[1]["gap"]) == pytest.approx(figure("bce", "gap", "OF1"), abs=1e-3)
+    assert page.texts("#t0-results .tile small.muted")[2].startswith("head="), "settings have their keys"
+
+
+def test_commands_repeat_the_runs(tmp_path: Path) -> None:
+    def command(words: list[str], **environment: Any) -> str:
+        folder = tmp_path / "runs" / "made" / "small-gap-asl" / "0a"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text("{}")
+        (folder / "environment.json").write_text(json.dumps({"command": words, **environment}))
+        return command_of(RunFolder(folder))
+
+    assert command(["/x/tools/train.py", "loss=asl", "name=a b"]) == "mltrain train loss=asl 'name=a b'"
+    assert command(["/x/bin/mltrain", "train", "loss=asl"]) == "mltrain train loss=asl"
+    assert command(["train.py"], world_size=2) == "torchrun --nproc_per_node=2 -m mltrain train"
+    assert command([]) == ""
+    sweep = tmp_path / "sweep"
+    words = ["train.py", "-m", "loss=asl,bce", f"hydra.sweep.dir='{sweep}'"]
+    assert command(words) == "mltrain train -m loss=asl,bce", "without its record, the whole sweep"
+    sweep.mkdir()
+    job = {"number": 0, "overrides": "loss=asl name=a b seed=1", "folder": "runs/made/small-gap-asl/0a"}
+    (sweep / "job-0000.json").write_text(json.dumps(job))
+    assert command(words) == "mltrain train loss=asl 'name=a b' seed=1"
 
 
 def test_folder_of_a_sweep_lists_its_failed_jobs(runs: Path, tmp_path: Path, chromium: Any) -> None:

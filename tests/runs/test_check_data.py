@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from mltrain.commands.evaluate import evaluate
-from mltrain.config.build import load_run
+from mltrain.config.build import instantiate, load, load_run
 from mltrain.errors import ConfigError, DataError
+from mltrain.runs.check_data import check_data
 from tests.promises.runs import TINY, fit
 
 SMALL = [word for word in TINY if not word.startswith("dataset.")]
@@ -49,6 +50,17 @@ def test_a_csv_whose_training_rows_are_empty_has_nothing_to_learn(tmp_path: Path
     words = table(tmp_path, [",train"] * 20 + ["cat,val", "dog,val"] * 10)
     with pytest.raises(DataError, match="no training image has a label"):
         fit(words)
+
+
+def test_a_class_that_only_val_has_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = load(table(tmp_path, ["sea,train", "sun,train"] * 9 + ["sea;moon,val", "sun,val"] * 10))
+    check_data(cfg, instantiate(cfg.dataset, "dataset"))
+    said = "csv/val: 1 of its classes has no training image, so they cannot be learnt and lower the mean: moon"
+    assert said in caplog.text
+    caplog.clear()
+    cfg = load(table(tmp_path, ["sea;?moon,train", "sun;?moon,train"] * 9 + ["sea;moon,val", "sun,val"] * 10))
+    check_data(cfg, instantiate(cfg.dataset, "dataset"))
+    assert not caplog.text, "unseen on purpose"
 
 
 def test_one_marked_label_leaves_nothing_to_evaluate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from mltrain.labels import LabelStats
 
 Prior = float | Literal["frequency"] | None
+
+ClassAxes: TypeAlias = dict[str, tuple[int, ...]]
+"""the axes of a head's tensors that grow with the number of classes, by name or pattern (`multi_head.*.head.weight`)"""
 
 
 def bias_start(prior: Prior, num_classes: int, stats: LabelStats | None = None) -> Tensor:

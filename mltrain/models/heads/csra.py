@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.models.heads.common import Prior, bias_start
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1,),
@@ -50,6 +51,7 @@ class CSRA(nn.Module):
 
     map_kind = "evidence"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {"multi_head.*.head.weight": (0,), "bias": (0,)}
 
     def __init__(
         self,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.models.heads.common import Prior, bias_start, check_transformer
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_transformer
 
 
 class MLDecoder(nn.Module):
@@ -48,6 +50,12 @@ class MLDecoder(nn.Module):
 
     map_kind = "attention"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {
+        "query_embed.weight": (0,),
+        "duplicate_pooling": (0, 2),
+        "duplicate_pooling_bias": (0,),
+        "pooled.weight": (0,),
+    }
 
     def __init__(
         self,
@@ -108,6 +116,33 @@ class MLDecoder(nn.Module):
         memory = F.relu(self.embed_standart(tokens))
         attention: Tensor = self.layers[0].attention(self.query_embed.weight, memory)  # type: ignore[operator]
         return attention[:, torch.arange(self.num_classes, device=tokens.device) // self.group_size]
+
+    @torch.no_grad()
+    def copy_classes(self, state: Mapping[str, Tensor], pairs: Mapping[int, int]) -> set[int]:
+        """Copy classes of another ML-Decoder: its tensors, and {class here: class there}; return those copied.
+
+        A class works with the query of its group. So of the classes of a group here, those are copied that share a
+        group there (the most; of equals, the first), with its query.
+        """
+        queries, pooling = state["query_embed.weight"], state["duplicate_pooling"]
+        size = pooling.shape[2]
+        copied = set()
+        for group in range(self.groups):
+            mine = [c for c in pairs if c // self.group_size == group]
+            if not mine:
+                continue
+            source = Counter(pairs[c] // size for c in mine).most_common(1)[0][0]
+            self.query_embed.weight[group] = queries[source]
+            for c in mine:
+                place, column = divmod(pairs[c], size)
+                if place != source:
+                    continue
+                self.duplicate_pooling[group, :, c % self.group_size] = pooling[place, :, column]
+                self.duplicate_pooling_bias[c] = state["duplicate_pooling_bias"][pairs[c]]
+                if self.pooled is not None:
+                    self.pooled.weight[c] = state["pooled.weight"][pairs[c]]
+                copied.add(c)
+        return copied
 
 
 class DecoderLayer(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.models.heads.common import Prior, bias_start, check_dropout
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
 
 
 class PFC(nn.Module):
@@ -32,6 +34,7 @@ class PFC(nn.Module):
 
     map_kind = "evidence"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {"fc.weight": (0,), "fc.bias": (0,)}
 
     def __init__(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.models.heads.common import Prior, bias_start, check_dropout
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
 from mltrain.models.heads.ml_decoder import attention_weights, dropout_, feed_forward, project
 
 
@@ -46,6 +47,7 @@ class Query2Label(nn.Module):
 
     map_kind = "attention"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {"query_embed.weight": (0,), "fc.W": (1,), "fc.b": (1,)}
 
     def __init__(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import bias_start, check_transformer
+from mltrain.models.heads.common import ClassAxes, bias_start, check_transformer
 from mltrain.models.heads.ml_decoder import DecoderLayer
 from mltrain.models.label_embeddings import label_embeddings
 
@@ -45,6 +46,7 @@ class ZeroShotMLDecoder(nn.Module):
 
     map_kind = "attention"
     """of `class_maps`, see `mltrain.models.explain`"""
+    class_axes: ClassVar[ClassAxes] = {}
 
     def __init__(
         self,

@@ -99,8 +99,8 @@ def write_browse(
     *,
     about: About,
     side: int = 192,
-) -> None:
-    """Write the page; an image that cannot be decoded is shown with its error.
+) -> list[str]:
+    """Write the page and return the files of the images that cannot be decoded, which are shown with their error.
 
     Args:
         path: HTML file.
@@ -138,6 +138,7 @@ def write_browse(
         "side": side,
     }
     write_html(path, "browse.html", about=about, tiles=tiles, data=embed(data))
+    return [image["file"] for image in images if "error" in image]
 
 
 def _image(labels: LabelSet, index: int, versions: Versions, side: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from mltrain.errors import ConfigError
 from mltrain.files import write_text
-from mltrain.report.tables import group_of
+from mltrain.report import palette
 
 Figure = dict[str, Any]
 """A Plotly figure, `{"data": [...], "layout": {...}}`, or several to choose from, `{"views": {title: figure}}`. A
@@ -41,12 +41,28 @@ class Page:
     sections: list[Section] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
+    cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """images of a section, by its name (see `gallery`)"""
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    """files and pictures of the images of all cards"""
+    pivots: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """rows of which a table over two settings is made, by section"""
+    classes: dict[str, Any] = field(default_factory=dict)
+    """what the views of classes show (see `picture_sections`)"""
     left_out: list[tuple[str, str]] = field(default_factory=list)
     """(title, reason) of sections that have nothing to show"""
 
     def leave_out(self, title: str, reason: str) -> None:
         """Note at the end of the page that a section is missing, and why."""
         self.left_out.append((title, reason))
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """Titles and reason of what is left out; titles with the same reason stand together."""
+        titles: dict[str, list[str]] = {}
+        for title, reason in self.left_out:
+            titles.setdefault(reason, []).append(title)
+        return [(", ".join(found), reason) for reason, found in titles.items()]
 
     def add(
         self,
@@ -56,6 +72,7 @@ class Page:
         *,
         lead: str = "",
         short: str = "",
+        open: bool = True,
         figures: Mapping[str, Figure] | None = None,
         table: Table | None = None,
         **context: Any,
@@ -68,6 +85,7 @@ class Page:
             template: file in `templates`.
             lead: text below the heading.
             short: title in the navigation; "": `title`.
+            open: show the content at first; else a click on the title does.
             figures: figures of the section by name.
             table: the table of the section.
             context: variables of the template.
@@ -75,10 +93,10 @@ class Page:
         self.figures |= figures or {}
         if table is not None:
             self.tables[name] = context["table"] = table
-        self.sections.append(Section(name, title, template, lead, context, short))
+        self.sections.append(Section(name, title, template, lead, context, short, open))
 
     def add_plots(self, name: str, title: str, plots: Mapping[str, tuple[Figure, str]], **texts: Any) -> None:
-        """Append a section of plots: name -> figure and its description; `texts` are `lead` and `short`."""
+        """Append a section of plots: name -> figure and its description; `texts` are `lead`, `short` and `open`."""
         labels = {name: label for name, (_, label) in plots.items()}
         figures = {name: figure for name, (figure, _) in plots.items()}
         self.add(name, title, "plots.html", figures=figures, plots=labels, **texts)
@@ -95,6 +113,8 @@ class Section:
     context: dict[str, Any]
     short: str = ""
     """title in the navigation"""
+    open: bool = True
+    """its content is shown at first"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +123,8 @@ class Column:
 
     title: str
     values: Sequence[Any] | np.ndarray
-    kind: Literal["number", "text", "group", "link"] = "number"
-    """the cells of a link are [text, address]"""
+    kind: Literal["number", "text", "group", "link", "code"] = "number"
+    """the cells of a link are [text, address]; a button copies those of code"""
     digits: int = 1
     hint: str = ""
     best: bool = False
@@ -127,6 +147,8 @@ class Table:
     """text of the empty search field; None: there is no search field"""
     page: int = 25
     """rows shown at a time"""
+    opens: bool = False
+    """the first cell of a row opens the view of the class that it names"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the table for the script of the page."""
@@ -134,7 +156,8 @@ class Table:
         for c in self.columns:
             values = numbers(c.values, 4) if c.kind == "number" else list(c.values)
             columns.append(vars(c) | {"values": values, "spread": c.spread and numbers(c.spread, 4)})
-        return {"columns": columns, "sort": self.sort, "descending": self.descending, "page": self.page}
+        kept = ("sort", "descending", "page", "opens")
+        return {"columns": columns} | {key: getattr(self, key) for key in kept}
 
     @property
     def rows(self) -> int:
@@ -150,7 +173,9 @@ def write_page(path: Path, page: Page) -> None:
         OSError: the folder cannot be written.
     """
     _require("plotly")
-    content = {"figures": page.figures, "tables": {k: table.to_json() for k, table in page.tables.items()}}
+    kept = ("title", "figures", "cards", "pictures", "classes", "pivots")
+    content = {key: getattr(page, key) for key in kept}
+    content["tables"] = {k: table.to_json() for k, table in page.tables.items()}
     write_html(path, "page.html", page=page, data=embed(content), plotly=_plotly())
 
 
@@ -217,9 +242,9 @@ def figure_number(value: Any, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def tile(title: str, value: str, note: str = "", figure: str = "") -> dict[str, str]:
-    """Make a tile with a large value; `figure` is the key of the figure, whose group of classes colours the tile."""
-    return {"title": title, "value": value, "note": note, "group": group_of(figure)}
+def tile(title: str, value: str, note: str = "", *, spread: str = "", hint: str = "") -> dict[str, str]:
+    """Make a tile with a large value, its spread (`± 0.24`) in smaller type, and a note below."""
+    return {"title": title, "value": value, "spread": spread, "note": note, "hint": hint}
 
 
 def _significant(value: Any, digits: int) -> float | int | None:
@@ -251,6 +276,7 @@ def _plotly() -> str:
 @functools.lru_cache(maxsize=1)
 def _environment() -> Any:
     import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -261,10 +287,9 @@ def _environment() -> Any:
     )
 
     def asset(name: str) -> Any:
-        from markupsafe import Markup
-
         return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
     environment.globals["asset"] = asset
+    environment.globals["palette"] = Markup(palette.css())
     environment.filters["channels"] = lambda values: ", ".join(f"{value:.4g}" for value in values)
     return environment

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mltrain.report.html.analysis import Bins, Curve, Reliability, class_curve
+from mltrain.report.html.analysis import Bins, Curve, Reliability
 from mltrain.report.html.page import Figure, numbers, plot_text
-from mltrain.report.html.traces import SERIES, axis, line, star, vertical_line
+from mltrain.report.html.traces import axis, line, star, vertical_line
 
-CURVES = 8
-"""Classes in one plot of curves."""
 FEW = 20
 """Fewest entries of a calibration bin that is drawn; with fewer it is noise."""
 
@@ -29,58 +27,22 @@ def pr_figure(bins: Bins, groups: Mapping[str, np.ndarray], *, single_label: boo
     return {"data": traces, "layout": _pr_layout(f"precision of the {what}, %")}
 
 
-def class_pr_figure(
-    probability: np.ndarray, targets: np.ndarray, ap: np.ndarray, names: Sequence[str]
-) -> Figure | None:
-    """Draw PR curves of the most frequent classes and of those with the highest, median and lowest AP.
-
-    Classes with fewer than 5 positives are left out.
-    """
-    positives = (targets == 1).sum(axis=0)
-    enough = np.flatnonzero((positives >= min(5, int(positives.max(initial=0)))) & ~np.isnan(ap))
-    if not len(enough):
-        return None
-    by_ap = enough[np.argsort(-ap[enough], kind="stable")]
-    frequent = enough[np.argsort(-positives[enough], kind="stable")]
-    if len(by_ap) <= CURVES:
-        choices = {"all classes": frequent}
-    else:
-        middle = max(0, len(by_ap) // 2 - CURVES // 2)
-        choices = {
-            "most frequent": frequent[:CURVES],
-            "highest AP": by_ap[:CURVES],
-            "median AP": by_ap[middle : middle + CURVES],
-            "lowest AP": by_ap[::-1][:CURVES],
-        }
-    views = {}
-    for title, classes in choices.items():
-        traces = []
-        for color, k in zip(SERIES, classes, strict=False):
-            recall, precision = class_curve(probability[:, k], targets[:, k])
-            label = f"{plot_text(names[k], 16)} {ap[k]:.0f}"
-            traces.append(line(100 * recall, 100 * precision, label, color, mode="lines", text=plot_text(names[k])))
-            traces[-1]["hovertemplate"] = "%{text}<br>recall %{x:.1f}, precision %{y:.1f}<extra></extra>"
-        views[title] = {"data": traces, "layout": _pr_layout("precision, %")}
-    return {"views": views}
-
-
 def threshold_figure(bins: Bins, threshold: float) -> Figure:
     """Draw precision, recall, OF1 and macro F1 against the threshold of the sigmoid."""
     pooled = bins.pooled()
     x, macro = pooled.thresholds, bins.macro_f1()
     traces = [
-        line(x, 100 * pooled.f1, "OF1", "--s0", mode="lines"),
-        line(x, 100 * macro, "macro F1", "--s1", mode="lines"),
-        line(x, 100 * pooled.precision, "precision", "--s2", mode="lines"),
-        line(x, 100 * pooled.recall, "recall", "--s3", mode="lines"),
+        line(x, 100 * pooled.f1, "OF1", "--text", mode="lines"),
+        line(x, 100 * macro, "macro F1", "--text", mode="lines"),
+        line(x, 100 * pooled.precision, "precision", "--neutral", mode="lines"),
+        line(x, 100 * pooled.recall, "recall", "--neutral", mode="lines"),
     ]
-    for trace in traces[2:]:
-        trace["line"] |= {"dash": "dot", "width": 1.5}
-    for trace in traces:
+    for trace, dash in zip(traces, ("solid", "dash", "dot", "dashdot"), strict=True):
+        trace["line"] |= {"dash": dash, "width": 2 if trace["line"]["color"] == "--text" else 1.5}
         trace["hovertemplate"] = "%{y:.1f}"
-    for values, color in ((pooled.f1, "--s0"), (macro, "--s1")):
+    for values in (pooled.f1, macro):
         k = int(np.argmax(values))
-        traces.append(star(x[k], 100 * values[k], color, size=10, showlegend=False, name="best", hoverinfo="skip"))
+        traces.append(star(x[k], 100 * values[k], "--text", size=10, showlegend=False, name="best", hoverinfo="skip"))
     shapes = [vertical_line(threshold, "--muted", dash="dash")]
     layout = {"xaxis": axis("threshold", range=[0, 1]), "yaxis": axis("%", range=[0, 102]), "shapes": shapes}
     return {"data": traces, "layout": layout | {"hovermode": "x unified"}}
@@ -94,7 +56,7 @@ def coverage_figure(confidence: np.ndarray, correct: np.ndarray) -> Figure:
     shown = np.unique(np.linspace(start, len(order) - 1, 200).astype(np.int64))
     share = 100 * (shown + 1) / len(order)
     surest = numbers(confidence[order][shown], 3)
-    trace = line(share, 100 * accuracy[shown], "accuracy", "--accent", mode="lines", text=surest)
+    trace = line(share, 100 * accuracy[shown], "accuracy", "--text", mode="lines", text=surest)
     trace["hovertemplate"] = "the surest %{x:.0f} % (above %{text}): %{y:.1f} % right<extra></extra>"
     low = 100 * float(accuracy[shown].min())
     layout = {
@@ -132,7 +94,7 @@ def heat_figure(
     views: Mapping[str, np.ndarray], names: Sequence[str], *, hover: str, rows: str, columns: str
 ) -> Figure:
     """Draw heat maps (c, c) in percent with names at both sides; all views share a scale."""
-    labels = [plot_text(name, 16) for name in names]
+    labels, whole = ([plot_text(name, most) for name in names] for most in (16, 200))
     places = list(range(len(names)))
     top = max(5.0, *(float(np.nanmax(values, initial=0.0)) for values in views.values()))
     ticks = {"tickvals": places, "ticktext": labels, "showgrid": False, "tickfont": {"size": 10}}
@@ -141,7 +103,7 @@ def heat_figure(
         trace = {
             "type": "heatmap",
             "z": [numbers(row, 3) for row in values],
-            "customdata": [[[labels[i], labels[j]] for j in places] for i in places],
+            "customdata": [[[whole[i], whole[j]] for j in places] for i in places],
             "hovertemplate": hover + "<extra></extra>",
             "colorscale": [[0, "--low"], [0.5, "--mid"], [1, "--high"]],
             "zmin": 0,

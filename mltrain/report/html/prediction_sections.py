@@ -1,20 +1,16 @@
-"""Sections of a run's report that need its predictions: curves, calibration, co-occurrence, confusion, pictures."""
+"""Sections of a run's report that need its predictions: curves, calibration, co-occurrence, confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
 
-from mltrain.engine.run_folder import CONFUSION, SPLITS, WEIGHTS, RunFolder
-from mltrain.engine.saved_tables import SavedPredictions
-from mltrain.errors import DataError
+from mltrain.engine.run_folder import CONFUSION, RunFolder
 from mltrain.report.html import analysis, prediction_figures
-from mltrain.report.html.gallery import COUNT, Card, Gallery
 from mltrain.report.html.page import Column, Page, Table
+from mltrain.report.html.predicted import Predicted
 
 SHOWN = 20
 """Classes in a map of co-occurrence or confusion."""
@@ -23,127 +19,71 @@ PAIRED = 300
 LISTED = 100
 """Pairs in a table."""
 
-_NEEDED = ("Precision and recall", "Calibration and thresholds", "Mistakes, missed labels and examples")
+_NEEDED = ("Precision and recall", "Calibration", "Mistakes, missed labels and examples", "Views of classes")
 
 
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """Predictions with the probabilities and predicted classes that they mean."""
-
-    saved: SavedPredictions
-    probability: np.ndarray
-    """fp32 (N, C)"""
-    predicted: np.ndarray
-    """bool (N, C)"""
-    threshold: float | None
-    """threshold of the sigmoid; None: the class with the highest logit is predicted"""
-    groups: dict[str, np.ndarray]
-    """class indices by name; empty without statistics of the training set"""
-
-    @property
-    def where(self) -> str:
-        """Images and weights of the predictions, as text."""
-        return f"{len(self.saved.files):,} {SPLITS[self.saved.split]} images, {WEIGHTS[self.saved.weights]} weights"
-
-
-def add_predictions(page: Page, run: RunFolder, images: Mapping[str, Path]) -> None:
-    """Append the sections, or note why they are missing if there are no predictions."""
-    try:
-        saved = run.predictions()
-    except DataError as error:
+def add_predictions(page: Page, run: RunFolder, ready: Predicted | None, why: str) -> None:
+    """Append the sections, or note why they are missing if there are no predictions: `why`."""
+    if ready is None:
         for title in _NEEDED:
-            page.leave_out(title, str(error))
+            page.leave_out(title, why)
         if run.single_label:
             _add_confusion(page, run, None)
         else:
-            page.leave_out("Co-occurrence", str(error))
+            page.leave_out("Co-occurrence", why)
         return
-    ready = prepare(run, saved)
-    _add_curves(page, run, ready)
-    if run.single_label:
+    _add_curves(page, ready)
+    if ready.single:
         _add_confusion(page, run, ready)
     else:
         _add_cooccurrence(page, ready)
-    _add_pictures(page, ready, images.get(saved.split))
 
 
-def prepare(run: RunFolder, saved: SavedPredictions) -> Predicted:
-    """Compute probabilities and predicted classes by the run's task."""
-    probability = analysis.probabilities(saved.logits, softmax=run.single_label)
-    groups: dict[str, np.ndarray] = {}
-    if run.stats is not None and run.stats.class_names == saved.class_names:
-        groups = {name: index for name, index in run.stats.group_indices().items() if len(index)}
-    if run.single_label:
-        predicted = np.zeros(probability.shape, dtype=bool)
-        predicted[np.arange(len(predicted)), saved.logits.argmax(axis=1)] = True
-        return Predicted(saved, probability, predicted, None, groups)
-    threshold = float(run.config.get("metrics", {}).get("threshold", 0.5))
-    return Predicted(saved, probability, probability > threshold, threshold, groups)
-
-
-def _add_curves(page: Page, run: RunFolder, ready: Predicted) -> None:
+def _add_curves(page: Page, ready: Predicted) -> None:
     bins = analysis.count_bins(ready.probability, ready.saved.targets)
     if not bins.positives.sum():
         page.leave_out("Precision and recall", "no label of the evaluated images is positive")
         return
-    single = ready.threshold is None
-    pooled = prediction_figures.pr_figure(bins, ready.groups, single_label=single)
-    plots = {"pr": (pooled, "precision against recall, pooled over classes")}
-    table = run.classes.get(ready.saved.split)
-    ap = None if table is None else table.figure(ready.saved.weights, "ap")
-    if ap is None or table is None or tuple(table.names) != ready.saved.class_names:
-        ap = class_ap(ready)
-    by_class = prediction_figures.class_pr_figure(ready.probability, ready.saved.targets, ap, ready.saved.class_names)
-    if by_class is not None:
-        plots["pr_classes"] = by_class, "precision against recall of single classes"
-    lead = f"{ready.where}. All entries pooled (micro), and single classes with their AP."
-    page.add_plots("pr", "Precision and recall", plots, lead=lead, short="Precision, recall")
-
-    if ready.threshold is None:
+    pooled = prediction_figures.pr_figure(bins, ready.groups, single_label=ready.single)
+    if ready.single:
         known = (ready.saved.targets == 1).any(axis=1)
         confidence = ready.probability.max(axis=1)[known]
         correct = (ready.predicted & (ready.saved.targets == 1)).any(axis=1)[known]
         parts = {"all images": analysis.confidence_reliability(confidence, correct)}
         curve = prediction_figures.coverage_figure(confidence, correct), "accuracy against coverage"
-        lead = "How often the model is right at each confidence, and on the images where its confidence is highest."
+        lead = "How often the model is right where its confidence is highest."
     else:
         parts = {"all classes": analysis.reliability(bins)}
         for name, index in ready.groups.items():
             if bins.known[index].sum():
                 parts[name] = analysis.reliability(bins, index)
         label = "F1, precision and recall against the threshold"
-        curve = prediction_figures.threshold_figure(bins, ready.threshold), label
-        lead = _threshold_lead(bins, ready.threshold)
+        curve = prediction_figures.threshold_figure(bins, ready.threshold or 0.5), label
+        lead = _threshold_lead(bins, ready)
+    plots = {"pr": (pooled, "precision against recall, pooled over classes"), "threshold": curve}
+    lead = f"{ready.where}, all pairs of image and class pooled. {lead} The curve of a class is in its view (Classes)."
+    page.add_plots("pr", "Precision and recall", plots, lead=lead, short="Precision, recall", open=False)
+
     error = next(iter(parts.values())).error
-    calibration = prediction_figures.calibration_figure(parts, single_label=single)
+    calibration = prediction_figures.calibration_figure(parts, single_label=ready.single)
     page.add_plots(
         "calibration",
-        "Calibration and thresholds" if not single else "Calibration",
-        {"calibration": (calibration, "observed frequency against predicted probability"), "threshold": curve},
-        short="Calibration",
-        lead=f"{lead} Expected calibration error {100 * error:.1f} %.",
+        "Calibration",
+        {"calibration": (calibration, "observed frequency against predicted probability")},
+        lead=f"Expected calibration error {100 * error:.1f} %: the mean distance of the predicted probability and the "
+        "observed frequency.",
+        open=False,
     )
 
 
-def class_ap(ready: Predicted) -> np.ndarray:
-    """Compute the exact AP of each class in percent, ties included; float64 (C,), NaN without a positive."""
-    targets = ready.saved.targets
-    # The sigmoid would make ties of high logits in fp32; the softmax does not keep the order of the logits.
-    scores = ready.saved.logits if ready.threshold is not None else ready.probability
-    result = np.full(targets.shape[1], np.nan)
-    for k in np.flatnonzero((targets == 1).any(axis=0)):
-        _, precision = analysis.class_curve(scores[:, k], targets[:, k], most=len(targets))
-        result[k] = 100 * precision.mean()
-    return result
-
-
-def _threshold_lead(bins: analysis.Bins, threshold: float) -> str:
+def _threshold_lead(bins: analysis.Bins, ready: Predicted) -> str:
     pooled, macro = bins.pooled(), bins.macro_f1()
+    threshold = ready.threshold or 0.5
     used, best, best_macro = pooled.at(threshold), pooled.best, int(np.argmax(macro))
     return (
-        f"At the threshold {threshold:g} OF1 is {100 * pooled.f1[used]:.1f} and macro F1 {100 * macro[used]:.1f}; the "
-        f"best on these very images are {100 * pooled.f1[best]:.1f} at {pooled.thresholds[best]:.2f} and "
-        f"{100 * macro[best_macro]:.1f} at {pooled.thresholds[best_macro]:.2f}."
+        f"At the threshold {threshold:g} for all classes OF1 is {100 * pooled.f1[used]:.1f} and macro F1 "
+        f"{100 * macro[used]:.1f}; the best on these very images are {100 * pooled.f1[best]:.1f} at "
+        f"{pooled.thresholds[best]:.2f} and {100 * macro[best_macro]:.1f} at {pooled.thresholds[best_macro]:.2f}."
     )
 
 
@@ -169,8 +109,9 @@ def _add_cooccurrence(page: Page, ready: Predicted) -> None:
         "cooccurrence",
         "Co-occurrence",
         "run_pairs.html",
-        lead=f"Which labels come together in the images, and in the predictions above the threshold; the {len(shown)} "
-        "most frequent classes. The table has the pairs that the model joins too often or too seldom.",
+        lead=f"Which labels come together in the images, and in the predictions ({ready.rule}); the {len(shown)} most "
+        "frequent classes. The table has the pairs that the model joins too often or too seldom.",
+        open=False,
         figures={"cooccurrence": figure},
         label="co-occurrence of labels and of predictions",
         table=_pair_table(ready, order[:PAIRED]),
@@ -244,6 +185,7 @@ def _add_confusion(page: Page, run: RunFolder, ready: Predicted | None) -> None:
         "Confusion",
         "run_pairs.html",
         lead=f"Share of the images of the row's class that were taken for the column's.{some}",
+        open=False,
         figures={"confusion": figure},
         label="confusion matrix",
         table=table,
@@ -260,45 +202,3 @@ def _confusion(run: RunFolder, ready: Predicted | None) -> tuple[sparse.csr_matr
         return sparse.csr_matrix((np.ones(len(places[0]), np.int64), places), shape=(c, c)), ready.saved.class_names
     found = run.confusion(run.split)
     return None if found is None else (sparse.csr_matrix(found[0]), found[1])
-
-
-def _add_pictures(page: Page, ready: Predicted, images: Path | None) -> None:
-    gallery = Gallery(
-        probability=ready.probability,
-        targets=ready.saved.targets,
-        predicted=ready.predicted,
-        files=ready.saved.files,
-        names=ready.saved.class_names,
-        root=images,
-    )
-    single = ready.threshold is None
-    parts: list[tuple[str, str, str, list[Card]]] = [
-        (
-            "mistakes",
-            "Most confident mistakes",
-            "Predicted with the highest probability, and not a label of the image. Labels that were forgotten in the "
-            "annotation show up here too.",
-            gallery.wrong(),
-        ),
-        (
-            "missed",
-            "Missed labels",
-            "Labels of the image with the lowest probability, at most two of a class.",
-            gallery.missed(),
-        ),
-        ("examples", "Examples", f"{min(COUNT, len(ready.saved.files))} images taken at random.", gallery.examples()),
-    ]
-    found = "their folder is not known" if images is None else f"they are not in {images}"
-    missing = f" Without pictures: {found} (mltrain report RUN images=FOLDER names it)."
-    why = "" if gallery.pictures else missing
-    rule = "the most probable class" if single else f"classes above {ready.threshold:g}"
-    for name, title, lead, cards in parts:
-        if not cards:
-            page.leave_out(
-                title,
-                "there are none: " + ("every prediction is right" if name == "mistakes" else "no label is missed"),
-            )
-            continue
-        more = f" Predicted: {rule}." if name == "examples" else ""
-        short = {"mistakes": "Mistakes", "missed": "Missed"}.get(name, "")
-        page.add(name, title, "run_cards.html", lead=f"{lead}{more}{why}", cards=cards, short=short)

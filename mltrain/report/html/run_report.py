@@ -7,23 +7,41 @@ import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mltrain.engine.run_folder import ENVIRONMENT, METRICS, PER_CLASS, REPORT, SPLITS, WEIGHTS, RunFolder, flatten
+from mltrain.engine.run_folder import (
+    ENVIRONMENT,
+    METRICS,
+    PER_CLASS,
+    REPORT,
+    SPLITS,
+    THRESHOLDS,
+    WEIGHTS,
+    RunFolder,
+    flatten,
+)
 from mltrain.engine.saved_tables import ClassTable
+from mltrain.errors import DataError
 from mltrain.report.html import run_figures as figures
-from mltrain.report.html.page import Column, Page, Table, duration, figure_number, tile, write_page
+from mltrain.report.html.page import Column, Page, Table, write_page
+from mltrain.report.html.picture_sections import add_pictures
+from mltrain.report.html.predicted import Predicted, prepare
 from mltrain.report.html.prediction_sections import add_predictions
-from mltrain.report.tables import PAGE_HEADLINES, title
+from mltrain.report.html.run_summary import add_summary, sureness_of
+from mltrain.report.intervals import prevalence
+from mltrain.report.repeat import command_of
 from mltrain.text import spell
 
 logger = logging.getLogger(__name__)
 
 
 def write_run_report(
-    folder: str | Path, *, images: Mapping[str, str | Path] | None = None, out: str | Path | None = None
+    folder: str | Path,
+    *,
+    images: Mapping[str, str | Path] | None = None,
+    out: str | Path | None = None,
+    resamples: int = 1000,
 ) -> Path:
     """Write the report of a run and return its path.
 
@@ -32,6 +50,7 @@ def write_run_report(
         images: split -> folder that the image files of its predictions are relative to; without it the page has no
             pictures.
         out: file to write; None: report.html in the run folder.
+        resamples: number of resamples of the images for intervals; fewer are taken of very large predictions. 0: none.
 
     Raises:
         DataError: `folder` is no run folder, or a file in it cannot be read.
@@ -39,7 +58,7 @@ def write_run_report(
     """
     run = RunFolder(folder)
     path = Path(out) if out is not None else run.folder / REPORT
-    write_page(path, run_page(run, {split: Path(root) for split, root in (images or {}).items()}))
+    write_page(path, run_page(run, {split: Path(root) for split, root in (images or {}).items()}, resamples))
     return path
 
 
@@ -55,45 +74,25 @@ def report_at_end(folder: Path, images: Mapping[str, str | Path]) -> None:
     logger.info("report: %s (%.1f s)", path, time.perf_counter() - started)
 
 
-def run_page(run: RunFolder, images: Mapping[str, Path]) -> Page:
+def run_page(run: RunFolder, images: Mapping[str, Path], resamples: int = 1000) -> Page:
     """Make the page of a run, without writing it."""
     page = Page(title=f"{run.dataset} · {run.name}", subtitle=str(run.result.get("config_id") or run.folder.name))
-    _add_summary(page, run)
+    ready, why = None, ""
+    try:
+        ready, unused = prepare(run, run.predictions())
+        if unused:
+            page.leave_out("Tuned thresholds", unused)
+    except DataError as error:
+        why = str(error)
+    add_summary(page, run, ready, sureness_of(run, ready, why, resamples))
     _add_training(page, run)
-    _add_groups(page, run)
-    _add_classes(page, run)
-    add_predictions(page, run, images)
+    _add_classes(page, run, ready)
+    if ready is not None:
+        add_pictures(page, ready, images.get(ready.saved.split))
+    add_predictions(page, run, ready, why)
     _add_throughput(page, run)
     _add_setup(page, run)
     return page
-
-
-def _add_summary(page: Page, run: RunFolder) -> None:
-    if not run.finished:
-        done = run.epochs[-1]["epoch"] if run.epochs else 0
-        of = run.config.get("runner", {}).get("epochs", "?")
-        page.leave_out("Results", f"the run has not finished: it stands at epoch {done} of {of}")
-        return
-    scores, best = run.scalars(run.split), run.result["best"]
-    headline = [key for key in PAGE_HEADLINES[run.task] if key in scores]
-    tiles = [tile(title(key), figure_number(scores[key]), figure=key) for key in headline]
-    rate = run.result.get("images_per_second")
-    note = f"{run.result.get('epochs')} epochs" + (f", {rate:.0f} images/s" if rate else "")
-    tiles.append(tile("training", duration(run.result.get("seconds")), note))
-    rows = []
-    for split in SPLITS:
-        for w in WEIGHTS:
-            found = run.scalars(split, w)
-            if found:
-                name = f"{SPLITS[split]}, {WEIGHTS[w]} weights"
-                cells = [figure_number(found.get(key)) for key in headline]
-                rows.append({"name": name, "cells": cells, "best": split == run.split and w == run.best_weights})
-    lead = (
-        f"The figures of the {WEIGHTS[run.best_weights]} weights on the {SPLITS[run.split]} split, in percent. "
-        f"Epoch {best['epoch']} of {run.result['epochs']} is the best by validation {title(run.best_by)}."
-    )
-    heads = [title(key) for key in headline]
-    page.add("summary", "Results", "run_summary.html", lead=lead, tiles=tiles, heads=heads, rows=rows)
 
 
 def _add_training(page: Page, run: RunFolder) -> None:
@@ -111,55 +110,37 @@ def _add_training(page: Page, run: RunFolder) -> None:
     page.add_plots("curves", "Learning curves", shown, short="Curves", lead=lead)
 
 
-def _add_groups(page: Page, run: RunFolder) -> None:
-    figure = figures.group_figure(run)
-    if figure is None:
-        unfinished, none = "the run has not finished", "its result has no figures of head, medium and tail"
-        page.leave_out("Groups", none if run.finished else unfinished)
-        return
-    bounds = run.config.get("metrics", {})
-    lead = (
-        f"Head: classes with at least {bounds.get('head_min', 100)} training images; medium: at least "
-        f"{bounds.get('medium_min', 20)}; tail: fewer. {SPLITS[run.split].capitalize()} split."
-    )
-    texts: dict[str, Any] = {"lead": lead, "short": "Groups"}
-    sizes = _group_sizes(run)
-    page.add("groups", "Head, medium, tail", "run_groups.html", sizes=sizes, figures={"groups": figure}, **texts)
-
-
-def _group_sizes(run: RunFolder) -> list[dict[str, str]]:
-    if run.stats is None:
-        return []
-    positives = run.stats.positives
-    sizes = []
-    for name, index in run.stats.group_indices().items():
-        if len(index):
-            share = positives[index].sum() / max(positives.sum(), 1)
-            note = f"{share:.0%} of the training labels"
-            sizes.append(tile(f"{name} classes", f"{len(index):,}", note, figure=name))
-    return sizes
-
-
-def _add_classes(page: Page, run: RunFolder) -> None:
+def _add_classes(page: Page, run: RunFolder, ready: Predicted | None) -> None:
     table = run.classes.get(run.split) or run.classes.get("val")
     if table is None:
         page.leave_out("Classes", f"the run folder has no {PER_CLASS['val']}, which the end of a run writes")
         return
-    figure = figures.class_figure(run, table)
+    fits = ready is not None and list(ready.saved.class_names) == table.names and ready.saved.split == run.split
+    chance = prevalence(ready.saved.targets) if ready is not None and fits and not run.single_label else None
+    figure = figures.class_figure(run, table, chance)
     drawn = {} if figure is None else {"classes": figure}
-    lead = "Recall" if run.single_label else "Average precision"
-    lead += " of each class against its number of training images."
+    lead = "Recall" if run.single_label else "Average precision (AP)"
+    lead += f" of each class. Large points have many positive {SPLITS[run.split]} images, hollow ones fewer than "
+    lead += f"{figures.FEW}, which say little."
+    if fits:
+        lead += " A click on a class opens its precision-recall curve and its images."
     known = next((c for name, c in table.columns.items() if name.endswith(("_ap", "_recall"))), np.empty(0))
     if int((~np.isnan(known)).sum()) > figures.SCATTERED:
         lead += (
             f" Of the {len(table.names):,} classes {figures.SCATTERED:,} are drawn; median and quartiles are of all."
         )
-    shown = class_table(run, table)
+    shown = class_table(run, table, ready if fits else None)
     page.add("classes", "Classes", "run_classes.html", lead=lead, figures=drawn, drawn=bool(drawn), table=shown)
 
 
-def class_table(run: RunFolder, table: ClassTable) -> Table:
-    """Make the table of all classes: counts, AP per weights, precision, recall and F1 of the best weights."""
+def class_table(run: RunFolder, table: ClassTable, ready: Predicted | None = None) -> Table:
+    """Make the table of all classes: counts, AP per weights and its chance level, precision, recall and F1.
+
+    Args:
+        run: the run.
+        table: content of per_class.csv.
+        ready: predictions of these classes; with thresholds of its own they give precision, recall and F1.
+    """
     columns = [
         Column("class", table.names, "text"),
         Column("group", table.groups, "group"),
@@ -178,13 +159,21 @@ def class_table(run: RunFolder, table: ClassTable) -> Table:
         if ap is not None:
             several = f" {WEIGHTS[w]}" if len(run.evaluated) > 1 else ""
             columns.append(Column(f"AP{several}", ap, hint="average precision, %"))
+    if ready is not None and not ready.single:
+        hint = "share of positive images, %: the AP of a random order"
+        columns.append(Column("chance", prevalence(ready.saved.targets), hint=hint))
+    at = "%"
+    if ready is not None and ready.tuned is not None:
+        own |= ready.counts()
+        at = f"%, at the threshold of {THRESHOLDS}"
+        columns.append(Column("threshold", ready.thresholds, digits=3, hint=f"probability, {THRESHOLDS}"))
     for key in ("precision", "recall", "f1"):
         values = own[key]
         if values is not None:
-            columns.append(Column("F1" if key == "f1" else key, values, hint="%"))
+            columns.append(Column("F1" if key == "f1" else key, values, hint=at))
     if own["predicted"] is not None:
         columns.append(Column("predicted", _whole(own["predicted"]), digits=0, hint="images that it was predicted for"))
-    return Table(columns, sort=2, search="search a class")
+    return Table(columns, sort=2, search="search a class", opens=ready is not None)
 
 
 def _whole(values: np.ndarray) -> list[int | None]:
@@ -203,7 +192,7 @@ def _add_throughput(page: Page, run: RunFolder) -> None:
         hint = "; more data.num_workers, or data.cache=true, would help" if share > 0.2 else ""
         lead += f" Of that time {share:.0%} was spent waiting for data{hint}."
     label = "images per second and share of time waiting for data"
-    page.add_plots("throughput", "Throughput", {"throughput": (figure, label)}, lead=lead)
+    page.add_plots("throughput", "Throughput", {"throughput": (figure, label)}, lead=lead, open=False)
 
 
 def _add_setup(page: Page, run: RunFolder) -> None:
@@ -231,8 +220,7 @@ def _add_setup(page: Page, run: RunFolder) -> None:
     if corrupt:
         rows.append(("corrupt images", f"{len(corrupt)} skipped: " + "; ".join(map(str, corrupt[:5]))))
     rows.append(("folder", str(run.folder)))
-    arguments = [str(text) for text in env.get("command") or []]
-    command = shlex.join(["python", *arguments] if arguments and arguments[0].endswith(".py") else arguments)
+    command = command_of(run)
     sections = {key: flatten(value) for key, value in run.config.items() if isinstance(value, Mapping)}
     config = [(key, [(k, spell(v)) for k, v in section.items()]) for key, section in sections.items() if section]
     scalars = [(key, spell(value)) for key, value in run.config.items() if not isinstance(value, Mapping)]
@@ -241,6 +229,7 @@ def _add_setup(page: Page, run: RunFolder) -> None:
         "Config and environment",
         "run_setup.html",
         short="Config",
+        open=False,
         rows=rows,
         command=command,
         config=config,

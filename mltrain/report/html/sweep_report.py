@@ -13,9 +13,11 @@ from mltrain.errors import DataError
 from mltrain.report.compare import Comparison, Row, fold_of
 from mltrain.report.differences import add_differences
 from mltrain.report.html import sweep_figures as figures
+from mltrain.report.html.factors import Looks, looks_of
 from mltrain.report.html.page import Column, Page, Table, duration, tile, write_page
-from mltrain.report.results_table import mean_text
+from mltrain.report.repeat import command_of
 from mltrain.report.runs import RunRecord, spelled
+from mltrain.report.tables import meaning
 from mltrain.report.tables import title as title_of
 from mltrain.text import counted
 
@@ -62,8 +64,10 @@ def write_sweep_report(
             page.leave_out(f"Results{on}", "no run has finished")
             continue
         _add_overview(page, table, f"{name}-results", f"Results{on}")
-        _add_ranking(page, table, name, on)
-        _add_curves(page, table, name, on)
+        looks = looks_of(table)
+        _add_pivot(page, table, f"{name}-pivot", f"Two settings{on}")
+        _add_ranking(page, table, name, on, looks)
+        _add_curves(page, table, name, on, looks)
         try:
             _add_differences(page, table, name, on, baseline, figure, resamples)
         except ValueError as error:  # one table of several may lack the baseline
@@ -89,8 +93,10 @@ def _add_overview(page: Page, table: Comparison, name: str, title: str) -> None:
     for figure in table.headline[:4]:
         if figure in best.figures:
             found = max((row for row in table.rows if figure in row.figures), key=lambda r: r.figures[figure].mean)
-            score = mean_text(found.figures[figure])
-            tiles.append(tile(f"best {title_of(figure)}", score, figures.label_of(found), figure=figure))
+            score, label = found.figures[figure], figures.label_of(found)
+            spread = f"± {score.std:.2f}" if score.std is not None else ""
+            hint, most = meaning(figure), "best " if len(table.rows) > 1 else ""
+            tiles.append(tile(f"{most}{title_of(figure)}", f"{score.mean:.2f}", label, spread=spread, hint=hint))
     total = sum(run.result.get("seconds") or 0.0 for run in table.records)
     tiles.append(tile("training, all runs", duration(total)))
     differs = []
@@ -125,20 +131,37 @@ def _results_table(table: Comparison) -> Table:
     return Table(columns, search="search settings", page=50)
 
 
-def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
+def _add_pivot(page: Page, table: Comparison, name: str, title: str) -> None:
+    """Append a table over any two of the settings; there is none where fewer than two differ."""
+    if len(table.columns) < 2:
+        return
+    shown = [key for key in table.headline if table.has(key)]
+    rows = [
+        {
+            "settings": {key: spelled(value) for key, value in row.settings.items()},
+            "figures": {key: [row.figures[key].mean, row.figures[key].std] for key in shown if key in row.figures},
+        }
+        for row in table.rows
+    ]
+    page.pivots[name] = {"columns": table.columns, "figures": {key: title_of(key) for key in shown}, "rows": rows}
+    lead = "Choose two settings and a figure. A cell is the mean of all settings that have both values; ± as above."
+    page.add(name, title, "sweep_pivot.html", lead=lead)
+
+
+def _add_ranking(page: Page, table: Comparison, name: str, on: str, looks: Looks) -> None:
     single = table.task != "multi_label"
     key = table.headline[0]
     found = {
-        "ranking": figures.ranking_figure(table, key),
-        "balance": figures.balance_figure(table, single_label=single),
-        "groups": figures.group_figure(table, single_label=single),
+        "ranking": figures.ranking_figure(table, key, looks),
+        "balance": figures.balance_figure(table, looks, single_label=single),
+        "groups": figures.group_figure(table, looks, single_label=single),
     }
     names = {part: f"{name}-{part}" for part, figure in found.items() if figure is not None}
     shown = {names[part]: figure for part, figure in found.items() if figure is not None}
     if "groups" not in names:
         page.leave_out(f"Groups{on}", "the results have no figures of head, medium and tail")
     ranked = min(len(table.rows), figures.RANKED)
-    drawn = min(len(table.rows), figures.DRAWN)
+    drawn = min(len(table.rows), looks.most)
     seeds = max(len(row.runs) for row in table.rows)
     lead = f"{title_of(key)} of" + (f" the best {ranked} of" if ranked < len(table.rows) else "")
     lead += f" {counted(len(table.rows), 'setting')}"
@@ -147,20 +170,21 @@ def _add_ranking(page: Page, table: Comparison, name: str, on: str) -> None:
         lead += f" Bars, and the colours of tail against head, are of the best {drawn}."
     if "balance" in names:
         lead += " Beside it tail against head: a ring marks settings that no other beats at both."
+    lead += looks.text
     context: dict[str, Any] = {"names": names, "height": figures.height_of(ranked)}
     page.add(f"{name}-compare", f"Comparison{on}", "sweep_ranking.html", lead=lead, figures=shown, **context)
 
 
-def _add_curves(page: Page, table: Comparison, name: str, on: str) -> None:
-    rows = table.rows[: figures.DRAWN]
+def _add_curves(page: Page, table: Comparison, name: str, on: str, looks: Looks) -> None:
+    rows = table.rows[: looks.most]
     keys = [key for key in table.headline[:4] if not key.startswith("balanced")]
-    figure = figures.curves_figure(rows, keys)
+    figure = figures.curves_figure(rows, keys, looks)
     if figure is None:
         page.leave_out(f"Learning curves{on}", f"the runs have no records in {METRICS}")
         return
     lead = "Validation split, the weights by which each run is reported"
     lead += f"; the best {len(rows)} of {len(table.rows)} settings." if len(rows) < len(table.rows) else "."
-    lead += " Click a name to hide it, double-click to see it alone."
+    lead += f"{looks.text.replace('shape', 'dash')} Click a name to hide it, double-click to see it alone."
     plots = {f"{name}-curves": (figure, "learning curves of the runs")}
     page.add_plots(f"{name}-learning", f"Learning curves{on}", plots, lead=lead, short=f"Curves{on}")
 
@@ -229,12 +253,18 @@ def _add_runs(page: Page, table: Comparison, name: str, title: str, folder: Path
     for figure in table.headline[:4]:
         values = [run.scalars(table.split, table.weights).get(figure) for _, run in pairs]
         if any(value is not None for value in values):
-            columns.append(Column(title_of(figure), values, digits=2, best=figure == key))
+            # Folds are validated on other images, so none of them is the best.
+            best_run = figure == key and table.repeats == "seeds"
+            columns.append(Column(title_of(figure), values, digits=2, best=best_run))
     best = [run.result["best"] for _, run in pairs]
     columns.append(Column("best epoch", [b.get("epoch") for b in best], digits=0))
     columns.append(Column("weights", [WEIGHTS.get(b["weights"], "") for b in best], "text"))
     columns.append(Column("minutes", [(run.result.get("seconds") or 0) / 60 for _, run in pairs], digits=1))
-    page.add(name, title, "sweep_runs.html", lead="Each run by itself.", table=Table(columns, search="search runs"))
+    commands = [command_of(run) for _, run in pairs]
+    if any(commands):
+        columns.append(Column("command", commands, "code", hint="trains the run again"))
+    lead = "Each run by itself, and the command that repeats it."
+    page.add(name, title, "sweep_runs.html", lead=lead, table=Table(columns, search="search runs"), open=False)
 
 
 def _add_unfinished(page: Page, tables: Sequence[Comparison], jobs: Sequence[Mapping[str, Any]]) -> None:

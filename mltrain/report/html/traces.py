@@ -9,9 +9,6 @@ from mltrain.labels import GROUP_NAMES
 from mltrain.report.html.page import Figure, numbers
 from mltrain.report.tables import title
 
-SERIES = tuple(f"--s{k}" for k in range(10))
-"""colours of lines and bars that stand beside each other"""
-
 
 def line(x: Any, y: Any, name: str, color: str, **more: Any) -> dict[str, Any]:
     """Make a trace of points joined by straight lines; up to 60 points have markers."""

@@ -1,7 +1,5 @@
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const byId = (id) => document.getElementById(id);
-  const number = (value) => value.toLocaleString("en-US");
+  const data = content;
   const colour = (c) => `var(--${data.groupNames[data.groups[c]]})`;
   const onPage = data.names.map(() => 0);
   for (const image of data.images) for (const c of image.positive) onPage[c] += 1;
@@ -17,16 +15,14 @@
   for (const [key, title, test] of kinds) {
     const count = data.images.filter(test).length;
     if (!count) continue;
-    const button = make("button", { type: "button" });
+    const button = filterButton(() => { state.kind = key; update(); });
     if (data.groupNames.includes(key)) {
       const dot = make("span", { className: "dot" });
       dot.style.setProperty("--c", `var(--${key})`);
       button.append(dot);
     }
     button.append(`${title} ${number(count)}`);
-    button.onclick = () => { state.kind = key; update(); };
     buttons.set(key, button);
-    byId("filters").append(button);
   }
   const single = make("button", { type: "button", hidden: true });
   single.onclick = () => choose(null);
@@ -37,27 +33,34 @@
   const most = Math.max(1, ...data.counts);
   const LISTED = 240;
   let rarest = false;
+  let log = false;
   const listClasses = () => {
     const text = byId("search").value.trim().toLowerCase();
     const order = data.names.map((_, c) => c).filter((c) => data.names[c].toLowerCase().includes(text));
     order.sort((a, b) => (rarest ? data.counts[a] - data.counts[b] : data.counts[b] - data.counts[a]) || a - b);
+    byId("axis").textContent = `bars: ${log ? "logarithmic" : "linear"} scale, 0 to ${number(most)} images`;
     byId("class-count").textContent = order.length > LISTED ? `${LISTED} of ${number(order.length)} shown` : `${number(order.length)} classes`;
     byId("class-list").replaceChildren(...order.slice(0, LISTED).map((c) => {
-      const fill = make("i");
-      fill.style.width = `${data.counts[c] ? 4 + 96 * Math.log1p(data.counts[c]) / Math.log1p(most) : 0}%`;
+      const bar = make("i");
+      bar.style.width = `${100 * (log ? Math.log1p(data.counts[c]) / Math.log1p(most) : data.counts[c] / most)}%`;
       const button = make("button", { type: "button", title: `${data.names[c]}: ${number(data.counts[c])} images, ${number(onPage[c])} on this page` },
         make("span", { className: "name" }, make("span", { className: "dot" }), data.names[c]),
-        make("span", { className: "track" }, fill), make("span", { className: "number", textContent: number(data.counts[c]) }));
+        make("span", { className: "track" }, bar), make("span", { className: "number", textContent: number(data.counts[c]) }));
       button.style.setProperty("--c", colour(c));
-      button.setAttribute("aria-pressed", String(state.chosen === c));
+      press(button, state.chosen === c);
       button.onclick = () => choose(c);
       return make("li", {}, button);
     }));
   };
   byId("search").oninput = listClasses;
+  byId("scale").onclick = () => {
+    log = !log;
+    press(byId("scale"), log);
+    listClasses();
+  };
   byId("order").onclick = () => {
     rarest = !rarest;
-    byId("order").setAttribute("aria-pressed", String(rarest));
+    press(byId("order"), rarest);
     listClasses();
   };
 
@@ -70,7 +73,7 @@
       const row = make("div", { className: "row" });
       image.pictures.forEach((picture, k) => {
         const what = k === 0 ? "file" : image.pictures.length > 2 ? `transformed ${k}` : "transformed";
-        row.append(make("figure", {}, make("img", { alt: `${what}: ${listed(image.positive)}`, src: `data:image/jpeg;base64,${picture}` }),
+        row.append(make("figure", {}, make("button", { type: "button", className: "enlarge", title: "enlarge" }, make("img", { alt: `${what}, ${image.file}: ${listed(image.positive) || "no label"}`, src: `data:image/jpeg;base64,${picture}` })),
           make("figcaption", { textContent: k === 0 ? `file ${image.size[0]} × ${image.size[1]}` : what })));
       });
       item.append(row);
@@ -79,7 +82,7 @@
     for (const c of image.positive) {
       const button = make("button", { type: "button", textContent: data.names[c] });
       button.style.setProperty("--c", colour(c));
-      button.setAttribute("aria-pressed", String(state.chosen === c));
+      press(button, state.chosen === c);
       button.onclick = () => choose(c);
       labels.append(button);
     }
@@ -94,25 +97,17 @@
     item.append(text);
     return item;
   };
-  let left = [];
-  const STEP = 24;
-  const more = () => byId("shelf").append(...left.splice(0, STEP).map(card));
-  new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting) && left.length) more(); }, { rootMargin: "900px" }).observe(byId("end"));
-
   const update = () => {
     const test = kinds.find(([key]) => key === state.kind)[2];
     const found = data.images.filter((image) => test(image) && (state.chosen === null || image.positive.includes(state.chosen)));
-    for (const [key, button] of buttons) button.setAttribute("aria-pressed", String(key === state.kind));
+    for (const [key, button] of buttons) press(button, key === state.kind);
     single.hidden = state.chosen === null;
     if (state.chosen !== null) {
       single.textContent = `${data.names[state.chosen]} ✕`;
-      single.setAttribute("aria-pressed", "true");
+      press(single, true);
     }
     byId("count").textContent = found.length === data.images.length ? `${number(found.length)} images` : `${number(found.length)} of ${number(data.images.length)} images`;
-    byId("shelf").replaceChildren();
-    left = found;
-    if (found.length) more();
-    else byId("shelf").append(make("p", { className: "muted", textContent: "None on this page. It shows a sample: the tool's options classes=[...] and images=... choose another." }));
+    fill(found, card, "None on this page. It shows a sample: the tool's options classes=[...] and images=... choose another.");
     listClasses();
   };
   const widest = Math.max(2, ...data.images.map((image) => image.pictures.length));

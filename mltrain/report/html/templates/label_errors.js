@@ -1,7 +1,5 @@
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const byId = (id) => document.getElementById(id);
-  const number = (value) => value.toLocaleString("en-US");
+  const data = content;
   const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
   const SIGN = { missing: "+", wrong: "−", unknown: "+" };
 
@@ -22,9 +20,7 @@
   };
   byId("save").onclick = () => {
     const rows = [...ticks].sort((a, b) => a - b).map((k) => data.candidates[k].row);
-    const address = URL.createObjectURL(new Blob([data.header, ...rows], { type: "text/csv;charset=utf-8" }));
-    make("a", { href: address, download: "corrections.csv" }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 1000);
+    saveFile("corrections.csv", [data.header, ...rows], "text/csv");
   };
   byId("clear").onclick = () => { ticks.clear(); update(); };
 
@@ -35,10 +31,7 @@
     ["unknown", (c) => c.kind === "unknown"], ["ticked", (c, k) => ticks.has(k)],
   ];
   const buttons = kinds.map(([name, test]) => {
-    const button = make("button", { type: "button" });
-    button.onclick = () => { kind = name; update(); };
-    byId("filters").append(button);
-    return [name, button, test];
+    return [name, filterButton(() => { kind = name; update(); }), test];
   });
   const classes = new Map();
   for (const c of data.candidates) classes.set(c.label, (classes.get(c.label) || 0) + 1);
@@ -60,27 +53,23 @@
     };
     item.classList.toggle("ticked", box.checked);
     const labels = image.labels.map((l) => data.names[l]).join(", ") || "no label";
-    const picture = image.picture ? make("img", { src: image.picture, alt: labels }) : "no picture";
+    const enlarge = { type: "button", className: "enlarge", title: "enlarge", ariaLabel: "enlarge", textContent: "⤢" };
+    const picture = image.picture ? make("img", { src: image.picture, alt: `${image.file}: ${labels}` }) : "no picture";
     item.append(make("div", { className: "picture" }, picture), make("div", { className: "text" },
       make("div", { className: `what ${c.kind}` }, box, make("span", { textContent: `${SIGN[c.kind]} ${data.names[c.label]}` })),
       make("div", { className: "value", textContent: `${c.kind} · probability ${c.probability}` }),
       make("div", { className: "other", textContent: `labels: ${labels}${image.more ? `, and ${number(image.more)} more` : ""}` }),
       make("div", { className: "file", textContent: image.file })));
+    if (image.picture) item.append(make("button", enlarge)); // last: a click on the card is one on its first control, the box
     return item;
   };
-  let left = [];
-  const STEP = 60;
-  const more = () => byId("shelf").append(...left.splice(0, STEP).map(card));
-  new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting) && left.length) more(); }, { rootMargin: "900px" }).observe(byId("end"));
   const update = () => {
     const test = kinds.find(([name]) => name === kind)[1];
     const chosen = byId("class").value;
-    left = data.candidates.map((c, k) => [c, k]).filter(([c, k]) => test(c, k) && (chosen === "" || String(c.label) === chosen));
+    const left = data.candidates.map((c, k) => [c, k]).filter(([c, k]) => test(c, k) && (chosen === "" || String(c.label) === chosen));
     byId("count").textContent = left.length === data.candidates.length ? plural(left.length, "candidate") : `${number(left.length)} of ${plural(data.candidates.length, "candidate")}`;
-    byId("shelf").replaceChildren();
-    if (left.length) more();
-    else byId("shelf").append(make("p", { className: "muted", textContent: "No candidate of this kind." }));
-    for (const [name, button] of buttons) button.setAttribute("aria-pressed", String(name === kind));
+    fill(left, card, "No candidate of this kind.");
+    for (const [name, button] of buttons) press(button, name === kind);
     tally();
   };
   update();
