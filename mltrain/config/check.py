@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mltrain.config.identity import names_folder
 from mltrain.config.interpolations import check_length, raw, references
 from mltrain.config.own_code import NAMES, OPTION, make_importable
-from mltrain.config.rules import curriculum_problems, logger_problems, runner_problems, task_problems
+from mltrain.config.rules import RULES
 from mltrain.config.schema import (
     DEFAULTS_FOR_OLDER_RUNS,
     INJECTED,
@@ -199,8 +199,7 @@ class _Checker:
         for path, folder in (("name", tree["name"]), ("dataset.name", dataset)):
             if isinstance(folder, str) and not names_folder(folder):
                 self.problem(path, _FOLDER_NAME, value=folder)
-        rules = (task_problems, curriculum_problems, logger_problems, runner_problems)
-        for path, text in (found for rule in rules for found in rule(tree)):
+        for path, text in (problem for rule in RULES for problem in rule(tree)):
             section, _, key = path.partition(".")
             self.problem(path, text, value=tree[section][key] if key else _BROKEN)
         if not self.found:

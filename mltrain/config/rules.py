@@ -128,6 +128,25 @@ def logger_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"logger.{key}", f"needs {' or '.join(f'logger.{name}=true' for name in services)}"
 
 
+def training_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for settings of the training step that do not go together."""
+    sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    compiled = sections.get("runner", {}).get("compile") is True
+    if compiled and sections.get("model", {}).get("grad_checkpointing") is True:
+        yield (
+            "model.grad_checkpointing",
+            "a compiled model cannot do it; use runner.compile=auto, which compiles the loss alone",
+        )
+    distill = sections.get("distill", {})
+    if distill.get("teacher") is not None:
+        if tree.get("task") == SINGLE_LABEL:
+            yield "distill.teacher", f"it compares sigmoids, and task={SINGLE_LABEL} has none; leave it null"
+        return
+    for key, option in section_options(SECTIONS["distill"]).items():
+        if distill.get(key, option.default) != option.default:
+            yield f"distill.{key}", "there is no teacher: add distill.teacher=RUN, or leave it out"
+
+
 def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
     runner = tree.get("runner")
@@ -144,3 +163,7 @@ def _options(target: Any) -> set[str] | None:
         return set(read_signature(target).parameters)
     except TargetError:
         return None
+
+
+RULES = (task_problems, curriculum_problems, logger_problems, runner_problems, training_problems)
+"""each yields (key, problem) for a resolved config"""

@@ -98,6 +98,15 @@ class MetricsOptions:
 
 
 @dataclass(frozen=True)
+class DistillOptions:
+    """Knowledge distillation."""
+
+    teacher: str | None = None  # run folder whose model the training follows, besides the labels; null: none
+    weight: float = number(1.0, least=0)  # of the divergence from the teacher; the loss of the labels has 1
+    temperature: float = number(1.0, least=0.1)  # of both sigmoids; 2 to 4 soften the teacher
+
+
+@dataclass(frozen=True)
 class LoggerOptions:
     """Records besides metrics.jsonl."""
 
@@ -130,6 +139,7 @@ SECTIONS: dict[str, type] = {
     "runner": RunnerOptions,
     "data": DataOptions,
     "metrics": MetricsOptions,
+    "distill": DistillOptions,
     "logger": LoggerOptions,
     "paths": PathsOptions,
 }
@@ -180,6 +190,9 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "augment.asl_policy": False,
     "augment.antialias": True,
     "eval_resize.antialias": True,
+    "model.grad_checkpointing": False,
+    "optimizer.layer_decay": None,
+    "optimizer.model_no_decay": False,
     "loss.drw_epoch": None,
     "loss.drw_beta": 0.9999,
     "curriculum": {"_target_": None},
@@ -188,6 +201,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "data.validate_on": "val",
     "callbacks": [],
     "metrics.own": [],
+    "distill": {"teacher": None, "weight": 1.0, "temperature": 1.0},
     "runner.patience": None,
     "runner.min_delta": 0.0,
     "runner.extend": None,

@@ -23,7 +23,7 @@ from mltrain.files import atomic_write, has_file, sync_to_disk
 
 logger = logging.getLogger(__name__)
 
-_PLAIN = (bool, int, float, str, bytes, type(None))
+_PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype)
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.signals import from_flags, to_flags
+from mltrain.engine.teacher import Teacher
 from mltrain.errors import DataError, MltrainError, NonFiniteError, described
 from mltrain.losses import PerLabelLoss
 from mltrain.losses.base import knows_unknown
@@ -63,6 +64,7 @@ class TrainStep:
     channels_last: bool = True
     compile_model: bool = False
     compile_loss: bool = False
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         # Losses of other packages, such as torch.nn.BCEWithLogitsLoss, want targets of the type of the logits.
@@ -117,17 +119,21 @@ class TrainStep:
         total = None
         # A micro-batch is empty if all its images were corrupt and left out; it keeps its number in the random key.
         weights = self._weights(batches)
+        teacher_weights = [] if self.teacher is None else self._weights(batches, count=len)
         filled = [micro for micro, batch in enumerate(batches) if len(batch.targets)]
         for micro in filled:
             batch, weight = batches[micro], weights[micro]
             seed_step(self.seed, step, micro, self.dist.rank)
             with self._sync_gradients(micro == filled[-1]):
-                logits, targets = self._forward(batch, step, micro)
+                images, targets = self._inputs(batch, step, micro)
+                logits = self._forward(images, step)
                 if self.float_targets:
                     logits = logits.float()
                     targets = targets.to(logits.dtype)
                 loss = self._loss_of(logits, targets)
                 loss = loss if weight == 1.0 else loss * weight
+                if self.teacher is not None:
+                    loss = loss + teacher_weights[micro] * self._divergence(self.teacher, images, logits)
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one image on each rank"
@@ -148,15 +154,25 @@ class TrainStep:
             )
         return loss
 
-    def _forward(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _inputs(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.dist.device
         images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
         targets = batch.targets.to(device, non_blocking=True)
         if self.mix is not None:
             images, targets = self.mix(images, targets, mix_generator(self.seed, step, micro, self.dist.rank))
+        return images, targets
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.dist.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def _divergence(self, teacher: Teacher, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            return teacher.loss(images, logits, getattr(self.loss, "reduction", "batchmean"))
+
+    def _forward(self, images: torch.Tensor, step: int) -> torch.Tensor:
         try:
-            with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-                logits = self.forward_model(images)
+            with self._autocast():
+                return self.forward_model(images)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -165,17 +181,20 @@ class TrainStep:
                 "process needs at least two images in each part of a step: raise runner.batch_size (it is over all "
                 "processes), lower runner.accumulate, train on more images, or use a larger model.image_size"
             ) from error
-        return logits, targets
 
-    def _weights(self, batches: Sequence[Batch]) -> list[float]:
-        """Return the weight of each micro-batch's loss that makes the averaged gradients those of the global batch."""
+    def _weights(self, batches: Sequence[Batch], count: Callable[..., int] | None = None) -> list[float]:
+        """Return the weight of each micro-batch's loss that makes the averaged gradients those of the global batch.
+
+        `count` counts what a mean of a micro-batch is over; by default what the loss's own mean is over.
+        """
         reduction = getattr(self.loss, "reduction", "batchmean")
         world = self.dist.world_size
         if reduction == "sum":
             return [float(world)] * len(batches)
         if len(batches) == world == 1:
             return [1.0]
-        count = getattr(self.loss, "divisor", _known) if reduction == "mean" else len
+        of_loss = getattr(self.loss, "divisor", _known) if reduction == "mean" else len
+        count = of_loss if count is None else count
         counts = [float(count(batch.targets)) for batch in batches]
         total = self.dist.all_reduce_sum(torch.tensor(sum(counts), dtype=torch.float64)).item()
         return [part * world / max(total, 1.0) for part in counts]  # 0 if every target is unknown; the loss is 0 too

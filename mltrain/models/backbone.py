@@ -10,13 +10,15 @@ from typing import Any, Literal, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import PretrainedCfg, get_deprecated_models, group_parameters
+from timm.models import PretrainedCfg, get_deprecated_models
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mltrain.models.tresnet  # noqa: F401  registers variants that timm lacks
 from mltrain.errors import ConfigError
 from mltrain.models.hub import check_hub, no_weights
+from mltrain.models.recompute import check_supported, set_recompute
+from mltrain.models.stages import distance_from_head, names_of_stages, names_without_decay
 from mltrain.models.weights import BACKBONE, LoadReport, StoredWeights, load_by_name, read_stored
 from mltrain.text import close_matches
 
@@ -75,6 +77,7 @@ class Backbone(nn.Module):
         self.stored: StoredWeights | None = None
         self._frozen: list[str] = []  # modules kept in evaluation mode
         self._statistics_frozen = False
+        self._recompute = False
         self._token_norm: str | None = None
         self._probe()
 
@@ -137,7 +140,7 @@ class Backbone(nn.Module):
 
     def freeze(self, *, stages: int, norm: bool | Literal["statistics"]) -> None:
         """Stop the training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""
-        names = self._names_of(stages)
+        names = names_of_stages(self.model, stages)
         for name, parameter in self.model.named_parameters():
             if name in names:
                 parameter.requires_grad_(False)
@@ -158,30 +161,24 @@ class Backbone(nn.Module):
             self._statistics_frozen = True
         self.train(self.training)
 
-    def _names_of(self, stages: int) -> set[str]:
-        """Return the names of the parameters in the first `stages` of timm's coarse layer groups, stem first."""
-        if stages == 0:
-            return set()
-        if stages == -1:
-            return {name for name, _ in self.model.named_parameters()}
-        try:
-            groups = group_parameters(self.model, self.model.group_matcher(coarse=True))  # type: ignore[operator]
-        except (AttributeError, AssertionError) as error:
-            raise ConfigError(
-                f"model.freeze_stages={stages}: timm knows no stages of {type(self.model).__name__}; use 0 or -1 (all)"
-            ) from error
-        order = [groups[i] for i in sorted(groups)]
-        if not 0 < stages <= len(order):
-            listed = "; ".join(f"{i + 1}: {_prefix_of(names)}" for i, names in enumerate(order))
-            raise ConfigError(
-                f"model.freeze_stages={stages}: allowed are 0 (none) to {len(order)}, or -1 (all); "
-                f"the stages are {listed}"
-            )
-        return {name for stage in order[:stages] for name in stage}
+    def recompute(self) -> None:
+        """Compute activations again in the backward pass, to save memory: gradient checkpointing, in training only."""
+        self._recompute = True
+        self.train(self.training)
+
+    def distance_from_head(self) -> dict[str, int]:
+        """Return the layers between each parameter and the head, see `stages.distance_from_head`."""
+        return {f"model.{name}": distance for name, distance in distance_from_head(self.model).items()}
+
+    def names_without_decay(self) -> set[str]:
+        """Return the names of the parameters that the timm model exempts from weight decay."""
+        return {f"model.{name}" for name in names_without_decay(self.model)}
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode, but keep frozen parts (batch-norm, dropout, stochastic depth) in evaluation mode."""
         super().train(mode)
+        if self._recompute:
+            set_recompute(self.model, mode)  # evaluation and export have nothing to save
         if mode:
             for path in self._frozen:
                 self.model.get_submodule(path).eval()
@@ -206,6 +203,7 @@ def create_backbone(
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     timm_kwargs: dict[str, Any] | None = None,
+    grad_checkpointing: bool = False,
 ) -> Backbone:
     """Build a backbone by the name of a timm model.
 
@@ -226,6 +224,7 @@ def create_backbone(
             keep only the statistics, and also normalise with them in training (mmdetection's `norm_eval`).
         mean, std: of the input in 0..1 per channel; None: those of the weights of this name (TResNet: 0 and 1).
         timm_kwargs: further arguments of the timm model (`{pad_type: same}`); one that timm does not know is an error.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
 
     Raises:
         ConfigError: unknown name, a size the model cannot take, or a setting that does not apply to the model.
@@ -270,6 +269,9 @@ def create_backbone(
     elif partial_checkpoint:
         raise ConfigError("model.partial_checkpoint=true: there is no model.checkpoint; leave it false")
     backbone.freeze(stages=freeze_stages, norm=freeze_norm)
+    if grad_checkpointing:
+        check_supported(model, name)
+        backbone.recompute()
     return backbone
 
 
@@ -382,14 +384,3 @@ def _remove_unused(module: nn.Module, used: set[int]) -> None:
     for parameter in module.parameters(recurse=False):
         if id(parameter) not in used:
             parameter.requires_grad_(False)
-
-
-def _prefix_of(names: list[str]) -> str:
-    """Return the common prefix of parameter names: `layer1` for `layer1.*`."""
-    parts = [n.split(".") for n in names]
-    common = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    return ".".join(common) or names[0].split(".")[0] + ", ..."

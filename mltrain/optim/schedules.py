@@ -185,11 +185,11 @@ def apply(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> fl
         if momentum is None:
             continue
         if "betas" in group:
-            beta1, beta2 = group["betas"]
+            beta1, *others = group["betas"]  # Adan has three
             if isinstance(beta1, torch.Tensor):
                 beta1.fill_(momentum)
             else:
-                group["betas"] = (momentum, beta2)
+                group["betas"] = (momentum, *others)
         elif "momentum" in group:
             _set(group, "momentum", momentum)
     return factor

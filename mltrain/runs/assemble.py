@@ -35,6 +35,7 @@ from mltrain.losses.base import knows_unknown
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
+from mltrain.optim.optimizers import check_usable
 from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
@@ -47,6 +48,7 @@ from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.offline import offline
 from mltrain.runs.own_parts import build_callbacks, with_own_metrics
 from mltrain.runs.same_data import remember
+from mltrain.runs.teacher import load_teacher
 from mltrain.seeding import seed_start
 from mltrain.text import counted
 
@@ -151,6 +153,10 @@ def build_training(
             "only the losses of mltrain and those derived from them leave out; use one, such as loss=bce or loss=asl"
         )
     optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
+    try:
+        check_usable(optimizer)
+    except ValueError as error:
+        raise ConfigError(f"optimizer._target_={cfg.optimizer._target_}: {error}") from error
     train_loader = build_train_loader(cfg, dist, parts)
     step = TrainStep(
         model=model,
@@ -167,6 +173,7 @@ def build_training(
         compile_model=cfg.runner.compile is True,
         compile_loss=cfg.runner.compile is True
         or (cfg.runner.compile == "auto" and _compiling_pays(dist.device, len(stats.class_names))),
+        teacher=load_teacher(cfg, stats.class_names, dist.device),
     )
     return step, train_loader
 
@@ -349,8 +356,13 @@ def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | No
 def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:
     precision = "full precision" if step.amp_dtype is None else f"autocast {str(step.amp_dtype).removeprefix('torch.')}"
     by_group = {g["name"]: f"{g['initial_lr']:.3g}" for g in step.optimizer.param_groups}
-    same = len(set(by_group.values())) == 1
-    lrs = next(iter(by_group.values())) if same else ", ".join(f"{name} {lr}" for name, lr in by_group.items())
+    layers = [lr for name, lr in by_group.items() if name.startswith("backbone_") and name.count("_") > 1]
+    if len(set(by_group.values())) == 1:
+        lrs = next(iter(by_group.values()))
+    elif len(set(layers)) > 1 and (of_head := [lr for name, lr in by_group.items() if name.startswith("head_")]):
+        lrs = f"backbone {layers[-1]} (lowest layer) to {layers[0]} (highest), head {of_head[0]}"
+    else:
+        lrs = ", ".join(f"{name} {lr}" for name, lr in by_group.items())
     logger.info("run folder %s", folder)
     logger.info("%s", describe_model(cfg, model))
     logger.info(

@@ -13,6 +13,8 @@ def forget_start(cfg: DictConfig) -> None:
     for key, off in START.items():
         if key in cfg.model:
             cfg.model[key] = off
+    if cfg.head.get("prior") == "frequency":
+        cfg.head.prior = 0.5  # any start will do, and there may be no statistics
 
 
 def offline(cfg: DictConfig) -> DictConfig:

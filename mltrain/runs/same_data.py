@@ -30,7 +30,11 @@ from mltrain.runs.settings import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 
-IN_RUN_FOLDER = {"model.checkpoint": ("best.pt", WEIGHTS_FILE), "runner.extend": ("last.pt",)}
+IN_RUN_FOLDER = {
+    "model.checkpoint": ("best.pt", WEIGHTS_FILE),
+    "distill.teacher": ("best.pt", WEIGHTS_FILE),
+    "runner.extend": ("last.pt",),
+}
 """by key, the files of a run folder that it may name, of which the first that exists counts"""
 LABEL_SECTIONS = ("dataset", "partial")
 """what they name changes the labels, and so the fingerprints of these"""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads import PFC, GlobalAveragePool, MLDecoder
+from mltrain.labels import LabelSet, LabelStats
+from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label
 from mltrain.models.heads.ml_decoder import dropout_
 
 
@@ -257,6 +259,22 @@ def test_prior_starts_every_class_at_that_probability() -> None:
         bias = head.duplicate_pooling_bias if isinstance(head, MLDecoder) else head.fc.bias
         torch.testing.assert_close(torch.sigmoid(bias), torch.full((5,), 0.01))
         assert head(torch.zeros(1, 4, 16)).shape == (1, 5)
+
+
+def test_prior_frequency_starts_each_class_at_its_share_of_the_known_labels() -> None:
+    targets = np.array([[1, 0, 0, 1, -1], [1, 1, 0, -1, -1], [0, 0, 0, -1, -1], [1, 0, 0, 0, -1]], np.int8)
+    names = [f"{i}.jpg" for i in range(4)]
+    labels = LabelSet.from_dense(name="x", root=".", files=names, class_names=list("abcde"), targets=targets)
+    stats = LabelStats.from_labels(labels)
+    shares = torch.tensor(
+        [3 / 4, 1 / 4, 1 / 5, 1 / 2, 5 / 14]
+    )  # c has no positive: 1 to 4; e is unknown: 5 to 9 of all
+    biases = {GlobalAveragePool: "fc.bias", MLDecoder: "duplicate_pooling_bias", PFC: "fc.bias", CSRA: "bias"}
+    for kind, name in (biases | {Query2Label: "fc.b"}).items():
+        bias = kind(16, 5, prior="frequency", stats=stats).get_parameter(name)
+        torch.testing.assert_close(torch.sigmoid(bias.detach().flatten()), shares)
+        with pytest.raises(ValueError, match="prior=frequency needs the statistics"):
+            kind(16, 5, prior="frequency")
 
 
 @pytest.mark.parametrize(

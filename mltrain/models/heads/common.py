@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mltrain.labels import LabelStats
+
+Prior = float | Literal["frequency"] | None
 
 ClassAxes: TypeAlias = dict[str, tuple[int, ...]]
 """the axes of a head's tensors that grow with the number of classes, by name or pattern (`multi_head.*.head.weight`)"""
 
 
-def bias_start(prior: float | None) -> float:
-    """Return the bias at which a sigmoid gives `prior`, -ln((1 - prior) / prior); 0 for None.
+def bias_start(prior: Prior, num_classes: int, stats: LabelStats | None = None) -> Tensor:
+    """Return the bias (C,) at which a sigmoid gives `prior`, -ln((1 - prior) / prior); 0 for None.
 
-    Lin et al., Focal Loss, arXiv 1708.02002, section 3.3.
+    Lin et al., Focal Loss, arXiv 1708.02002, section 3.3. ``"frequency"`` gives each class its share of positives
+    among the known training targets of `stats`: the logits that fit best before anything is seen of the image. A count
+    of 0 is taken as 1, and a class without known targets has the share of all classes together.
+
+    Raises:
+        ValueError: the prior is no probability, or there are no statistics for ``"frequency"``.
     """
     if prior is None:
-        return 0.0
-    if not 0 < prior < 1:
-        raise ValueError(f"prior={prior}: must be above 0 and below 1, or None")
-    return -math.log((1 - prior) / prior)
+        return torch.zeros(num_classes)
+    if prior == "frequency":
+        if stats is None:
+            raise ValueError("prior=frequency needs the statistics of the training labels: give stats, or a number")
+        odds = stats.log_prior_odds()
+        known = stats.positives + stats.negatives > 0
+        together = np.log(max(stats.positives.sum(), 1)) - np.log(max(stats.negatives.sum(), 1))
+        return torch.as_tensor(np.where(known, odds, together), dtype=torch.float32)
+    if isinstance(prior, str) or not 0 < prior < 1:
+        raise ValueError(f"prior={prior}: must be above 0 and below 1, frequency, or None")
+    return torch.full((num_classes,), -math.log((1 - prior) / prior))
 
 
 def check_dropout(dropout: float) -> None:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import ClassAxes, bias_start
+from mltrain.labels import LabelStats
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1,),
@@ -44,7 +45,8 @@ class CSRA(nn.Module):
         num_heads: 1, 2, 4, 6 or 8 have published temperatures.
         lam: weight of the attention; published 0.1 for VOC, 0.4 and 0.5 for COCO, 0.3 for WIDER.
         temperatures: T of each head, instead of the published ones.
-        prior: add a trained bias that starts where every class has this probability; None: no bias, as published.
+        prior: add a trained bias that starts where every class has this probability; ``"frequency"``: its share of the
+            training labels; None: no bias, as published.
     """
 
     map_kind = "evidence"
@@ -59,7 +61,8 @@ class CSRA(nn.Module):
         num_heads: int = 1,
         lam: float = 0.1,
         temperatures: Sequence[float] | None = None,
-        prior: float | None = None,
+        prior: Prior = None,
+        stats: LabelStats | None = None,
     ) -> None:
         super().__init__()
         if temperatures is None and num_heads not in TEMPERATURES:
@@ -75,7 +78,7 @@ class CSRA(nn.Module):
         if not 0 <= lam < float("inf"):
             raise ValueError(f"lam={lam}: must be 0 or more, and finite")
         self.multi_head = nn.ModuleList(_Head(in_features, num_classes, t, lam) for t in self.temperatures)
-        self.bias = None if prior is None else nn.Parameter(torch.full((num_classes,), bias_start(prior)))
+        self.bias = None if prior is None else nn.Parameter(bias_start(prior, num_classes, stats))
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.multi_head[0](tokens)

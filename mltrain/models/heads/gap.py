@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import ClassAxes, bias_start, check_dropout
+from mltrain.labels import LabelStats
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
 
 
 class GlobalAveragePool(nn.Module):
@@ -22,8 +23,9 @@ class GlobalAveragePool(nn.Module):
         bottleneck: width of a linear layer before the classifier, without activation between: ASL's and CSL's models
             of the 9,605 classes of Open Images have 512, which saves most of the classifier's weights. None: no such
             layer.
-        prior: probability that each class has at the start; None: 0.5. With many classes a small one (0.01) saves the
-            first steps, which otherwise only learn that most labels are absent.
+        prior: probability that each class has at the start; None: 0.5; ``"frequency"``: its share of the training
+            labels. With many classes a small one (0.01) saves the first steps, which otherwise only learn that most
+            labels are absent.
     """
 
     map_kind = "evidence"
@@ -37,7 +39,8 @@ class GlobalAveragePool(nn.Module):
         *,
         dropout: float = 0.0,
         bottleneck: int | None = None,
-        prior: float | None = None,
+        prior: Prior = None,
+        stats: LabelStats | None = None,
     ) -> None:
         super().__init__()
         check_dropout(dropout)
@@ -47,7 +50,7 @@ class GlobalAveragePool(nn.Module):
         self.bottleneck = None if bottleneck is None else nn.Linear(in_features, bottleneck)
         self.fc = nn.Linear(in_features if bottleneck is None else bottleneck, num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.constant_(self.fc.bias, bias_start(prior))
+        self.fc.bias.data.copy_(bias_start(prior, num_classes, stats))
         if self.bottleneck is not None:
             nn.init.normal_(self.bottleneck.weight, std=0.01)
             nn.init.zeros_(self.bottleneck.bias)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import ClassAxes, bias_start, check_dropout
+from mltrain.labels import LabelStats
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
 
 
 class PFC(nn.Module):
@@ -27,7 +28,8 @@ class PFC(nn.Module):
         num_classes: C.
         dim: width of the neck.
         dropout: probability, on the normalised features.
-        prior: probability that each class has at the start; None: 0.5, the published bias of 0.
+        prior: probability that each class has at the start; None: 0.5, the published bias of 0; ``"frequency"``: its
+            share of the training labels.
     """
 
     map_kind = "evidence"
@@ -35,7 +37,14 @@ class PFC(nn.Module):
     class_axes: ClassVar[ClassAxes] = {"fc.weight": (0,), "fc.bias": (0,)}
 
     def __init__(
-        self, in_features: int, num_classes: int, *, dim: int = 256, dropout: float = 0.5, prior: float | None = None
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        dim: int = 256,
+        dropout: float = 0.5,
+        prior: Prior = None,
+        stats: LabelStats | None = None,
     ) -> None:
         super().__init__()
         if dim < 1:
@@ -48,7 +57,7 @@ class PFC(nn.Module):
         nn.init.kaiming_normal_(self.neck.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.neck.bias)
         nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.constant_(self.fc.bias, bias_start(prior))
+        self.fc.bias.data.copy_(bias_start(prior, num_classes, stats))
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.neck(tokens.mean(1))

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mltrain.models.heads.common import ClassAxes, bias_start, check_dropout
+from mltrain.labels import LabelStats
+from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
 from mltrain.models.heads.ml_decoder import attention_weights, dropout_, feed_forward, project
 
 
@@ -40,7 +41,8 @@ class Query2Label(nn.Module):
         dropout: probability, everywhere including the attention weights.
         keep_first_self_attention: attention among the queries in the first decoder layer, where they start from 0.
         keep_other_self_attention: the same in the others. Published: neither.
-        prior: probability that each class has at the start; None: the published start, U(-1, 1) / sqrt(dim) for b.
+        prior: probability that each class has at the start; None: the published start, U(-1, 1) / sqrt(dim) for b;
+            ``"frequency"``: its share of the training labels.
     """
 
     map_kind = "attention"
@@ -60,7 +62,8 @@ class Query2Label(nn.Module):
         dropout: float = 0.1,
         keep_first_self_attention: bool = False,
         keep_other_self_attention: bool = False,
-        prior: float | None = None,
+        prior: Prior = None,
+        stats: LabelStats | None = None,
     ) -> None:
         super().__init__()
         width = in_features if dim is None else dim
@@ -87,7 +90,7 @@ class Query2Label(nn.Module):
         self.query_embed = nn.Embedding(num_classes, width)
         self.fc = _GroupWiseLinear(num_classes, width)
         if prior is not None:
-            nn.init.constant_(self.fc.b, bias_start(prior))
+            self.fc.b.data.copy_(bias_start(prior, num_classes, stats))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         memory = self.input_proj(tokens)

@@ -72,7 +72,7 @@ class ZeroShotMLDecoder(nn.Module):
         self.embed_standart = nn.Linear(in_features, dim)
         self.layers = nn.ModuleList([DecoderLayer(dim, num_heads, ffn_dim, dropout)])
         self.duplicate_pooling = nn.Parameter(nn.init.xavier_normal_(torch.empty(dim, 1)))
-        self.duplicate_pooling_bias = nn.Parameter(torch.full((1,), bias_start(prior)))
+        self.duplicate_pooling_bias = nn.Parameter(bias_start(prior, 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
         memory = F.relu(self.embed_standart(tokens), inplace=True)
