@@ -61,13 +61,13 @@ def option_name(section: str, component: dict[str, Any]) -> str:
     if section == "dataset":
         return str(component.get("name") or str(target).split(".")[-2])
     files = [
-        (sum(component.get(key) != value for key, value in given.items()), stem)
+        (sum(component.get(key) != value for key, value in given.items()), -len(given), stem)
         for stem, given in _options(section)
         if given["_target_"] == target and ("name" not in given or given["name"] == component.get("name"))
     ]
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
     if files:
-        return words if any(words == stem for _, stem in files) else min(files)[1]
+        return words if any(words == stem for *_, stem in files) else min(files)[2]  # of equals, what states most
     return str(component.get("name") or words.removesuffix(f"_{section}"))
 
 
