@@ -15,7 +15,8 @@ from mltrain.runs.settings import load_settings, option_name
 from tests.report.run_folders import composed, load, write_run
 
 # Files whose options differ from those of another file, or that bring more: the name is that of the component.
-SAME_TARGET = {"optimizer/scratch": "adamw", "optimizer/finetune": "adamw", "model/finetune": "mobilenetv2_100"}
+ADAMW = ("optimizer/scratch", "optimizer/finetune", "optimizer/finetune_vit")
+SAME_TARGET = dict.fromkeys(ADAMW, "adamw") | {"model/finetune": "mobilenetv2_100"}
 FILES = sorted(
     (section, path.stem)
     for section in INJECTED
