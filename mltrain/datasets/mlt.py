@@ -123,7 +123,7 @@ def voc_mlt(
         DataError: files are missing, broken, or belong to another data set.
     """
     devkit = voc.find_devkit(root)
-    without = _without_split(split, need_train)
+    without = not need_train and not Path(split).exists()
     require_paths(
         name,
         [
@@ -165,7 +165,7 @@ def coco_mlt(
         DataError: files are missing, broken, or belong to another data set.
     """
     annotations = "annotations/instances_val2017.json"
-    without = _without_split(split, need_train)
+    without = not need_train and not Path(split).exists()
     require_paths(
         name,
         [
@@ -180,11 +180,6 @@ def coco_mlt(
     if without:
         return _test_alone(COCO_MLT, test, split, name)
     return _splits(*_read_training(COCO_MLT, split, root, name, val_fraction, split_seed), test)
-
-
-def _without_split(split: str, need_train: bool) -> bool:
-    """Return whether the folder of the training set is missing and not needed."""
-    return not need_train and not Path(split).exists()
 
 
 def _test_alone(benchmark: Benchmark, test: LabelSet, split: str, name: str) -> Splits:
