@@ -182,6 +182,8 @@ def _is_change(text: str, *, files: bool) -> bool:
 
 def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
     source = _source(given)
+    if command.unnamed_data and not any(_NAMES_DATA.match(text) for text in given.arguments):
+        _unnamed_data(command)
     if given.cfg or given.info or given.dry_run:
         _show(command, given, source)
         return
@@ -196,10 +198,7 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
-    arguments = read(command, given.arguments, source)
-    if command.unnamed_data and not any(_NAMES_DATA.match(text) for text in given.arguments):
-        _unnamed_data(command)
-    command.run(*arguments)
+    command.run(*read(command, given.arguments, source))
 
 
 def _show(command: Command, given: argparse.Namespace, source: Source) -> None:

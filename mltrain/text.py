@@ -88,8 +88,8 @@ def argument(key: str, value: object) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: "1 run", "2 runs", "3 classes"."""
-    plural = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    """Return a number with its noun: "1 run", "2 runs", "3 classes", "4 epochs"."""
+    plural = "es" if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch") else "s"
     return f"{count} {noun}{'' if count == 1 else plural}"
 
 

@@ -26,7 +26,7 @@ def load_teacher(cfg: DictConfig, class_names: tuple[str, ...], device: torch.de
     if folder is None:
         return None
     try:
-        run = load_finished(folder, allow_targets=list(cfg.paths.allow_targets))
+        run = load_finished(folder, allow_targets=list(cfg.paths.imports))
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(f"distill.teacher={folder}: {error}") from error
     if run.config.task == SINGLE_LABEL:

@@ -198,7 +198,7 @@ def test_a_name_is_no_path(tmp_path: Path) -> None:
 
 def test_dashes_are_answered_with_the_option(tmp_path: Path) -> None:
     done = run("create_longtail_dataset.py", "--max", "800", cwd=tmp_path)
-    assert done.returncode == 2 and "did you mean max=VALUE?" in done.stderr
+    assert done.returncode == 2 and "did you mean max=800?" in done.stderr
 
 
 @pytest.mark.parametrize(

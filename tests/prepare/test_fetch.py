@@ -379,7 +379,7 @@ def test_every_dataset_config_has_a_plan_that_fits_its_reader(name: str, tmp_pat
     section: Any = OmegaConf.to_container(cfg.dataset, resolve=True)
     found = sources.retrieval(section["_target_"], section)
     own = {"auto", "celeba", "coco_files", "csv", "cvat", "digits", "folder", "hf", "json", "list", "parquet", "shapes"}
-    own |= {"voc_files", "webdataset", "yolo", "chestxray14", "class_lists", "labelme"}
+    own |= {"voc_files", "webdataset", "yolo", "chestxray14", "class_lists", "labelme", "terse_gt"}
     assert (found == Retrieval()) == (name in own)
     if name in own:
         return

@@ -20,6 +20,7 @@ FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "train.y
 REQUIRED = {
     "dataset/hf": ["dataset.path=OWNER/NAME"],
     "model/timm": ["model.name=resnet18"],
+    "optimizer/timm": ["optimizer.opt=lamb"],
     "partial/unseen": ["partial.classes=[disc]"],
 }
 

@@ -144,7 +144,7 @@ def test_weights_that_do_not_belong_together_are_refused(run: Path, tmp_path: Pa
     with pytest.raises(CheckpointError, match="images of another mean"):
         average([str(run), str(other)], Options(weights="val"))
     torch.save(content | {"class_names": ["a", "b", "d"]}, other / "best.pt")
-    with pytest.raises(CheckpointError, match="the first that differs is number 2"):
+    with pytest.raises(CheckpointError, match="only the dataset has 'c'; only the checkpoint has 'd'"):
         average([str(run), str(other)], Options(weights="val"))
     for words, option, message in (
         ([run, other], Options(best=2), "several runs give their best"),
