@@ -223,7 +223,7 @@ def test_failing_jobs_are_named_with_their_reasons_the_others_run_and_the_exit_c
         assert len(logs) == 5
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", [pytest.param("basic", marks=pytest.mark.slow), *SOME[1:]])
 def test_a_signal_ends_the_sweep_and_the_command_repeated_goes_on(program: Program, name: str) -> None:
     seeds = range(2 if name == "basic" else 3)
     words = [*launcher(name), "runner.max_steps=300", f"seed={','.join(map(str, seeds))}"]
@@ -358,6 +358,7 @@ def test_a_job_that_no_machine_has_room_for_is_refused(program: Program) -> None
     assert not program.records()
 
 
+@pytest.mark.slow
 def test_optuna_searches_a_failing_trial_does_not_end_it_and_the_command_repeated_goes_on(program: Program) -> None:
     pytest.importorskip("optuna")
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")

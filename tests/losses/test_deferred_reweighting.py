@@ -113,6 +113,7 @@ def test_options_out_of_range_are_refused() -> None:
         LDAMSoftmaxLoss(stats=stats(), drw_epoch=3)
 
 
+@pytest.mark.slow
 def test_a_run_switches_at_the_epoch_and_resumes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*TINY, "loss=ldam", "loss.drw_epoch=1", "runner.epochs=3", f"paths.data={tmp_path}"]
     whole = fit([*words, f"paths.runs={tmp_path}/whole"])

@@ -95,6 +95,7 @@ def test_one_partially_labelled_class_trains(overrides: list[str], tmp_path: Pat
     assert "OF1@3" not in result["val"]
 
 
+@pytest.mark.slow
 def test_two_ranks_with_a_frozen_backbone_accumulate_and_skip_a_corrupt_image(
     overrides: list[str], tmp_path: Path
 ) -> None:

@@ -20,7 +20,13 @@ from tests.promises.runs import execute, fit, state, torchrun
 SMOOTH = ["model.name=test_vit", "runner.epochs=2", "dataset.num_val=25", "optimizer=sgd", "optimizer.lr=1e-2"]
 
 
-@pytest.mark.parametrize("options", [["loss=asl"], ["loss=bce", "loss.reduction=mean", "runner.accumulate=2"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["loss=bce", "loss.reduction=mean", "runner.accumulate=2"],
+        pytest.param(["loss=asl"], marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_train_and_evaluate_as_one_process(overrides: list[str], tmp_path: Path, options: list[str]) -> None:
     settings = [*overrides, *SMOOTH, *options, "runner.batch_size=8"]
     one = fit([*settings, f"paths.runs={tmp_path}/one"])

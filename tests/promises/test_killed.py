@@ -351,6 +351,7 @@ def test_a_rank_that_waits_for_others_names_them(rank: int) -> None:
     assert others in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_jobs_of_a_killed_sweep_save_and_end(overrides: list[str], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "loss=bce,asl"]

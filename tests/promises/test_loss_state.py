@@ -48,6 +48,7 @@ def test_the_runner_tells_the_loss_each_epoch(overrides: list[str], monkeypatch:
     assert seen == [(step, step // 5) for step in range(10)]
 
 
+@pytest.mark.slow
 def test_two_ranks_keep_one_average_of_ghm(overrides: list[str], tmp_path: Path) -> None:
     execute(torchrun(*overrides, "loss=ghm", "runner.epochs=1"))
     folder = next((tmp_path / "runs").rglob("last.pt")).parent

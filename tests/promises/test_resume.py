@@ -32,7 +32,7 @@ AUGMENTED = ["augment=standard", "mix=mixup", "head=ml_decoder", "head.dim=32", 
         (3, AUGMENTED, 2),  # inside an epoch, and on with another number of workers; dropout, mixup, augmentation
         (5, [], 0),  # the first step of the second epoch has just been taken
         (4, [], 1),  # the last step of the first epoch: its evaluation is still to come
-        (2, ["runner.accumulate=2", "runner.batch_size=8"], 0),
+        pytest.param(2, ["runner.accumulate=2", "runner.batch_size=8"], 0, marks=pytest.mark.slow),
     ],
 )
 def test_run_stopped_and_resumed_equals_an_uninterrupted_one(
@@ -100,7 +100,9 @@ def test_killed_run_goes_on_from_its_last_checkpoint(overrides: list[str], tmp_p
     assert records(resumed) == records(whole)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signal_saves_and_exits_with_its_code(
     overrides: list[str], tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:

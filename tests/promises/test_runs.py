@@ -59,6 +59,7 @@ def test_each_run_names_the_best_of_raw_and_ema_weights(overrides: list[str]) ->
     assert len(set(scores.values())) > 2
 
 
+@pytest.mark.slow
 def test_sweep_runs_every_combination_and_skips_finished_ones(overrides: list[str], tmp_path: Path) -> None:
     sweep = command("-m", *overrides, "runner.max_steps=1", "loss=bce,asl", "head=gap,ml_decoder", "seed=0,1")
     execute(sweep)
@@ -96,6 +97,7 @@ def test_coco_files_train_through_the_whole_program(shared_data: Path, tmp_path:
     assert 0 < result["val"]["map"] <= 100
 
 
+@pytest.mark.slow
 def test_real_coco_images_can_be_learnt_by_heart(shared_data: Path, tmp_path: Path) -> None:
     cfg = load(
         [

@@ -235,6 +235,7 @@ def test_plots_and_tables_save_their_numbers(opened: Opened, folder: Path) -> No
     assert opened.saved('[data-save="pr"]', "SVG").read_text(encoding="utf-8").startswith("<svg")
 
 
+@pytest.mark.slow
 def test_9605_classes_open_without_freezing(chromium: Any, tmp_path: Path) -> None:
     run = make_run(tmp_path / "big" / "00000000", classes=9605, images=80)
     path = write_run_report(run, resamples=0)
