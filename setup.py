@@ -10,10 +10,9 @@ setup(
     packages=[*find_packages(include=["mltrain*"]), "mltrain.configs"],
     package_dir={"mltrain.configs": "configs"},
     package_data={
+        "": ["*.yaml"],
         "mltrain": ["py.typed"],
         "mltrain.configs": ["**/*.yaml"],
-        "mltrain.datasets": ["*.yaml"],
         "mltrain.report.html": ["templates/*"],
-        "mltrain.runs": ["*.yaml"],
     },
 )
