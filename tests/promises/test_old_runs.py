@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from mltrain.config.build import load, load_run
 from mltrain.config.identity import run_folder
 from mltrain.runs.predictor import Predictor
 from mltrain.runs.train import train
-from tests.promises.runs import TINY, records, state
+from tests.promises.runs import TINY, records, state, unpack
 
 ARCHIVE = Path(__file__).parent / "data" / "old_runs.tar.xz"
 NETWORK = [
@@ -36,8 +35,7 @@ RUN = Path("shapes/timm-ml_decoder-asl/a6dcbb78")
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(ARCHIVE, tmp_path)
     return tmp_path
 
 

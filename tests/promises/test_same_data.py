@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from mltrain.config.identity import run_folder
 from mltrain.errors import DataError, Interrupted
 from mltrain.runs.same_data import check_runs, named_files, remember
 from mltrain.runs.train import train
-from tests.promises.runs import TINY, coloured_run, stop_at
+from tests.promises.runs import TINY, coloured_run, stop_at, unpack
 from tests.promises.test_old_runs import ARCHIVE, RUN, words
 
 FRAME = [item for item in TINY if not item.startswith("dataset.")]
@@ -213,8 +212,7 @@ def test_evaluate_warns_in_one_line(place: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_older_runs_have_no_fingerprint_and_get_one_when_resumed(tmp_path: Path) -> None:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(ARCHIVE, tmp_path)
     assert train(load(words(tmp_path, "whole"))) is not None
     assert not (tmp_path / "whole" / RUN / "data.npz").exists(), "a finished run is only read"
     assert train(load(words(tmp_path, "stopped"))) is not None
