@@ -1,4 +1,4 @@
-"""How much resizing without antialias changes images: `python benchmarks/resizing.py FOLDER [--size 224]`.
+"""Measure how much resizing without antialias changes images: `python benchmarks/resizing.py FOLDER [--size 224]`.
 
 Printed: the mean absolute difference in grey levels between antialiased bilinear resizing (ours by default, Pillow's)
 and plain bilinear resizing (OpenCV's, and so mmcv's), averaged over all images below FOLDER, and its range.

@@ -30,7 +30,7 @@ def config_keys() -> dict[str, str]:
 
 
 def advice(argv: Sequence[str], flags: Collection[str], keys: Mapping[str, str], *, training: bool) -> str:
-    """Return what to write in place of the last flag that there is not, or an empty text.
+    """Return what to write instead of the last unknown flag, or an empty text.
 
     Args:
         argv: arguments.

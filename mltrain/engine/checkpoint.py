@@ -121,7 +121,7 @@ class CheckpointFolder:
             return None
 
     def link(self, name: str, other: str) -> None:
-        """Give a checkpoint another name too, in place of what has it: a hard link, or a copy where there are none.
+        """Give a checkpoint a second name: a hard link, or a copy where there are none. It replaces what has the name.
 
         Raises:
             CheckpointError: the disk is full or not writable; the older files are as they were.

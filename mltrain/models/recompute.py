@@ -46,7 +46,7 @@ def _hooks(module: nn.Module) -> list[Any]:
 
 
 def _hold(module: nn.Module, inputs: Any) -> None:
-    """Put copies in place of the running statistics if this forward pass is part of a backward pass.
+    """Replace the running statistics by copies if this forward pass is part of a backward pass.
 
     Copies and not None, because torch compares what both passes save; nor can the statistics be set back afterwards,
     because autograd refuses tensors that were written since they were saved.

@@ -65,12 +65,12 @@ def train(
 
     Args:
         overrides: what `mltrain train` takes, KEY=VALUE.
-        data: (train, val) or (train, val, test), in place of `dataset=`.
-        model: backbone, in place of `model=`; see docs/own_parts/backbone.md. A copy is trained.
-        loss: in place of `loss=`.
-        augment: transform of a training image, in place of `augment=`.
-        callbacks: in place of `callbacks=`.
-        metrics: in place of `metrics.own=`.
+        data: (train, val) or (train, val, test), instead of `dataset=`.
+        model: backbone, instead of `model=`; see docs/own_parts/backbone.md. A copy is trained.
+        loss: instead of `loss=`.
+        augment: transform of a training image, instead of `augment=`.
+        callbacks: instead of `callbacks=`.
+        metrics: instead of `metrics.own=`.
         imports: packages of yours that the config may name, as `paths.imports`.
 
     Returns:

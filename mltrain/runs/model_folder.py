@@ -29,7 +29,7 @@ def write_model_folder(
     stats: LabelStats | None = None,
     others: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the folder atomically, in place of what `out` has.
+    """Write the folder atomically; it replaces what `out` has.
 
     Args:
         out: the folder.

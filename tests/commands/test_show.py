@@ -1,4 +1,4 @@
-"""What is printed instead of a run: configs, how they were put together, and what a command would do."""
+"""Tests of what is printed instead of a run: configs, how they were put together, and what a command would do."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,8 +154,12 @@ def test_runs_are_the_same_and_resume_the_same(places, tmp_path: Path, monkeypat
 
 
 def test_prediction_reads_members_and_lists_archives(places, tmp_path: Path) -> None:
-    run = fit([*arguments(places, "zip", tmp_path), "runner.max_steps=1", "logger.report=true"])
-    assert (run / "report.html").read_text().count("data:image/jpeg") >= 12
+    reported = ["runner.max_steps=1", "logger.report=true"]
+    run, of_files = (fit([*arguments(places, kind, tmp_path / kind), *reported]) for kind in ("zip", "files"))
+    pictures = [
+        re.findall(r"data:image/jpeg;base64,[^\"' )]+", (f / "report.html").read_text()) for f in (run, of_files)
+    ]
+    assert pictures[0] == pictures[1] and len(pictures[0]) > 10, "the report has the same pictures as from files"
     predictor = Predictor.from_run(run)
     scores = []
     for kind in KINDS:
