@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from mltrain import console
 from mltrain.cli import Command
 from mltrain.config.build import instantiate
+from mltrain.config.rules import FEATURES
 from mltrain.config.schema import number
 from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
@@ -71,6 +72,10 @@ def inspect_batch(cfg: DictConfig, options: Options) -> str | None:
     from mltrain.report.pictures import write_picture
     from mltrain.runs.assemble import Parts, build_data, build_train_loader
 
+    if cfg.data.cache == FEATURES:
+        raise ConfigError(
+            "data.cache=features: its batches hold no images; data.cache=false shows those of other trainings"
+        )
     cfg = offline(cfg)
     cfg.data.num_workers = 0
     with distributed.start(cfg.runner.device) as dist:

@@ -11,6 +11,8 @@ from mltrain.config.signatures import PACKAGE, TargetError, read_constant, read_
 CURRICULUM = "curriculum"
 CLASS_COSTS = "class_costs"
 """the argument of a sampler that follows the class costs"""
+FEATURES = "features"
+"""the value of `data.cache` that stores features instead of resized images"""
 MULTI_LABEL, SINGLE_LABEL = "multi_label", "single_label"
 
 # Figures that may choose the best epoch; the first by default. All are defined on every split that can be evaluated,
@@ -147,6 +149,23 @@ def training_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"distill.{key}", "there is no teacher: add distill.teacher=RUN, or leave it out"
 
 
+def feature_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for what cannot work on cached features."""
+    sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    if sections.get("data", {}).get("cache") != FEATURES:
+        return
+    if sections.get("model", {}).get("freeze_stages", -1) != -1:
+        yield (
+            "data.cache",
+            f"{FEATURES} are stored once, so the backbone must not change: add model.freeze_stages=-1, or use "
+            "data.cache=true, which stores resized images",
+        )
+    if sections.get("mix", {}).get("_target_") is not None:
+        yield "mix", f"it mixes images, and data.cache={FEATURES} has none; use mix=none"
+    if sections.get("distill", {}).get("teacher") is not None:
+        yield "distill.teacher", f"the teacher looks at images, and data.cache={FEATURES} has none; use data.cache=true"
+
+
 def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
     runner = tree.get("runner")
@@ -165,5 +184,5 @@ def _options(target: Any) -> set[str] | None:
         return None
 
 
-RULES = (task_problems, curriculum_problems, logger_problems, runner_problems, training_problems)
+RULES = (task_problems, curriculum_problems, logger_problems, runner_problems, training_problems, feature_problems)
 """each yields (key, problem) for a resolved config"""

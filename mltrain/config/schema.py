@@ -65,9 +65,11 @@ class DataOptions:
     num_workers: int | None = number(None, least=0)  # per rank; null: from the number of cores
     on_corrupt: Literal["stop", "skip"] = "stop"  # a training image that cannot be decoded; evaluation always stops
     corrupt_budget: int = number(100, least=0)  # skipped images that end the run
-    cache: bool = False  # keep resized images on disk
+    cache: Literal["features"] | bool = False  # keep resized images, or features of a frozen backbone, on disk
     cache_dir: str | None = None  # null: <paths.data>/cache
     cache_size: int | None = number(None, least=1)  # shorter side kept for random crops; null: 8/7 of the input size
+    feature_dtype: Literal["fp16", "bf16"] = "fp16"  # of cached features: fp16 is more exact, bf16 has a larger range
+    feature_views: int = number(0, least=0)  # augmented views of an image whose features are cached; 0: not augmented
     check_files: bool = True  # look for every image file before training
     limit: int | None = number(None, least=1)  # images of each split, to try things out; null: all
     validate_on: Literal["val", "train"] = "val"  # train: evaluate the training images, to see what was learnt by heart
@@ -199,6 +201,8 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "debug": None,
     "data.limit": None,
     "data.validate_on": "val",
+    "data.feature_dtype": "fp16",
+    "data.feature_views": 0,
     "callbacks": [],
     "metrics.own": [],
     "distill": {"teacher": None, "weight": 1.0, "temperature": 1.0},

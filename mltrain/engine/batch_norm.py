@@ -58,7 +58,7 @@ def estimate_batch_norm(
         with Meter("estimating batch norm", images, unit="images", mode=progress) as meter:
             for batch in batches:
                 if len(batch.targets):
-                    inputs = batch.images.to(device, non_blocking=True, memory_format=memory_format)
+                    inputs = batch.inputs(device, memory_format)
                     with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
                         model(inputs)
                     meter.add(len(batch.targets))

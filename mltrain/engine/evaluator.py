@@ -198,7 +198,7 @@ def forward_batches(
         for _ in range(loader.rounds):  # the same number on every rank, so that all can agree on stopping
             batch = next(batches, None)
             if batch is not None:
-                images = batch.images.to(dist.device, non_blocking=True, memory_format=memory_format)
+                images = batch.inputs(dist.device, memory_format)
                 if inference.forward is not None:
                     outputs = inference.forward(models, images)
                 else:

@@ -156,7 +156,7 @@ class TrainStep:
 
     def _inputs(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.dist.device
-        images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
+        images = batch.inputs(device, self.memory_format)
         targets = batch.targets.to(device, non_blocking=True)
         if self.mix is not None:
             images, targets = self.mix(images, targets, mix_generator(self.seed, step, micro, self.dist.rank))

@@ -60,7 +60,8 @@ class Backbone(nn.Module):
     classifier and is left out. Parameters that the tokens do not depend on are removed, so that they are not trained,
     averaged or saved.
 
-    Attributes: `num_features` D, `image_size` (pixels, square), `mean` and `std` (of images in 0..1), `load_report`
+    Attributes: `num_features` D, `num_prefix` P, `image_size` (pixels, square), `grid` (h, w) of the tokens at that
+    size, `mean` and `std` (of images in 0..1), `load_report`
     (None without a checkpoint file), `stored` (what the checkpoint has besides, for a head that starts from it; None
     where there is nothing to take over).
     """
@@ -92,21 +93,24 @@ class Backbone(nn.Module):
         if not isinstance(x, Tensor) or x.ndim not in (3, 4):
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ConfigError(f"its features are {shape}, not one map of tokens")
-        self._prefix = 0
+        self.num_prefix = 0
         if x.ndim == 4:
             layout = getattr(self.model, "output_fmt", "NCHW")
             if x.shape[1 if layout == "NCHW" else 3] != declared:
                 layout = "NHWC" if x.shape[3] == declared else "NCHW"
             self.layout = layout
+            self.grid = (x.shape[-2], x.shape[-1]) if layout == "NCHW" else (x.shape[1], x.shape[2])
             self.num_features: int = x.shape[1 if layout == "NCHW" else 3]
         else:
             self.layout = "NLC"
             self.num_features = x.shape[2]
-            prefix = getattr(self.model, "num_prefix_tokens", None)
-            self._prefix = int(isinstance(getattr(self.model, "cls_token", None), Tensor)) if prefix is None else prefix
-            side = math.isqrt(max(x.shape[1] - self._prefix, 0))
-            if side == 0 or side * side != x.shape[1] - self._prefix:
-                raise ConfigError(f"{x.shape[1]} tokens with {self._prefix} prefix tokens are no square grid")
+            own = getattr(self.model, "num_prefix_tokens", None)
+            has_cls = isinstance(getattr(self.model, "cls_token", None), Tensor)
+            self.num_prefix = int(has_cls) if own is None else own
+            side = math.isqrt(max(x.shape[1] - self.num_prefix, 0))
+            if side == 0 or side * side != x.shape[1] - self.num_prefix:
+                raise ConfigError(f"{x.shape[1]} tokens with {self.num_prefix} prefix tokens are no square grid")
+            self.grid = (side, side)
         if self.num_features != declared:
             raise ConfigError(f"its features of shape {tuple(x.shape)} have no axis of num_features={declared}")
         for path in ("fc_norm", "head.norm"):
@@ -127,13 +131,13 @@ class Backbone(nn.Module):
             grid = (x.shape[1], x.shape[2])
             x = x.flatten(1, 2)
         else:
-            n = x.shape[1] - self._prefix
+            n = x.shape[1] - self.num_prefix
             h = round(math.sqrt(n * images.shape[2] / images.shape[3]))
             grid = (h, n // h)
         if self._token_norm:
             norm = self.model.get_submodule(self._token_norm)
             x = F.layer_norm(x, (self.num_features,), norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
-        return Features(x[:, self._prefix :], grid, x[:, : self._prefix])
+        return Features(x[:, self.num_prefix :], grid, x[:, : self.num_prefix])
 
     def _forward_features(self, images: Tensor) -> Tensor:
         return self.model.forward_features(images)  # type: ignore[operator]
@@ -160,6 +164,16 @@ class Backbone(nn.Module):
                     module.requires_grad_(False)
             self._statistics_frozen = True
         self.train(self.training)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no training changes its features: no parameter is trained, no part is in training mode."""
+        was = self.training
+        self.train()
+        trained = any(p.requires_grad for p in self.parameters())
+        frozen = not trained and not any(m.training for m in self.model.modules())
+        self.train(was)
+        return frozen
 
     def recompute(self) -> None:
         """Compute activations again in the backward pass, to save memory: gradient checkpointing, in training only."""

@@ -29,6 +29,9 @@ class Classifier(nn.Module):
     checkpoint is evaluated with the values of its training. The memory format of the images is kept.
 
     The head gets the tokens and, if its `forward` has an argument `grid`, the grid (h, w) too.
+
+    What `pack` has made of features, `(B, T, D)`, takes the place of images everywhere: a head is trained on stored
+    features of a frozen backbone so.
     """
 
     mean: Tensor
@@ -46,8 +49,26 @@ class Classifier(nn.Module):
         return (images - self.mean).div_(self.std)
 
     def features(self, images: Tensor) -> Features:
-        """Return the backbone's features of raw images."""
+        """Return the backbone's features of raw images, or those that `pack` has packed."""
+        if images.ndim == 3:
+            return self._unpack(images)
         return self.backbone(self.normalize(images))
+
+    def pack(self, features: Features) -> Tensor:
+        """Return what the head needs of features as one tensor, fp32 `(B, T, D)`: the prefix tokens, then the others.
+
+        Of the others it is their mean alone, if the head says that this is all it uses (`uses_mean`).
+        """
+        tokens = features.tokens.float()
+        if getattr(self.head, "uses_mean", False):
+            tokens = tokens.mean(1, keepdim=True)
+        return torch.cat((features.prefix.float(), tokens), 1)
+
+    def _unpack(self, packed: Tensor) -> Features:
+        prefix = self.backbone.num_prefix
+        tokens = packed[:, prefix:].float()
+        grid = (1, 1) if tokens.shape[1] == 1 else self.backbone.grid
+        return Features(tokens, grid, packed[:, :prefix].float())
 
     def classify(self, features: Features) -> Tensor:
         """Return the head's logits for a backbone's features."""

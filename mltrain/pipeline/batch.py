@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,13 +21,31 @@ class Batch(NamedTuple):
     """Images and targets, on the CPU."""
 
     images: torch.Tensor
-    """uint8 (B, 3, H, W), RGB, channels last"""
+    """uint8 (B, 3, H, W), RGB, channels last; or stored features in half precision, (B, T, D)"""
     targets: torch.Tensor
     """int8 (B, C): 1, 0 or -1"""
     indices: torch.Tensor
     """int64 (B,): positions in the LabelSet"""
     corrupt: list[str]
     """one line (path and reason) for each image that could not be decoded and is left out"""
+
+    def inputs(self, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
+        """Return the images on a device, in a memory format; stored features have but one."""
+        if self.images.ndim == 4:
+            return self.images.to(device, non_blocking=True, memory_format=memory_format)
+        return self.images.to(device, non_blocking=True)
+
+
+class Layout(NamedTuple):
+    """Shape and type of one image of a batch: uint8 (3, S, S), channels last, or stored features (T, D)."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.uint8
+
+    @property
+    def bytes(self) -> int:
+        """Size of an image."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Transform(Protocol):
@@ -35,6 +54,12 @@ class Transform(Protocol):
     image_size: int
 
     def __call__(self, image: np.ndarray) -> torch.Tensor: ...
+
+
+def layout_of(transform: Transform) -> Layout:
+    """Return the layout of what a transform gives: its attribute `layout`, or that of images."""
+    size = transform.image_size
+    return getattr(transform, "layout", None) or Layout((3, size, size))
 
 
 class ToTensor:
@@ -56,6 +81,18 @@ class ImageSource(Protocol):
     def read(self, index: int) -> np.ndarray: ...
 
 
+class Cache(ImageSource, Protocol):
+    """What was computed of every image and is read instead of the files: resized images, or features."""
+
+    def training(self, augment: Transform) -> Transform:
+        """Return the transform of what `read` gives; `augment` is that of training images."""
+        ...
+
+    def evaluation(self, resize: Transform) -> Transform:
+        """Return the transform of what `read` gives; `resize` is that of evaluation. ValueError: it does not fit."""
+        ...
+
+
 class Job(NamedTuple):
     """A batch to load: the images at `indices`, the first of which is at `position` of the epoch's order."""
 
@@ -74,7 +111,7 @@ class PackedBatch(NamedTuple):
 
     buffer: torch.Tensor | Lent
     capacity: int
-    image_size: int
+    layout: Layout
     num_classes: int
     indices: np.ndarray
     corrupt: list[str]
@@ -96,7 +133,7 @@ class PackedBatch(NamedTuple):
             raise ConfigError(self.refused)
         if self.error is not None:
             raise DataError(self.error)
-        images, targets = _views(buffer, self.capacity, self.image_size, self.num_classes)
+        images, targets = _views(buffer, self.capacity, self.layout, self.num_classes)
         n = len(self.indices)
         return Batch(images[:n], targets[:n], torch.from_numpy(self.indices), self.corrupt)
 
@@ -108,9 +145,14 @@ class PackedBatch(NamedTuple):
         return self.buffer if isinstance(self.buffer, torch.Tensor) else hand_out(self.buffer)
 
 
-def _views(buffer: torch.Tensor, count: int, size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    split = count * size * size * 3
-    images = buffer[:split].view(count, size, size, 3).permute(0, 3, 1, 2)
+def _views(buffer: torch.Tensor, count: int, layout: Layout, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    split = count * layout.bytes
+    images = buffer[:split].view(layout.dtype)
+    if len(layout.shape) == 3:
+        channels, height, width = layout.shape
+        images = images.view(count, height, width, channels).permute(0, 3, 1, 2)
+    else:
+        images = images.view(count, *layout.shape)
     return images, buffer[split : split + count * classes].view(torch.int8).view(count, classes)
 
 
@@ -148,10 +190,10 @@ class Assembler:
             return self._assemble(job, generator)
 
     def _assemble(self, job: Job, generator: torch.Generator | None) -> PackedBatch:
-        count, size, classes = len(job.indices), self.transform.image_size, self.labels.num_classes
-        memory = self._memory(job, count * (size * size * 3 + classes))
+        count, layout, classes = len(job.indices), layout_of(self.transform), self.labels.num_classes
+        memory = self._memory(job, count * (layout.bytes + classes))
         buffer = memory if job.buffer is None else job.buffer
-        images, targets = _views(memory, count, size, classes)
+        images, targets = _views(memory, count, layout, classes)
         kept: list[int] = []
         corrupt: list[str] = []
         for offset, index in enumerate(job.indices.tolist()):
@@ -159,7 +201,7 @@ class Assembler:
                 image = self.source.read(index)
             except DataError as error:
                 if not self.skip:
-                    return PackedBatch(buffer, count, size, classes, job.indices, [], str(error), [])
+                    return PackedBatch(buffer, count, layout, classes, job.indices, [], str(error), [])
                 corrupt.append(str(error))
                 continue
             if generator is not None and self.seed is not None:
@@ -167,11 +209,11 @@ class Assembler:
             try:
                 result = self.transform(image)
             except ConfigError as error:  # a transform of the user
-                return PackedBatch(buffer, count, size, classes, job.indices, [], None, [], str(error))
-            if result.shape != (3, size, size) or result.dtype != torch.uint8:
+                return PackedBatch(buffer, count, layout, classes, job.indices, [], None, [], str(error))
+            if result.shape != layout.shape or result.dtype != layout.dtype:
                 raise ValueError(
                     f"{type(self.transform).__name__} gave {result.dtype} {tuple(result.shape)}, "
-                    f"expected torch.uint8 {(3, size, size)}"
+                    f"expected {layout.dtype} {layout.shape}"
                 )
             images[len(kept)].copy_(result)
             kept.append(index)
@@ -179,7 +221,7 @@ class Assembler:
         targets[: len(kept)] = torch.from_numpy(self.labels.targets_batch(indices))
         damaged = self.source.damaged.copy()
         self.source.damaged.clear()
-        return PackedBatch(buffer, count, size, classes, indices, corrupt, None, damaged)
+        return PackedBatch(buffer, count, layout, classes, indices, corrupt, None, damaged)
 
     def _memory(self, job: Job, size: int) -> torch.Tensor:
         if job.buffer is not None:

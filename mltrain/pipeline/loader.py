@@ -11,8 +11,7 @@ import torch
 
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, PackedBatch, ToTensor, Transform
-from mltrain.pipeline.cache import CachedImages
+from mltrain.pipeline.batch import Assembler, Batch, Cache, FileSource, Job, PackedBatch, Transform, layout_of
 from mltrain.pipeline.samplers import Sampler
 from mltrain.pipeline.workers import Waiting, close_loader, data_loader, start_loading
 from mltrain.text import counted
@@ -45,7 +44,8 @@ class TrainLoader:
             and `Batch.corrupt` lists the image.
         corrupt_budget: with ``skip``, the run ends if more different images than this are corrupt.
         pin_memory: put batches into page-locked memory, for a CUDA device.
-        cache: resized images (of ``augment.cache_resize(...)``) to read instead of the files, see `cached_images`.
+        cache: read instead of the files: resized images (of ``augment.cache_resize(...)``, see `cached_images`), or
+            features (see `cached_features`).
 
     Raises:
         ValueError: an argument is out of range, or the sampler gives no image.
@@ -69,7 +69,7 @@ class TrainLoader:
         on_corrupt: Literal["stop", "skip"] = "stop",
         corrupt_budget: int = 100,
         pin_memory: bool = False,
-        cache: CachedImages | None = None,
+        cache: Cache | None = None,
     ) -> None:
         _check_sizes(batch_size, rank, world_size)
         if accumulate < 1:
@@ -85,20 +85,21 @@ class TrainLoader:
         self.corrupt: dict[str, None] = {}
         """path and reason of each image that was left out; a resumed run adds those of before"""
         self.waiting = Waiting(labels)
-        self._damage = _Damage(labels.name)
+        self._damage = Damage(labels.name)
         self._sampler = sampler
         self._step_size = min(batch_size * accumulate, len(sampler))
         self._accumulate = accumulate
         self._rank = rank
         self._world_size = world_size
         self._corrupt_budget = corrupt_budget
+        transform = augment if cache is None else cache.training(augment)
         self._loader = data_loader(
-            partial(Assembler, labels, cache or FileSource(labels), augment, seed=seed, skip=on_corrupt == "skip"),
+            partial(Assembler, labels, cache or FileSource(labels), transform, seed=seed, skip=on_corrupt == "skip"),
             self._jobs,
             num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
-            batch_bytes=-(-batch_size // world_size) * (3 * augment.image_size**2 + labels.num_classes),
+            batch_bytes=-(-batch_size // world_size) * (layout_of(transform).bytes + labels.num_classes),
             held=2 * accumulate,
         )
         self._stream: Iterator[PackedBatch] | None = None
@@ -208,7 +209,7 @@ class EvalLoader:
         rank, world_size: of this process.
         num_workers, prefetch, pin_memory, on_corrupt: as in `TrainLoader`; images that ``skip`` leaves out are not
             counted.
-        cache: results of `transform`, to read instead of the files.
+        cache: results of `transform`, or features of these, to read instead of the files.
 
     Raises:
         ValueError: an argument is out of range, or the cache holds results of another transform.
@@ -227,14 +228,13 @@ class EvalLoader:
         prefetch: int = 2,
         pin_memory: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
-        cache: CachedImages | None = None,
+        cache: Cache | None = None,
     ) -> None:
         _check_sizes(batch_size, rank, world_size)
-        if cache is not None and cache.resize != repr(transform):
-            raise ValueError(f"the cache holds images resized by {cache.resize}, expected {transform!r}")
+        transform = transform if cache is None else cache.evaluation(transform)
         self.labels = labels
         self.waiting = Waiting(labels)
-        self._damage = _Damage(labels.name)
+        self._damage = Damage(labels.name)
         first, last = (len(labels) * k // world_size for k in (rank, rank + 1))
         self.share = last - first
         """number of images of this rank"""
@@ -244,14 +244,13 @@ class EvalLoader:
         """number of batches of the rank that has most"""
         indices = torch.arange(first, last).numpy()
         self._jobs = [Job(0, first + k, indices[k : k + local]) for k in range(0, len(indices), local)]
-        transform = ToTensor(transform.image_size) if cache else transform
         self._loader = data_loader(
             partial(Assembler, labels, cache or FileSource(labels), transform, seed=None, skip=on_corrupt == "skip"),
             lambda: self._jobs,
             num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
-            batch_bytes=local * (3 * transform.image_size**2 + labels.num_classes),
+            batch_bytes=local * (layout_of(transform).bytes + labels.num_classes),
             held=2,
         )
 
@@ -270,7 +269,7 @@ class EvalLoader:
         close_loader(self._loader)
 
 
-class _Damage:
+class Damage:
     """JPEG files of a set that are damaged in their data, which libjpeg decodes nevertheless."""
 
     def __init__(self, name: str) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from mltrain.config.build import instantiate
 from mltrain.config.identity import run_folder
-from mltrain.config.rules import SINGLE_LABEL, best_figure
+from mltrain.config.rules import FEATURES, SINGLE_LABEL, best_figure
 from mltrain.datasets.splits import Splits, in_class_order
 from mltrain.engine import distributed
 from mltrain.engine.curriculum import Curriculum
@@ -37,12 +37,12 @@ from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
 from mltrain.optim.optimizers import check_usable
 from mltrain.pipeline.batch import Transform
-from mltrain.pipeline.cache import CachedImages, cached_images
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.debug import limited, with_validation
 from mltrain.runs.dry_run import dry_run
-from mltrain.runs.extend import Extension, begin_extension, build_schedule, find_extension
+from mltrain.runs.extend import Extension, begin_extension, build_schedule, find_extension, take_backbone
+from mltrain.runs.features import evaluation_cache, training_cache
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.offline import offline
@@ -79,6 +79,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     seed_start(cfg.seed, deterministic=cfg.runner.deterministic)
     parts = build_parts(cfg, dist)
     splits, stats, model = parts
+    if extension is not None and cfg.data.cache == FEATURES:
+        take_backbone(extension, cfg, folder, model)
     callbacks = build_callbacks(cfg)
     if cfg.metrics.best == "map_unseen":
         check_unseen(splits.val, stats, cfg.metrics.min_positives)
@@ -239,7 +241,7 @@ def eval_loader(
 ) -> EvalLoader:
     """Build the loader of an evaluation split, at the model's input size; by default in batches of the config.
 
-    With `views` images are resized by that instead, and no cache of resized images is used.
+    With `views` images are resized by that instead, and no cache is used.
     """
     resize = views or instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
     return EvalLoader(
@@ -250,7 +252,7 @@ def eval_loader(
         world_size=dist.world_size,
         num_workers=cfg.data.num_workers,
         pin_memory=dist.device.type == "cuda",
-        cache=_cached(cfg, labels, resize) if views is None else None,
+        cache=evaluation_cache(cfg, labels, resize, model) if views is None else None,
     )
 
 
@@ -296,8 +298,6 @@ def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Pa
             f"{cfg.runner.accumulate} over {dist.world_size} processes, which cut a step into {parts_of_step} parts"
         )
     augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
-    if cfg.data.cache and not hasattr(augment, "cache_resize"):
-        raise ConfigError(f"data.cache=true: {cfg.augment._target_} has no cache_resize; set data.cache=false")
     return TrainLoader(
         splits.train,
         augment,
@@ -311,7 +311,7 @@ def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Pa
         on_corrupt=cfg.data.on_corrupt,
         corrupt_budget=cfg.data.corrupt_budget,
         pin_memory=dist.device.type == "cuda",
-        cache=_cached(cfg, splits.train, augment.cache_resize(cfg.data.cache_size)) if cfg.data.cache else None,
+        cache=training_cache(cfg, splits.train, augment, model),
     )
 
 
@@ -345,12 +345,6 @@ def _curriculum(
         single_label=cfg.task == SINGLE_LABEL,
         folder=folder,
     )
-
-
-def _cached(cfg: DictConfig, labels: LabelSet, resize: Any) -> CachedImages | None:
-    if not cfg.data.cache:
-        return None
-    return cached_images(labels, resize, folder=cfg.data.cache_dir or Path(cfg.paths.data) / "cache")
 
 
 def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier, loader: TrainLoader) -> None:

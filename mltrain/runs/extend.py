@@ -101,6 +101,21 @@ def build_schedule(cfg: DictConfig, steps_per_epoch: int, extension: Extension |
     return From(schedule=schedule, start=start * steps_per_epoch) if start else schedule
 
 
+def take_backbone(extension: Extension, cfg: DictConfig, folder: Path, model: Classifier) -> None:
+    """Give the model the backbone of the training that goes on: features are computed before its checkpoint is read.
+
+    What does not fit is left to `begin_extension`, which says why.
+    """
+    content = CheckpointFolder(folder if _has_begun(cfg, folder) else Path(extension.run)).load() or {}
+    own = model.state_dict()
+    stored = {
+        name: tensor
+        for name, tensor in content.get("model", {}).items()
+        if not name.startswith("head.") and name in own and own[name].shape == tensor.shape
+    }
+    model.load_state_dict(stored, strict=False)
+
+
 def begin_extension(
     extension: Extension, cfg: DictConfig, folder: Path, step: TrainStep, splits: Splits, steps_per_epoch: int
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mltrain.errors import DataError
-from mltrain.pipeline import cache
+from mltrain.pipeline import cache, store
 from mltrain.pipeline.augment import EvalResize, ShorterSide, TrainAugment
 from mltrain.pipeline.cache import cached_images
 from mltrain.pipeline.decode import read_image
@@ -110,7 +110,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_in_use(labels, tmp_path, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args)
 
-    monkeypatch.setattr(cache.os, "pwrite", full)
+    monkeypatch.setattr(store.os, "pwrite", full)
     with pytest.raises(DataError, match=r"disk is full.*cache_dir.*data\.cache=false"):
         cached_images(labels, EvalResize(image_size=16), folder=tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
@@ -119,7 +119,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_in_use(labels, tmp_path, mon
 
 
 def test_too_little_space_is_reported_before_the_work(labels, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     monkeypatch.setattr(cache, "read_image", lambda path: pytest.fail("an image was read"))
     with pytest.raises(DataError, match=r"disk is full \(.*GB needed.*GB free"):
         cached_images(labels, EvalResize(image_size=16), folder=tmp_path)

@@ -34,6 +34,8 @@ class PFC(nn.Module):
 
     map_kind = "evidence"
     """of `class_maps`, see `mltrain.models.explain`"""
+    uses_mean = True
+    """of the tokens, and nothing else: stored features are this mean"""
     class_axes: ClassVar[ClassAxes] = {"fc.weight": (0,), "fc.bias": (0,)}
 
     def __init__(
