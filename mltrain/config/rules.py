@@ -147,6 +147,21 @@ def training_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"distill.{key}", "there is no teacher: add distill.teacher=RUN, or leave it out"
 
 
+def pooling_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for a head that has no use for the one vector of `model.pool=timm`."""
+    model, head = tree.get("model"), tree.get("head")
+    if not isinstance(model, dict) or not isinstance(head, dict) or model.get("pool") != "timm":
+        return
+    tokens, options = head.get("tokens"), _options(head.get("_target_"))
+    if tokens in ("cls", "both"):
+        yield (
+            "head.tokens",
+            "model.pool=timm leaves one vector, and no class token beside it; use head.tokens=patches",
+        )
+    elif options is not None and "tokens" not in options:
+        yield "model.pool", "it leaves one vector for an image, and this head weighs places; use head=gap, or pool=head"
+
+
 def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
     runner = tree.get("runner")
@@ -165,5 +180,5 @@ def _options(target: Any) -> set[str] | None:
         return None
 
 
-RULES = (task_problems, curriculum_problems, logger_problems, runner_problems, training_problems)
+RULES = (task_problems, curriculum_problems, logger_problems, runner_problems, training_problems, pooling_problems)
 """each yields (key, problem) for a resolved config"""

@@ -14,6 +14,7 @@ from mltrain.labels import LabelSet
 from mltrain.pipeline.buffers import BatchBuffers, Lent, hand_out
 from mltrain.pipeline.decode import read_image
 from mltrain.seeding import IMAGE, integer_hash, kept_random_state
+from mltrain.sizes import ImageSize, area, height_width
 
 
 class Batch(NamedTuple):
@@ -30,9 +31,9 @@ class Batch(NamedTuple):
 
 
 class Transform(Protocol):
-    """uint8 RGB (H, W, 3) -> uint8 (3, image_size, image_size); may draw from torch's default CPU generator only."""
+    """uint8 RGB (H, W, 3) -> uint8 (3, h, w) of `image_size`; may draw from torch's default CPU generator only."""
 
-    image_size: int
+    image_size: ImageSize
 
     def __call__(self, image: np.ndarray) -> torch.Tensor: ...
 
@@ -40,7 +41,7 @@ class Transform(Protocol):
 class ToTensor:
     """The transform of images that are resized already."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: ImageSize) -> None:
         self.image_size = image_size
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
@@ -74,7 +75,7 @@ class PackedBatch(NamedTuple):
 
     buffer: torch.Tensor | Lent
     capacity: int
-    image_size: int
+    image_size: ImageSize
     num_classes: int
     indices: np.ndarray
     corrupt: list[str]
@@ -108,9 +109,9 @@ class PackedBatch(NamedTuple):
         return self.buffer if isinstance(self.buffer, torch.Tensor) else hand_out(self.buffer)
 
 
-def _views(buffer: torch.Tensor, count: int, size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    split = count * size * size * 3
-    images = buffer[:split].view(count, size, size, 3).permute(0, 3, 1, 2)
+def _views(buffer: torch.Tensor, count: int, size: ImageSize, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    split = count * area(size) * 3
+    images = buffer[:split].view(count, *height_width(size), 3).permute(0, 3, 1, 2)
     return images, buffer[split : split + count * classes].view(torch.int8).view(count, classes)
 
 
@@ -149,7 +150,8 @@ class Assembler:
 
     def _assemble(self, job: Job, generator: torch.Generator | None) -> PackedBatch:
         count, size, classes = len(job.indices), self.transform.image_size, self.labels.num_classes
-        memory = self._memory(job, count * (size * size * 3 + classes))
+        memory = self._memory(job, count * (area(size) * 3 + classes))
+        shape = (3, *height_width(size))
         buffer = memory if job.buffer is None else job.buffer
         images, targets = _views(memory, count, size, classes)
         kept: list[int] = []
@@ -168,10 +170,10 @@ class Assembler:
                 result = self.transform(image)
             except ConfigError as error:  # a transform of the user
                 return PackedBatch(buffer, count, size, classes, job.indices, [], None, [], str(error))
-            if result.shape != (3, size, size) or result.dtype != torch.uint8:
+            if result.shape != shape or result.dtype != torch.uint8:
                 raise ValueError(
                     f"{type(self.transform).__name__} gave {result.dtype} {tuple(result.shape)}, "
-                    f"expected torch.uint8 {(3, size, size)}"
+                    f"expected torch.uint8 {shape}"
                 )
             images[len(kept)].copy_(result)
             kept.append(index)

@@ -27,6 +27,7 @@ from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize, ShorterSide
 from mltrain.pipeline.decode import read_image
 from mltrain.progress import BAR_SECONDS, Meter
+from mltrain.sizes import area
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -234,7 +235,7 @@ def _write(out: int, data: memoryview, offset: int) -> None:
 
 
 def _check_space(folder: Path, count: int, resize: EvalResize | ShorterSide) -> None:
-    side = resize.image_size**2 if isinstance(resize, EvalResize) else resize.size**2 * 4 // 3  # of a 4:3 photograph
-    needed, free = count * side * 3, shutil.disk_usage(folder).free
+    pixels = area(resize.image_size) if isinstance(resize, EvalResize) else area(resize.size) * 4 // 3  # of a 4:3 photo
+    needed, free = count * pixels * 3, shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free", str(folder))

@@ -15,6 +15,7 @@ from mltrain.pipeline.batch import Assembler, Batch, FileSource, Job, PackedBatc
 from mltrain.pipeline.cache import CachedImages
 from mltrain.pipeline.samplers import Sampler
 from mltrain.pipeline.workers import Waiting, close_loader, data_loader, start_loading
+from mltrain.sizes import area
 from mltrain.text import counted
 
 _LOG = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class TrainLoader:
             num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
-            batch_bytes=-(-batch_size // world_size) * (3 * augment.image_size**2 + labels.num_classes),
+            batch_bytes=-(-batch_size // world_size) * (3 * area(augment.image_size) + labels.num_classes),
             held=2 * accumulate,
         )
         self._stream: Iterator[PackedBatch] | None = None
@@ -251,7 +252,7 @@ class EvalLoader:
             num_workers=num_workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
-            batch_bytes=local * (3 * transform.image_size**2 + labels.num_classes),
+            batch_bytes=local * (3 * area(transform.image_size) + labels.num_classes),
             held=2,
         )
 
