@@ -27,6 +27,7 @@ from mltrain.config.schema import number
 from mltrain.errors import ConfigError
 from mltrain.runs.offline import offline
 from mltrain.runs.outputs import check_suffix, writing
+from mltrain.sizes import in_pixels, simplest
 from mltrain.text import counted, did_you_mean, first_lines
 from mltrain.transcript import typed
 
@@ -83,6 +84,9 @@ def browse(cfg: DictConfig, options: Options) -> Path:
     indices = choose(labels, options.images, pick=options.pick, seed=cfg.seed, among=among)
     size = cfg.model.get("image_size") or instantiate(offline(cfg).model, "model").image_size
     section = "augment" if options.split == "train" else "eval_resize"
+    if section == "eval_resize":
+        size = cfg.eval_resize.get("image_size") or size
+    size = simplest(size)
     transform: Transform = instantiate(cfg[section], section, image_size=size)
     count = options.versions if options.split == "train" else 1
 
@@ -90,7 +94,7 @@ def browse(cfg: DictConfig, options: Options) -> Path:
         return [_transformed(transform, image, cfg.seed, epoch, index) for epoch in range(count)]
 
     described = _augmentation(cfg) if section == "augment" else f"eval_resize={component_name(cfg.eval_resize)}"
-    about = About(name=labels.name, transform=f"{described}, {size} px", command=typed())
+    about = About(name=labels.name, transform=f"{described}, {in_pixels(size)}", command=typed())
     with writing(Path(options.out)) as out:
         shown = _with_bar(indices, cfg.logger.progress)
         broken = write_browse(out, labels, stats, shown, versions, about=about, side=options.side)

@@ -68,6 +68,7 @@ def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
         ConfigError: a class is unknown, options exclude each other, the head has no maps, or see `image_files`.
         DataError: images could not be read; raised at the end, after all others.
     """
+    from mltrain.models.explain import why_no_maps
     from mltrain.pipeline.decode import read_image
     from mltrain.runs.folder import load_finished
     from mltrain.runs.predictor import Predictor, image_files
@@ -75,8 +76,9 @@ def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
     files = image_files(images)
     run = load_finished(folder, weights=options.weights, config=cfg)
     asked = _classes(run, options)
-    if not hasattr(run.model.head, "class_maps"):
-        raise ConfigError(f"{folder}: its head, {type(run.model.head).__name__}, has no class_maps to show")
+    reason = why_no_maps(run.model)
+    if reason is not None:
+        raise ConfigError(f"{folder}: {reason}")
     places = _places(files, Path(options.out))
     predictor = Predictor.from_run(run, threshold=options.threshold, topk=options.topk)
     sheets: list[Path] = []

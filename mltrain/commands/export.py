@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import DictConfig
 
 from mltrain.cli import Command
-from mltrain.config.build import instantiate
+from mltrain.sizes import in_pixels
 from mltrain.text import counted
 
 if TYPE_CHECKING:
@@ -64,15 +64,14 @@ def export(cfg: DictConfig, folder: Path, options: Options) -> Path:
     if path.suffix == ".onnx":
         require_onnx()
     run = load_finished(folder, weights=options.weights, config=cfg)
-    transform = instantiate(cfg.eval_resize, "eval_resize", image_size=run.image_size)
-    images = _images(options.images, transform) if options.images else None
+    images = _images(options.images, run.eval_transform) if options.images else None
     metadata = facts(run) | {"input": options.input}
-    logger.info("exporting %s at %d px, and running the file beside PyTorch", folder, run.image_size)
-    parity = export_classifier(run.model, path, task=cfg.task, input=options.input, metadata=metadata, images=images)
-    size = path.stat().st_size / 1e6
-    logger.info(
-        "%s: %.1f MB, %s, %d px, %s", path, size, counted(len(run.class_names), "class"), run.image_size, parity
-    )
+    size = in_pixels(run.image_size)
+    logger.info("exporting %s at %s, and running the file beside PyTorch", folder, size)
+    kind = {"task": cfg.task, "input": options.input, "image_size": run.image_size}
+    parity = export_classifier(run.model, path, metadata=metadata, images=images, **kind)
+    amount = path.stat().st_size / 1e6
+    logger.info("%s: %.1f MB, %s, %s, %s", path, amount, counted(len(run.class_names), "class"), size, parity)
     return path
 
 

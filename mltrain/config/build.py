@@ -53,6 +53,7 @@ def _build(node: Any, path: str, injected: dict[str, Any], permission: Permissio
         call = locate(target)
     except TargetError as error:
         raise ConfigError(f"{path}._target_={target}: {error}") from error
+    node = {key: value for key, value in node.items() if key not in injected}  # what may be set, the caller has read
     for key, value in node.items():
         kind = signature.parameters[key].kind if key in signature.parameters else ANY
         if key != "_target_" and not holds_target(value) and not kind.accepts(value):

@@ -17,6 +17,7 @@ from mltrain.config.schema import (
     INJECTED,
     LISTS,
     SECTIONS,
+    SETTABLE,
     SWITCHABLE,
     Option,
     RootOptions,
@@ -222,7 +223,7 @@ class _Checker:
             signature = read_signature(node["_target_"])
         except (TargetError, TypeError, KeyError, AttributeError):
             return []
-        return [name for name in signature.parameters if name not in INJECTED[section]]
+        return [name for name in signature.parameters if name not in _reserved(section)]
 
     def built_in_section(self, tree: dict[str, Any], name: str, options: dict[str, Option]) -> None:
         node = tree.setdefault(name, {})
@@ -298,12 +299,14 @@ class _Checker:
         return node
 
     def bind(self, node: dict[str, Any], path: str, section: str, signature: Signature) -> dict[str, Any]:
-        injected = INJECTED.get(section, ())
-        settable = sorted(name for name in signature.parameters if name not in injected)
+        injected, reserved = INJECTED.get(section, ()), _reserved(section)
+        settable = sorted(name for name in signature.parameters if name not in reserved)
         for key in [key for key in node if key != "_target_"]:
             value, here = node[key], f"{path}.{key}"
-            if key in injected and key in signature.parameters:
+            if key in reserved and key in signature.parameters:
                 self.problem(here, "cannot be set: the program works it out and passes it", value=value)
+            elif key in injected and value is None:
+                continue  # the program gives its own value
             elif key in signature.parameters:
                 kind = signature.parameters[key].kind
                 if holds_target(value):
@@ -366,6 +369,11 @@ class _Checker:
         if key not in known and section != "dataset":  # readers have options of their own: there similar is no hint
             key = nearest(key, sorted(known), cutoff=0.75) or ""
         return next((f"{name}.{key}" for name, keys in others.items() if key in keys), None)
+
+
+def _reserved(section: str) -> set[str]:
+    """Return the arguments of a component that the program alone gives."""
+    return {name for name in INJECTED.get(section, ()) if f"{section}.{name}" not in SETTABLE}
 
 
 def holds_target(value: Any) -> bool:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mltrain.config.check import UNSET, check_config, find_problems, message
+from mltrain.config.class_tokens import resolve_tokens
 from mltrain.config.identity import default_name, names_folder
 from mltrain.config.origin import Origin
 from mltrain.config.overrides import EXPERIMENT, Scan, Source, granted_packages, parse_override, scan_overrides
@@ -64,6 +65,7 @@ def load(
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
+        resolve_tokens(composed)
     granted = [*allow_targets, *granted_packages(overrides)]
     checked, found = find_problems(composed, allow_targets=granted, origin=Origin(overrides, choices, source))
     problems += [text for text in found if text.split(".")[0].split("=")[0].split(":")[0] not in scan.invalid_groups]

@@ -164,6 +164,26 @@ def feature_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "mix", f"it mixes images, and data.cache={FEATURES} has none; use mix=none"
     if sections.get("distill", {}).get("teacher") is not None:
         yield "distill.teacher", f"the teacher looks at images, and data.cache={FEATURES} has none; use data.cache=true"
+    if sections.get("eval_resize", {}).get("image_size") is not None:
+        yield (
+            "eval_resize.image_size",
+            f"data.cache={FEATURES} stores features of one size of images; leave it null, or use data.cache=false",
+        )
+
+
+def pooling_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for a head that has no use for the one vector of `model.pool=timm`."""
+    model, head = tree.get("model"), tree.get("head")
+    if not isinstance(model, dict) or not isinstance(head, dict) or model.get("pool") != "timm":
+        return
+    tokens, options = head.get("tokens"), _options(head.get("_target_"))
+    if tokens in ("cls", "both"):
+        yield (
+            "head.tokens",
+            "model.pool=timm leaves one vector, and no class token beside it; use head.tokens=patches",
+        )
+    elif options is not None and "tokens" not in options:
+        yield "model.pool", "it leaves one vector for an image, and this head weighs places; use head=gap, or pool=head"
 
 
 def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -184,5 +204,13 @@ def _options(target: Any) -> set[str] | None:
         return None
 
 
-RULES = (task_problems, curriculum_problems, logger_problems, runner_problems, training_problems, feature_problems)
+RULES = (
+    task_problems,
+    curriculum_problems,
+    logger_problems,
+    runner_problems,
+    training_problems,
+    feature_problems,
+    pooling_problems,
+)
 """each yields (key, problem) for a resolved config"""

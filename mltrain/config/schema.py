@@ -162,6 +162,8 @@ INJECTED: dict[str, tuple[str, ...]] = {
     "schedule": ("steps_per_epoch",),
     "ema": ("model",),
 }
+# Of these, what a config may set too: then the program gives that value.
+SETTABLE = frozenset({"eval_resize.image_size"})
 LISTS = ("callbacks", "logger.callbacks", "metrics.own")  # options that are lists of components
 SWITCHABLE = frozenset({"partial", "curriculum", "mix", "ema"})  # may be switched off: `_target_: null`
 
@@ -176,6 +178,7 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "metrics.topk_threshold": None,
     "metrics.ranking": False,
     "head.bottleneck": None,
+    "head.tokens": "patches",
     "dataset.unseen": None,
     "dataset.blank": "negative",
     "dataset.minus_one": None,
@@ -192,6 +195,9 @@ DEFAULTS_FOR_OLDER_RUNS: dict[str, Any] = {
     "augment.asl_policy": False,
     "augment.antialias": True,
     "eval_resize.antialias": True,
+    "eval_resize.image_size": None,
+    "model.in_chans": 3,
+    "model.pool": "head",
     "model.grad_checkpointing": False,
     "optimizer.layer_decay": None,
     "optimizer.model_no_decay": False,

@@ -228,8 +228,7 @@ def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dty
     """Return logits, fp32 (B, C): the backbone runs under autocast, the head in fp32."""
     with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         features = model.features(images)
-    features = features._replace(tokens=features.tokens.float())
-    return model.classify(features).float()
+    return model.classify(features.float()).float()
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:

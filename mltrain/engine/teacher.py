@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mltrain.losses.distillation import sigmoid_kl
 from mltrain.models.classifier import Classifier
+from mltrain.sizes import height_width
 
 
 @dataclass(eq=False)
@@ -41,7 +42,7 @@ class Teacher:
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return the teacher's logits (B, C) of the student's classes."""
-        side = self.model.backbone.image_size
-        if images.shape[-2:] != (side, side):
-            images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        size = height_width(self.model.backbone.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
         return self.model(images)[:, self.columns]

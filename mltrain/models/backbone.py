@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import timm
-import torch
-import torch.nn.functional as F
 from timm.models import PretrainedCfg, get_deprecated_models
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 import mltrain.models.tresnet  # noqa: F401  registers variants that timm lacks
 from mltrain.errors import ConfigError
+from mltrain.models.features import Backbone, Features
+from mltrain.models.first_layer import IN_CHANS, adapt_first_layer
 from mltrain.models.hub import check_hub, no_weights
-from mltrain.models.recompute import check_supported, set_recompute
-from mltrain.models.stages import distance_from_head, names_of_stages, names_without_decay
-from mltrain.models.weights import BACKBONE, LoadReport, StoredWeights, load_by_name, read_stored
+from mltrain.models.recompute import check_supported
+from mltrain.models.weights import BACKBONE, load_by_name, read_stored
+from mltrain.sizes import ImageSize, height_width, simplest, spelled
 from mltrain.text import close_matches
+
+__all__ = ["Backbone", "Features", "create_backbone"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,176 +31,13 @@ RESERVED = {
     "img_size": "model.image_size",
     "drop_rate": "head.dropout",
     "num_classes": "the dataset",
-    "global_pool": "head",
-    "in_chans": "images are RGB",
+    "global_pool": "head, and model.pool",
+    "in_chans": "model.in_chans",
     "features_only": "",
     "pretrained": "model.pretrained",
     "pretrained_cfg": "a tag in model.name",
     "pretrained_cfg_overlay": "a tag in model.name",
 }
-
-
-class Features(NamedTuple):
-    """The features of a backbone; D is its `num_features`."""
-
-    tokens: Tensor  # (B, N, D), N = h * w, row by row
-    grid: tuple[int, int]  # (h, w)
-    prefix: Tensor  # (B, P, D): CLS, distillation and register tokens; P may be 0
-
-
-class Backbone(nn.Module):
-    """A timm model (built with `num_classes=0`) under one contract: `forward(images (B, 3, H, W)) -> Features`.
-
-    The constructor runs one blank image to find the layout of `forward_features`: the axis as long as the model's
-    declared `num_features` tells NCHW, NHWC or NLC; the model declares its number of prefix tokens, and the rest must
-    be a square grid.
-
-    Between `forward_features` and its classifier, timm may have a LayerNorm after pooling (ConvNeXt, BEiT, EVA ...),
-    which is applied to each token here, or a hidden layer (such as `conv_head` of MobileNetV3), which belongs to timm's
-    classifier and is left out. Parameters that the tokens do not depend on are removed, so that they are not trained,
-    averaged or saved.
-
-    Attributes: `num_features` D, `num_prefix` P, `image_size` (pixels, square), `grid` (h, w) of the tokens at that
-    size, `mean` and `std` (of images in 0..1), `load_report`
-    (None without a checkpoint file), `stored` (what the checkpoint has besides, for a head that starts from it; None
-    where there is nothing to take over).
-    """
-
-    def __init__(
-        self, model: nn.Module, *, image_size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.image_size = image_size
-        self.mean = mean
-        self.std = std
-        self.load_report: LoadReport | None = None
-        self.stored: StoredWeights | None = None
-        self._frozen: list[str] = []  # modules kept in evaluation mode
-        self._statistics_frozen = False
-        self._recompute = False
-        self._token_norm: str | None = None
-        self._probe()
-
-    @torch.enable_grad()
-    def _probe(self) -> None:
-        """Find layout and width by running one image; remove the parameters that the features do not depend on."""
-        training = self.model.training
-        self.model.eval()
-        x = self._forward_features(torch.zeros(1, 3, self.image_size, self.image_size))
-        self.model.train(training)
-        declared = getattr(self.model, "num_features", None)
-        if not isinstance(x, Tensor) or x.ndim not in (3, 4):
-            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ConfigError(f"its features are {shape}, not one map of tokens")
-        self.num_prefix = 0
-        if x.ndim == 4:
-            layout = getattr(self.model, "output_fmt", "NCHW")
-            if x.shape[1 if layout == "NCHW" else 3] != declared:
-                layout = "NHWC" if x.shape[3] == declared else "NCHW"
-            self.layout = layout
-            self.grid = (x.shape[-2], x.shape[-1]) if layout == "NCHW" else (x.shape[1], x.shape[2])
-            self.num_features: int = x.shape[1 if layout == "NCHW" else 3]
-        else:
-            self.layout = "NLC"
-            self.num_features = x.shape[2]
-            own = getattr(self.model, "num_prefix_tokens", None)
-            has_cls = isinstance(getattr(self.model, "cls_token", None), Tensor)
-            self.num_prefix = int(has_cls) if own is None else own
-            side = math.isqrt(max(x.shape[1] - self.num_prefix, 0))
-            if side == 0 or side * side != x.shape[1] - self.num_prefix:
-                raise ConfigError(f"{x.shape[1]} tokens with {self.num_prefix} prefix tokens are no square grid")
-            self.grid = (side, side)
-        if self.num_features != declared:
-            raise ConfigError(f"its features of shape {tuple(x.shape)} have no axis of num_features={declared}")
-        for path in ("fc_norm", "head.norm"):
-            norm = _submodule(self.model, path)
-            if _norms_channels(norm, self.num_features):
-                self._token_norm = path
-        used = _parameters_behind(x)
-        if self._token_norm:
-            used |= {id(p) for p in self.model.get_submodule(self._token_norm).parameters()}
-        _remove_unused(self.model, used)
-
-    def forward(self, images: Tensor) -> Features:
-        x = self._forward_features(images)
-        if self.layout == "NCHW":
-            grid = (x.shape[2], x.shape[3])
-            x = x.flatten(2).transpose(1, 2)
-        elif self.layout == "NHWC":
-            grid = (x.shape[1], x.shape[2])
-            x = x.flatten(1, 2)
-        else:
-            n = x.shape[1] - self.num_prefix
-            h = round(math.sqrt(n * images.shape[2] / images.shape[3]))
-            grid = (h, n // h)
-        if self._token_norm:
-            norm = self.model.get_submodule(self._token_norm)
-            x = F.layer_norm(x, (self.num_features,), norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
-        return Features(x[:, self.num_prefix :], grid, x[:, : self.num_prefix])
-
-    def _forward_features(self, images: Tensor) -> Tensor:
-        return self.model.forward_features(images)  # type: ignore[operator]
-
-    def freeze(self, *, stages: int, norm: bool | Literal["statistics"]) -> None:
-        """Stop the training of the first `stages` stages (-1: all) and of every batch-norm, see `create_backbone`."""
-        names = names_of_stages(self.model, stages)
-        for name, parameter in self.model.named_parameters():
-            if name in names:
-                parameter.requires_grad_(False)
-        if names:
-            self._frozen = [
-                path
-                for path, module in self.model.named_modules()
-                if (own := [n for n, _ in module.named_parameters(prefix=path)]) and names.issuperset(own)
-            ]
-        if norm:
-            batch_norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
-            if not batch_norms:
-                value = "true" if norm is True else norm
-                raise ConfigError(f"model.freeze_norm={value}: this model has no batch-norm; leave it false")
-            if norm is True:
-                for module in batch_norms:
-                    module.requires_grad_(False)
-            self._statistics_frozen = True
-        self.train(self.training)
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether no training changes its features: no parameter is trained, no part is in training mode."""
-        was = self.training
-        self.train()
-        trained = any(p.requires_grad for p in self.parameters())
-        frozen = not trained and not any(m.training for m in self.model.modules())
-        self.train(was)
-        return frozen
-
-    def recompute(self) -> None:
-        """Compute activations again in the backward pass, to save memory: gradient checkpointing, in training only."""
-        self._recompute = True
-        self.train(self.training)
-
-    def distance_from_head(self) -> dict[str, int]:
-        """Return the layers between each parameter and the head, see `stages.distance_from_head`."""
-        return {f"model.{name}": distance for name, distance in distance_from_head(self.model).items()}
-
-    def names_without_decay(self) -> set[str]:
-        """Return the names of the parameters that the timm model exempts from weight decay."""
-        return {f"model.{name}" for name in names_without_decay(self.model)}
-
-    def train(self, mode: bool = True) -> Backbone:
-        """Set the mode, but keep frozen parts (batch-norm, dropout, stochastic depth) in evaluation mode."""
-        super().train(mode)
-        if self._recompute:
-            set_recompute(self.model, mode)  # evaluation and export have nothing to save
-        if mode:
-            for path in self._frozen:
-                self.model.get_submodule(path).eval()
-            if self._statistics_frozen:
-                for module in self.model.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
-        return self
 
 
 def create_backbone(
@@ -210,12 +47,14 @@ def create_backbone(
     checkpoint: str | None = None,
     partial_checkpoint: bool = False,
     head_from_checkpoint: bool = True,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
+    in_chans: int = 3,
+    pool: Literal["head", "timm"] = "head",
     drop_path: float | None = None,
     freeze_stages: int = 0,
     freeze_norm: bool | Literal["statistics"] = False,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     timm_kwargs: dict[str, Any] | None = None,
     grad_checkpointing: bool = False,
 ) -> Backbone:
@@ -229,8 +68,13 @@ def create_backbone(
         partial_checkpoint: accept a file that lacks some of the model's weights.
         head_from_checkpoint: keep the head of a checkpoint of mltrain in `stored`, so that the new head can start from
             it, class by class; see `mltrain.runs.warm_start`.
-        image_size: pixels, square; None: the size of the weights of this name. Position embeddings are
-            resampled.
+        image_size: pixels: the side of a square, or (height, width); None: the size of the weights of this name.
+            Position embeddings are resampled.
+        in_chans: 3 for RGB, 1 for grey; the first layer of weights for RGB is adapted as timm does it, and `Classifier`
+            makes RGB images grey.
+        pool: ``"head"``: the head gets all tokens and pools them; ``"timm"``: it gets one vector, which the timm model
+            pools as for its own classifier, with the layers that its weights have for that (class token, attention
+            pooling of SigLIP, `conv_head` of MobileNetV3 ...).
         drop_path: rate of stochastic depth in [0, 1); None: the timm model's default (0.1 for Swin, 0 for most).
         freeze_stages: 0 none, 1 the stem, 2 also the first stage (block of a plain ViT), ..., -1 the whole backbone.
             Stages are timm's own coarse layer groups. Frozen parts stay in evaluation mode.
@@ -250,9 +94,14 @@ def create_backbone(
     for key in options.keys() & RESERVED.keys():
         raise ConfigError(f"model.timm_kwargs.{key}: not allowed here; it is set by {RESERVED[key] or 'the framework'}")
     cfg = _cfg(name)
-    image_size = image_size if image_size is not None else cfg.input_size[-1]
-    if image_size < 1:
-        raise ConfigError(f"model.image_size={image_size}: must be a positive number of pixels")
+    try:
+        image_size = simplest(cfg.input_size[-1] if image_size is None else image_size)
+    except ValueError as error:
+        raise ConfigError(f"model.{error}") from error
+    if in_chans not in IN_CHANS:
+        raise ConfigError(f"model.in_chans={in_chans}: images are read as RGB, so it is 3 (RGB) or 1 (made grey)")
+    if in_chans != 3:
+        options["in_chans"] = in_chans
     if cfg.fixed_input_size:
         options["img_size"] = image_size
     if drop_path is not None:
@@ -265,14 +114,19 @@ def create_backbone(
     _check_patches(model, name, image_size)
     try:
         backbone = Backbone(
-            model, image_size=image_size, mean=_channels("mean", mean, cfg.mean), std=_channels("std", std, cfg.std)
+            model,
+            image_size=image_size,
+            mean=_channels("mean", mean, cfg.mean, in_chans),
+            std=_channels("std", std, cfg.std, in_chans),
+            pool=pool,
         )
     except ConfigError as error:
         raise ConfigError(f"model.name={name}: cannot serve as a backbone: {error}") from error
     except (RuntimeError, AssertionError, ValueError) as error:
         raise _size_error(name, image_size, str(error)) from error
     if checkpoint is not None:
-        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        converter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        convert = adapt_first_layer(converter, cfg.first_conv)
         stored = read_stored(checkpoint)
         state = stored.part(BACKBONE) if stored.of_classifier else stored.tensors
         backbone.load_report = load_by_name(
@@ -309,7 +163,7 @@ def _cfg(name: str) -> PretrainedCfg:
     return timm.get_pretrained_cfg(name) or PretrainedCfg()
 
 
-def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int) -> nn.Module:
+def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: ImageSize) -> nn.Module:
     if pretrained and not timm.models.is_model_pretrained(name):
         raise ConfigError(f"model.pretrained=true: timm has no weights for {name}; use model.checkpoint=FILE or false")
     if pretrained:
@@ -317,7 +171,7 @@ def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
-        own = {"drop_path_rate": "model.drop_path", "img_size": "model.image_size"}
+        own = {"drop_path_rate": "model.drop_path", "img_size": "model.image_size", "in_chans": "model.in_chans"}
         keys = ", ".join(f"{own.get(k, f'model.timm_kwargs.{k}')}={v}" for k, v in options.items())
         raise ConfigError(f"model.name={name}: the model cannot take one of {keys} ({error})") from error
     except (AssertionError, ValueError) as error:
@@ -330,71 +184,31 @@ def _build(name: str, pretrained: bool, options: dict[str, Any], image_size: int
     return model
 
 
-def _check_patches(model: nn.Module, name: str, image_size: int) -> None:
+def _check_patches(model: nn.Module, name: str, image_size: ImageSize) -> None:
     """Raise ConfigError if patches do not fill the image: timm would cut off the remaining pixels."""
     size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     step = size[0] if isinstance(size, tuple | list) else size
-    if isinstance(step, int) and image_size % step:
+    if isinstance(step, int) and any(side % step for side in height_width(image_size)):
         raise _size_error(name, image_size, f"its patches are {step} pixels", step)
 
 
-def _size_error(name: str, image_size: int, reason: str, step: int = 32) -> ConfigError:
-    cfg = _cfg(name)
-    near = sorted({max(1, image_size // step) * step, (image_size // step + 1) * step})
+def _size_error(name: str, image_size: ImageSize, reason: str, step: int = 32) -> ConfigError:
+    cfg, (height, width) = _cfg(name), height_width(image_size)
+    near = [sorted({max(1, side // step) * step, (side // step + 1) * step}) for side in (height, width)]
+    fits = [spelled(simplest((h, w))) for h, w in zip(*near, strict=False)]
     return ConfigError(
-        f"model.image_size={image_size}: {name} cannot run at this size ({reason}). Its default is "
-        f"{cfg.input_size[-1]}; multiples of {step} fit, the nearest are {' and '.join(map(str, near))}"
+        f"model.image_size={spelled(image_size)}: {name} cannot run at this size ({reason}). Its default is "
+        f"{cfg.input_size[-1]}; multiples of {step} fit, the nearest are {' and '.join(fits)}"
     )
 
 
-def _channels(
-    key: str, given: tuple[float, float, float] | None, default: tuple[float, ...]
-) -> tuple[float, float, float]:
-    values = tuple(float(v) for v in (default if given is None else given))
-    if len(values) != 3 or (key == "std" and min(values) <= 0):
-        raise ConfigError(
-            f"model.{key}={list(values)}: must be three numbers{' above 0' if key == 'std' else ''}, one per channel"
-        )
-    return values[0], values[1], values[2]
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-def _norms_channels(module: nn.Module | None, width: int) -> bool:
-    """Return whether `module` is a LayerNorm over the channels of one position, or timm's GroupNorm with one group."""
-    if isinstance(module, nn.LayerNorm):
-        return tuple(module.normalized_shape) == (width,)
-    return isinstance(module, nn.GroupNorm) and module.num_groups == 1 and module.num_channels == width
-
-
-def _parameters_behind(x: Tensor) -> set[int]:
-    """Return the ids of the parameters that `x` depends on, from its autograd graph."""
-    found: set[int] = set()
-    seen: set[Any] = set()
-    todo = [x.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        todo.extend(n for n, _ in node.next_functions)
-    return found
-
-
-def _remove_unused(module: nn.Module, used: set[int]) -> None:
-    for name, child in module.named_children():
-        ids = {id(p) for p in child.parameters()}
-        if ids and not ids & used:
-            setattr(module, name, nn.Identity())
-        elif ids - used:
-            _remove_unused(child, used)
-    for parameter in module.parameters(recurse=False):
-        if id(parameter) not in used:
-            parameter.requires_grad_(False)
+def _channels(key: str, given: tuple[float, ...] | None, default: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """Return mean or std of `count` channels; by default of RGB, or the average of the three for grey."""
+    if given is None:
+        return tuple(map(float, default)) if count == len(default) else (sum(default) / len(default),) * count
+    values = tuple(map(float, given))
+    if len(values) != count or (key == "std" and min(values) <= 0):
+        above = " above 0" if key == "std" else ""
+        needed = f"three numbers{above}, one per channel" if count == 3 else f"one number{above}: [{key} of grey]"
+        raise ConfigError(f"model.{key}={list(values)}: must be {needed}")
+    return values

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mltrain.errors import ConfigError, described
 from mltrain.models.backbone import Backbone, Features, create_backbone
 from mltrain.models.heads import CSRA, PFC, GlobalAveragePool, MLDecoder, Query2Label, ZeroShotMLDecoder
+from mltrain.models.heads.common import BOTH, CLS, PATCHES
+from mltrain.sizes import ImageSize
 
 HEADS: dict[str, type[nn.Module]] = {
     "csra": CSRA,
@@ -26,12 +28,14 @@ class Classifier(nn.Module):
     """Images `(B, 3, H, W)` with values 0..255, uint8 or float -> logits `(B, C)`.
 
     It normalises images with the backbone's mean and std. These are buffers, saved with the weights, so that a
-    checkpoint is evaluated with the values of its training. The memory format of the images is kept.
+    checkpoint is evaluated with the values of its training. The memory format of the images is kept. Images become
+    grey if the backbone takes one channel; images `(B, 1, H, W)` are taken as grey then.
 
-    The head gets the tokens and, if its `forward` has an argument `grid`, the grid (h, w) too.
+    The head gets the tokens and, if its `forward` has an argument of that name, `grid`, (h, w), and `class_token`,
+    (B, D).
 
-    What `pack` has made of features, `(B, T, D)`, takes the place of images everywhere: a head is trained on stored
-    features of a frozen backbone so.
+    Instead of images, all methods take what `pack` has made of features, `(B, T, D)`. This is how a head is trained on
+    the stored features of a frozen backbone.
     """
 
     mean: Tensor
@@ -41,11 +45,20 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self._head_takes_grid = "grid" in inspect.signature(head.forward).parameters
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1) * 255)  # in the images' unit, 0..255
-        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1) * 255)
+        self._head_takes = {"grid", "class_token"} & inspect.signature(head.forward).parameters.keys()
+        self._class_tokens = getattr(backbone, "class_tokens", 0)
+        pooled = getattr(head, "tokens", PATCHES)
+        if isinstance(pooled, str) and pooled in (CLS, BOTH) and not self._class_tokens:
+            raise ConfigError(
+                f"head.tokens={pooled}: the backbone has no class token; use head.tokens={PATCHES}, the mean over the "
+                "image"
+            )
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1) * 255)  # in the images' unit, 0..255
+        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1) * 255)
 
     def normalize(self, images: Tensor) -> Tensor:
+        if len(self.mean) == 1 and images.shape[1] == 3:
+            images = _grey(images)
         return (images - self.mean).div_(self.std)
 
     def features(self, images: Tensor) -> Features:
@@ -72,14 +85,26 @@ class Classifier(nn.Module):
 
     def classify(self, features: Features) -> Tensor:
         """Return the head's logits for a backbone's features."""
-        return self.head(features.tokens, **self.grid_of(features))
+        return self.head(features.tokens, **self.given(features))
 
-    def grid_of(self, features: Features) -> dict[str, tuple[int, int]]:
-        """Return the argument `grid` for a head that takes it."""
-        return {"grid": features.grid} if self._head_takes_grid else {}
+    def given(self, features: Features) -> dict[str, Any]:
+        """Return what the head takes besides the tokens."""
+        found: dict[str, Any] = {}
+        if "grid" in self._head_takes:
+            found["grid"] = features.grid
+        if "class_token" in self._head_takes and self._class_tokens:
+            # Two of distilled models: their mean gives the mean of the two logits, as they are used.
+            found["class_token"] = features.prefix[:, : self._class_tokens].mean(1)
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return the luma (B, 1, H, W) of RGB images, as ITU-R 601 weighs the colours, in fp32."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    return (images.float() * weights.view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def check_head(model: Classifier, num_classes: int) -> None:
@@ -88,7 +113,7 @@ def check_head(model: Classifier, num_classes: int) -> None:
     model.head.eval()
     try:
         with torch.no_grad():
-            logits = model.classify(Features(tokens, (2, 2), tokens[:, :0]))
+            logits = model.classify(Features(tokens, (2, 2), tokens[:, : model._class_tokens]))
     except Exception as error:
         raise ConfigError(f"it cannot run on tokens {tuple(tokens.shape)}: {described(error)}") from error
     model.head.train(training)
@@ -104,7 +129,7 @@ def create_classifier(
     head: str = "gap",
     pretrained: bool = False,
     checkpoint: str | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     backbone_options: dict[str, Any] | None = None,
     head_options: dict[str, Any] | None = None,
 ) -> Classifier:

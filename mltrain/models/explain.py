@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mltrain.models.classifier import HEADS, Classifier
+from mltrain.models.heads.common import CLS
 
 
 class ClassMaps(NamedTuple):
@@ -20,6 +21,21 @@ class ClassMaps(NamedTuple):
     kind: Literal["attention", "evidence"]
     """attention: the weights of a class's query, which sum to 1 over the grid. evidence: what each place adds to the
     logit, positive or negative; the mean over the grid is the logit minus a constant of the class (its bias)"""
+
+
+def why_no_maps(model: Classifier) -> str | None:
+    """Return why a classifier has no class maps, or None if it has."""
+    if not hasattr(model.head, "class_maps"):
+        own = ", ".join(name for name, head in HEADS.items() if hasattr(head, "class_maps"))
+        return f"{type(model.head).__name__} has no class_maps; heads with class_maps: {own}"
+    if getattr(model.head, "tokens", None) == CLS:
+        return (
+            "head.tokens=cls: the class token belongs to no place of the image, so there are no class maps; a run with "
+            "head.tokens=both or patches has them"
+        )
+    if getattr(model.backbone, "pool", None) == "timm":
+        return "model.pool=timm: the head gets one vector of the whole image, so there are no class maps"
+    return None
 
 
 @torch.inference_mode()
@@ -36,14 +52,14 @@ def class_maps(model: Classifier, images: Tensor, *, amp_dtype: torch.dtype | No
         amp_dtype: of autocast over the backbone; the head is in fp32.
 
     Raises:
-        ValueError: the head has no `class_maps`.
+        ValueError: the head has no `class_maps`, or pools no places of the image.
     """
-    if not hasattr(model.head, "class_maps"):
-        own = ", ".join(name for name, head in HEADS.items() if hasattr(head, "class_maps"))
-        raise ValueError(f"{type(model.head).__name__} has no class_maps; heads with class_maps: {own}")
+    reason = why_no_maps(model)
+    if reason is not None:
+        raise ValueError(reason)
     with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         features = model.features(images)
-    features = features._replace(tokens=features.tokens.float())
+    features = features.float()
     logits = model.classify(features).float()
-    flat: Tensor = model.head.class_maps(features.tokens, **model.grid_of(features))  # type: ignore[operator]
+    flat: Tensor = model.head.class_maps(features.tokens, **model.given(features))  # type: ignore[operator]
     return ClassMaps(flat.float().unflatten(2, features.grid), logits, model.head.map_kind)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mltrain.errors import ConfigError, MltrainError
 from mltrain.files import atomic_write, temporary_folder
 from mltrain.models.classifier import Classifier
+from mltrain.sizes import ImageSize, height_width
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Parity:
 
 
 class Exportable(nn.Module):
-    """A classifier whose outputs have names: images `(B, 3, S, S)` -> logits and probabilities `(B, C)`.
+    """A classifier whose outputs have names: images `(B, 3, H, W)` -> logits and probabilities `(B, C)`.
 
     `input` is the kind of images: ``uint8`` or ``float`` with values 0..255, which are normalised inside, or
     ``normalised`` floats, (image / 255 - mean) / std.
@@ -82,8 +83,9 @@ def export_classifier(
     input: Input = "uint8",
     metadata: Mapping[str, Any] | None = None,
     images: Tensor | None = None,
+    image_size: ImageSize | None = None,
 ) -> Parity:
-    """Write a classifier as `.onnx` or, by `torch.export`, as `.pt2`; for any batch size and its own image size.
+    """Write a classifier as `.onnx` or, by `torch.export`, as `.pt2`; for any batch size and one image size.
 
     The file has one input, `images`, and two outputs, `logits` and `probabilities` (sigmoid, or softmax for single
     labels). Weights are fp32. Before the file gets its name it is read back and run at batch sizes 1, 2 and 5, ONNX
@@ -96,7 +98,8 @@ def export_classifier(
         task: determines the probabilities.
         input: kind of images, see `Exportable`.
         metadata: stored in the file; in ONNX as strings, other values as JSON; in a `.pt2` as `metadata.json`.
-        images: uint8 `(B, 3, S, S)` for the check; None: random images.
+        images: uint8 `(B, 3, H, W)` for the check; None: random images.
+        image_size: H and W, pixels; None: those of the model.
 
     Raises:
         ConfigError: another suffix, a package is missing, or the model is too large for ONNX.
@@ -114,10 +117,11 @@ def export_classifier(
             raise ConfigError(f"{path}: {size / 1e9:.1f} GB of weights are too much for one ONNX file; write a .pt2")
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first")
-    side = model.backbone.image_size
-    images = random_images(max(BATCHES), side) if images is None else images
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, side, side) or not len(images):
-        raise ValueError(f"images: must be uint8 (B, 3, {side}, {side}), found {images.dtype} {tuple(images.shape)}")
+    height, width = height_width(image_size or model.backbone.image_size)
+    images = random_images(max(BATCHES), (height, width)) if images is None else images
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, height, width) or not len(images):
+        found = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"images: must be uint8 (B, 3, {height}, {width}), found {found}")
     program = _trace(Exportable(model, input=input, task=task), _prepared(model, images[:1], input))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,14 +146,14 @@ def require_onnx() -> None:
         )
 
 
-def random_images(count: int, side: int) -> Tensor:
-    """Return uint8 `(count, 3, side, side)`, always the same: patches of random colours of another size per image."""
+def random_images(count: int, size: ImageSize) -> Tensor:
+    """Return uint8 `(count, 3, H, W)`, always the same: patches of random colours of another size per image."""
     generator = torch.Generator().manual_seed(0)
     images = []
     for k in range(count):
         cells = 2 ** (k % 5 + 1)
         colours = torch.rand(1, 3, cells, cells, generator=generator)
-        images.append(F.interpolate(colours, (side, side), mode="bilinear", align_corners=False))
+        images.append(F.interpolate(colours, height_width(size), mode="bilinear", align_corners=False))
     return (torch.cat(images) * 255).round().to(torch.uint8)
 
 

@@ -8,12 +8,14 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from mltrain.sizes import ImageSize, height_width
+
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their subclasses, which may change the weights in their forward
 TOLERANCE = 1e-3
 """largest change of the features by folding, relative to their largest value (fp32 rounding gives 1e-5)"""
 
 
-def folded(model: nn.Module, image_size: int) -> nn.Module:
+def folded(model: nn.Module, image_size: ImageSize, channels: int = 3) -> nn.Module:
     """Return a copy in evaluation mode whose batch-norms are part of the convolutions before them, or `model`.
 
     ``(W x - mean) * s + shift`` with ``s = weight / sqrt(var + eps)`` is the convolution ``(s W) x`` with the bias
@@ -23,12 +25,13 @@ def folded(model: nn.Module, image_size: int) -> nn.Module:
     twice.
 
     Args:
-        model: takes images `(B, 3, H, W)`, on the CPU.
-        image_size: side of the images, pixels.
+        model: takes images `(B, channels, H, W)`, on the CPU.
+        image_size: of the images, pixels.
+        channels: of the images.
     """
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, image_size, image_size, generator=generator)
+    images = torch.rand(2, channels, *height_width(image_size), generator=generator)
     with torch.inference_mode():
         before = _tensor(copied(images))
         pairs = _pairs(copied, images[:1])

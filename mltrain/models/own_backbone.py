@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mltrain.errors import ConfigError, described
 from mltrain.models.backbone import Backbone
 from mltrain.models.weights import load_by_name, read_state_dict
+from mltrain.sizes import ImageSize, height_width, simplest
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class _Features(nn.Module):
 def wrap_backbone(
     made: Any,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     checkpoint: str | None = None,
@@ -52,11 +53,12 @@ def wrap_backbone(
     """Make a backbone of a module.
 
     Its `forward` (or `forward_features`, if it has one) takes normalised images (B, 3, H, W) and returns a map
-    (B, D, h, w), tokens (B, N, D) of a square grid, or vectors (B, D).
+    (B, D, h, w), tokens (B, N, D) of a grid of the image's shape, or vectors (B, D).
 
     Args:
         made: a module; a `Backbone` is returned as it is.
-        image_size: pixels, square; None: the module's attribute `image_size`, or else 224.
+        image_size: pixels: the side of a square, or (height, width); None: the module's attribute `image_size`, or else
+            224.
         mean, std: of the input in 0..1 per channel; None: the module's attributes, or else those of ImageNet.
         checkpoint: a weights file of the module, see `weights.read_state_dict`.
         freeze_stages: 0 none, -1 the whole backbone.
@@ -73,7 +75,10 @@ def wrap_backbone(
         return made
     if not isinstance(made, nn.Module):
         raise ConfigError(f"it is {type(made).__module__}.{type(made).__qualname__}, not a torch.nn.Module")
-    size = int(image_size or getattr(made, "image_size", None) or IMAGE_SIZE)
+    try:
+        size = simplest(image_size or getattr(made, "image_size", None) or IMAGE_SIZE)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"its {error}") from error
     module = _Features(made, getattr(made, "num_features", None))
     channels: Any = {"mean": mean or getattr(made, "mean", MEAN), "std": std or getattr(made, "std", STD)}
     try:
@@ -83,7 +88,7 @@ def wrap_backbone(
             f"{error}; return a map (B, D, h, w), tokens (B, N, D) of a square grid, or vectors (B, D)"
         ) from error
     except Exception as error:
-        raise ConfigError(f"it cannot run on an image (1, 3, {size}, {size}): {described(error)}") from error
+        raise ConfigError(f"it cannot run on an image {(1, 3, *height_width(size))}: {described(error)}") from error
     if checkpoint is not None:
         state = read_state_dict(checkpoint)
         backbone.load_report = load_by_name(made, state, source=str(checkpoint))

@@ -1,4 +1,4 @@
-"""Image transforms: uint8 RGB array (H, W, 3) -> uint8 tensor (3, S, S) with channels-last strides.
+"""Image transforms: uint8 RGB array (H, W, 3) -> uint8 tensor (3, h, w) with channels-last strides.
 
 All transforms stay in uint8, crop before they resize, and draw only from torch's default CPU generator, which the
 loader seeds for each image (see `mltrain.seeding`). Resizing is antialiased unless asked otherwise, by torch's uint8
@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from mltrain.pipeline import crops, pixels, randaugment
 from mltrain.seeding import PHOTOMETRIC, POLICY, SIDES, integer_generator
+from mltrain.sizes import ImageSize, height_width, scaled, simplest
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -38,10 +39,12 @@ class EvalResize:
     """The deterministic transform of evaluation.
 
     Args:
-        image_size: S, side of the square output in pixels.
+        image_size: of the output in pixels: S, the side of a square, or (height, width). In a config: null takes the
+            size of the model; another number evaluates at another size than training.
         resize: ``squish`` resizes to S x S and ignores the aspect ratio (as ASL, Query2Label and ML-Decoder do);
             ``crop`` resizes the shorter side to ``floor(S / crop_pct)`` and takes the centre S x S. Equal to
-            torchvision's ``Resize`` and ``CenterCrop``.
+            torchvision's ``Resize`` and ``CenterCrop``. Of (height, width), the image is resized until it just
+            covers both, each divided by `crop_pct`.
         crop_pct: share of the shorter side that ``crop`` keeps, in (0, 1].
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: average over all pixels that a smaller one covers, as Pillow does. False interpolates between the
@@ -51,7 +54,7 @@ class EvalResize:
         ValueError: an argument is out of range, or `crop_pct` is given for ``squish``.
     """
 
-    image_size: int
+    image_size: ImageSize
     resize: Literal["squish", "crop"] = "squish"
     crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
@@ -60,8 +63,7 @@ class EvalResize:
     def __post_init__(self) -> None:
         _check_choice("resize", self.resize, ("squish", "crop"))
         _check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size}: must be positive")
+        self.image_size = simplest(self.image_size)
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct={self.crop_pct}: must be in (0, 1]")
         if self.resize == "squish" and self.crop_pct != 1:
@@ -70,26 +72,28 @@ class EvalResize:
             )
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
-        size = self.image_size
+        h, w = height_width(self.image_size)
         if self.resize == "squish":
-            return _resize(image, size, size, self.interpolation, self.antialias)
+            return _resize(image, h, w, self.interpolation, self.antialias)
         height, width, top, left = self._crop(*image.shape[:2])
         resized = _resize(image, height, width, self.interpolation, self.antialias)
-        return resized[:, top : top + size, left : left + size]
+        return resized[:, top : top + h, left : left + w]
 
     def region(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Return the visible part (top, left, height, width) of an image of this size, in its pixels."""
         if self.resize == "squish":
             return 0.0, 0.0, float(height), float(width)
+        h, w = height_width(self.image_size)
         resized_height, resized_width, top, left = self._crop(height, width)
         y, x = height / resized_height, width / resized_width
-        return top * y, left * x, self.image_size * y, self.image_size * x
+        return top * y, left * x, h * y, w * x
 
     def _crop(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the size after resizing, and top and left of the centre crop."""
-        short = math.floor(self.image_size / self.crop_pct)
-        height, width = _shorter_side_to(height, width, short)
-        return height, width, round((height - self.image_size) / 2), round((width - self.image_size) / 2)
+        h, w = height_width(self.image_size)
+        covered = math.floor(h / self.crop_pct), math.floor(w / self.crop_pct)
+        height, width = _covering(height, width, covered)
+        return height, width, round((height - h) / 2), round((width - w) / 2)
 
     def __repr__(self) -> str:
         return (
@@ -100,21 +104,23 @@ class EvalResize:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ShorterSide:
-    """Shrinks an image until its shorter side is `size`, never enlarges it; for a cache that serves random crops."""
+    """Shrinks an image until its shorter side is `size`, never enlarges it; for a cache that serves random crops.
 
-    size: int
+    Of a `size` (height, width), it shrinks the image until it just covers both.
+    """
+
+    size: ImageSize
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size={self.size}: must be positive")
+        self.size = simplest(self.size)
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
-        if min(image.shape[:2]) <= self.size:
+        (height, width), (h, w) = image.shape[:2], height_width(self.size)
+        if height <= h or width <= w:
             return torch.from_numpy(image).permute(2, 0, 1)
-        height, width = image.shape[:2]
-        return _resize(image, *_shorter_side_to(height, width, self.size), self.interpolation, self.antialias)
+        return _resize(image, *_covering(height, width, (h, w)), self.interpolation, self.antialias)
 
     def __repr__(self) -> str:
         return f"ShorterSide(size={self.size}, interpolation={self.interpolation}{_unlike_earlier(self.antialias)})"
@@ -127,13 +133,15 @@ class TrainAugment:
     It applies crop and resize, flip, colour jitter, photometric distortion, cutout and RandAugment, in this order.
 
     Args:
-        image_size: S, side of the square output in pixels.
+        image_size: of the output in pixels: S, the side of a square, or (height, width).
         crop: ``squish`` keeps the whole image and ignores the aspect ratio; ``random_resized`` is Inception's crop
             (Szegedy et al. 2015), drawn as torchvision's ``RandomResizedCrop`` draws it; ``random_sides`` draws height
             and width independently, as Distribution-Balanced Loss did; ``shorter_side`` takes a square as large as
-            the shorter side at a random place.
+            the shorter side at a random place, or else the largest box of the output's shape.
         scale, ratio: for ``random_resized``: share of the area (default 0.08 to 1), ratio width / height (default
             3/4 to 4/3); for ``random_sides``: share of each side (default 0.8 to 1), aspect ratio (default 1/2 to 2).
+            The ratio is relative to that of the output, so that 1 means undistorted: for an output of 320 x 640
+            pixels 3/4 to 4/3 gives crops that are 1.5 to 2.67 times as wide as high.
         flip: probability of a horizontal flip.
         color_jitter: strength j; brightness, contrast and saturation are each scaled by U(max(0, 1 - j), 1 + j), in
             this order and in one pass, rounded and clipped once at the end.
@@ -152,7 +160,7 @@ class TrainAugment:
             `randaugment_ops`.
     """
 
-    image_size: int
+    image_size: ImageSize
     crop: Literal["squish", "random_resized", "random_sides", "shorter_side"] = "squish"
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] | None = None
@@ -169,8 +177,8 @@ class TrainAugment:
     def __post_init__(self) -> None:
         _check_choice("crop", self.crop, _CROPS)
         _check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size}: must be positive")
+        self.image_size = simplest(self.image_size)
+        height, width = height_width(self.image_size)
         if not self.crop.startswith("random") and (self.scale is not None or self.ratio is not None):
             raise ValueError(
                 f"scale and ratio have no effect with crop={self.crop}; use crop=random_resized or random_sides, or "
@@ -178,7 +186,8 @@ class TrainAugment:
             )
         default_scale, default_ratio = _DEFAULT_RANGES.get(self.crop, ((0.08, 1.0), (3 / 4, 4 / 3)))
         self._scale = _pair("scale", self.scale or default_scale, upper=1.0)
-        self._ratio = _pair("ratio", self.ratio or default_ratio, upper=math.inf)
+        low, high = _pair("ratio", self.ratio or default_ratio, upper=math.inf)
+        self._ratio = low * width / height, high * width / height
         for name, value in (("flip", self.flip), ("cutout", self.cutout)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: must be in 0..1")
@@ -204,13 +213,13 @@ class TrainAugment:
         if self.crop == "squish":
             options: dict[str, Any] = {"resize": "squish", "interpolation": self.interpolation}
             return EvalResize(image_size=self.image_size, antialias=self.antialias, **options)
-        size = size or round(self.image_size * 8 / 7)
-        return ShorterSide(size=size, interpolation=self.interpolation, antialias=self.antialias)
+        kept = size or scaled(self.image_size, 8 / 7)
+        return ShorterSide(size=kept, interpolation=self.interpolation, antialias=self.antialias)
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         draws = torch.rand(_DRAWS, dtype=torch.float64).tolist()
-        size = self.image_size
-        result = _resize(self._crop(image, draws), size, size, self.interpolation, self.antialias)
+        size = height_width(self.image_size)
+        result = _resize(self._crop(image, draws), *size, self.interpolation, self.antialias)
         if draws[_FLIP] < self.flip:
             result = result.flip(-1)
         if self.color_jitter:
@@ -236,7 +245,7 @@ class TrainAugment:
             return image
         height, width = image.shape[:2]
         if self.crop == "shorter_side":
-            top, left, h, w = crops.shorter_side(height, width, draws)
+            top, left, h, w = crops.largest(height, width, height_width(self.image_size), draws)
         elif self.crop == "random_sides":
             own = integer_generator(SIDES, int(draws[0] * 2**53))
             top, left, h, w = crops.random_sides(height, width, self._scale, self._ratio, own)
@@ -256,10 +265,12 @@ def _pair(name: str, value: tuple[float, float], upper: float) -> tuple[float, f
     return float(value[0]), float(value[1])
 
 
-def _shorter_side_to(height: int, width: int, size: int) -> tuple[int, int]:
-    if height <= width:
-        return size, max(size, int(size * width / height))
-    return max(size, int(size * height / width)), size
+def _covering(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of an image once it just covers `size`: of a square, its shorter side has that length."""
+    h, w = size
+    if height * w <= width * h:
+        return h, max(w, int(h * width / height))
+    return max(h, int(w * height / width)), w
 
 
 def _unlike_earlier(antialias: bool) -> str:

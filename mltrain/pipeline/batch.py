@@ -15,6 +15,7 @@ from mltrain.labels import LabelSet
 from mltrain.pipeline.buffers import BatchBuffers, Lent, hand_out
 from mltrain.pipeline.decode import read_image
 from mltrain.seeding import IMAGE, integer_hash, kept_random_state
+from mltrain.sizes import ImageSize, height_width
 
 
 class Batch(NamedTuple):
@@ -49,23 +50,22 @@ class Layout(NamedTuple):
 
 
 class Transform(Protocol):
-    """uint8 RGB (H, W, 3) -> uint8 (3, image_size, image_size); may draw from torch's default CPU generator only."""
+    """uint8 RGB (H, W, 3) -> uint8 (3, h, w) of `image_size`; may draw from torch's default CPU generator only."""
 
-    image_size: int
+    image_size: ImageSize
 
     def __call__(self, image: np.ndarray) -> torch.Tensor: ...
 
 
 def layout_of(transform: Transform) -> Layout:
     """Return the layout of what a transform gives: its attribute `layout`, or that of images."""
-    size = transform.image_size
-    return getattr(transform, "layout", None) or Layout((3, size, size))
+    return getattr(transform, "layout", None) or Layout((3, *height_width(transform.image_size)))
 
 
 class ToTensor:
     """The transform of images that are resized already."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: ImageSize) -> None:
         self.image_size = image_size
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:

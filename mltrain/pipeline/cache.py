@@ -18,6 +18,7 @@ from mltrain.pipeline.batch import ToTensor, Transform
 from mltrain.pipeline.decode import read_image
 from mltrain.pipeline.store import COLUMNS, Store, count_stored, key_of, open_store, write_at
 from mltrain.progress import BAR_SECONDS, Meter
+from mltrain.sizes import area
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -80,13 +81,13 @@ def cached_images(
     Raises:
         DataError: an image file is missing, or the disk is full.
     """
-    side = resize.image_size**2 if isinstance(resize, EvalResize) else resize.size**2 * 4 // 3  # of a 4:3 photograph
+    pixels = area(resize.image_size) if isinstance(resize, EvalResize) else area(resize.size) * 4 // 3  # of a 4:3 photo
     store = open_store(
         labels,
         Path(folder) / f"{key_of(labels, str(_VERSION), repr(resize))}.pixels",
         lambda out, index: _fill(labels, resize, out, index, threads or available_cores()),
         place_bytes=3,
-        needed=len(labels) * side * 3,
+        needed=len(labels) * pixels * 3,
         what="resized images",
     )
     return CachedImages(labels, repr(resize), store)

@@ -17,10 +17,17 @@ def below(n: int, u: float) -> int:
     return min(int(u * n), n - 1)
 
 
-def shorter_side(height: int, width: int, draws: list[float]) -> Box:
-    """Return a square as large as the shorter side at a random place; two draws."""
-    side = min(height, width)
-    return below(height - side + 1, draws[0]), below(width - side + 1, draws[1]), side, side
+def largest(height: int, width: int, shape: tuple[int, int], draws: list[float]) -> Box:
+    """Return the largest box of a shape (height, width) at a random place; two draws.
+
+    Of a square it is a square as large as the shorter side.
+    """
+    h, w = height, width
+    if height * shape[1] <= width * shape[0]:
+        w = min(width, max(1, round(height * shape[1] / shape[0])))
+    else:
+        h = min(height, max(1, round(width * shape[0] / shape[1])))
+    return below(height - h + 1, draws[0]), below(width - w + 1, draws[1]), h, w
 
 
 def random_resized(

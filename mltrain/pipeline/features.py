@@ -20,6 +20,7 @@ from mltrain.pipeline.loader import Damage
 from mltrain.pipeline.store import COLUMNS, Store, key_of, open_store, write_at
 from mltrain.pipeline.workers import Waiting, close_loader, data_loader, start_loading
 from mltrain.progress import Meter
+from mltrain.sizes import ImageSize
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -38,7 +39,7 @@ class StoredView:
 
     def __init__(self, layout: Layout, views: int) -> None:
         self.layout, self.views = layout, views
-        self.image_size = 0  # there is no image
+        self.image_size: ImageSize = 0  # there is no image
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         view = int(torch.randint(self.views, ())) if self.views > 1 else 0

@@ -11,23 +11,24 @@ import torch
 from torchvision.transforms import v2
 
 from mltrain.errors import ConfigError, described
+from mltrain.sizes import ImageSize, height_width
 
 
 class OwnTransform:
-    """A transform that is not ours, as `Transform`: uint8 RGB (H, W, 3) -> uint8 (3, image_size, image_size).
+    """A transform that is not ours, as `Transform`: uint8 RGB (H, W, 3) -> uint8 (3, h, w) of `image_size`.
 
-    A torchvision transform gets a uint8 tensor (3, H, W), any other the array. They may return a tensor (3, S, S), an
-    array (S, S, 3) or a Pillow image, uint8 or float in 0..1.
+    A torchvision transform gets a uint8 tensor (3, H, W), any other the array. They may return a tensor (3, h, w), an
+    array (h, w, 3) or a Pillow image, uint8 or float in 0..1.
 
     Args:
         transform: called with one image.
-        image_size: S, pixels.
+        image_size: S, the side of a square, or (height, width), pixels.
         where: its place in the config, for messages.
         draws: seed NumPy and Python for each image too, from torch's generator, which the loader seeds: so what the
             transform draws depends on the run's seed alone.
     """
 
-    def __init__(self, transform: Callable[[Any], Any], *, image_size: int, where: str, draws: bool) -> None:
+    def __init__(self, transform: Callable[[Any], Any], *, image_size: ImageSize, where: str, draws: bool) -> None:
         if not callable(transform):
             raise ConfigError(f"{where}: {type(transform).__qualname__} cannot be called with an image; see __call__")
         self.transform, self.image_size, self.where, self.draws = transform, image_size, where, draws
@@ -47,7 +48,7 @@ class OwnTransform:
         return self._checked(result)
 
     def _checked(self, result: Any) -> torch.Tensor:
-        expected = (3, self.image_size, self.image_size)
+        expected = (3, *height_width(self.image_size))
         if not isinstance(result, torch.Tensor):
             array = np.asarray(result)  # a Pillow image too
             result = torch.from_numpy(array.copy()).permute(2, 0, 1) if array.ndim == 3 and array.size else array
@@ -55,7 +56,8 @@ class OwnTransform:
             shape = tuple(getattr(result, "shape", ()))
             raise ConfigError(
                 f"{self.where}: returned an image of shape {shape}, expected {expected}, "
-                "(3, S, S) with S = image_size, which the class is given if its __init__ has that argument"
+                "(3, height, width) of image_size, which the class is given if its __init__ has that argument (one "
+                "number for a square, or two)"
             )
         if result.dtype == torch.uint8:
             return result

@@ -20,6 +20,7 @@ from mltrain.engine.run_folder import RAW, SPLITS
 from mltrain.labels import LabelStats
 from mltrain.report.html.page import render
 from mltrain.report.tables import HEADLINES, abridged, markdown_table, percent, title
+from mltrain.sizes import height_width
 from mltrain.text import counted, spell
 from mltrain.transcript import repeating
 
@@ -79,6 +80,7 @@ def model_card(card: CardContent) -> str:
         "model": card.config["model"],
         "best": {"averaged": False, "epoch": None, "by": None} | dict(card.result.get("best") or {}),
         "kind": kind,
+        "sides": " x ".join(map(str, height_width(facts["image_size"]))),
         "resize": RESIZE.get(facts["resize"], f"resized by {facts['resize']}").format(crop_pct=facts["crop_pct"]),
         "cuts": None if facts["thresholds"] is None else _span(np.asarray(facts["thresholds"], dtype=np.float64)),
         "headline": headline,

@@ -41,10 +41,11 @@ from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.runs.check_data import check_data, check_trainable, check_unseen
 from mltrain.runs.debug import limited, with_validation
 from mltrain.runs.dry_run import dry_run
+from mltrain.runs.eval_size import eval_transform
 from mltrain.runs.extend import Extension, begin_extension, build_schedule, find_extension, take_backbone
 from mltrain.runs.features import evaluation_cache, training_cache
 from mltrain.runs.folder import build_model, on_device
-from mltrain.runs.notices import describe_model, earlier_runs
+from mltrain.runs.notices import describe_model, earlier_pooling, earlier_runs
 from mltrain.runs.offline import offline
 from mltrain.runs.own_parts import build_callbacks, with_own_metrics
 from mltrain.runs.same_data import remember
@@ -96,7 +97,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
             except OSError as error:
                 raise ConfigError(f"paths.runs: the run folder {folder} cannot be written: {error}") from error
     if dist.is_main:
-        earlier = earlier_runs(cfg, folder)
+        earlier = earlier_runs(cfg, folder) or earlier_pooling(cfg, folder)
         if earlier is not None:
             logger.info("%s", earlier)
         try:
@@ -239,11 +240,11 @@ def eval_loader(
     batch_size: int | None = None,
     views: Transform | None = None,
 ) -> EvalLoader:
-    """Build the loader of an evaluation split, at the model's input size; by default in batches of the config.
+    """Build the loader of an evaluation split, at `eval_size`; by default in batches of the config.
 
     With `views` images are resized by that instead, and no cache is used.
     """
-    resize = views or instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
+    resize = views or eval_transform(cfg, model.backbone)
     return EvalLoader(
         labels,
         resize,

@@ -6,7 +6,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mltrain.config.build import instantiate
 from mltrain.config.identity import relevant
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.engine.evaluator import Evaluation
@@ -15,6 +14,7 @@ from mltrain.engine.runner import Runner
 from mltrain.engine.tensorboard import TensorBoard
 from mltrain.report.board import Board, final_metrics, flattened
 from mltrain.report.outcome import per_class_rows
+from mltrain.runs.eval_size import eval_transform
 
 
 def attach_board(cfg: DictConfig, runner: Runner) -> None:
@@ -36,7 +36,7 @@ def _board(cfg: DictConfig, runner: Runner, writer: TensorBoard | None) -> Board
     return Board(
         writer,
         runner.val_loader.labels,
-        instantiate(cfg.eval_resize, "eval_resize", image_size=runner.model.backbone.image_size),
+        eval_transform(cfg, runner.model.backbone),
         runner.stats,
         curves=cfg.logger.tensorboard_curves,
         images=cfg.logger.tensorboard_images,

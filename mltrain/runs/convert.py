@@ -27,6 +27,7 @@ from mltrain.runs.folder import build_model
 from mltrain.runs.model_folder import write_model_folder
 from mltrain.runs.numbered import NUMBERED, numbered_names
 from mltrain.runs.zoo import read_source
+from mltrain.sizes import height_width, in_pixels
 from mltrain.text import counted, spell
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ def convert(
         **(origin or {}),
     }
     write_model_folder(out, cfg, model, names.names, source)
-    logger.info("%s: a run folder; %s (%s), input %d px", out, counted(len(names.names), "class"), names.origin,
-                model.backbone.image_size)  # fmt: skip
+    logger.info("%s: a run folder; %s (%s), input %s", out, counted(len(names.names), "class"), names.origin,
+                in_pixels(model.backbone.image_size))  # fmt: skip
     return out
 
 
@@ -246,6 +247,9 @@ def _numbered(count: int, how: str) -> Names:
     return Names(numbered_names(count), NUMBERED, (f"the file names no classes: they are numbered; {how}",))
 
 
+_OWN_POOL = "model.pool=timm (the timm model's own pooling)"
+
+
 # -- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -253,9 +257,10 @@ def _load(model: Classifier, published: Published, source: str) -> None:
     """Load the weights; every tensor of the file and of the model must have its counterpart."""
     backbone, head = published.backbone, published.head
     if model.backbone.num_features != head.in_features:
+        own = "" if backbone.num_features is not None else f", or the timm model has a layer between: add {_OWN_POOL}"
         raise CheckpointError(
             f"{source}: the head reads {head.in_features} features and {backbone.options['name']} gives "
-            f"{model.backbone.num_features}: they are of different models"
+            f"{model.backbone.num_features}: they are of different models{own}"
         )
     report = load_by_name(model.backbone.model, backbone.state, source=source, convert=_converter(model.backbone.model))
     if report.skipped and backbone.num_features is not None:
@@ -270,21 +275,23 @@ def _converter(module: torch.nn.Module) -> Any:
 
 @torch.inference_mode()
 def _check_pooling(model: Classifier, cfg: DictConfig, published: Published, source: str) -> None:
-    """Refuse a timm model whose own classifier is not what `gap` computes (it uses a CLS token or a hidden layer)."""
+    """Refuse a timm model whose own classifier works on something else than what this config pools."""
     name, size = cfg.model.name, model.backbone.image_size
     options: dict[str, Any] = {str(key): value for key, value in (cfg.model.timm_kwargs or {}).items()}
     made_for = timm.get_pretrained_cfg(name)
     if made_for is not None and made_for.fixed_input_size:
         options["img_size"] = size
+    if cfg.model.in_chans != 3:
+        options["in_chans"] = cfg.model.in_chans
     reference = timm.create_model(name, num_classes=published.head.num_classes, **options)
     state = published.backbone.state | published.file_head
     load_by_name(reference, state, source=source, convert=_converter(reference))
-    images = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).float()
+    images = torch.randint(0, 256, (2, 3, *height_width(size)), generator=torch.Generator().manual_seed(0)).float()
     expected, found = reference.eval()(model.normalize(images)), model.eval()(images)
     difference, spread = (expected - found).abs().max().item(), expected.std().item()
     if not difference <= 1e-3 * max(spread, 1e-3):
         raise CheckpointError(
-            f"{source}: {name}'s own classifier does not work on the mean of the tokens (a CLS token, a hidden layer): "
-            f"its logits differ by {difference:.3g} from those of head=gap. To train from it with a new head: "
-            f"model=timm model.name={name} model.checkpoint={source}"
+            f"{source}: {name}'s own classifier works on other features than head.tokens={cfg.head.tokens} "
+            f"model.pool={cfg.model.pool}: its logits differ by {difference:.3g}. Add {_OWN_POOL}. To train from it "
+            f"with a new head: model=timm model.name={name} model.checkpoint={source}"
         )

@@ -16,7 +16,9 @@ from mltrain.metrics.summary import summarize
 from mltrain.models.backbone import Backbone
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads import GlobalAveragePool
+from mltrain.runs.eval_size import eval_transform
 from mltrain.runs.own_parts import build_callbacks, with_own_metrics
+from mltrain.sizes import in_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,10 @@ def dry_run(cfg: DictConfig) -> None:
     with _silence_logging():
         backbone = _build(cfg)
     name, parameters = component_name(cfg.model), sum(p.numel() for p in backbone.parameters()) / 1e6
-    size = backbone.image_size
+    size = in_pixels(backbone.image_size)
     remote = cfg.model.get("pretrained") and not cfg.model.get("checkpoint")
     note = "; its weights are not loaded yet" if remote else ""
-    logger.info("everything but the data is in order: %s, %.1f M parameters, %d px%s", name, parameters, size, note)
+    logger.info("everything but the data is in order: %s, %.1f M parameters, %s%s", name, parameters, size, note)
 
 
 @contextlib.contextmanager
@@ -76,8 +78,8 @@ def _build(cfg: DictConfig) -> Backbone:
     instantiate(offline.loss, "loss", stats=stats, num_classes=_CLASSES)
     instantiate(cfg.sampler, "sampler", labels=labels, stats=stats, seed=cfg.seed)
     instantiate(cfg.curriculum, "curriculum", labels=labels, seed=cfg.seed)
-    for section in ("augment", "eval_resize"):
-        instantiate(cfg[section], section, image_size=backbone.image_size)
+    instantiate(cfg.augment, "augment", image_size=backbone.image_size)
+    eval_transform(cfg, backbone)
     instantiate(cfg.mix, "mix")
     instantiate(cfg.optimizer, "optimizer", model=model)
     instantiate(cfg.schedule, "schedule", steps_per_epoch=_STEPS_PER_EPOCH)

@@ -22,6 +22,8 @@ from mltrain.models.classifier import Classifier
 from mltrain.models.ensemble import mean_logits
 from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.views import SeveralResizes, Tta, resizes_for, views
+from mltrain.runs.eval_size import eval_size
+from mltrain.sizes import ImageSize, in_pixels, spelled
 from mltrain.text import counted, first_few
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class Averager:
         self.single_label = first.config.task == SINGLE_LABEL
         self._members = dict(members)
         self._tta = tta
-        self._sizes: list[list[int]] = []
+        self._sizes: list[list[str]] = []
         resizes: dict[str, Transform] = {}
         self._inputs: dict[str, list[int]] = {}
         """for each member, which of the sizes it takes"""
@@ -67,7 +69,7 @@ class Averager:
         for name, member in members.items():
             member.model.eval()
             own = {repr(resize): resize for resize in _resizes(member, tta)}
-            self._sizes.append([resize.image_size for resize in own.values()])
+            self._sizes.append([spelled(resize.image_size) for resize in own.values()])
             resizes |= {key: resize for key, resize in own.items() if key not in resizes}
             self._inputs[name] = [list(resizes).index(key) for key in own]
         self._packed = SeveralResizes(list(resizes.values())) if len(resizes) > 1 else None
@@ -80,7 +82,7 @@ class Averager:
         runs = [counted(len(self._members), "run")] if len(self._members) > 1 else []
         views = [] if self._tta is None else [f"tta={self._tta}"]
         if self._tta == "sizes":
-            views = [f"tta=sizes ({'; '.join(dict.fromkeys(', '.join(map(str, s)) for s in self._sizes))} px)"]
+            views = [f"tta=sizes ({'; '.join(dict.fromkeys(map(', '.join, self._sizes)))} px)"]
         return f"mean of probabilities, {' with '.join(runs + views)}: {counted(passes, 'forward pass')} an image"
 
     @property
@@ -103,7 +105,7 @@ class Averager:
 
     def _logits(self, name: str, images: Sequence[Tensor]) -> Tensor:
         member, columns = self._members[name], self._columns[name]
-        seen = views(self._tta, images, member.model.backbone.image_size)
+        seen = views(self._tta, images, eval_size(member.config, member.model.backbone))
         found = self.mean([forward_logits(member.model, view, member.amp_dtype) for view in seen])
         return found if columns is None else found[:, columns]
 
@@ -143,24 +145,23 @@ def _resizes(member: Member, tta: Tta | None) -> list[Transform]:
         ConfigError: its model cannot take other sizes.
     """
 
-    def resize(size: int) -> Any:
+    def resize(size: ImageSize) -> Any:
         return instantiate(member.config.eval_resize, "eval_resize", image_size=size)
 
-    size, device = member.model.backbone.image_size, member.model.mean.device
+    backbone = member.model.backbone
+    size = eval_size(member.config, backbone)
     if tta != "sizes":
-        return resizes_for(tta, resize, size, step=1)
+        return resizes_for(tta, resize, size, step=(1, 1))
     where, rest = f"tta=sizes: {member.folder}: {member.config.model.get('name')}", "use tta=flip or tta=five_crop"
     try:
-        with torch.inference_mode():
-            grid, _ = member.model.features(torch.zeros(1, 3, size, size, device=device)).grid
-            found = resizes_for(tta, resize, size, step=max(1, round(size / grid)))
-            for item in found:
-                member.model(torch.zeros(1, 3, item.image_size, item.image_size, device=device))
+        found = resizes_for(tta, resize, size, step=backbone.step)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}; {rest}") from error
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{where} takes images of {size} px alone ({reason}); {rest}") from error
+    try:
+        for item in found:
+            backbone.check_size(item.image_size)
+    except ValueError as error:
+        raise ConfigError(f"{where} takes images of {in_pixels(size)} alone ({error}); {rest}") from error
     return found
 
 

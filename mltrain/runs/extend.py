@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 FREE = ("runner.epochs", "runner.extend", "runner.extend_lr", "runner.patience", "runner.min_delta", "schedule.epochs")
 """settings that an extension is expected to change, so nobody needs to hear of them"""
-PARTS = ("task", "head._target_", "optimizer._target_", "curriculum")
+PARTS = ("task", "model.pool", "head._target_", "head.tokens", "optimizer._target_", "curriculum")
 """settings that must be those of the old run; what else must fit, its checkpoint tells"""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import mltrain
-from mltrain.config.build import instantiate
 from mltrain.config.rules import MULTI_LABEL
 from mltrain.pipeline.augment import EvalResize
 from mltrain.runs.folder import FinishedRun
@@ -15,14 +14,15 @@ from mltrain.runs.thresholds import load_thresholds, thresholds_of
 def facts(run: FinishedRun) -> dict[str, Any]:
     """Return classes, thresholds, input size, resizing and normalisation of a run's model, as plain values."""
     cfg, backbone = run.config, run.model.backbone
-    resize = instantiate(cfg.eval_resize, "eval_resize", image_size=run.image_size)
+    resize: Any = run.eval_transform
+    size = run.image_size
     ours, several = isinstance(resize, EvalResize), cfg.task == MULTI_LABEL
     return {
         "task": cfg.task,
         "class_names": list(run.class_names),
         "thresholds": thresholds_of(run).tolist() if several else None,
         "thresholds_from": _origin(run) if several else None,
-        "image_size": run.image_size,
+        "image_size": size if isinstance(size, int) else list(size),
         "resize": resize.resize if ours else repr(resize),
         "crop_pct": resize.crop_pct if ours else None,
         "interpolation": resize.interpolation if ours else None,

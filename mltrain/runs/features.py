@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mltrain.config.build import instantiate
 from mltrain.config.rules import FEATURES
 from mltrain.engine.precision import resolve_amp
 from mltrain.errors import ConfigError, DataError
@@ -20,7 +19,9 @@ from mltrain.models.classifier import Classifier
 from mltrain.pipeline.batch import Cache, Layout, Transform
 from mltrain.pipeline.cache import cached_images
 from mltrain.pipeline.features import cached_features
+from mltrain.runs.eval_size import eval_transform
 from mltrain.runs.offline import START
+from mltrain.sizes import height_width
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ def training_cache(cfg: DictConfig, labels: LabelSet, augment: Any, model: Class
             "data.cache=features: training images are resized as in evaluation and not augmented; "
             "data.feature_views=4 would store 4 augmented views of each"
         )
-        resize = instantiate(cfg.eval_resize, "eval_resize", image_size=model.backbone.image_size)
-        return evaluation_cache(cfg, labels, resize, model)
+        return evaluation_cache(cfg, labels, eval_transform(cfg, model.backbone), model)
     if cfg.data.feature_views:
         logger.warning("data.feature_views=%d does nothing without data.cache=features", cfg.data.feature_views)
     if not cfg.data.cache:
@@ -93,12 +93,11 @@ def _features(
             raise DataError(_not_finite(labels, packed, cfg))
         return stored.cpu()
 
-    size = backbone.image_size
-    tokens = compute(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape[1]
+    tokens = compute(torch.zeros(1, 3, *height_width(backbone.image_size), dtype=torch.uint8)).shape[1]
     content = {
         "weights": _digest(model),
         "model": {k: v for k, v in _plain(cfg.model).items() if k not in _NOT_OF_FEATURES},
-        "image": [size, _plain(cfg[section])],
+        "image": [backbone.image_size, _plain(cfg[section])],
         "precision": str(amp_dtype),
     }
     return cached_features(

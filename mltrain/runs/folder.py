@@ -19,9 +19,12 @@ from mltrain.errors import CheckpointError, ConfigError
 from mltrain.labels import LabelStats
 from mltrain.models.classifier import Classifier, check_head
 from mltrain.models.weights import read_state_dict
+from mltrain.pipeline.batch import Transform
+from mltrain.runs.eval_size import eval_size, eval_transform
 from mltrain.runs.offline import forget_start
 from mltrain.runs.settings import CLASSES_FILE, EMBEDDINGS_FILE, WEIGHTS_FILE
 from mltrain.runs.warm_start import start_head
+from mltrain.sizes import ImageSize
 
 Weights = Literal["best", "val", "ema"]
 
@@ -44,9 +47,14 @@ class FinishedRun:
     """epoch, step, weights and figure that were chosen; only "weights" where they were trained elsewhere"""
 
     @property
-    def image_size(self) -> int:
-        """Side of the square input, pixels."""
-        return self.model.backbone.image_size
+    def image_size(self) -> ImageSize:
+        """Size of the images that the model is used on, pixels: its own, or that of `eval_resize.image_size`."""
+        return eval_size(self.config, self.model.backbone)
+
+    @property
+    def eval_transform(self) -> Transform:
+        """Transform of an image to the model's input."""
+        return eval_transform(self.config, self.model.backbone)
 
 
 def load_finished(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mltrain.config.identity import component_name
+from mltrain.config.identity import component_name, run_folder
 from mltrain.engine.run_folder import CONFIG, read_config
 from mltrain.models.classifier import Classifier
+from mltrain.sizes import in_pixels
 
 DEFAULT = "finetune"
 """the model that configs/train.yaml chooses, and the data sets that are photographs keep"""
@@ -26,7 +27,7 @@ def describe_model(cfg: DictConfig, model: Classifier) -> str:
     count = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     return (
-        f"model: {name}, {weights}, input {model.backbone.image_size} px, {count:.2f} M "
+        f"model: {name}, {weights}, input {in_pixels(model.backbone.image_size)}, {count:.2f} M "
         f"parameters, {trained:.2f} M trained{_how_to_change(cfg)}"
     )
 
@@ -52,6 +53,21 @@ def earlier_runs(cfg: DictConfig, folder: Path) -> str | None:
     return (
         f"{earlier} has runs of model={EARLIER_DEFAULT}, which was the default before: to go on with one of them or to "
         f"see its result, repeat its command with model={EARLIER_DEFAULT} added"
+    )
+
+
+def earlier_pooling(cfg: DictConfig, folder: Path) -> str | None:
+    """Return a line on the run that the same command left when every head pooled the patches, or None."""
+    if cfg.head.get("tokens") != "cls" or (folder / CONFIG).exists():
+        return None
+    before = cfg.copy()
+    before.head.tokens = "patches"
+    earlier = run_folder(before)
+    if not (earlier / CONFIG).exists() or "tokens" in (read_config(earlier).get("head") or {}):
+        return None
+    return (
+        f"{earlier} is a run of an earlier version, whose head pooled the patches of a ViT; this one pools its class "
+        "token. To go on with that run or to see its result, repeat its command with head.tokens=patches added"
     )
 
 

@@ -23,7 +23,6 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from mltrain import storage
-from mltrain.config.build import instantiate
 from mltrain.config.compose import inference_amp
 from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.folder import SUFFIXES
@@ -144,7 +143,7 @@ class Predictor:
         return cls(
             member.model,
             run.class_names,
-            averager.resize if averager else instantiate(cfg.eval_resize, "eval_resize", image_size=run.image_size),
+            averager.resize if averager else run.eval_transform,
             single_label=cfg.task == SINGLE_LABEL,
             thresholds=values,
             topk=topk,
@@ -281,7 +280,9 @@ class Predictor:
 def _member(run: FinishedRun, first: DictConfig, device: str | None) -> Member:
     """Return the model of a run, folded and on the device; device and memory format are those of the config `first`."""
     target = single_device(first.runner.device if device is None else device)
-    model = Classifier(folded(run.model.backbone, run.image_size), run.model.head).eval()  # type: ignore[arg-type]
+    backbone = run.model.backbone
+    whole = folded(backbone, backbone.image_size, len(backbone.mean))
+    model = Classifier(whole, run.model.head).eval()  # type: ignore[arg-type]
     model.load_state_dict({"mean": run.model.mean, "std": run.model.std}, strict=False)
     amp = resolve_amp(inference_amp(run.config), target)
     return Member(run.folder, run.config, on_device(model, first, target), run.class_names, amp)

@@ -11,6 +11,7 @@ from mltrain.config.rules import SINGLE_LABEL
 from mltrain.engine.teacher import Teacher
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.runs.folder import load_finished, on_device
+from mltrain.sizes import in_pixels
 from mltrain.text import first_few
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ def load_teacher(cfg: DictConfig, class_names: tuple[str, ...], device: torch.de
             f"{first_few(unknown)}; a teacher must have been trained on all of them"
         )
     logger.info(
-        "teacher: %s, %s weights, input %d px; weight %g, temperature %g",
-        folder, run.weights, run.image_size, cfg.distill.weight, cfg.distill.temperature,
+        "teacher: %s, %s weights, input %s; weight %g, temperature %g",
+        folder, run.weights, in_pixels(run.model.backbone.image_size), cfg.distill.weight, cfg.distill.temperature,
     )  # fmt: skip
     return Teacher(
         model=on_device(run.model.requires_grad_(False), cfg, device),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS
 from mltrain.labels import match_classes
 from mltrain.models.classifier import Classifier
 from mltrain.models.heads.take_over import take_over
@@ -79,9 +80,11 @@ def _told(copied: set[int] | None, pairs: Mapping[int, int], names: tuple[str, .
 
 def _differences(before: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Name the options of the head that change what the same weights compute."""
+    defaults = {key: DEFAULTS_FOR_OLDER_RUNS.get(f"head.{key}", value) for key, value in settings.items()}
+    there = {**defaults, **before} if before else {}
     found = [
-        f"head.{key} was {spell(before[key])} there"
+        f"head.{key} was {spell(there[key])} there"
         for key, value in settings.items()
-        if key in before and key not in NO_MATTER and before[key] != value
+        if key in there and key not in NO_MATTER and there[key] != value
     ]
     return f"; {', '.join(found)}" if found else ""

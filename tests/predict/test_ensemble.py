@@ -83,18 +83,18 @@ def test_views_are_what_their_names_say() -> None:
     first, second, third, fourth, centre = views("five_crop", [images], 56)
     assert first[0, 0, 0, 0] == 0 and second[0, 0, 0, 0] == 8 and third[0, 0, 0, 0] == 8 * 64
     assert fourth[0, 0, -1, -1] == 64 * 64 - 1 and centre[0, 0, 0, 0] == 4 * 64 + 4
-    (larger,) = resizes_for("five_crop", resize, 56, step=1)
+    (larger,) = resizes_for("five_crop", resize, 56, step=(1, 1))
     assert larger.image_size == 64
     for shape in ((80, 64), (64, 91), (300, 200)):
         image = picture(*shape)
         *_, centre = views("five_crop", [larger(image)[None]], 56)
         assert torch.equal(centre[0], resize(56)(image)), "the centre is the usual view"
-    squish = resizes_for("five_crop", lambda size: EvalResize(image_size=size), 224, step=1)
+    squish = resizes_for("five_crop", lambda size: EvalResize(image_size=size), 224, step=(1, 1))
     assert squish[0].image_size == 256, "as Krizhevsky et al."
-    sizes = [[r.image_size for r in resizes_for("sizes", resize, size, step=32)] for size in (224, 448, 64)]
+    sizes = [[r.image_size for r in resizes_for("sizes", resize, size, step=(32, 32))] for size in (224, 448, 64)]
     assert sizes == [[192, 224, 256], [384, 448, 512], [32, 64, 96]]
     with pytest.raises(ValueError, match="no smaller one"):
-        resizes_for("sizes", resize, 32, step=32)
+        resizes_for("sizes", resize, 32, step=(32, 32))
 
 
 class Toy(nn.Module):
@@ -104,7 +104,8 @@ class Toy(nn.Module):
 
     def __init__(self, size: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.backbone = type("Input", (), {"image_size": size})()
+        given = {"image_size": size, "step": (4, 4), "check_size": lambda self, size: None}
+        self.backbone = type("Input", (), given)()
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.scale = scale
 

@@ -15,7 +15,7 @@ from tests.promises.runs import ROOT, environment
 
 GROUND = (
     *("errors", "text", "files", "safe_pickle", "safe_yaml", "seeding", "console", "labels", "progress", "storage"),
-    "transcript",
+    *("transcript", "sizes"),
 )
 LIBRARY = ("callbacks", "datasets", "longtail", "curriculum", "pipeline", "models", "losses", "metrics", "optim")
 BELOW = (*GROUND, *LIBRARY, "config")

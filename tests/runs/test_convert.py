@@ -309,11 +309,27 @@ def test_a_file_of_timms_is_converted_by_name_and_checked_against_timm(tmp_path:
         torch.testing.assert_close(run.model(images), model(run.model.normalize(images)), rtol=0, atol=1e-4)
 
 
-def test_a_model_of_timms_that_classifies_by_its_cls_token_is_refused(tmp_path: Path) -> None:
-    model = theirs.randomised(timm.create_model("test_vit", num_classes=5))
+@pytest.mark.parametrize(
+    ("name", "size", "words", "refused"),
+    [
+        ("test_vit", 160, [], "head.tokens=patches"),  # its class token
+        # attention pooling, and a hidden layer
+        pytest.param("test_vit3", 160, ["model.pool=timm"], "model.pool=head", marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", 64, ["model.pool=timm"], "model.pool=head", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_of_timms_is_converted_with_what_its_classifier_works_on(
+    name: str, size: int, words: list[str], refused: str, tmp_path: Path
+) -> None:
+    model = theirs.randomised(timm.create_model(name, num_classes=5))
     file = save(tmp_path / "w.pth", model.state_dict())
-    with pytest.raises(CheckpointError, match=r"a CLS token.*model.name=test_vit model.checkpoint="):
-        convert(file, ["model.name=test_vit", "model.image_size=160"], out=tmp_path / "run")
+    given = [f"model.name={name}", f"model.image_size={size}"]
+    with pytest.raises(CheckpointError, match=r"[aA]dd model.pool=timm"):
+        convert(file, [*given, refused], out=tmp_path / "no")
+    run = load_finished(convert(file, [*given, *words], out=tmp_path / "run"))
+    images = torch.randint(0, 256, (2, 3, size, size)).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(run.model(images), model(run.model.normalize(images)), rtol=1e-4, atol=1e-4)
 
 
 def test_csra_on_a_vit_reads_the_patches_alone(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from mltrain.labels import LabelStats
 
 Prior = float | Literal["frequency"] | None
+
+Tokens = Literal["patches", "cls", "both"]
+PATCHES, CLS, BOTH = get_args(Tokens)
 
 ClassAxes: TypeAlias = dict[str, tuple[int, ...]]
 """the axes of a head's tensors that grow with the number of classes, by name or pattern (`multi_head.*.head.weight`)"""
@@ -39,6 +42,40 @@ def bias_start(prior: Prior, num_classes: int, stats: LabelStats | None = None) 
     if isinstance(prior, str) or not 0 < prior < 1:
         raise ValueError(f"prior={prior}: must be above 0 and below 1, frequency, or None")
     return torch.full((num_classes,), -math.log((1 - prior) / prior))
+
+
+def check_tokens(tokens: str) -> None:
+    """Raise ValueError unless `tokens` says what a head pools."""
+    if tokens not in get_args(Tokens):
+        raise ValueError(f"tokens={tokens!r}: must be one of {', '.join(get_args(Tokens))}")
+
+
+def pooled_width(in_features: int, tokens: Tokens) -> int:
+    """Return the width of `pool` for tokens of width D: D, or 2 D for both."""
+    return 2 * in_features if tokens == BOTH else in_features
+
+
+def pool(tokens: Tensor, class_token: Tensor | None, which: Tokens) -> Tensor:
+    """Return one vector for an image, (B, D), or (B, 2 D) for both.
+
+    Args:
+        tokens: (B, N, D), of the places of the image.
+        class_token: (B, D); None: the backbone has none.
+        which: ``patches``: the mean over the places; ``cls``: the class token; ``both``: the class token, then the
+            mean (Oquab et al., DINOv2, arXiv 2304.07193, use them so).
+    """
+    if which == PATCHES:
+        return tokens.mean(1)
+    if class_token is None:
+        raise ValueError(f"tokens={which}: needs a class token")
+    return class_token if which == CLS else torch.cat([class_token, tokens.mean(1)], dim=1)
+
+
+def of_places(weight: Tensor, tokens: Tokens) -> Tensor:
+    """Return the columns of the weights (K, width) of a layer on `pool` that belong to the places of the image."""
+    if tokens == CLS:
+        raise ValueError("tokens=cls: the class token belongs to no place of the image")
+    return weight.chunk(2, dim=1)[1] if tokens == BOTH else weight
 
 
 def check_dropout(dropout: float) -> None:

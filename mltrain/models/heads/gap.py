@@ -1,4 +1,4 @@
-"""Global average pooling and a linear layer."""
+"""Global average pooling, or the class token, and a linear layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
+from mltrain.models.heads.common import (
+    ClassAxes,
+    Prior,
+    Tokens,
+    bias_start,
+    check_dropout,
+    check_tokens,
+    of_places,
+    pool,
+    pooled_width,
+)
 
 
 class GlobalAveragePool(nn.Module):
@@ -26,6 +36,8 @@ class GlobalAveragePool(nn.Module):
         prior: probability that each class has at the start; None: 0.5; ``"frequency"``: its share of the training
             labels. With many classes a small one (0.01) saves the first steps, which otherwise only learn that most
             labels are absent.
+        tokens: what is pooled: the mean over the ``patches``, the class token ``cls`` instead, or ``both`` side by
+            side, with 2 D features. The latter two need a backbone with a class token, such as a ViT.
     """
 
     map_kind = "evidence"
@@ -42,13 +54,17 @@ class GlobalAveragePool(nn.Module):
         dropout: float = 0.0,
         bottleneck: int | None = None,
         prior: Prior = None,
+        tokens: Tokens = "patches",
         stats: LabelStats | None = None,
     ) -> None:
         super().__init__()
         check_dropout(dropout)
+        check_tokens(tokens)
         if bottleneck is not None and bottleneck < 1:
             raise ValueError(f"bottleneck={bottleneck}: must be positive, or None")
         self.dropout = dropout
+        self.tokens = tokens
+        in_features = pooled_width(in_features, tokens)
         self.bottleneck = None if bottleneck is None else nn.Linear(in_features, bottleneck)
         self.fc = nn.Linear(in_features if bottleneck is None else bottleneck, num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
@@ -57,16 +73,17 @@ class GlobalAveragePool(nn.Module):
             nn.init.normal_(self.bottleneck.weight, std=0.01)
             nn.init.zeros_(self.bottleneck.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = F.dropout(tokens.mean(1), self.dropout, self.training)
+    def forward(self, tokens: Tensor, class_token: Tensor | None = None) -> Tensor:
+        x = F.dropout(pool(tokens, class_token, self.tokens), self.dropout, self.training)
         if self.bottleneck is not None:
             x = self.bottleneck(x)
         return self.fc(x)
 
-    def class_maps(self, tokens: Tensor) -> Tensor:
+    def class_maps(self, tokens: Tensor, class_token: Tensor | None = None) -> Tensor:
         """Return what each token adds to each logit, (B, C, N): class activation maps (Zhou et al., arXiv 1512.04150).
 
-        The mean over the tokens plus the constant part of the logit (without a bottleneck, the bias) is the logit.
+        The mean over the tokens plus the rest of the logit is the logit. The rest is constant for a class (without a
+        bottleneck, the bias), but for `tokens="both"`, where the class token's part belongs to it.
         """
         weight = self.fc.weight if self.bottleneck is None else self.fc.weight @ self.bottleneck.weight
-        return F.linear(tokens, weight).transpose(1, 2)
+        return F.linear(tokens, of_places(weight, self.tokens)).transpose(1, 2)

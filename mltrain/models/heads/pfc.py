@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mltrain.labels import LabelStats
-from mltrain.models.heads.common import ClassAxes, Prior, bias_start, check_dropout
+from mltrain.models.heads.common import (
+    ClassAxes,
+    Prior,
+    Tokens,
+    bias_start,
+    check_dropout,
+    check_tokens,
+    of_places,
+    pool,
+    pooled_width,
+)
 
 
 class PFC(nn.Module):
@@ -30,6 +40,7 @@ class PFC(nn.Module):
         dropout: probability, on the normalised features.
         prior: probability that each class has at the start; None: 0.5, the published bias of 0; ``"frequency"``: its
             share of the training labels.
+        tokens: what is pooled, see `GlobalAveragePool`.
     """
 
     map_kind = "evidence"
@@ -46,14 +57,17 @@ class PFC(nn.Module):
         dim: int = 256,
         dropout: float = 0.5,
         prior: Prior = None,
+        tokens: Tokens = "patches",
         stats: LabelStats | None = None,
     ) -> None:
         super().__init__()
+        check_tokens(tokens)
         if dim < 1:
             raise ValueError(f"dim={dim}: must be positive")
         check_dropout(dropout)
         self.dropout = dropout
-        self.neck = nn.Linear(in_features, dim)
+        self.tokens = tokens
+        self.neck = nn.Linear(pooled_width(in_features, tokens), dim)
         self.norm = nn.BatchNorm1d(dim)
         self.fc = nn.Linear(dim, num_classes)
         nn.init.kaiming_normal_(self.neck.weight, mode="fan_out", nonlinearity="relu")
@@ -61,8 +75,8 @@ class PFC(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.01)
         self.fc.bias.data.copy_(bias_start(prior, num_classes, stats))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.neck(tokens.mean(1))
+    def forward(self, tokens: Tensor, class_token: Tensor | None = None) -> Tensor:
+        x = self.neck(pool(tokens, class_token, self.tokens))
         norm = self.norm
         # sync_bn has replaced the module by one that is no BatchNorm1d, in whose forward every rank has to take part
         if self.training and len(x) == 1 and isinstance(norm, nn.BatchNorm1d):
@@ -71,9 +85,9 @@ class PFC(nn.Module):
             x = norm(x)
         return self.fc(F.dropout(x, self.dropout, self.training))
 
-    def class_maps(self, tokens: Tensor) -> Tensor:
+    def class_maps(self, tokens: Tensor, class_token: Tensor | None = None) -> Tensor:
         """Return what each token adds to each logit, (B, C, N), with running statistics; see `GlobalAveragePool`."""
         assert self.norm.running_var is not None
         scale = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
         weight = (self.fc.weight * scale) @ self.neck.weight
-        return F.linear(tokens, weight).transpose(1, 2)
+        return F.linear(tokens, of_places(weight, self.tokens)).transpose(1, 2)
