@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mltrain.optim.groups import bare_module
+from mltrain.optim.shards import own_part
 
 
 class ModelEma:
@@ -36,9 +37,16 @@ class ModelEma:
             if tensor.is_floating_point():
                 tensor.data = tensor.data.float()
 
+        self.follow(source)
+
+    def follow(self, source: nn.Module) -> None:
+        """Average the weights of `source` from now on, a model of the same structure.
+
+        Call it again when the parameters of both models were replaced by their parts, as sharding does.
+        """
         shadow_parameters = dict(self.module.named_parameters())
         pairs = [(shadow_parameters[name], p) for name, p in source.named_parameters() if p.requires_grad]
-        self._parameters = [parameter for _, parameter in pairs]
+        self._parameters = [own_part(parameter) for _, parameter in pairs]
         # A module may rebind a buffer instead of writing into it, so each update looks the buffers up again.
         self._float_buffers: list[tuple[torch.Tensor, dict[str, Any], str]] = []
         self._other_buffers: list[tuple[dict[str, Any], dict[str, Any], str]] = []
@@ -53,7 +61,7 @@ class ModelEma:
                     self._float_buffers.append((shadow, owner._buffers, name))
                 else:
                     self._other_buffers.append((shadow_owner._buffers, owner._buffers, name))
-        self._shadows = [shadow for shadow, _ in pairs] + [shadow for shadow, _, _ in self._float_buffers]
+        self._shadows = [own_part(shadow) for shadow, _ in pairs] + [shadow for shadow, _, _ in self._float_buffers]
         self._cast = any(tensor.dtype is not torch.float32 for tensor in self._weights())
 
     def decay_at(self, updates: int) -> float:
