@@ -12,6 +12,7 @@ names of an unsharded run.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -52,6 +53,8 @@ def shard_model(model: Classifier, dist: Distributed) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # Tokens are a view of the backbone's output, which a head must not write into; none of ours does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     mesh = init_device_mesh(dist.device.type, (dist.world_size,))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -145,7 +148,8 @@ def _like(value: Any, own: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     complete = value.to(own.device).contiguous()
-    return distribute_tensor(complete, own.device_mesh, own.placements, src_data_rank=None)  # each rank has read it
+    parts = distribute_tensor(complete, own.device_mesh, own.placements, src_data_rank=None)  # each rank has read it
+    return parts.clone()  # a part may be a view, which would keep the complete tensor in memory
 
 
 class SpreadModel:

@@ -376,9 +376,10 @@ def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier,
     logger.info("run folder %s", folder)
     logger.info("%s", describe_model(cfg, model))
     logger.info(
-        "%s x %d, %s; %s an epoch",
+        "%s x %d%s, %s; %s an epoch",
         step.dist.device,
         step.dist.world_size,
+        ", sharded" if step.sharded else "",
         precision,
         counted(loader.steps_per_epoch, "step"),
     )
