@@ -23,7 +23,7 @@ CLASSES = 5
 MODEL = ("name", "head", "head_options", "backbone_options")
 DECODER = {"head": "ml_decoder", "head_options": {"dim": 32, "num_heads": 2}}
 SHARDED = {"name": "test_vit", **DECODER, "clip_grad_norm": 0.05, "backbone_options": {"freeze_stages": 2}}
-"""what the tests without a marker compare: frozen blocks, groups with rates of their own, clipping, accumulation, EMA"""
+"""without a marker: frozen blocks, groups with rates of their own, clipping, accumulation, EMA"""
 
 
 def make_step(ranks: Distributed, shard: bool, optimizer: str = "adamw", **options: Any) -> TrainStep:
@@ -112,11 +112,12 @@ def compare(ranks: Distributed, options: dict[str, Any], steps: int = 3) -> dict
     # An evaluation: other numbers of images, backbone and head called apart, both weights, in inference mode.
     models = [sharded.model.eval(), sharded.ema.module]  # type: ignore[union-attr]
     images = batches(ranks, 7)[0].images
+    for model in (*models, plain.model, plain.ema.module):  # type: ignore[union-attr]
+        ranks.broadcast_buffers(model)
     with torch.inference_mode(), whole(models):
         complete = not any(is_spread(parameter) for model in models for parameter in model.parameters())
         outputs = [model.classify(model.features(images)) for _ in range(1 + 2 * ranks.rank) for model in models]  # type: ignore[operator]
     plain.model.eval()
-    ranks.broadcast_buffers(plain.model)
     with torch.inference_mode():
         found["logits"] = (outputs[0], plain.model(images), outputs[1], plain.ema.module(images))  # type: ignore[union-attr]
     found["complete"] = complete and is_spread(next(sharded.model.parameters()))
