@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.classifier import Classifier
 from mltrain.models.stages import blocks
 from mltrain.optim.shards import is_sharded, is_spread
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -132,7 +135,11 @@ def spread_weights(state: dict[str, Any], module: nn.Module) -> dict[str, Any]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state dict with complete tensors, cut into parts where the optimizer's parameters are."""
+    """Load a state dict with complete tensors, cut into parts where the optimizer's parameters are.
+
+    What is not cut gets the memory order of its parameter: fused kernels run through both in order of memory, and a
+    sharded run, whose weights are not in `channels_last` order, may have written the checkpoint.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     of_each = {
         number: {key: _like(value, parameters[number]) for key, value in values.items()}
@@ -142,13 +149,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _like(value: Any, own: Any) -> Any:
-    """Cut a complete tensor as `own` is cut. What has another shape, such as a count of steps, stays as it is."""
-    if not is_spread(own) or not isinstance(value, torch.Tensor) or value.shape != own.shape:
+    """Cut or lay out a complete tensor as `own` is. One of another shape, such as a count of steps, stays as it is."""
+    if not isinstance(own, torch.Tensor) or not isinstance(value, torch.Tensor) or value.shape != own.shape:
         return value
+    if not is_spread(own):
+        same = value.stride() == own.stride()
+        return value if same else torch.empty_like(own, dtype=value.dtype, device=value.device).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
-    complete = value.to(own.device).contiguous()
-    parts = distribute_tensor(complete, own.device_mesh, own.placements, src_data_rank=None)  # each rank has read it
+    complete, like = value.to(own.device).contiguous(), cast("DTensor", own)
+    parts = distribute_tensor(complete, like.device_mesh, like.placements, src_data_rank=None)  # each rank has read it
     return parts.clone()  # a part may be a view, which would keep the complete tensor in memory
 
 
