@@ -65,7 +65,9 @@ def shard_model(model: Classifier, dist: Distributed) -> None:
             broadcast(parameter.data, src=0)
     # Not the model itself: an evaluation calls backbone and head apart.
     for part in (*blocks(model.backbone.model), model.backbone, model.head):
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        sharded = fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        if dist.device.type == "cpu":  # gloo takes no mean, and torch 2.8 gives it the sum without a word
+            sharded.set_force_sum_reduction_for_comms(True)
     # FSDP2 sets itself up in the first forward pass, and `whole` may come before one.
     training, side = model.training, model.backbone.image_size
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mltrain.optim.groups import bare_module
-from mltrain.optim.shards import own_part
+from mltrain.optim.shards import is_sharded, own_part
 
 
 class ModelEma:
@@ -44,9 +44,10 @@ class ModelEma:
 
         Call it again when the parameters of both models were replaced by their parts, as sharding does.
         """
+        self._sharded = is_sharded(source)
         shadow_parameters = dict(self.module.named_parameters())
         pairs = [(shadow_parameters[name], p) for name, p in source.named_parameters() if p.requires_grad]
-        self._parameters = [own_part(parameter) for _, parameter in pairs]
+        self._parameters = [parameter for _, parameter in pairs]
         # A module may rebind a buffer instead of writing into it, so each update looks the buffers up again.
         self._float_buffers: list[tuple[torch.Tensor, dict[str, Any], str]] = []
         self._other_buffers: list[tuple[dict[str, Any], dict[str, Any], str]] = []
@@ -61,7 +62,7 @@ class ModelEma:
                     self._float_buffers.append((shadow, owner._buffers, name))
                 else:
                     self._other_buffers.append((shadow_owner._buffers, owner._buffers, name))
-        self._shadows = [own_part(shadow) for shadow, _ in pairs] + [shadow for shadow, _, _ in self._float_buffers]
+        self._shadows = [shadow for shadow, _ in pairs] + [shadow for shadow, _, _ in self._float_buffers]
         self._cast = any(tensor.dtype is not torch.float32 for tensor in self._weights())
 
     def decay_at(self, updates: int) -> float:
@@ -74,7 +75,10 @@ class ModelEma:
         weights = self._weights()
         if self._cast:
             weights = [weight.float() for weight in weights]
-        torch._foreach_lerp_(self._shadows, weights, 1.0 - self.decay_at(self.updates))
+        shadows = self._shadows
+        if self._sharded:  # looked up each time, because loading a state dict may give a DTensor other memory
+            shadows, weights = [own_part(tensor) for tensor in shadows], [own_part(tensor) for tensor in weights]
+        torch._foreach_lerp_(shadows, weights, 1.0 - self.decay_at(self.updates))
         for shadow_owner, owner, name in self._other_buffers:
             shadow_owner[name] = owner[name]
         self.updates += 1
