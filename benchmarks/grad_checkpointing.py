@@ -1,16 +1,19 @@
 """Memory and time of a training step with and without gradient checkpointing.
 
-    python benchmarks/grad_checkpointing.py [--models vit_base_patch16_224,resnet50] [--batch 16] [--device cpu]
+    python benchmarks/grad_checkpointing.py [--models vit_base_patch16_224,resnet50] [--batch 16] [--rounds 3]
+        [--device cpu]
 
 Each case runs in a process of its own: forward, backward and AdamW step of a classifier of 80 classes with random
 weights. Memory is the peak of the process (on a GPU: of torch's allocator) over weights, gradients and optimizer.
-Seconds are CPU time of all threads, the least of the steps; on a GPU the time of the clock.
+Seconds are CPU time of all threads, the least of the steps; on a GPU the time of the clock. The two cases take turns
+for `--rounds`, and the figures are medians, with the range of the ratios over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import threading
@@ -100,6 +103,7 @@ def main() -> None:
     parser.add_argument("--models", default="vit_base_patch16_224,resnet50")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -110,17 +114,22 @@ def main() -> None:
     print(("{:<24}{:>6}" + 3 * "{:>12}" + 3 * "{:>11}").format(*COLUMNS))
     for name in given.models.split(","):
         options = ["--batch", str(given.batch), "--steps", str(given.steps), "--device", given.device]
-        results = []
-        for flag in "01":
-            command = [sys.executable, __file__, "--case", f"{name},{flag}", *options]
-            results.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
-        figures = []
+        rounds = [[case(name, flag, options) for flag in "01"] for _ in range(given.rounds)]
+        figures, ranges = [], []
         for key in ("mb", "seconds"):
-            without, with_it = (result[key] for result in results)
-            figures += [without, with_it, with_it / without]
-        print(
-            ("{:<24}{:>6}{:>12.0f}{:>12.0f}{:>12.2f}" + 3 * "{:>11.2f}").format(name, given.batch, *figures), flush=True
-        )
+            ratios = [with_it[key] / without[key] for without, with_it in rounds]
+            middle = [statistics.median(results[flag][key] for results in rounds) for flag in (0, 1)]
+            figures += [*middle, statistics.median(ratios)]
+            ranges.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
+        row = "{:<24}{:>6}{:>12.0f}{:>12.0f}{:>12.2f}" + 3 * "{:>11.2f}"
+        print(row.format(name, given.batch, *figures), f"  (ratios {' and '.join(ranges)})", flush=True)
+
+
+def case(name: str, flag: str, options: list[str]) -> dict[str, float]:
+    """Return what `measure` finds in a process of its own."""
+    command = [sys.executable, __file__, "--case", f"{name},{flag}", *options]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return found
 
 
 if __name__ == "__main__":

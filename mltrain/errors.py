@@ -45,9 +45,12 @@ class Interrupted(MltrainError):
         self.agreed = agreed
         self.exit_code = 128 + signum
 
-    def saved(self) -> Interrupted:
-        """Return the same, with a message that says how to go on."""
-        self.args = (f"{self}; it is saved: repeat the command to resume",)
+    def saved(self, now: bool = True) -> Interrupted:
+        """Return the same, with a message that says how to go on; `now`: the last checkpoint is of this moment."""
+        if now:
+            self.args = (f"{self}; it is saved: repeat the command to resume",)
+        else:
+            self.args = (f"{self}; repeat the command to resume from the last checkpoint",)
         return self
 
 

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from mltrain.config.schema import DEFAULTS_FOR_OLDER_RUNS, OLDER_SPELLINGS
 
 # Cannot change the trained weights: where things lie, how they are shown, how they are fed, when a copy is kept. The
-# batch of an evaluation changes its figures by rounding alone (docs/config.md has how much).
+# batch of an evaluation changes its figures by rounding alone (docs/config.md has how much), and so does sharding,
+# which adds up in another order, as another number of processes does.
 IRRELEVANT = frozenset(
     {
         "name",
@@ -28,6 +29,7 @@ IRRELEVANT = frozenset(
         "runner.eval_batch_size",
         "runner.keep_best",
         "runner.keep_last",
+        "runner.shard",
         "metrics.save_predictions",
         "metrics.predictions_mb",
     }

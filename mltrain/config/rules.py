@@ -33,6 +33,10 @@ MULTI_LABEL_OPTIONS = {
 }
 
 
+SHARDED_OPTIMIZERS = tuple(f"{PACKAGE}.optim.optimizers.{name}" for name in ("adam", "adamw", "sgd"))
+"""those that change each weight by itself, which a part of a tensor is enough for; SGD last"""
+
+
 def best_figure(task: str, chosen: str | None) -> str:
     """Return the figure of the validation split that chooses the best epoch."""
     return chosen or BEST[task][0]
@@ -186,6 +190,35 @@ def pooling_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "model.pool", "it leaves one vector for an image, and this head weighs places; use head=gap, or pool=head"
 
 
+def shard_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for settings that a sharded model cannot have."""
+    sections = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    runner, optimizer = sections.get("runner", {}), sections.get("optimizer", {})
+    if runner.get("shard") is not True:
+        return
+    if runner.get("compile") is True:
+        yield "runner.compile", "runner.shard=true cannot do it; use auto, which compiles the loss alone"
+    if runner.get("amp") == "fp16":
+        yield "runner.amp", "runner.shard=true has no loss scaling; use bf16 or off"
+    if runner.get("device") == "mps":
+        yield "runner.device", "runner.shard=true needs several processes, and mps has one; use auto, cuda or cpu"
+    if runner.get("accumulate", 1) != 1 and sections.get("data", {}).get("on_corrupt") == "skip":
+        yield (
+            "data.on_corrupt",
+            "runner.shard=true with runner.accumulate above 1: a rank without an image in a part of a step would keep "
+            "the others waiting; use on_corrupt=stop, or accumulate=1",
+        )
+    target = optimizer.get("_target_")
+    if isinstance(target, str) and target not in SHARDED_OPTIMIZERS:
+        yield (
+            "optimizer",
+            "runner.shard=true gives each process parts of the weights, and other optimizers may need whole ones; use "
+            "optimizer=adam, adamw or sgd",
+        )
+    elif target == SHARDED_OPTIMIZERS[-1] and optimizer.get("fused") is True:
+        yield "optimizer.fused", "torch has no fused SGD for runner.shard=true; leave it null"
+
+
 def runner_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for options of the runner that belong to another one, which is not set."""
     runner = tree.get("runner")
@@ -212,5 +245,6 @@ RULES = (
     training_problems,
     feature_problems,
     pooling_problems,
+    shard_problems,
 )
 """each yields (key, problem) for a resolved config"""

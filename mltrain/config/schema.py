@@ -47,6 +47,7 @@ class RunnerOptions:
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"  # auto: torch.compile the loss where that pays; true: the model too
     sync_bn: bool = False  # batch-norm statistics over all ranks
+    shard: bool = False  # spread weights, gradients, optimizer and average over the ranks: FSDP2, under torchrun
     evaluate_every: int = number(1, least=1)  # epochs; the last epoch is always evaluated
     patience: int | None = number(None, least=1)  # end after so many evaluations without a better figure; null: never
     min_delta: float = number(0.0, least=0)  # percent points that count as better for patience

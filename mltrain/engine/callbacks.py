@@ -14,6 +14,7 @@ from mltrain.callbacks import Callback, Stop, TrainingView
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.evaluator import Evaluation
 from mltrain.engine.run_folder import RAW
+from mltrain.engine.shard import SpreadModel
 from mltrain.errors import ConfigError, Interrupted, MltrainError, described
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ def training_view(
     """Return what callbacks are shown of a `Runner`, with the last loss, and the evaluation or result of this point."""
     evaluated: dict[str, Any] = next((record for record in reversed(run.history) if RAW in record), {})
     kept = None if evaluation is None else evaluation.predictions
+    unseen: Any = SpreadModel() if run.train_step.sharded else None
     return TrainingView(
         folder=run.folder,
         config=MappingProxyType(run.config),
@@ -155,8 +157,8 @@ def training_view(
         epochs=run.epochs,
         loss=loss,
         lr=run.train_step.optimizer.param_groups[0]["lr"],
-        model=run.model,
-        ema_model=None if run.ema is None else run.ema.module,
+        model=unseen or run.model,
+        ema_model=None if run.ema is None else unseen or run.ema.module,
         metrics={name: dict(evaluated[name]) for name in run.models() if name in evaluated},
         best=dict(run.best),
         logits=None if kept is None else kept.logits,

@@ -13,6 +13,7 @@ import torch
 
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import WEIGHTS
+from mltrain.engine.shard import whole
 from mltrain.engine.signals import StopSignal, from_flags, to_flags
 from mltrain.errors import DataError, Interrupted, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
@@ -194,7 +195,8 @@ def forward_batches(
         loader.waiting.look = partial(inference.stop.check_while_waiting, dist.world_size)
     batches = iter(loader)
     mode: Mode = inference.progress if dist.is_main else "off"
-    with Meter(f"evaluating {loader.labels.name}", loader.share, unit="images", mode=mode) as meter:
+    meter = Meter(f"evaluating {loader.labels.name}", loader.share, unit="images", mode=mode)
+    with whole(models.values()), meter:
         for _ in range(loader.rounds):  # the same number on every rank, so that all can agree on stopping
             batch = next(batches, None)
             if batch is not None:

@@ -31,6 +31,7 @@ from mltrain.engine.logging import Sinks
 from mltrain.engine.nonfinite import dumped
 from mltrain.engine.progress import Progress, epoch_line
 from mltrain.engine.run_folder import NONFINITE
+from mltrain.engine.shard import gathered, load_optimizer
 from mltrain.engine.signals import StopSignal
 from mltrain.engine.state import TrainingPosition, TrainState, named_models, read_best, repair_best
 from mltrain.engine.step import StepResult, TrainStep
@@ -146,7 +147,7 @@ class Runner:
                 finally:
                     self._close_loaders()
         except Interrupted as error:
-            raise error.saved() from None
+            raise error.saved(self._saved) from None
         except FileNotFoundError:
             self.checkpoints.check_folder()
             raise
@@ -158,12 +159,14 @@ class Runner:
                 self._train_epoch()
                 self._evaluate_epoch()
                 self._save()
-            if self.dist.broadcast(not self.best):
-                self._choose_last()
+            if self.dist.broadcast(not self.best):  # it is lost, so the last weights are evaluated again and become it
+                self._keep(self.epochs_at(self.step), self.evaluate(self.val_loader))
+                self._saved = False
             if not self._saved:  # killed between the last evaluation and the save after it
                 self._save()
-        except (Interrupted, DataError):  # both are raised between two steps, so the state is consistent
-            self._save()
+        except (Interrupted, DataError) as error:  # both are raised between two steps, so the state is consistent
+            if not self.train_step.sharded or getattr(error, "agreed", False):  # one rank alone has parts of it only
+                self._save()
             raise
 
     def _ends_early(self) -> bool:
@@ -201,7 +204,8 @@ class Runner:
             if result.signum is not None:
                 at = f"step {self.step} of {self.total_steps}"
                 raise Interrupted(f"stopped by {Signals(result.signum).name} after {at}", result.signum)
-            if 0 < 60 * self.checkpoint_every_minutes < time.monotonic() - self._saved_at:
+            due = 0 < 60 * self.checkpoint_every_minutes < time.monotonic() - self._saved_at
+            if self.dist.broadcast(due) if self.train_step.sharded else due:  # to save parts takes all ranks
                 self._save()
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
@@ -231,9 +235,9 @@ class Runner:
         evaluation = None
         if epoch % self.evaluate_every == 0 or self.step == self.total_steps:
             evaluation = self.evaluate(self.val_loader)
+            self._keep(epoch, evaluation)
             if evaluation is not None:
                 record |= {name: summary.scalars for name, summary in evaluation.summaries.items()}
-                self._keep(epoch, evaluation)
         self.loss_sum = 0.0
         self.history.append(record)
         flat = {"train/epoch_loss": record["train_loss"], "epoch": epoch}
@@ -261,16 +265,11 @@ class Runner:
         """Evaluate the current raw and EMA weights; return None on ranks other than the main one."""
         return evaluate(self.models(), loader, self.summarize, self.inference, keep_all=self.keep_predictions)
 
-    def _choose_last(self) -> None:
-        """Evaluate the last weights again and make them the best, which is lost."""
-        evaluation = self.evaluate(self.val_loader)
-        self._saved = False
-        if evaluation is not None:
-            self._keep(self.epochs_at(self.step), evaluation)
-
-    def _keep(self, epoch: int, evaluation: Evaluation) -> None:
+    def _keep(self, epoch: int, evaluation: Evaluation | None) -> None:
         """Write best.pt if this evaluation is better than all before, and a file of the epoch if it is one to keep."""
-        by = self.best_by
+        state, by = self._state(), self.best_by
+        if evaluation is None:
+            return
         weights = evaluation.best(by)
         score = evaluation.summaries[weights].scalars[by]
         found = {"epoch": epoch, "step": self.step, "weights": weights, "by": by, by: score}
@@ -278,7 +277,7 @@ class Runner:
         if is_best:
             self.best = found
         self.checkpoints.check_folder()
-        self.kept.save(replace(self._state(), best=found), self.history, is_best=is_best)
+        self.kept.save(replace(state, best=found), self.history, is_best=is_best)
 
     def _finish(self) -> Outcome | None:
         """Evaluate the best weights again, so that the reported figures are those of `best.pt`."""
@@ -309,30 +308,30 @@ class Runner:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    def _state(self, position: TrainingPosition | None = None) -> TrainState:
-        """Return the current weights as the content of a checkpoint."""
+    def _state(self) -> TrainState:
+        """Return the current weights as the content of a checkpoint; every rank has to call it, for its parts."""
         return TrainState(
-            model=self.model.state_dict(),
-            ema=None if self.ema is None else self.ema.state_dict(),
+            model=gathered(self.model.state_dict(), self.dist),
+            ema=None if self.ema is None else gathered(self.ema.state_dict(), self.dist),
             class_names=self.stats.class_names,
             stats=self.stats,
             best=self.best,
             config=self.config,
             step=self.step,
-            position=position,
         )
 
     def _save(self) -> None:
         self._tick()
         self._saved_at = time.monotonic()
         self._saved = True
+        state, optimizer = self._state(), gathered(self.train_step.optimizer.state_dict(), self.dist)
         if not self.dist.is_main:
             return
         self.checkpoints.check_folder()
         self.sinks.flush()
         scaler = self.train_step.scaler
         position = TrainingPosition(
-            optimizer=self.train_step.optimizer.state_dict(),
+            optimizer=optimizer,
             scaler=None if scaler is None else scaler.state_dict(),
             loss=self.train_step.loss.state_dict(),
             history=self.history,
@@ -342,7 +341,7 @@ class Runner:
             curriculum=None if self.curriculum is None else self.curriculum.state_dict(),
             callbacks=self.callbacks.state_dict(),
         )
-        self.checkpoints.save(self._state(position).to_dict(), "last")
+        self.checkpoints.save(replace(state, position=position).to_dict(), "last")
         self.kept.prune(self.history)
 
     def _restore(self) -> None:
@@ -364,7 +363,7 @@ class Runner:
             raise CheckpointError(f"{self.folder}: last.pt has weights only; rerun=true starts over")
         state.check_classes(self.stats.class_names, self.folder)
         state.restore(self.model, self.ema)
-        self.train_step.optimizer.load_state_dict(position.optimizer)
+        load_optimizer(self.train_step.optimizer, position.optimizer)
         if position.loss is not None:
             self.train_step.loss.load_state_dict(position.loss)
         if self.train_step.scaler is not None and position.scaler is not None:

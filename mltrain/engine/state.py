@@ -17,6 +17,7 @@ from torch import nn
 
 from mltrain.engine.checkpoint import CheckpointFolder
 from mltrain.engine.run_folder import EMA, EPOCH, RAW
+from mltrain.engine.shard import spread_weights
 from mltrain.errors import CheckpointError
 from mltrain.labels import LabelStats, differences
 from mltrain.models.classifier import Classifier
@@ -134,9 +135,12 @@ class TrainState:
         Raises:
             CheckpointError: weights and model do not fit.
         """
-        load_fitting(model, self.model)
+        load_fitting(model, spread_weights(self.model, model))
         if ema is not None:
-            load_fitting(ema, self.ema or {})
+            average = self.ema or {}
+            if "module" in average:
+                average = {**average, "module": spread_weights(average["module"], ema.module)}
+            load_fitting(ema, average)
         return named_models(model, ema)
 
     def check_classes(self, class_names: tuple[str, ...], folder: Path) -> None:

@@ -20,6 +20,7 @@ from mltrain.losses.base import knows_unknown
 from mltrain.optim import schedules
 from mltrain.optim.ema import ModelEma
 from mltrain.optim.schedules import Schedule
+from mltrain.optim.shards import is_sharded, own_part
 from mltrain.pipeline.batch import Batch
 from mltrain.seeding import generator_for, seed_step
 
@@ -44,8 +45,8 @@ class TrainStep:
     """Forward, backward, checks, optimizer and EMA.
 
     The gradients are those of one big batch, however it is cut into micro-batches and ranks: the loss's `reduction`
-    determines the weight of each part (`_weights`). DistributedDataParallel averages over ranks, so each weight also
-    contains the world size.
+    determines the weight of each part (`_weights`). DistributedDataParallel averages over ranks, as FSDP2 does, so each
+    weight also contains the world size. A sharded model adds up its parts of the gradients at each micro-batch.
 
     A step waits for the device once: loss, gradient norm and the ranks' stop signals are read together, before the
     optimizer step, so that a loss or gradient that is not finite leaves the weights unchanged.
@@ -77,7 +78,8 @@ class TrainStep:
         for part in self.loss.modules() if self.compile_loss else ():
             if isinstance(part, PerLabelLoss):  # the losses that compiling is tested for; a loss may hold several
                 part.compile(required=self.compile_model)
-        if self.dist.world_size > 1:
+        self.sharded = is_sharded(self.model)
+        if self.dist.world_size > 1 and not self.sharded:
             device_ids = [device.index] if device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=device_ids, gradient_as_bucket_view=True)
         self.forward_model = forward
@@ -205,8 +207,10 @@ class TrainStep:
         return self.forward_model.no_sync()
 
     def _gradient_norm(self) -> torch.Tensor:
-        grads = [p.grad for p in self.parameters if p.grad is not None]
+        grads = [own_part(p.grad) for p in self.parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if self.sharded:
+            norm = self.dist.all_reduce_sum(norm.double().square()).sqrt().to(norm.dtype)
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad_norm, norm)
         return norm

@@ -56,6 +56,23 @@ def distance_from_head(model: nn.Module) -> dict[str, int]:
     return {name: last - layer for name, layer in layers.items()}
 
 
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that are timm's fine groups (a block of a ViT, a block of a ResNet), inner ones first.
+
+    A group that is no module by itself (the stem), a single layer, whose weights a model may use without calling it,
+    or a container, whose members may be called one by one, is left out. Empty where timm groups no layers.
+    """
+    try:
+        layers = group_with_matcher(model.named_parameters(), _matcher(model, coarse=False))
+    except (AttributeError, AssertionError):
+        return []
+    modules = dict(model.named_modules())
+    paths = {_common_prefix(names) for names in layers.values()} & modules.keys() - {""}
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    found = [path for path in paths if any(modules[path].children()) and not isinstance(modules[path], containers)]
+    return [modules[path] for path in sorted(found, key=lambda path: (-path.count("."), path))]
+
+
 def names_without_decay(model: nn.Module) -> set[str]:
     """Return the names of the parameters that a timm model exempts from weight decay (`no_weight_decay`)."""
     patterns = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
@@ -67,11 +84,15 @@ def _matcher(model: nn.Module, *, coarse: bool) -> Any:
 
 
 def _prefix_of(names: list[str]) -> str:
-    """Return the common prefix of parameter names: `layer1` for `layer1.*`."""
+    """Return a name for a group of parameters: `layer1` for `layer1.*`."""
+    return _common_prefix(names) or names[0].split(".")[0] + ", ..."
+
+
+def _common_prefix(names: list[str]) -> str:
     parts = [n.split(".") for n in names]
     common = []
     for column in zip(*parts, strict=False):
         if len(set(column)) > 1:
             break
         common.append(column[0])
-    return ".".join(common) or names[0].split(".")[0] + ", ..."
+    return ".".join(common)

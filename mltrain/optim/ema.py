@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mltrain.optim.groups import bare_module
+from mltrain.optim.shards import is_sharded, own_part
 
 
 class ModelEma:
@@ -36,6 +37,14 @@ class ModelEma:
             if tensor.is_floating_point():
                 tensor.data = tensor.data.float()
 
+        self.follow(source)
+
+    def follow(self, source: nn.Module) -> None:
+        """Average the weights of `source` from now on, a model of the same structure.
+
+        Call it again when the parameters of both models were replaced by their parts, as sharding does.
+        """
+        self._sharded = is_sharded(source)
         shadow_parameters = dict(self.module.named_parameters())
         pairs = [(shadow_parameters[name], p) for name, p in source.named_parameters() if p.requires_grad]
         self._parameters = [parameter for _, parameter in pairs]
@@ -66,7 +75,10 @@ class ModelEma:
         weights = self._weights()
         if self._cast:
             weights = [weight.float() for weight in weights]
-        torch._foreach_lerp_(self._shadows, weights, 1.0 - self.decay_at(self.updates))
+        shadows = self._shadows
+        if self._sharded:  # looked up each time, because loading a state dict may give a DTensor other memory
+            shadows, weights = [own_part(tensor) for tensor in shadows], [own_part(tensor) for tensor in weights]
+        torch._foreach_lerp_(shadows, weights, 1.0 - self.decay_at(self.updates))
         for shadow_owner, owner, name in self._other_buffers:
             shadow_owner[name] = owner[name]
         self.updates += 1

@@ -21,6 +21,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_i
 from torch import nn
 
 from mltrain.optim.groups import parameter_groups
+from mltrain.optim.shards import is_spread
 from mltrain.text import close_matches, nearest
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
@@ -105,7 +106,11 @@ def sgd(
         model_no_decay=model_no_decay,
     )
     return torch.optim.SGD(
-        groups, lr=lr, momentum=_finite("momentum", momentum), nesterov=nesterov, fused=_fused(groups, fused)
+        groups,
+        lr=lr,
+        momentum=_finite("momentum", momentum),
+        nesterov=nesterov,
+        fused=_fused(groups, fused, shards=False),
     )
 
 
@@ -214,11 +219,14 @@ def _betas(betas: tuple[float, float]) -> tuple[float, float]:
     return (float(betas[0]), float(betas[1]))
 
 
-def _fused(groups: list[dict[str, Any]], fused: bool | None) -> bool:
+def _fused(groups: list[dict[str, Any]], fused: bool | None, *, shards: bool = True) -> bool:
+    """Return whether to use fused kernels; with `shards` they exist for sharded parameters too."""
     if fused is not None:
         return fused
     return all(
-        parameter.device.type in _FUSED_DEVICES and parameter.is_floating_point()
+        parameter.device.type in _FUSED_DEVICES
+        and parameter.is_floating_point()
+        and (shards or not is_spread(parameter))
         for group in groups
         for parameter in group["params"]
     )

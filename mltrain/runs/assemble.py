@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from mltrain.engine.precision import resolve_amp
 from mltrain.engine.progress import Progress
 from mltrain.engine.run_folder import CONFIG, STATS
 from mltrain.engine.runner import Runner
+from mltrain.engine.shard import check_shardable, shard_model
 from mltrain.engine.step import TrainStep
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_json
@@ -35,6 +36,7 @@ from mltrain.losses.base import knows_unknown
 from mltrain.metrics.single_label import summarize_single_label
 from mltrain.metrics.summary import Summary, summarize
 from mltrain.models.classifier import Classifier
+from mltrain.optim.ema import ModelEma
 from mltrain.optim.optimizers import check_usable
 from mltrain.pipeline.batch import Transform
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
@@ -155,7 +157,13 @@ def build_training(
             f"loss._target_={cfg.loss._target_}: {int(stats.unknowns.sum())} training targets are unknown (-1), which "
             "only the losses of mltrain and those derived from them leave out; use one, such as loss=bce or loss=asl"
         )
-    optimizer = instantiate(cfg.optimizer, "optimizer", model=model)
+    ema: ModelEma | None = instantiate(cfg.ema, "ema", model=model)
+    if cfg.runner.shard:
+        for part in (model,) if ema is None else (model, cast("Classifier", ema.module)):
+            shard_model(part, dist)
+        if ema is not None:
+            ema.follow(model)
+    optimizer = instantiate(cfg.optimizer, "optimizer", model=model)  # of the parts, where the model is sharded
     try:
         check_usable(optimizer)
     except ValueError as error:
@@ -166,7 +174,7 @@ def build_training(
         loss=loss.to(dist.device),
         optimizer=optimizer,
         schedule=build_schedule(cfg, train_loader.steps_per_epoch, extension),
-        ema=instantiate(cfg.ema, "ema", model=model),
+        ema=ema,
         mix=instantiate(cfg.mix, "mix"),
         dist=dist,
         seed=cfg.seed,
@@ -213,6 +221,8 @@ def build_data(
 
 def build_parts(cfg: DictConfig, dist: distributed.Distributed, stats: LabelStats | None = None) -> Parts:
     """Build data (see `build_data`) and the model on its device."""
+    if cfg.runner.shard:
+        check_shardable(dist, resolve_amp(cfg.runner.amp, dist.device))
     splits, stats = build_data(cfg, dist, stats)
     with dist.first():  # one process downloads pretrained weights
         begins = cfg if cfg.runner.extend is None else offline(cfg)  # the run that is extended gives its weights
@@ -361,9 +371,10 @@ def _describe(cfg: DictConfig, folder: Path, step: TrainStep, model: Classifier,
     logger.info("run folder %s", folder)
     logger.info("%s", describe_model(cfg, model))
     logger.info(
-        "%s x %d, %s; %s an epoch",
+        "%s x %d%s, %s; %s an epoch",
         step.dist.device,
         step.dist.world_size,
+        ", sharded" if step.sharded else "",
         precision,
         counted(loader.steps_per_epoch, "step"),
     )

@@ -10,6 +10,7 @@ from torch import nn
 from mltrain.engine import distributed
 from mltrain.errors import ConfigError, DataError
 from tests.engine.ranks import run_ranks
+from tests.engine.sharding import SHARDED, check, compare
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -157,6 +158,7 @@ def _go_through_everything(ranks, folder):
         ranks.broadcast_buffers(model)
     out["buffers"] = (model.running_mean.tolist(), int(model.num_batches_tracked))
     ranks.barrier()
+    out["sharding"] = compare(ranks, SHARDED)
     return out
 
 
@@ -175,6 +177,13 @@ def test_two_ranks_exchange_values(two_ranks):
         assert got["objects"] == [{"rank": 0}, {"rank": 1}]
         assert got["broadcast"] == "from 0"
         assert got["buffers"] == ([1.0, 1.0], 7)
+
+
+def test_two_ranks_train_parts_as_they_train_the_whole_and_resume_from_either(two_ranks):
+    main, other = (got["sharding"] for got in two_ranks)
+    check(main, other, SHARDED)
+    assert main["plain"][0][1] > SHARDED["clip_grad_norm"], "clipped"
+    assert any(".blocks.0." in name for name in main["frozen"])
 
 
 def test_rows_of_uneven_ranks_are_joined_in_rank_order(two_ranks):

@@ -11,7 +11,28 @@ from mltrain.config.build import load
 from mltrain.config.identity import run_id
 from mltrain.errors import ConfigError, DataError, Interrupted
 from mltrain.runs.teacher import load_teacher
-from tests.promises.runs import assert_same, fit, state, stop_at
+from tests.promises.runs import SMOOTH, assert_same, execute, fit, state, stop_at, torchrun
+
+
+@pytest.mark.slow
+def test_two_ranks_with_a_teacher_and_gradient_checkpointing_train_as_one_process(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    teacher = fit([*overrides, "runner.max_steps=5", "name=teacher", f"paths.runs={tmp_path}/teacher"])
+    options = [*overrides, *SMOOTH, "runner.batch_size=8", "model.grad_checkpointing=true"]
+    options += [f"distill.teacher={teacher}", "distill.weight=3"]
+    one = fit([*options, f"paths.runs={tmp_path}/one"])
+    execute(torchrun(*options))
+    two = next((tmp_path / "runs").rglob("result.json")).parent
+    assert two.name == one.name
+    a, b = state(one), state(two)
+    for key, value in a["model"].items():
+        torch.testing.assert_close(b["model"][key], value, rtol=2e-4, atol=2e-5, msg=key)
+    for one_epoch, two_epochs in zip(a["history"], b["history"], strict=True):
+        assert two_epochs["train_loss"] == pytest.approx(one_epoch["train_loss"], rel=1e-5)
+    plain = [item for item in options if "grad_checkpointing" not in item and "distill" not in item]
+    alone = fit([*plain, f"paths.runs={tmp_path}/alone"])
+    assert state(alone)["history"][0]["train_loss"] < a["history"][0]["train_loss"], "the divergence counts"
 
 
 @pytest.mark.slow

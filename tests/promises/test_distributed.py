@@ -13,11 +13,7 @@ from torch import nn
 from mltrain.engine.distributed import Distributed
 from mltrain.models import create_backbone
 from mltrain.runs.assemble import sync_batch_norm
-from tests.promises.runs import execute, fit, state, torchrun
-
-# No batch-norm: its statistics are those of each rank's share unless runner.sync_bn, which needs GPUs.
-# Not Adam: it would hide a gradient of the wrong size, and blow up rounding where the gradient is zero (bias of keys).
-SMOOTH = ["model.name=test_vit", "runner.epochs=2", "dataset.num_val=25", "optimizer=sgd", "optimizer.lr=1e-2"]
+from tests.promises.runs import SMOOTH, execute, fit, state, torchrun
 
 
 @pytest.mark.parametrize(
