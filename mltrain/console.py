@@ -65,7 +65,7 @@ def exit_on_error() -> Iterator[None]:
     except RuntimeError as error:
         if not _peer_is_gone(error):
             raise
-        say("stopped, because another rank has ended: its message has the reason")
+        say("stopped, because another rank has ended: its message has the reason, unless a signal ended it")
         sys.exit(MltrainError.exit_code)
     except KeyboardInterrupt:
         if rank() == 0:
@@ -92,7 +92,8 @@ def prepare_streams() -> None:
             setattr(sys, name, null)
         elif isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
             if name == "stdin":
-                stream.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+                with suppress(io.UnsupportedOperation):  # the program that calls a command has read from it
+                    stream.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
             elif stream.isatty() or "PYTHONIOENCODING" in os.environ:
                 stream.reconfigure(errors="backslashreplace")
             else:
