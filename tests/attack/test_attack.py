@@ -61,6 +61,7 @@ def test_every_kind_of_difference_is_seen(tmp_path: Path) -> None:
     (b / "result.json").write_text(json.dumps({"map": 1.0000001}))
     (b / "report.html").write_text("<p>mAP 1.1</p>\n<p>1 s</p>")
     (b / ".last.pt.tmp").touch()
+    torch.save({}, b / "previous.pt")  # a run that was stopped has saved once more
     (a / "per_class.csv").write_text("")
     found = differences(snapshot(a), snapshot(b))
     assert len(found) == 5
