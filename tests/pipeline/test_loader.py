@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mltrain.errors import DataError
 from mltrain.pipeline import batch as batch_module
@@ -21,7 +22,7 @@ from mltrain.pipeline.augment import EvalResize, TrainAugment
 from mltrain.pipeline.batch import Batch
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.pipeline.samplers import UniformSampler
-from mltrain.pipeline.workers import default_workers
+from mltrain.pipeline.workers import default_workers, start_loading
 
 from .conftest import make_labels
 
@@ -261,6 +262,15 @@ def test_jpeg_files_with_damage_that_libjpeg_decodes_are_counted_in_one_line(tmp
     assert "Corrupt JPEG" not in capfd.readouterr().err
 
 
+def test_torch_pins_the_memory_of_a_whole_batch(labels, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: pinned.append(len(tensor)) or tensor)
+    loader = train_loader(labels)
+    batch = pin_memory(next(start_loading(loader._loader, loader.waiting))).unpack()
+    assert pinned == [batch.images.numel() + batch.targets.numel()]
+
+
+@pytest.mark.gpu
 def test_pinned_batches_are_the_same(labels):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device to pin memory for")
