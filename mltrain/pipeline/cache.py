@@ -1,13 +1,15 @@
 """Resized images on disk, so that each image is decoded and resized only once.
 
 A cache is one file of raw pixels, ``KEY.pixels``, and its index, ``KEY.index.npy``; KEY is a hash of the image paths
-and of the resizing. The index is written last: a cache without an index, or with one that does not fit, is made again.
+and of the resizing. ``KEY.damaged.json`` is there if JPEG files are damaged: the reason by the number of the image. The
+index is written last: a cache without an index, or with one that does not fit, is made again.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -22,7 +24,7 @@ import torch
 
 from mltrain import storage
 from mltrain.errors import DataError
-from mltrain.files import atomic_write, locked
+from mltrain.files import atomic_write, locked, write_json
 from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize, ShorterSide
 from mltrain.pipeline.decode import read_image
@@ -49,10 +51,13 @@ class CachedImages:
     says why.
     """
 
-    def __init__(self, labels: LabelSet, resize: str, pixels: Path, index: np.ndarray) -> None:
+    def __init__(
+        self, labels: LabelSet, resize: str, pixels: Path, index: np.ndarray, damage: dict[int, str] | None = None
+    ) -> None:
         self.resize = resize
         self.damaged: list[str] = []
-        """stays empty: what was damaged is not known after decoding"""
+        """one line for each damaged JPEG file among those read; the reader empties it"""
+        self._damage = damage or {}
         self._labels = labels
         self._file = pixels
         self._index = index
@@ -67,6 +72,8 @@ class CachedImages:
     def read(self, index: int) -> np.ndarray:
         """Return an image, uint8 (H, W, 3)."""
         offset, height, width = self._index[index, : _WIDTH + 1].tolist()
+        if index in self._damage:
+            self.damaged.append(f"{self._labels.path(index)}: {self._damage[index]}")
         if offset == _ABSENT:
             return read_image(self._labels.path(index))
         if self._map is None:
@@ -100,7 +107,7 @@ def cached_images(
     """
     folder = Path(folder)
     key = _key(labels, resize)
-    pixels, index_file = folder / f"{key}.pixels", folder / f"{key}.index.npy"
+    pixels, index_file, damage_file = (folder / f"{key}.{end}" for end in ("pixels", "index.npy", "damaged.json"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f"{key}.lock"):
@@ -108,8 +115,8 @@ def cached_images(
             index = _open_index(pixels, index_file, files)
             if index is None:
                 index_file.unlink(missing_ok=True)
-                index = _make(labels, resize, pixels, index_file, files, threads)
-            return CachedImages(labels, repr(resize), pixels, index)
+                index = _make(labels, resize, pixels, index_file, damage_file, files, threads)
+            return CachedImages(labels, repr(resize), pixels, index, _read_damage(damage_file))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
@@ -151,11 +158,23 @@ def _open_index(pixels: Path, index_file: Path, files: np.ndarray) -> np.ndarray
     return index
 
 
+def _read_damage(file: Path) -> dict[int, str]:
+    """Return why JPEG files are damaged, by the number of the image; a cache of older versions does not know."""
+    try:
+        return {int(number): str(reason) for number, reason in json.loads(file.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        _LOG.warning("%s: cannot be read (%s), so damaged JPEG files are not counted; delete it", file, error)
+        return {}
+
+
 def _make(
     labels: LabelSet,
     resize: EvalResize | ShorterSide,
     pixels: Path,
     index_file: Path,
+    damage_file: Path,
     files: np.ndarray,
     threads: int | None,
 ) -> np.ndarray:
@@ -167,7 +186,10 @@ def _make(
     for stale in pixels.parent.glob(f".{pixels.name}.*.tmp"):  # left by a process that was killed; we hold the lock
         stale.unlink()
     with atomic_write(pixels) as temporary, temporary.open("wb") as out:
-        _fill(labels, resize, out.fileno(), index, threads or available_cores())
+        damage = _fill(labels, resize, out.fileno(), index, threads or available_cores())
+    damage_file.unlink(missing_ok=True)
+    if damage:
+        write_json(damage_file, dict(sorted(damage.items())))
     with atomic_write(index_file) as temporary, temporary.open("wb") as out:
         np.save(out, index)
     missing = int((index[:, _OFFSET] == _ABSENT).sum())
@@ -183,24 +205,34 @@ def _make(
     return index
 
 
-def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: np.ndarray, threads: int) -> None:
-    """Write pixels to the file descriptor `out`, and offset, height and width of each image to `index`."""
+def _fill(
+    labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: np.ndarray, threads: int
+) -> dict[int, str]:
+    """Write pixels to the file descriptor `out`, and offset, height and width of each image to `index`.
+
+    Returns:
+        why JPEG files are damaged that were decoded nevertheless, by the number of the image.
+    """
     # Threads suffice, and can share the file: decoding, resizing and writing all release the interpreter lock.
     end, end_lock = 0, threading.Lock()
     stop = threading.Event()
     todo = iter(range(len(labels)))
     shown = 0
+    damage: dict[int, str] = {}
 
     def work() -> None:
         nonlocal end
         for i in todo:
             if stop.is_set():
                 return
+            found: list[str] = []
             try:
-                image = read_image(labels.path(i))
+                image = read_image(labels.path(i), found)
             except DataError as error:
                 _LOG.warning("not in the cache: %s", error)
                 continue
+            if found:
+                damage[i] = found[0].removeprefix(f"{labels.path(i)}: ")
             pixels = resize(image).permute(1, 2, 0).contiguous().numpy()
             with end_lock:
                 offset, end = end, end + pixels.nbytes
@@ -225,6 +257,7 @@ def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: n
                 stop.set()
     finally:
         torch.set_num_threads(before)
+    return damage
 
 
 def _write(out: int, data: memoryview, offset: int) -> None:

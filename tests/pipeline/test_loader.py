@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mltrain.errors import DataError
@@ -24,7 +23,7 @@ from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.pipeline.samplers import UniformSampler
 from mltrain.pipeline.workers import default_workers, start_loading
 
-from .conftest import make_labels
+from .conftest import harmed_or_sound_jpeg, make_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -236,14 +235,8 @@ def test_a_batch_of_corrupt_images_only_is_empty(damaged, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_jpeg_files_with_damage_that_libjpeg_decodes_are_counted_in_one_line(tmp_path, workers, caplog, capfd):
-    generator = np.random.default_rng(0)
     for i in range(8):
-        path = tmp_path / f"{i}.jpg"
-        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path, quality=90)
-        if i in (2, 5):
-            data = bytearray(path.read_bytes())
-            data[3000:3400] = bytes(400)
-            path.write_bytes(data)
+        harmed_or_sound_jpeg(tmp_path / f"{i}.jpg", i, harmed=i in (2, 5))
     labels = make_labels(tmp_path)
     training = train_loader(labels, batch_size=4, accumulate=1, num_workers=workers)
     evaluation = EvalLoader(labels, EvalResize(image_size=16), batch_size=4, num_workers=workers)
