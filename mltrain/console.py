@@ -31,10 +31,11 @@ def advice(error: OSError) -> str:
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Print user errors without a traceback and exit with their code. Other exceptions keep their traceback."""
-    prepare_streams()
-    log_to_stderr()
-    hook, threading.excepthook = threading.excepthook, _thread_failed
-    try:
+    hook = threading.excepthook
+    try:  # from the start, because Ctrl-C may come at any time
+        prepare_streams()
+        log_to_stderr()
+        threading.excepthook = _thread_failed
         _check_working_directory()
         yield
         sys.stdout.flush()
