@@ -32,10 +32,11 @@ def advice(error: OSError) -> str:
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Print user errors without a traceback and exit with their code. Other exceptions keep their traceback."""
-    prepare_streams()
-    log_to_stderr()
-    hook, threading.excepthook = threading.excepthook, _thread_failed
-    try:
+    hook = threading.excepthook
+    try:  # from the start, because Ctrl-C may come at any time
+        prepare_streams()
+        log_to_stderr()
+        threading.excepthook = _thread_failed
         _check_working_directory()
         yield
         sys.stdout.flush()
@@ -66,7 +67,7 @@ def exit_on_error() -> Iterator[None]:
     except RuntimeError as error:
         if not _peer_is_gone(error):
             raise
-        say("stopped, because another rank has ended: its message has the reason")
+        say("stopped, because another rank has ended: its message has the reason, unless a signal ended it")
         sys.exit(MltrainError.exit_code)
     except KeyboardInterrupt:
         if rank() == 0:
@@ -122,7 +123,8 @@ def prepare_streams() -> None:
             setattr(sys, name, null)
         elif isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
             if name == "stdin":
-                stream.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+                with suppress(io.UnsupportedOperation):  # the program that calls a command has read from it
+                    stream.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
             elif stream.isatty() or "PYTHONIOENCODING" in os.environ:
                 stream.reconfigure(errors="backslashreplace")
             else:

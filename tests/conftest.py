@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+# torch reads it when a process first multiplies matrices on a GPU, which may be long before a deterministic training.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Files with minutes of work. They begin first, so that the last worker to end is not one that began with them late.
 LONG = (

@@ -90,6 +90,8 @@ class CheckpointFolder:
             return None
         state, problem = _read(path)
         if state is not None:
+            if name == "last" and previous.is_file() and not zipfile.is_zipfile(previous):
+                logger.warning("%s: damaged, but not needed: %s is whole; the next save replaces it", previous, path)
             return state
         if name != "last":
             raise CheckpointError(f"{path}: {problem}")

@@ -115,9 +115,10 @@ class RunFolder:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, in their order."""
+        """The records of metrics.jsonl, in their order. Raises DataError: something else than a file has the name."""
+        path = self.folder / METRICS
         try:
-            lines = (self.folder / METRICS).read_text(encoding="utf-8", errors="replace").split("\n")
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if has_file(path) else []
         except OSError:
             return []
         parsed = (parse_record(line) for line in lines)

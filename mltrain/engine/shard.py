@@ -25,6 +25,7 @@ from mltrain.errors import ConfigError, MltrainError
 from mltrain.models.classifier import Classifier
 from mltrain.models.stages import blocks
 from mltrain.optim.shards import is_sharded, is_spread
+from mltrain.sizes import height_width
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -69,9 +70,9 @@ def shard_model(model: Classifier, dist: Distributed) -> None:
         if dist.device.type == "cpu":  # gloo takes no mean, and torch 2.8 gives it the sum without a word
             sharded.set_force_sum_reduction_for_comms(True)
     # FSDP2 sets itself up in the first forward pass, and `whole` may come before one.
-    training, side = model.training, model.backbone.image_size
+    training = model.training
     with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, side, side, device=dist.device))
+        model.eval()(torch.zeros(1, 3, *height_width(model.backbone.image_size), device=dist.device))
     model.train(training)
 
 

@@ -248,8 +248,7 @@ def _evaluate_compiled(loss: PerLabelLoss, x: Tensor, y: Tensor, with_grad: bool
         if on_cpu:
             rows = _rows(len(x), float(_share(loss, y, check_targets(y), dtype)), dtype)
         else:
-            rows = x.new_tensor([1, LARGE], dtype=dtype).repeat(len(x), 1)
-            rows[:, 0] *= _share(loss, y, False, dtype)
+            rows = _rows_on_device(x, _share(loss, y, False, dtype), dtype)
         return loss._kernel(loss, x, y, rows, False, with_grad)
     except Exception as error:
         if loss._required or isinstance(error, ValueError):  # a target above 1
@@ -302,6 +301,15 @@ def _rows(rows: int, share: float, dtype: torch.dtype) -> Tensor:
         if rows > 1:
             torch._dynamo.mark_dynamic(shares, 0)
         return shares
+
+
+def _rows_on_device(x: Tensor, share: Tensor | float, dtype: torch.dtype) -> Tensor:
+    """Return (share, LARGE) for each row of x (B, C), on its device, without a copy that the host would wait for."""
+    rows = x.new_full((len(x), 2), LARGE, dtype=dtype)
+    rows[:, 0] = share
+    if len(x) > 1:
+        torch._dynamo.mark_dynamic(rows, 0)
+    return rows
 
 
 def _is_binary(y: Tensor) -> bool:

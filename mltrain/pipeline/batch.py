@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -103,10 +103,12 @@ class Job(NamedTuple):
     """memory for the batch; None: memory of its own"""
 
 
-class PackedBatch(NamedTuple):
+@dataclass(frozen=True)
+class PackedBatch:
     """A batch on its way to the main process: images, then targets, in one buffer.
 
-    `error` is the message of a DataError, which would get the traceback of the worker if it was raised there.
+    It is no named tuple, because torch 2.8 does not call the `pin_memory` of those. `error` is the message of a
+    DataError, which would get the traceback of the worker if it was raised there.
     """
 
     buffer: torch.Tensor | Lent
@@ -139,7 +141,7 @@ class PackedBatch(NamedTuple):
 
     def pin_memory(self) -> PackedBatch:
         """Return a copy in page-locked memory; the DataLoader's pinning thread calls this."""
-        return self._replace(buffer=self._tensor().pin_memory())
+        return replace(self, buffer=self._tensor().pin_memory())
 
     def _tensor(self) -> torch.Tensor:
         return self.buffer if isinstance(self.buffer, torch.Tensor) else hand_out(self.buffer)

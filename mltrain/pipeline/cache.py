@@ -1,7 +1,12 @@
-"""Resized images on disk, so that each image is decoded and resized only once; see `store` for the files."""
+"""Resized images on disk, so that each image is decoded and resized only once.
+
+See `store` for the files. ``KEY.damaged.json`` is there beside them if JPEG files are damaged: the reason by the number
+of the image.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -12,6 +17,7 @@ import numpy as np
 import torch
 
 from mltrain.errors import DataError
+from mltrain.files import write_json
 from mltrain.labels import LabelSet
 from mltrain.pipeline.augment import EvalResize, ShorterSide
 from mltrain.pipeline.batch import ToTensor, Transform
@@ -37,10 +43,11 @@ class CachedImages:
     says why.
     """
 
-    def __init__(self, labels: LabelSet, resize: str, store: Store) -> None:
+    def __init__(self, labels: LabelSet, resize: str, store: Store, damage: dict[int, str] | None = None) -> None:
         self.resize = resize
         self.damaged: list[str] = []
-        """stays empty: what was damaged is not known after decoding"""
+        """one line for each damaged JPEG file among those read; the reader empties it"""
+        self._damage = damage or {}
         self._labels = labels
         self._store = store
 
@@ -49,6 +56,8 @@ class CachedImages:
 
     def read(self, index: int) -> np.ndarray:
         """Return an image, uint8 (H, W, 3)."""
+        if index in self._damage:
+            self.damaged.append(f"{self._labels.path(index)}: {self._damage[index]}")
         image = self._store.array(index)
         return read_image(self._labels.path(index)) if image is None else image
 
@@ -82,35 +91,65 @@ def cached_images(
         DataError: an image file is missing, or the disk is full.
     """
     pixels = area(resize.image_size) if isinstance(resize, EvalResize) else area(resize.size) * 4 // 3  # of a 4:3 photo
+    file = Path(folder) / f"{key_of(labels, str(_VERSION), repr(resize))}.pixels"
+    damage_file = file.with_suffix(".damaged.json")
+
+    def fill(out: int, index: np.ndarray) -> None:
+        damage = _fill(labels, resize, out, index, threads or available_cores())
+        damage_file.unlink(missing_ok=True)
+        if damage:
+            write_json(damage_file, dict(sorted(damage.items())))
+
     store = open_store(
         labels,
-        Path(folder) / f"{key_of(labels, str(_VERSION), repr(resize))}.pixels",
-        lambda out, index: _fill(labels, resize, out, index, threads or available_cores()),
+        file,
+        fill,
         place_bytes=3,
         needed=len(labels) * pixels * 3,
         what="resized images",
     )
-    return CachedImages(labels, repr(resize), store)
+    return CachedImages(labels, repr(resize), store, _read_damage(damage_file))
 
 
-def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: np.ndarray, threads: int) -> None:
-    """Write pixels to the file descriptor `out`, and offset, height and width of each image to `index`."""
+def _read_damage(file: Path) -> dict[int, str]:
+    """Return why JPEG files are damaged, by the number of the image; a cache of older versions does not know."""
+    try:
+        return {int(number): str(reason) for number, reason in json.loads(file.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        _LOG.warning("%s: cannot be read (%s), so damaged JPEG files are not counted; delete it", file, error)
+        return {}
+
+
+def _fill(
+    labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: np.ndarray, threads: int
+) -> dict[int, str]:
+    """Write pixels to the file descriptor `out`, and offset, height and width of each image to `index`.
+
+    Returns:
+        why JPEG files are damaged that were decoded nevertheless, by the number of the image.
+    """
     # Threads suffice, and can share the file: decoding, resizing and writing all release the interpreter lock.
     end, end_lock = 0, threading.Lock()
     stop = threading.Event()
     todo = iter(range(len(labels)))
     shown = 0
+    damage: dict[int, str] = {}
 
     def work() -> None:
         nonlocal end
         for i in todo:
             if stop.is_set():
                 return
+            found: list[str] = []
             try:
-                image = read_image(labels.path(i))
+                image = read_image(labels.path(i), found)
             except DataError as error:
                 _LOG.warning("not in the cache: %s", error)
                 continue
+            if found:
+                damage[i] = found[0].removeprefix(f"{labels.path(i)}: ")
             pixels = resize(image).permute(1, 2, 0).contiguous().numpy()
             with end_lock:
                 offset, end = end, end + pixels.nbytes
@@ -135,3 +174,4 @@ def _fill(labels: LabelSet, resize: EvalResize | ShorterSide, out: int, index: n
                 stop.set()
     finally:
         torch.set_num_threads(before)
+    return damage

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import struct
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from mltrain.errors import DataError
 from mltrain.pipeline.image_file import identify, read_file
+from mltrain.pipeline.jpeg_damage import decode_watched
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -22,8 +20,6 @@ except ImportError:  # deprecated since torchvision 0.29; Pillow gives the same 
     decode_jpeg = None
 
 _ORIENTATION = 0x0112
-_CAPTURE = threading.Lock()
-_DAMAGE = (b"Corrupt JPEG data", b"Premature end of JPEG file")  # how libjpeg begins its warnings of damage
 # Exceptions of Pillow for metadata that it cannot parse.
 _BAD_METADATA = (SyntaxError, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, struct.error)
 
@@ -42,7 +38,7 @@ def read_image(path: str | os.PathLike[str], damage: list[str] | None = None) ->
     Args:
         path: the file.
         damage: gets a line (path and reason) if libjpeg finds an ordinary JPEG file damaged and decodes it
-            nevertheless. Of several threads that decode at once, one finds out: libjpeg tells standard error only.
+            nevertheless (`decode_watched`).
 
     Raises:
         DataError: no regular file, not an image of `image_file.FORMATS`, truncated, damaged, or a decompression bomb
@@ -56,8 +52,10 @@ def read_image(path: str | os.PathLike[str], damage: list[str] | None = None) ->
                 with contextlib.suppress(RuntimeError, AttributeError):
                     if damage is None:
                         return _decode_jpeg(data)
-                    with _damage_of(path, damage):
-                        return _decode_jpeg(data)
+                    pixels, warning = decode_watched(lambda: _decode_jpeg(data))
+                    if warning is not None:
+                        damage.append(f"{os.fspath(path)}: {warning}")
+                    return pixels
             return to_rgb(image)
     except MemoryError:
         raise
@@ -68,43 +66,6 @@ def read_image(path: str | os.PathLike[str], damage: list[str] | None = None) ->
 def _decode_jpeg(data: np.ndarray) -> np.ndarray:
     pixels: torch.Tensor = decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB)
     return pixels.permute(1, 2, 0).numpy()
-
-
-@functools.lru_cache(maxsize=1)
-def _pipe(process: int) -> tuple[int, int]:
-    """Return a pipe of this process; a forked worker must not read what its parent wrote."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    return reader, writer
-
-
-@contextlib.contextmanager
-def _damage_of(path: str | os.PathLike[str], damage: list[str]) -> Iterator[None]:
-    """Add libjpeg's first warning of damage to `damage`; what else goes to standard error meanwhile is passed on.
-
-    torchvision does not give libjpeg's warnings: they appear, without the file's name, in standard error only.
-    """
-    if not _CAPTURE.acquire(blocking=False):  # another thread has taken standard error
-        yield
-        return
-    reader, writer = _pipe(os.getpid())
-    kept = os.dup(2)
-    os.dup2(writer, 2)
-    finished = False
-    try:
-        yield
-        finished = True
-    finally:
-        os.dup2(kept, 2)
-        with contextlib.suppress(OSError):  # usually nothing was written
-            lines = os.read(reader, 65536).splitlines(keepends=True)
-            found = [line for line in lines if line.startswith(_DAMAGE)]
-            if found and finished:
-                damage.append(f"{os.fspath(path)}: {found[0].decode(errors='replace').strip()}")
-            os.write(kept, b"".join(line for line in lines if line not in found))
-        os.close(kept)
-        _CAPTURE.release()
 
 
 def _reason(error: Exception) -> str:

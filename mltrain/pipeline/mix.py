@@ -62,7 +62,7 @@ class BatchMix:
             return mixed, soft
         use_cutmix = self.cutmix > 0 and (self.mixup == 0 or kind < 0.5)
         weight = _beta(self.cutmix if use_cutmix else self.mixup, generator)
-        partner = torch.randperm(len(images), generator=generator).to(images.device)
+        partner = torch.randperm(len(images), generator=generator).to(images.device, non_blocking=True)
         if use_cutmix:
             height, width = images.shape[-2:]
             top, bottom = _span(height, math.sqrt(1 - weight), y)

@@ -28,11 +28,15 @@ from tests.attack.configs import Configs
 from tests.attack.damage import Damage
 from tests.attack.images import OddImages
 from tests.attack.kinds import KINDS
+from tests.attack.locales import InLocale
 from tests.attack.trial import SIGNALS, Attacked
 from tests.attack.verdict import Verdict
 
 LISTS: dict[str, Any] = {"damage": Damage, "images": OddImages, "configs": Configs}
 """kinds that are lists of cases, each of which is tried once"""
+IN_LOCALE = {"names_c": "names", "names_push_c": "names_push"}
+"""kinds that are attacked once more in a locale without UTF-8"""
+ALL = [*KINDS, *IN_LOCALE, *LISTS]
 COLUMNS = ("tried", "right", "refused", "wrong", "kills", "signals", "full disks")
 
 
@@ -75,7 +79,7 @@ def attack(
                 if time.monotonic() > end:
                     return tallies
                 if name not in attacked:
-                    attacked[name] = LISTS[name](place / name) if name in LISTS else Attacked(KINDS[name], place / name)
+                    attacked[name] = _attacked(name, place / name)
                     attacked[name].start()
                 start = time.monotonic()
                 verdicts = attacked[name].turn(number, random.Random(f"{seed} {name} {number}"))
@@ -92,6 +96,12 @@ def attack(
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _attacked(name: str, place: Path) -> Any:
+    if name in LISTS:
+        return LISTS[name](place)
+    return InLocale(IN_LOCALE[name], place) if name in IN_LOCALE else Attacked(KINDS[name], place)
+
+
 def _keep(work: Path, folder: Path, verdict: Verdict) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +113,13 @@ def _keep(work: Path, folder: Path, verdict: Verdict) -> None:
 def main(words: list[str]) -> int:
     """Read the arguments, attack, and print the table; 1 if anything went wrong."""
     given = dict(word.split("=", 1) for word in words)
-    kinds = given.pop("kinds", ",".join([*KINDS, *LISTS])).split(",")
+    kinds = given.pop("kinds", ",".join(ALL)).split(",")
     numbers = given.pop("trials", None)
     trials = None if numbers is None else range(*map(int, numbers.split(":"))) if ":" in numbers else [int(numbers)]
     keep, tally = Path(given.pop("keep", "attacked")), given.pop("tally", None)
     seed, minutes = int(given.pop("seed", "0")), float(given.pop("minutes", "30"))
-    if given or not set(kinds) <= {*KINDS, *LISTS}:
-        sys.stderr.write(
-            f"{' '.join(given)}: allowed: seed, minutes, kinds ({', '.join([*KINDS, *LISTS])}), trials, keep, tally\n"
-        )
+    if given or not set(kinds) <= {*ALL}:
+        sys.stderr.write(f"{' '.join(given)}: allowed: seed, minutes, kinds ({', '.join(ALL)}), trials, keep, tally\n")
         return 2
     tallies = attack(
         seed=seed, minutes=minutes, kinds=kinds, trials=trials, keep=keep, tally=Path(tally) if tally else None

@@ -31,7 +31,7 @@ class Ended:
     """End of a command."""
 
     code: int
-    """exit code; negative: the number of the signal that ended it"""
+    """exit code; negative: the number of the signal that ended it; of several ranks see `exit_code`"""
     log: str
     operations: tuple[int, int]
     """file operations of the struck process, and those that are no writes"""
@@ -101,10 +101,18 @@ def run(
     codes, hung, timed = _wait(pids, blow, pids[struck_rank], start, seconds)
     operations, others, struck = counters.read()
     orphans = tuple(_end_orphans(pids))
-    # torchrun reports the rank that failed first; the others were told to stop
-    code = next((code for code in codes if code not in (0, -signal.SIGTERM, 143)), codes[0])
+    code = exit_code(codes, struck_rank)
     text = log.read_text(encoding="utf-8", errors="replace")
     return Ended(code, text, (operations, others), struck or timed, hung, orphans, time.monotonic() - start)
+
+
+def exit_code(codes: Sequence[int], struck_rank: int) -> int:
+    """Return the exit code of a command: of several ranks that of the one that failed first, as torchrun does.
+
+    The struck rank fails before the others: they end because it is gone, with 2, or because torchrun stops them. Only
+    if it has not failed, another one has failed by itself.
+    """
+    return codes[struck_rank] or next((code for code in codes if code), 0)
 
 
 def _become(

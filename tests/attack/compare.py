@@ -45,8 +45,13 @@ def snapshot(folder: Path, *, events: bool = True) -> dict[str, Any]:
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a line for each file that is missing, left over or different."""
-    lines = [f"left over: {name}" for name in sorted(found.keys() - expected.keys())]
+    """Return a line for each file that is missing, left over or different.
+
+    `previous.pt`, the checkpoint before the last, is there if a run has saved twice: one of a single epoch has only if
+    it was stopped.
+    """
+    others = (name for name in sorted(found.keys() - expected.keys()) if Path(name).name != "previous.pt")
+    lines = [f"left over: {name}" for name in others]
     lines += [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
     for name in sorted(expected.keys() & found.keys()):
         if (place := _first_difference(expected[name], found[name])) is not None:

@@ -81,6 +81,12 @@ def named_table(folder: Path, run: Run) -> None:
     table(folder)
 
 
+def named_run(folder: Path, run: Run) -> None:
+    """Make a finished run of images whose class names are not ASCII."""
+    named_table(folder, run)
+    run([*NAMED, "name=given"], folder)
+
+
 def newest_sweep(folder: Path) -> None:
     """Keep the folder of the last sweep alone, under a name that no clock gives."""
     *earlier, last = sorted((folder / "runs" / "multirun").iterdir(), key=lambda f: f.stat().st_mtime_ns)
@@ -138,6 +144,7 @@ SHORT = [*FULL, "logger.tensorboard=false", "logger.report=false"]
 TAIL = ["create_longtail_dataset", "paths.data=../data", "dataset.num_train=200", "max=20", "shortage=clip", "out=tail"]
 TAIL += ["overwrite=true"]  # a split that is there is not replaced without it
 NAMES = ["train", *(w for w in SMALL if not w.startswith("dataset.")), "dataset=csv", "dataset.file=labels.csv"]
+NAMED = [*NAMES, "loss=bce", "runner.epochs=1", "paths.runs=runs"]
 KINDS: dict[str, Kind] = {
     "train": Kind((*FULL,)),
     "train_often": Kind((*FULL, "runner.checkpoint_every_minutes=1e-9", "logger.every_steps=1")),
@@ -168,5 +175,6 @@ KINDS: dict[str, Kind] = {
     ),
     "longtail": Kind((*TAIL,)),
     "download": Kind(("prepare_data", "dataset=coco2017", "paths.data=data"), serve),
-    "names": Kind((*NAMES, "loss=bce", "runner.epochs=1", "paths.runs=runs"), named_table),
+    "names": Kind((*NAMED,), named_table),
+    "names_push": Kind(("push",), named_run, run_of),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.attack.children import exit_code
 from tests.attack.compare import differences, snapshot
 from tests.attack.operations import Blow
 from tests.promises.runs import ROOT, environment
@@ -60,6 +61,7 @@ def test_every_kind_of_difference_is_seen(tmp_path: Path) -> None:
     (b / "result.json").write_text(json.dumps({"map": 1.0000001}))
     (b / "report.html").write_text("<p>mAP 1.1</p>\n<p>1 s</p>")
     (b / ".last.pt.tmp").touch()
+    torch.save({}, b / "previous.pt")  # a run that was stopped has saved once more
     (a / "per_class.csv").write_text("")
     found = differences(snapshot(a), snapshot(b))
     assert len(found) == 5
@@ -67,10 +69,27 @@ def test_every_kind_of_difference_is_seen(tmp_path: Path) -> None:
         assert any(text in line for line in found), text
 
 
+@pytest.mark.parametrize(
+    ("codes", "struck", "code"),
+    [
+        ((-15, 2), 0, -15),  # the other one finds its peer gone
+        ((2, 143), 1, 143),
+        ((143, 143), 1, 143),
+        ((0, 0), 1, 0),
+        ((0, 1), 0, 1),  # it has failed by itself
+        ((2,), 0, 2),
+    ],
+)
+def test_a_command_of_several_ranks_has_the_exit_code_of_the_one_that_failed_first(
+    codes: tuple[int, ...], struck: int, code: int
+) -> None:
+    assert exit_code(codes, struck) == code
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks for processes in /proc")
 @pytest.mark.parametrize(
-    "kinds", ["train_often,train_ranks,train_rerun,sweep", "draw,push,predict,shrink,download,images"]
+    "kinds", ["train_often,train_ranks,train_rerun,sweep", "draw,push,predict,shrink,download,images,names_push_c"]
 )
 def test_an_attack_finds_nothing(kinds: str, tmp_path: Path) -> None:
     words = [

@@ -100,6 +100,17 @@ def test_a_damaged_last_falls_back_to_the_one_before_with_a_warning(tmp_path, ca
     assert folder.load("previous")["step"] == 1
 
 
+def test_a_damaged_one_before_is_named_and_replaced_by_the_next_save(tmp_path, caplog):
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2):
+        folder.save(_state(step))
+    (tmp_path / "previous.pt").write_bytes(b"")
+    assert folder.load()["step"] == 2
+    assert f"{tmp_path / 'previous.pt'}: damaged, but not needed" in caplog.text
+    folder.save(_state(3))
+    assert folder.load("previous")["step"] == 2
+
+
 def test_a_writer_that_never_loaded_does_not_rotate_a_cut_file_over_a_whole_one(tmp_path):
     writer = CheckpointFolder(tmp_path)
     for step in (1, 2):

@@ -200,3 +200,16 @@ def test_a_named_pipe_in_the_place_of_a_file_does_not_hang(
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=rf"{re.escape(name)}: is a named pipe"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a link that leads to no file"])
+def test_what_has_the_name_of_the_metrics_and_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name)
+    with pytest.raises(DataError, match=rf"metrics\.jsonl: is {kind}"):
+        _ = RunFolder(tmp_path).metrics

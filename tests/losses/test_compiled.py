@@ -97,6 +97,41 @@ def test_compiled_losses_equal_eager_ones(name: str) -> None:
         torch.testing.assert_close(value_and_grad(compiled, x, y), value_and_grad(eager, x, y))
 
 
+@pytest.mark.usefixtures("traced")
+def test_the_kernel_of_an_accelerator_takes_batches_of_any_size() -> None:
+    loss, kernel = AsymmetricLoss(reduction="mean"), base._build_kernel()
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for rows in (6, 4):
+        x, y = (part[:rows] for part in batch("unknown"))
+        torch._dynamo.mark_dynamic(x, 0)
+        torch._dynamo.mark_dynamic(y, 0)
+        shares = base._rows_on_device(x, base._share(loss, y, False, x.dtype), x.dtype)
+        value, grad = kernel(loss, x, y, shares, False, True)
+        assert grad is not None
+        torch.testing.assert_close((value, 2 * grad), value_and_grad(loss, x, y))
+    assert graphs["unique_graphs"] == before + 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_compiled_losses_equal_eager_ones_on_a_gpu_and_never_synchronise(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    eager, compiled = both(build(name, reduction="mean").cuda())
+    for kind in ("hard", "soft"):
+        x, y = (part.cuda() for part in batch(kind))
+        expected = value_and_grad(eager, x, y)
+        value_and_grad(compiled, x, y)  # compiles
+        assert compiled.compiled
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = value_and_grad(compiled, x, y)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("kind", ["hard", "unknown", "soft"])

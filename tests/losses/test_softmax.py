@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -253,3 +254,22 @@ def test_reductions_agree_and_inputs_stay(loss: SoftmaxLoss) -> None:
 def test_wrong_options_and_inputs_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.gpu
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_cuda_equals_cpu_and_never_synchronises(loss: SoftmaxLoss, dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, y = (torch.randn(16, 5) * 4).to(dtype), of_labels(torch.randint(5, (16,)).tolist())
+    y[3] = -1  # an image without a known label
+    on_device, z, t = copy.deepcopy(loss).cuda(), x.cuda(), y.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = on_device(z, t), gradient(on_device, z, t)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    tolerance = 2 * torch.finfo(dtype).eps if dtype.itemsize == 2 else 1e-5
+    expected = loss(x, y), gradient(loss, x, y)
+    torch.testing.assert_close([part.cpu() for part in got], list(expected), rtol=tolerance, atol=2e-6)

@@ -39,6 +39,16 @@ def make_labels(folder: Path) -> LabelSet:
     )
 
 
+def harmed_or_sound_jpeg(path: Path, seed: int, *, harmed: bool) -> None:
+    """Write a JPEG file, with zeros amid its data if it is `harmed`: libjpeg decodes it with a warning."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=90)
+    if harmed:
+        data = bytearray(path.read_bytes())
+        data[3000:3400] = bytes(400)
+        path.write_bytes(data)
+
+
 @pytest.fixture(scope="session")
 def labels(image_folder: Path) -> LabelSet:
     return make_labels(image_folder)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,7 @@ from mltrain.pipeline.decode import read_image
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.pipeline.samplers import UniformSampler
 
-from .conftest import make_labels, photograph
+from .conftest import harmed_or_sound_jpeg, make_labels, photograph
 from .test_loader import equal, gather
 
 
@@ -120,15 +121,15 @@ def test_a_full_disk_is_reported_and_leaves_nothing_in_use(labels, tmp_path, mon
 
 def test_too_little_space_is_reported_before_the_work(labels, tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
-    monkeypatch.setattr(cache, "read_image", lambda path: pytest.fail("an image was read"))
+    monkeypatch.setattr(cache, "read_image", lambda path, damage: pytest.fail("an image was read"))
     with pytest.raises(DataError, match=r"disk is full \(.*GB needed.*GB free"):
         cached_images(labels, EvalResize(image_size=16), folder=tmp_path)
 
 
 def _make_slowly(labels, folder: Path) -> None:
-    def slow(path):
+    def slow(path, damage):
         time.sleep(0.05)
-        return read_image(path)
+        return read_image(path, damage)
 
     cache.read_image = slow
     cached_images(labels, EvalResize(image_size=16), folder=folder, threads=1)
@@ -151,10 +152,10 @@ def test_a_process_killed_while_making_it_leaves_nothing_in_use(labels, tmp_path
 
 
 def _make_counting(labels, folder: Path, counter) -> None:
-    def counted(path):
+    def counted(path, damage):
         with counter.get_lock():
             counter.value += 1
-        return read_image(path)
+        return read_image(path, damage)
 
     cache.read_image = counted
     cached_images(labels, EvalResize(image_size=16), folder=folder, threads=1)
@@ -178,6 +179,35 @@ def test_a_corrupt_image_stays_an_error_with_its_path(damaged, tmp_path):
     np.testing.assert_array_equal(cached.read(4), transform(read_image(damaged.path(4))).permute(1, 2, 0).numpy())
     with pytest.raises(DataError, match=r"03\.jpg"):
         list(EvalLoader(damaged, transform, batch_size=4, num_workers=0, cache=cached))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_jpeg_files_are_counted_as_without_a_cache(tmp_path, workers, caplog, capfd):
+    (tmp_path / "images").mkdir()
+    harmed = {3, 4, 9, 17}
+    for k in range(24):
+        harmed_or_sound_jpeg(tmp_path / "images" / f"{k:02d}.jpg", k, harmed=k in harmed)
+    labels, transform = make_labels(tmp_path / "images"), EvalResize(image_size=16)
+
+    def lines(**options) -> list[str]:
+        caplog.clear()
+        loader = EvalLoader(labels, transform, batch_size=8, num_workers=workers, **options)
+        assert sum(len(batch.indices) for batch in loader) == 24
+        loader.close()
+        return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+    made = cached_images(labels, transform, folder=tmp_path / "cache", threads=4)
+    expected = lines()
+    assert expected[0].startswith("test: damaged JPEG files: 4; ") and "03.jpg: Corrupt JPEG data" in expected[0]
+    assert lines(cache=made) == expected
+    opened = cached_images(labels, transform, folder=tmp_path / "cache")
+    assert lines(cache=opened) == expected, "a later run counts them too"
+    (file,) = (tmp_path / "cache").glob("*.damaged.json")
+    assert {*map(int, json.loads(file.read_text()))} == harmed
+    assert "Corrupt" not in capfd.readouterr().err
+    for k in harmed:
+        harmed_or_sound_jpeg(tmp_path / "images" / f"{k:02d}.jpg", k + 100, harmed=False)
+    assert lines(cache=cached_images(labels, transform, folder=tmp_path / "cache")) == [] and not file.exists()
 
 
 def test_making_it_leaves_threads_and_random_state_alone(labels, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mltrain.errors import DataError
 from mltrain.pipeline import batch as batch_module
@@ -21,9 +21,9 @@ from mltrain.pipeline.augment import EvalResize, TrainAugment
 from mltrain.pipeline.batch import Batch
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
 from mltrain.pipeline.samplers import UniformSampler
-from mltrain.pipeline.workers import default_workers
+from mltrain.pipeline.workers import default_workers, start_loading
 
-from .conftest import make_labels
+from .conftest import harmed_or_sound_jpeg, make_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -235,14 +235,8 @@ def test_a_batch_of_corrupt_images_only_is_empty(damaged, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_jpeg_files_with_damage_that_libjpeg_decodes_are_counted_in_one_line(tmp_path, workers, caplog, capfd):
-    generator = np.random.default_rng(0)
     for i in range(8):
-        path = tmp_path / f"{i}.jpg"
-        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path, quality=90)
-        if i in (2, 5):
-            data = bytearray(path.read_bytes())
-            data[3000:3400] = bytes(400)
-            path.write_bytes(data)
+        harmed_or_sound_jpeg(tmp_path / f"{i}.jpg", i, harmed=i in (2, 5))
     labels = make_labels(tmp_path)
     training = train_loader(labels, batch_size=4, accumulate=1, num_workers=workers)
     evaluation = EvalLoader(labels, EvalResize(image_size=16), batch_size=4, num_workers=workers)
@@ -261,6 +255,15 @@ def test_jpeg_files_with_damage_that_libjpeg_decodes_are_counted_in_one_line(tmp
     assert "Corrupt JPEG" not in capfd.readouterr().err
 
 
+def test_torch_pins_the_memory_of_a_whole_batch(labels, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: pinned.append(len(tensor)) or tensor)
+    loader = train_loader(labels)
+    batch = pin_memory(next(start_loading(loader._loader, loader.waiting))).unpack()
+    assert pinned == [batch.images.numel() + batch.targets.numel()]
+
+
+@pytest.mark.gpu
 def test_pinned_batches_are_the_same(labels):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device to pin memory for")
