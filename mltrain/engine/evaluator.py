@@ -226,10 +226,7 @@ def mean_probabilities(model: Classifier, loader: EvalLoader, inference: Inferen
 
 def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
     """Return logits, fp32 (B, C): the backbone runs under autocast, the head in fp32."""
-    with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-        features = model.features(images)
-    features = features._replace(tokens=features.tokens.float())
-    return model.classify(features).float()
+    return model.classify(model.exact_features(images, amp_dtype)).float()
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:

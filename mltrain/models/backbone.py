@@ -47,6 +47,11 @@ class Features(NamedTuple):
     grid: tuple[int, int]  # (h, w)
     prefix: Tensor  # (B, P, D): CLS, distillation and register tokens; P may be 0
 
+    @property
+    def pooled(self) -> Tensor:
+        """One vector an image (B, D): the mean of its tokens."""
+        return self.tokens.mean(dim=1)
+
 
 class Backbone(nn.Module):
     """A timm model (built with `num_classes=0`) under one contract: `forward(images (B, 3, H, W)) -> Features`.

@@ -49,6 +49,12 @@ class Classifier(nn.Module):
         """Return the backbone's features of raw images."""
         return self.backbone(self.normalize(images))
 
+    def exact_features(self, images: Tensor, amp_dtype: torch.dtype | None) -> Features:
+        """Return the features for inference: the backbone under autocast (None: full precision), its tokens in fp32."""
+        with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+            features = self.features(images)
+        return features._replace(tokens=features.tokens.float())
+
     def classify(self, features: Features) -> Tensor:
         """Return the head's logits for a backbone's features."""
         return self.head(features.tokens, **self.grid_of(features))

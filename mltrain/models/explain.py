@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mltrain.models.backbone import Features
 from mltrain.models.classifier import HEADS, Classifier
 
 
@@ -38,12 +39,15 @@ def class_maps(model: Classifier, images: Tensor, *, amp_dtype: torch.dtype | No
     Raises:
         ValueError: the head has no `class_maps`.
     """
+    return maps_of(model, model.exact_features(images, amp_dtype))
+
+
+@torch.inference_mode()
+def maps_of(model: Classifier, features: Features) -> ClassMaps:
+    """Compute the maps of every class for fp32 features of the backbone; see `class_maps`, which raises the same."""
     if not hasattr(model.head, "class_maps"):
         own = ", ".join(name for name, head in HEADS.items() if hasattr(head, "class_maps"))
         raise ValueError(f"{type(model.head).__name__} has no class_maps; heads with class_maps: {own}")
-    with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-        features = model.features(images)
-    features = features._replace(tokens=features.tokens.float())
     logits = model.classify(features).float()
     flat: Tensor = model.head.class_maps(features.tokens, **model.grid_of(features))  # type: ignore[operator]
     return ClassMaps(flat.float().unflatten(2, features.grid), logits, model.head.map_kind)  # type: ignore[arg-type]

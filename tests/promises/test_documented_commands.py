@@ -13,6 +13,7 @@ import runpy
 import shutil
 import sys
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from mltrain.config.compose import load
 from mltrain.config.overrides import Source, scan_overrides
 from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import MltrainError
+from mltrain.runs import demo_server
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit
 from tests.storage.made import make_tar, make_zip
@@ -176,6 +178,10 @@ def test_documented_tools_run(
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)  # made once, with the proxies of that time
     logging.getLogger("mltrain").handlers.clear()  # of another test's standard error
+    if command.tool == "tools/demo.py":  # all but the server, which would wait for Ctrl-C
+        monkeypatch.setattr(demo_server, "import_gradio", lambda: None)
+        monkeypatch.setattr(demo_server, "listening", lambda host, port: nullcontext())
+        monkeypatch.setattr(demo_server, "serve", lambda *arguments, **settings: None)
     monkeypatch.setattr(sys, "argv", [command.tool, *command.arguments, *SHORTER.get(command.tool, [])])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / command.tool), run_name="__main__")
