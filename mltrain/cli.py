@@ -124,6 +124,10 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
             if name not in COMMANDS:
                 hint = did_you_mean(name.replace("-", "_"), COMMANDS, "mltrain {}")
                 raise ConfigError(f"{name}: there is no such command{hint}\nallowed: {', '.join(COMMANDS)}")
+        if any("latest" in text for text in arguments):
+            from mltrain.runs.obtain import followed_argument
+
+            arguments = [followed_argument(text) for text in arguments]
         execute(importlib.import_module(f"mltrain.commands.{name}").COMMAND, arguments)
     sys.exit(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +15,13 @@ import torch
 from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.signals import StopSignal, from_flags, to_flags
-from mltrain.errors import DataError, Interrupted, NonFiniteError
+from mltrain.errors import DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
 from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.loader import Batch, EvalLoader
 from mltrain.progress import Meter, Mode
+from mltrain.text import did_you_mean
 
 Forward = Callable[[Mapping[str, Classifier], torch.Tensor], dict[str, torch.Tensor]]
 """Models by name and a batch of images -> their logits, fp32 (B, C)."""
@@ -61,7 +63,15 @@ class Evaluation:
     """kept instead of the predictions"""
 
     def best(self, by: str) -> str:
-        """Return the name of the weights with the higher figure `by`; the raw weights if both are equal."""
+        """Return the name of the weights with the higher figure `by`; the raw weights if both are equal.
+
+        Raises:
+            MltrainError: the figure is one of the user's own metrics, which did not give it, or gave NaN.
+        """
+        for name, summary in self.summaries.items():
+            if math.isnan(summary.scalars.get(by, math.nan)):
+                gave = "is NaN" if by in summary.scalars else f"is no figure{did_you_mean(by, summary.scalars)}"
+                raise MltrainError(f"metrics.best={by}: {gave} (of the {WEIGHTS.get(name, name)} weights)")
         return max(self.summaries, key=lambda name: self.summaries[name].scalars[by])
 
     def entries(self) -> dict[str, tuple[Any, ...]]:

@@ -46,7 +46,7 @@ from mltrain.runs.extend import Extension, begin_extension, build_schedule, find
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_runs
 from mltrain.runs.offline import offline
-from mltrain.runs.own_parts import build_callbacks, with_own_metrics
+from mltrain.runs.own_parts import build_callbacks, check_own_best, with_own_metrics
 from mltrain.runs.same_data import remember
 from mltrain.runs.teacher import load_teacher
 from mltrain.seeding import seed_start
@@ -82,6 +82,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     callbacks = build_callbacks(cfg)
     if cfg.metrics.best == "map_unseen":
         check_unseen(splits.val, stats, cfg.metrics.min_positives)
+    summarize_all = summarizer(cfg, stats)
+    check_own_best(cfg, summarize_all, splits.val)
     step, train_loader = build_training(cfg, dist, parts, extension)
     curriculum = _curriculum(cfg, parts, step, train_loader, folder)
     plain = OmegaConf.to_container(cfg, resolve=True)
@@ -117,7 +119,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         test_loader=None if splits.test is None else eval_loader(cfg, dist, splits.test, model),
         train_labels=splits.train,
         stats=stats,
-        summarize=summarizer(cfg, stats),
+        summarize=summarize_all,
         dist=dist,
         folder=folder,
         config=config,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mltrain.config.overrides import granted_packages
+from mltrain.config.own_code import NAMES, OPTION, make_importable
 from mltrain.engine.latest import followed
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, spelled
@@ -22,6 +24,24 @@ def split_arguments(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
         else:
             filters.append(text)
     return folders, filters
+
+
+def without_imports(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the packages that `paths.imports=[mypkg]` allows, and the other arguments.
+
+    Raises:
+        ConfigError: there is no such package.
+    """
+    keys = tuple(f"paths.{name}=" for name in NAMES)
+    own: list[str] = []
+    rest: list[str] = []
+    for text in arguments:
+        (own if text.startswith(keys) else rest).append(text)
+    packages = [str(package) for package in granted_packages(own)]
+    for package in packages:
+        if (problem := make_importable(package)) is not None:
+            raise ConfigError(f"{OPTION}={package}: {problem}")
+    return packages, rest
 
 
 def select(records: Sequence[RunRecord], filters: Sequence[str], baseline: Sequence[str] = ()) -> list[RunRecord]:
