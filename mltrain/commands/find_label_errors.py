@@ -33,7 +33,7 @@ from mltrain.report.runs import read_runs
 from mltrain.runs.outputs import check_suffix, writing
 from mltrain.runs.selection import without_imports
 from mltrain.runs.settings import load_settings
-from mltrain.text import counted, did_you_mean, first_few
+from mltrain.text import counted, did_you_mean, first_few, part_of
 from mltrain.transcript import typed
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
     skipped = [name for name, fits in zip(held_out.class_names, judged(held_out), strict=True) if not fits]
     if skipped:
         logger.info(
-            "%d of %d classes have no known positive or no known negative, so their labels are not judged: %s",
-            *(len(skipped), len(held_out.class_names), first_few(skipped)),
+            "%s no known positive or no known negative, so nothing is judged there: %s",
+            *(part_of(len(skipped), len(held_out.class_names), "class", "have"), first_few(skipped)),
         )
     _warn_if_weak(*skill(held_out))
     note = _which_images(runs, options.split)

@@ -21,7 +21,7 @@ from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.loader import Batch, EvalLoader
 from mltrain.progress import Meter, Mode
-from mltrain.text import did_you_mean
+from mltrain.text import did_you_mean, part_of
 
 Forward = Callable[[Mapping[str, Classifier], torch.Tensor], dict[str, torch.Tensor]]
 """Models by name and a batch of images -> their logits, fp32 (B, C)."""
@@ -251,7 +251,8 @@ def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:
 def _nan_error(name: str, images: list[int], loader: EvalLoader) -> NonFiniteError:
     weights = WEIGHTS.get(name, name)
     return NonFiniteError(
-        f"{loader.labels.name}: the {weights} weights give NaN for {len(images)} of {len(loader.labels)} images, first "
+        f"{loader.labels.name}: the {weights} weights give NaN for "
+        f"{part_of(len(images), len(loader.labels), 'image')}, first "
         f"for {loader.labels.path(images[0])}. Try runner.amp=off, a lower optimizer.lr or runner.clip_grad_norm=1."
     )
 

@@ -294,8 +294,9 @@ def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Pa
     sampler = instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed)
     if len(sampler) < parts_of_step:
         raise ConfigError(
-            f"{splits.train.name}: {len(sampler)} images per epoch are too few for runner.accumulate="
-            f"{cfg.runner.accumulate} over {dist.world_size} processes, which cut a step into {parts_of_step} parts"
+            f"{splits.train.name}: {counted(len(sampler), 'image', 'are')} too few in an epoch for runner.accumulate="
+            f"{cfg.runner.accumulate} over {counted(dist.world_size, 'process')}, which cut a step into "
+            f"{counted(parts_of_step, 'part')}"
         )
     augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
     if cfg.data.cache and not hasattr(augment, "cache_resize"):

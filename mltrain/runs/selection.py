@@ -11,7 +11,7 @@ from mltrain.config.own_code import NAMES, OPTION, make_importable
 from mltrain.engine.latest import followed
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, spelled
-from mltrain.text import did_you_mean
+from mltrain.text import counted, did_you_mean
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
@@ -64,7 +64,7 @@ def select(records: Sequence[RunRecord], filters: Sequence[str], baseline: Seque
 
 def _no_match(records: Sequence[RunRecord], filters: Sequence[Filter]) -> str:
     """Return a message with the filters that match no run, and the values that the runs have."""
-    lines = [f"none of {len(records)} runs is {' and '.join(item.text for item in filters)}"]
+    lines = [f"none of {counted(len(records), 'run')} is {' and '.join(item.text for item in filters)}"]
     for item in filters:
         if not any(item.matches(record) for record in records):
             values = sorted({spelled(value) for found, value in (lookup(r, item.key) for r in records) if found})

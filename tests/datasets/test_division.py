@@ -245,7 +245,7 @@ def test_every_data_set_has_the_options(tmp_path: Path, caplog: pytest.LogCaptur
         )
         assert 3 <= len(splits.val) <= 5 and splits.test is None
         assert files(splits.train) | files(splits.val) == files(given.train)
-        assert "the 6 images of shapes/val are not used" in caplog.text
+        assert "6 shapes/val images are not used" in caplog.text
     for k in range(8):
         place = tmp_path / "images" / "ab"[k % 2] / f"{k}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
