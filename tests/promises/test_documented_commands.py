@@ -110,6 +110,13 @@ def test_pages_have_commands() -> None:
     assert len(TRAINING) > 20 and len(OTHER_TOOLS) > 20
 
 
+def test_the_first_sweep_is_the_same_on_both_pages() -> None:
+    first = {
+        page: next(c for c in COMMANDS if c.page == page and "-m" in c.words) for page in ("README.md", "scale.md")
+    }
+    assert first["README.md"].words == first["scale.md"].words
+
+
 @pytest.mark.parametrize("command", TRAINING, **each)
 def test_documented_training_composes(command: Command) -> None:
     words = ["dataset=coco" if word == "dataset=..." else word for word in command.arguments]
