@@ -258,7 +258,7 @@ def check_splits(splits: Splits) -> None:
         shared = [image.file for image in located(other) if image.path in trained_on]
         if shared:
             raise DataError(
-                f"{other.name} shares {part_of(len(shared), len(other), 'image')} with {train.name}, so its "
+                f"{other.name} shares {len(shared)} of its {counted(len(other), 'image')} with {train.name}, so its "
                 "figures would "
                 f"be those of the training set. Give each image to one split. Shared, for example:{first_lines(shared)}"
             )
