@@ -204,7 +204,6 @@ def test_every_command_takes_the_imports_of_a_run(outside: Path, data_folder: Pa
     )
     for words in (
         ["evaluate", "runs/latest"],
-        ["evaluate", str(folder), str(folder)],
         ["predict", "runs/latest", "photos"],
         ["tune_thresholds", str(folder)],
         ["results"],
