@@ -209,7 +209,7 @@ def test_groups_that_do_not_fit_are_refused(file: Path, tmp_path: Path, caplog: 
         read(file, "dataset.val_fraction=0.2", "dataset.group_column=patiend")
     (tmp_path / "g.csv").write_text("image,group\n1.png,a\n2.png,a\n3.png,\n")
     splits = read(file, "dataset.folds=2", f"dataset.groups={tmp_path}/g.csv")
-    assert "118 of 120 images of csv have no group (the first: 0.png)" in caplog.text
+    assert "of csv, 118 of 120 images have no group (the first: 0.png)" in caplog.text
     assert len(splits.train) + len(splits.val) == 120
 
 
