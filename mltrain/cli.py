@@ -11,7 +11,6 @@ import argparse
 import importlib
 import logging
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from mltrain.console import ending_as_rank, exit_on_error, prepare_streams
+from mltrain.console import ending_as_rank, exit_on_error, exit_on_signals, prepare_streams
 from mltrain.errors import ConfigError
 from mltrain.text import counted, did_you_mean
 from mltrain.transcript import recording
@@ -34,6 +33,7 @@ COMMANDS = {
     "tune_thresholds": "find the probability above which each class is predicted",
     "predict": "name the labels of images",
     "explain": "show where a model finds its classes in images",
+    "demo": "open a page that names the labels of images dropped on it",
     "find_label_errors": "list labels that are likely missing or wrong",
     "report": "write the page of a run, or one that compares several",
     "results": "compare runs in a table",
@@ -125,6 +125,10 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
             if name not in COMMANDS:
                 hint = did_you_mean(name.replace("-", "_"), COMMANDS, "mltrain {}")
                 raise ConfigError(f"{name}: there is no such command{hint}\nallowed: {', '.join(COMMANDS)}")
+        if any("latest" in text for text in arguments):
+            from mltrain.runs.obtain import followed_argument
+
+            arguments = [followed_argument(text) for text in arguments]
         execute(importlib.import_module(f"mltrain.commands.{name}").COMMAND, arguments)
     sys.exit(0)
 
@@ -195,10 +199,7 @@ def _execute_on_config(command: Command, given: argparse.Namespace) -> None:
         run_sweep(command.run, given.arguments, source, before=command.before_sweep, after=command.after_sweep)
         return
     if command.after_sweep is None:
-        # Training handles the signal itself, to save. Other commands exit, so that half-written files are removed.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
+        exit_on_signals()  # training handles them itself, to save
     command.run(*read(command, given.arguments, source))
 
 

@@ -7,6 +7,7 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -75,6 +76,13 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(130)
     finally:
         threading.excepthook = hook
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end the process by SystemExit, so that half-written files are removed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
 
 
 @contextmanager

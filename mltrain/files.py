@@ -83,21 +83,6 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, text + "\n")
 
 
-def replace_link(link: Path, target: str) -> None:
-    """Make a symbolic link, or let an existing one lead to `target`; at every instant there is one of the two.
-
-    Raises:
-        OSError: the link cannot be made, or a folder has its name.
-    """
-    remove_leftovers(link.parent, link.name)
-    temporary = _beside(link, "tmp")
-    try:
-        temporary.symlink_to(target)
-        temporary.replace(link)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def without_nan(value: Any) -> Any:
     """Return a value for JSON in which numbers that are not finite are None."""
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ _UNSAFE = re.compile("(?!\x1b\\[[01]m)[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u
 _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
 _FORMULA = re.compile("'*[=+@\t\r-]")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+_SINGULAR = {"are": "is", "have": "has", "were": "was"}
 _NO_TEXT = frozenset({"true", "false", "null", "nan", "inf", "on", "off", "yes", "no"})
 
 
@@ -87,10 +88,32 @@ def argument(key: str, value: object) -> str:
     return f"{key}={value}" if plain else shlex.quote(f"{key}={quoted(value)}")
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: "1 run", "2 runs", "3 classes", "4 epochs"."""
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """Return a number with its noun, and with a verb in its number: "1 run", "3 classes", "1 label is", "2 labels are".
+
+    Args:
+        count: the number.
+        noun: in the singular.
+        verb: in the plural: are, have, share ...
+    """
+    return f"{count} {agreed(count, noun)}{_verb(verb, count == 1)}"
+
+
+def agreed(count: int, noun: str) -> str:
+    """Return a noun in the number that belongs to a count: "class" for 1, "classes" for 0 and 2."""
     plural = "es" if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch") else "s"
-    return f"{count} {noun}{'' if count == 1 else plural}"
+    return noun if count == 1 else f"{noun}{plural}"
+
+
+def part_of(count: int, total: int, noun: str, verb: str = "") -> str:
+    """Return a part of a number: "1 of 3 classes has", "2 of 3 classes have", "0 of 1 class has"; see `counted`."""
+    return f"{count} of {counted(total, noun)}{_verb(verb, count == 1 or total == 1)}"
+
+
+def _verb(verb: str, singular: bool) -> str:
+    if not verb:
+        return ""
+    return f" {_SINGULAR.get(verb, f'{verb}s') if singular else verb}"
 
 
 def printable(text: str) -> str:

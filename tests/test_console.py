@@ -116,9 +116,9 @@ def test_class_names_that_a_line_cannot_hold_are_refused_and_file_names_may_be_a
         return LabelSet.from_lists(name="x", root="r", files=[file], class_names=["a", name], positives=[[1]])
 
     for name in ("a\nb", "b\r", "\x85", "a\u2028b"):
-        with pytest.raises(ValueError, match="x: 1 class names have line breaks"):
+        with pytest.raises(ValueError, match="x: 1 class name has line breaks"):
             labels(name)
-    with pytest.raises(ValueError, match="x: 1 class names are not UTF-8"):
+    with pytest.raises(ValueError, match="x: 1 class name is not UTF-8"):
         labels(os.fsdecode(b"caf\xe9"))
     assert labels("b").file(0) == file and labels("b").path(0) == f"r/{file}"
     assert len(labels("b").fingerprint()) == 64

@@ -96,8 +96,8 @@ def create_longtail(cfg: DictConfig, options: Options) -> Path:
         logger.info("%s: %s, %s", splits.test.name, counted(len(splits.test), "image"), how)
     if options.source == "train" and len(splits.val):
         logger.info(
-            "%s: its %d images are not used; the validation part comes out of train (source=trainval: of both)",
-            *(splits.val.name, len(splits.val)),
+            "%s: %s not used; the validation part comes out of train (source=trainval: of both)",
+            *(splits.val.name, counted(len(splits.val), "image", "are")),
         )
 
     def finish(place: Path) -> None:

@@ -41,6 +41,7 @@ from mltrain.engine.run_folder import (
 )
 from mltrain.errors import ConfigError
 from mltrain.runs.outputs import writing
+from mltrain.text import counted
 
 if TYPE_CHECKING:
     from mltrain.engine.evaluator import Evaluation
@@ -169,8 +170,8 @@ def _evaluate_together(runs: Sequence[tuple[DictConfig, Path]], options: Options
             for _, place in others:
                 for split, count in trained_on(place, run.splits, folder).items():
                     logger.warning(
-                        "%s: was trained on %d images of the %s split of %s; its figures, and the mean's, are too good",
-                        *(place, count, split, folder),
+                        "%s: was trained on %s of the %s split of %s; its figures, and the mean's, are too good",
+                        *(place, counted(count, "image"), split, folder),
                     )
         result: dict[str, Any] = {"runs": names, "mean_of": "probabilities", "tta": options.tta}
         for split, labels in (("val", run.splits.val), ("test", run.splits.test)):

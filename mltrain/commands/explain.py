@@ -98,37 +98,34 @@ def explain(cfg: DictConfig, folder: Path, options: Options, images: Sequence[st
 
 def _explain(predictor: Predictor, image: np.ndarray, asked: Sequence[str], place: Path, file: str) -> Path:
     """Write the overlays of an image, uint8 (H, W, 3), into the folder `place`, and the contact sheet beside it."""
-    import torch
     from PIL import Image
 
-    from mltrain.models.explain import class_maps
     from mltrain.report.overlays import overlay, sheet
     from mltrain.report.pictures import write_picture
+    from mltrain.runs.one_image import look, visible_part
     from mltrain.runs.predictor import Label
 
-    pixels = predictor.resize(image)[None].to(predictor.device, memory_format=torch.channels_last)
-    found = class_maps(predictor.model, pixels, amp_dtype=predictor.amp_dtype)
-    logits = found.logits.cpu()
-    scores = predictor.scores(logits)[0]
+    found = look(predictor, image)
+    assert found.maps is not None  # `explain` has refused a head without maps
+    maps, kind = found.maps.maps[0], found.maps.kind
     names = predictor.class_names
-    labels = [Label(name, float(scores[names.index(name)])) for name in asked] or predictor.choose(logits)[0]
+    labels = [Label(name, float(found.scores[names.index(name)])) for name in asked] or found.labels
     note = ""
     if not labels:
-        best = int(logits[0].argmax())
-        labels = [Label(names[best], float(scores[best]))]
+        labels = [found.best]
         note = " (no class is above its threshold: the best one)"
-    seen = _seen(predictor, image)
+    seen = visible_part(predictor, image)
     overlays = []  # name, score, picture and map of each class
     place.mkdir(parents=True, exist_ok=True)
     for rank, label in enumerate(labels, 1):
-        values = found.maps[0, names.index(label.name)].cpu().numpy()
-        drawn = overlay(seen, values, found.kind)
+        values = maps[names.index(label.name)].cpu().numpy()
+        drawn = overlay(seen, values, kind)
         write_picture(place / f"{rank:02d}_{_plain(label.name)}.png", Image.fromarray(drawn))
         overlays.append((label.name, label.score, drawn, values))
     path = _sheet(place)
-    write_picture(path, sheet(image, overlays, found.kind))
+    write_picture(path, sheet(image, overlays, kind))
     shown = ", ".join(f"{name} {score:.2f}" for name, score in labels)
-    places = " x ".join(str(side) for side in found.maps.shape[2:])
+    places = " x ".join(str(side) for side in maps.shape[1:])
     logger.info("%s: %s%s; maps of %s places; %s", file, shown, note, places, path)
     return path
 
@@ -159,18 +156,6 @@ def _classes(run: FinishedRun, options: Options) -> list[str]:
         if name not in run.class_names:
             raise ConfigError(f"classes={name}: the run has no such class{did_you_mean(name, run.class_names)}")
     return list(options.classes)
-
-
-def _seen(predictor: Predictor, image: np.ndarray) -> np.ndarray:
-    """Return the part of the image that the model gets."""
-    import numpy as np
-
-    from mltrain.pipeline.augment import EvalResize
-
-    if not isinstance(predictor.resize, EvalResize):
-        return predictor.resize(image).permute(1, 2, 0).contiguous().numpy()
-    top, left, height, width = (round(value) for value in predictor.resize.region(*image.shape[:2]))
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
 def _plain(name: str) -> str:

@@ -31,8 +31,9 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_text
 from mltrain.report.runs import read_runs
 from mltrain.runs.outputs import check_suffix, writing
+from mltrain.runs.selection import without_imports
 from mltrain.runs.settings import load_settings
-from mltrain.text import counted, did_you_mean, first_few
+from mltrain.text import counted, did_you_mean, first_few, part_of
 from mltrain.transcript import typed
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
     from mltrain.runs.image_roots import image_roots
 
     options = options or Options()
+    imports, arguments = without_imports(arguments)
     runs = [RunFolder(folder) for folder in _run_folders(arguments)]
     for run in runs:
         if run.task != MULTI_LABEL:
@@ -102,8 +104,8 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
     skipped = [name for name, fits in zip(held_out.class_names, judged(held_out), strict=True) if not fits]
     if skipped:
         logger.info(
-            "%d of %d classes have no known positive or no known negative, so their labels are not judged: %s",
-            *(len(skipped), len(held_out.class_names), first_few(skipped)),
+            "%s no known positive or no known negative, so nothing is judged there: %s",
+            *(part_of(len(skipped), len(held_out.class_names), "class", "have"), first_few(skipped)),
         )
     _warn_if_weak(*skill(held_out))
     note = _which_images(runs, options.split)
@@ -112,7 +114,7 @@ def find_label_errors(arguments: Sequence[str], options: Options | None = None) 
     page = table.with_suffix(".html")
     with writing(table):
         write_text(table, "".join(csv_rows(candidates, held_out)))
-        root = Path(options.images) if options.images else image_roots(runs[0].folder).get(options.split)
+        root = Path(options.images) if options.images else image_roots(runs[0].folder, imports).get(options.split)
         readable = write_label_errors(page, candidates, held_out, root, count=options.pictures, about=about)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in candidates.counts().items() if count)
     logger.info("%s (%s): %s", counted(len(held_out.files), "image"), note, counts or "no likely error")

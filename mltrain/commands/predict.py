@@ -33,7 +33,7 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write
 from mltrain.progress import Meter
 from mltrain.runs.outputs import copies_folder, refuse_input, writing
-from mltrain.text import counted
+from mltrain.text import counted, part_of
 
 if TYPE_CHECKING:
     from mltrain.report.labelled import Output
@@ -123,7 +123,7 @@ def predict(
     rate = len(files) / taken
     logger.info("%s, %.0f per second on %s", counted(len(files), "image"), rate, predictor.device)
     if bad:
-        raise DataError(f"{bad} of {counted(len(files), 'image')} could not be read; the reasons are above")
+        raise DataError(f"{part_of(bad, len(files), 'image')} could not be read; the reasons are above")
 
 
 def _places(files: Sequence[str], folder: str | None) -> Sequence[Path | None]:

@@ -26,7 +26,7 @@ from mltrain.config.schema import number
 from mltrain.engine.run_folder import JOB, SPLITS, is_run_folder, read_jobs, weights_key
 from mltrain.errors import ConfigError, DataError
 from mltrain.runs.outputs import writing
-from mltrain.runs.selection import select, split_arguments
+from mltrain.runs.selection import select, split_arguments, without_imports
 from mltrain.runs.settings import load_settings
 from mltrain.text import spell
 
@@ -68,6 +68,7 @@ def report(arguments: Sequence[str], options: Options | None = None) -> Path:
         DataError: a folder does not exist or has no run.
     """
     options = options or Options()
+    imports, arguments = without_imports(arguments)
     folders, filters = split_arguments(arguments)
     if not folders:
         raise ConfigError("name a run folder, or a folder of runs (--help)")
@@ -76,29 +77,31 @@ def report(arguments: Sequence[str], options: Options | None = None) -> Path:
             raise DataError(f"{folder}: no such folder; name a run folder, or a folder of runs")
     with nullcontext() if options.out is None else writing(Path(options.out)):
         if len(folders) == 1 and is_run_folder(folders[0]):
-            return _report_run(folders[0], filters, options)
-        return _report_several(folders, filters, options)
+            return _report_run(folders[0], filters, options, imports)
+        return _report_several(folders, filters, options, imports)
 
 
-def _report_run(folder: Path, filters: Sequence[str], options: Options) -> Path:
+def _report_run(folder: Path, filters: Sequence[str], options: Options, imports: Sequence[str]) -> Path:
     for key in ("baseline", "figure", "each"):
         if getattr(options, key):
             value = spell(getattr(options, key))
             raise ConfigError(f"{key}={value} is for the comparison of several runs; {folder} is one run")
     if filters:
         raise ConfigError(f"{filters[0]}: filters are for several runs; {folder} is one run")
-    return _page_of(folder, options.images, options.out, resamples=options.resamples)
+    return _page_of(folder, imports, options.images, options.out, resamples=options.resamples)
 
 
-def _page_of(folder: Path, images: str | None = None, out: str | None = None, *, resamples: int) -> Path:
+def _page_of(
+    folder: Path, imports: Sequence[str], images: str | None = None, out: str | None = None, *, resamples: int
+) -> Path:
     from mltrain.report.html.run_report import write_run_report
     from mltrain.runs.image_roots import image_roots
 
-    roots = image_roots(folder) if images is None else dict.fromkeys(SPLITS, Path(images))
+    roots = image_roots(folder, imports) if images is None else dict.fromkeys(SPLITS, Path(images))
     return write_run_report(folder, images=roots, out=None if out is None else Path(out), resamples=resamples)
 
 
-def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Options) -> Path:
+def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Options, imports: Sequence[str]) -> Path:
     from mltrain.report.compare import compare
     from mltrain.report.html.sweep_report import write_sweep_report
     from mltrain.report.runs import read_runs
@@ -115,7 +118,7 @@ def _report_several(folders: Sequence[Path], filters: Sequence[str], options: Op
             records = select(records, filters, baseline)
         for record in records:
             if options.each and record.finished:
-                logger.info("%s", _page_of(record.folder, resamples=options.resamples))
+                logger.info("%s", _page_of(record.folder, imports, resamples=options.resamples))
         common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
         return write_sweep_report(
             compare(records, split=options.split, weights=weights_key(options.weights)),

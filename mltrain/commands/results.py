@@ -30,7 +30,7 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.files import write_text
 from mltrain.report.runs import read_runs
 from mltrain.runs.outputs import writing
-from mltrain.runs.selection import select, split_arguments
+from mltrain.runs.selection import select, split_arguments, without_imports
 from mltrain.runs.settings import load_settings
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def results(arguments: Sequence[str], options: Options) -> None:
     from mltrain.report.differences import add_differences
 
     baseline = (options.baseline or "").split()
+    _, arguments = without_imports(arguments)  # a table runs no code of a run, and so needs no permission for it
     folders, filters = split_arguments(arguments)
     folders = folders or [Path(PathsOptions().runs)]
     try:

@@ -26,6 +26,7 @@ from mltrain.engine.run_folder import THRESHOLDS
 from mltrain.engine.saved_thresholds import best_identity
 from mltrain.errors import ConfigError
 from mltrain.files import write_json
+from mltrain.text import counted
 
 if TYPE_CHECKING:
     from mltrain.datasets.splits import Splits
@@ -136,7 +137,7 @@ def _plan(tuner: Tuner, splits: Splits, folds: int | None) -> TuningPlan:
         logger.info("figures come from %d folds, each with the thresholds of the others; without: %s", FOLDS, problem)
         folds = FOLDS
     if folds is not None and folds > len(splits.val):
-        raise ConfigError(f"folds={folds}: {splits.val.name} has {len(splits.val)} images")
+        raise ConfigError(f"folds={folds}: {splits.val.name} has {counted(len(splits.val), 'image')}")
     return TuningPlan(tuner, splits.val, splits.test if folds is None else None, folds)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mltrain.config.schema import SECTIONS, section_options
 from mltrain.config.signatures import PACKAGE, TargetError, read_constant, read_module, read_signature
+from mltrain.text import did_you_mean
 
 CURRICULUM = "curriculum"
 CLASS_COSTS = "class_costs"
@@ -62,9 +63,14 @@ def task_problems(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     found = task_of_loss(target) if isinstance(target, str) else None
     if found is not None and found != task:
         yield "loss", _wrong_loss(str(target).rsplit(".", 1)[-1], found, task)
-    best = sections.get("metrics", {}).get("best")
-    if any(best in figures for figures in BEST.values()) and best not in BEST[task]:
-        yield "metrics.best", f"task={task} has no such figure; choose one of {', '.join(BEST[task])}"
+    metrics = sections.get("metrics", {})
+    best = metrics.get("best")
+    if isinstance(best, str) and best not in BEST[task]:
+        of_other_task = any(best in figures for figures in BEST.values())
+        if of_other_task or not metrics.get("own"):
+            hint = "" if of_other_task else did_you_mean(best, BEST[task])
+            allowed = f"{', '.join(BEST[task])}, or one that metrics.own gives"
+            yield "metrics.best", f"task={task} has no such figure{hint}; choose one of {allowed}"
     if task == MULTI_LABEL:
         return
     for path, instead in MULTI_LABEL_OPTIONS.items():

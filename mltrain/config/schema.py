@@ -90,8 +90,9 @@ class MetricsOptions:
     best: (
         Literal["map", "micro_ap", "OF1", "CF1", "macro_F1", "map_unseen"]
         | Literal["accuracy", "balanced_accuracy", "weighted_F1", "g_mean"]
+        | str
         | None
-    ) = None  # figure of the validation split that chooses the epoch; null: map, or accuracy of single labels
+    ) = None  # figure that chooses the epoch, one of metrics.own too; null: map, or accuracy of single labels
     min_positives: int = number(1, least=1)  # classes with fewer known positives are left out of class means
     min_negatives: int = number(0, least=0)  # the same of known negatives; at least 1 where entries are unknown
     ranking: bool = False  # the label-ranking metrics too: LRAP, ranking loss, coverage error

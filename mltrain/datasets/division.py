@@ -23,6 +23,7 @@ from mltrain.datasets.stratify import stratify
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.seeding import hashed_order
+from mltrain.text import counted, part_of
 
 log = logging.getLogger(__name__)
 
@@ -163,15 +164,15 @@ class _Divider:
         for part, labels in (("val", val if self.draws_val else None), ("test", test if self.draws_test else None)):
             if labels is not None and len(labels):
                 log.warning(
-                    "%s: %s is drawn from train, so the %d images of %s are not used",
-                    *(name, part, len(labels), labels.name),
+                    "%s: %s is drawn from train, so %s not used",
+                    *(name, part, counted(len(labels), f"{labels.name} image", "are")),
                 )
         made: dict[str, LabelSet] = {"train": train, "val": val} | ({} if test is None else {"test": test})
         made |= self._plain(train, val, name) if self.division.plain else self._drawn(train, name)
         for part, labels in made.items():
             if not len(labels) and (part == "train" or part in self._drawn_parts):
                 raise DataError(
-                    f"{name}: {part} has no image, drawn from {len(train)} images"
+                    f"{name}: {part} has no image, drawn from {counted(len(train), 'image')}"
                     f"{self._count_groups(train)}; use fewer folds or another share"
                 )
         result = Splits(made["train"], made["val"], made.get("test"))
@@ -220,7 +221,8 @@ class _Divider:
             chosen = self._parts(train, [Fraction(1, division.folds)] * division.folds)
             if (empty := division.folds - len(np.unique(chosen))) > 0:
                 raise DataError(
-                    f"{name}: {empty} of {division.folds} folds have no image, drawn from {len(train)} images"
+                    f"{name}: {part_of(empty, division.folds, 'fold', 'have')} no image, drawn from "
+                    f"{counted(len(train), 'image')}"
                     f"{self._count_groups(train)}; use fewer folds"
                 )
             held = chosen == division.fold

@@ -16,7 +16,7 @@ import numpy as np
 
 from mltrain.datasets.splits import Splits
 from mltrain.labels import LabelSet
-from mltrain.text import first_few
+from mltrain.text import agreed, first_few
 
 MOST_ROWS = 1_000_000
 """images of a split up to which a fingerprint keeps hashes of each, 12 bytes, to name those that changed"""
@@ -51,7 +51,11 @@ class SplitFingerprint:
         """
         if self.digest == new.digest:
             return []
-        counts = [f"{self.images:,} images then, {new.images:,} now"] if self.images != new.images else []
+        counts = (
+            [f"{self.images:,} {agreed(self.images, 'image')} then, {new.images:,} now"]
+            if self.images != new.images
+            else []
+        )
         if not (len(self.names) == self.images and len(new.names) == new.images):
             return counts or ["other images or labels"]
         place = np.argsort(self.names, kind="stable")
@@ -105,9 +109,9 @@ class Fingerprint:
                 found = old.differences(now, labels[part])
                 lines += [f"{part}: {', '.join(found)}"] if found else []
             elif old is not None:
-                lines.append(f"{part}: {old.images:,} images then, no such split now")
+                lines.append(f"{part}: {old.images:,} {agreed(old.images, 'image')} then, no such split now")
             elif now is not None:
-                lines.append(f"{part}: no such split then, {now.images:,} images now")
+                lines.append(f"{part}: no such split then, {now.images:,} {agreed(now.images, 'image')} now")
         lines += class_differences(self.class_names, new.class_names)
         for key, digest in self.files.items():
             if new.files.get(key, digest) != digest:

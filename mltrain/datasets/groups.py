@@ -12,7 +12,7 @@ from mltrain.datasets.names import ImageFinder
 from mltrain.datasets.reading import read_csv_rows, require_paths
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.text import did_you_mean, first_few, first_lines
+from mltrain.text import counted, did_you_mean, first_few, first_lines, part_of
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +97,15 @@ def check_cover(sets: Sequence[LabelSet], groups: Sequence[Sequence[str]], sourc
     title = sets[0].name.rpartition("/")[0] or sets[0].name
     if alone and len(alone) == len(names):
         raise DataError(
-            f"{source}: none of the {len(names)} images of {title} is in it; it has {first_few(known, 3) or 'no image'}"
+            f"{source}: none of {counted(len(names), 'image')} of {title} is in it; it has "
+            f"{first_few(known, 3) or 'no image'}"
             f", the data set has {first_few(alone, 3)}. Image names must be as in the data set, relative to "
             f"{Path(sets[0].root).absolute()}"
         )
     if alone:
         log.warning(
-            "%s: %d of %d images of %s have no group (the first: %s); each is a group of its own",
-            *(source, len(alone), len(names), title, alone[0]),
+            "%s: of %s, %s no group (the first: %s); each is a group of its own",
+            *(source, title, part_of(len(alone), len(names), "image", "have"), alone[0]),
         )
 
 
@@ -114,7 +115,8 @@ def check_groups(parts: Sequence[tuple[LabelSet, Sequence[str]]], source: str) -
         shared = sorted(set(of_a) & set(of_b))
         if shared:
             raise DataError(
-                f"{source}: {len(shared)} groups have images in {a.name} and in {b.name}; give all images of a group "
+                f"{source}: {counted(len(shared), 'group', 'have')} images in {a.name} and in {b.name}; give "
+                "all images of a group "
                 "to one split, or let it be drawn: dataset.val_fraction, dataset.test_fraction or dataset.folds. "
                 f"Shared, for example:{first_lines(shared)}"
             )

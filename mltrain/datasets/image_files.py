@@ -13,7 +13,7 @@ from mltrain.errors import DataError
 from mltrain.files import kind_of
 from mltrain.labels import LabelSet
 from mltrain.progress import track
-from mltrain.text import first_lines
+from mltrain.text import counted, first_lines, part_of
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ def missing_files(labels: LabelSet) -> str | None:
                 alike = (name, other)
     if others:
         return (
-            f"{labels.name}: {len(others)} of {len(labels)} images under {Path(labels.root).absolute()} are no regular "
-            f"files; remove them, or copy the images there:{first_lines(others)}"
+            f"{labels.name}: of {counted(len(labels), 'image')} under {Path(labels.root).absolute()}, "
+            f"{len(others)} cannot be read as a "
+            f"regular file; remove them, or copy the images there:{first_lines(others)}"
         )
     if not missing:
         return None
@@ -71,7 +72,8 @@ def missing_files(labels: LabelSet) -> str | None:
     if alike is not None:
         advice += f"; for {alike[0]} there is {alike[1]}"
     return (
-        f"{labels.name}: {len(missing)} of {len(labels)} image files are missing, expected under {root} ({advice}):"
+        f"{labels.name}: {part_of(len(missing), len(labels), 'image file', 'are')} missing, expected under "
+        f"{root} ({advice}):"
         f"{first_lines(missing)}"
     )
 

@@ -32,6 +32,7 @@ from mltrain.datasets.splits import Splits, check_fraction, hold_out, log_labels
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats, differences
 from mltrain.safe_pickle import read_pickle
+from mltrain.text import part_of
 
 log = logging.getLogger(__name__)
 
@@ -314,7 +315,7 @@ def check_ids(benchmark: Benchmark, ids: Sequence[str], path: Path) -> None:
     wrong = [image_id for image_id in ids if not benchmark.image_id.fullmatch(image_id)]
     if wrong:
         raise DataError(
-            f"{path}: {len(wrong)} of {len(ids)} image ids are none of {benchmark.source}'s, the first "
+            f"{path}: {part_of(len(wrong), len(ids), 'image id', 'are')} none of {benchmark.source}'s, the first "
             f"{wrong[0][:40]!r}; expected such as {benchmark.example}"
         )
 

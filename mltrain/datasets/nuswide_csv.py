@@ -21,6 +21,7 @@ from mltrain.datasets.splits import Splits, make_splits, treat_unlabelled
 from mltrain.datasets.unseen import read_class_split, with_unseen, zero_shot
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
+from mltrain.text import counted, part_of
 
 PARTS = ("train", "val", "test")
 
@@ -141,13 +142,15 @@ def _by_name(folder: Path, images: list[str]) -> dict[str, str]:
     doubtful = same or [file for file in wanted.values() if file in repeated]
     if doubtful:
         raise DataError(
-            f"{folder}: dataset.match_names=true finds images by file name, but {len(doubtful)} names stand for "
+            f"{folder}: dataset.match_names=true finds images by file name, but "
+            f"{counted(len(doubtful), 'name', 'stand')} for "
             f"several files, the first {doubtful[0]}"
         )
     missing = [image for image, file in wanted.items() if file not in found]
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(images)} images are nowhere below it, the first {missing[0]}; check "
+            f"{folder}: {part_of(len(missing), len(images), 'image', 'are')} nowhere below it, the first "
+            f"{missing[0]}; check "
             "dataset.root"
         )
     return {image: found[file] for image, file in wanted.items()}

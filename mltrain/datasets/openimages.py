@@ -24,7 +24,7 @@ from mltrain.datasets.sources import OPENIMAGES_HOW as HOW
 from mltrain.datasets.splits import Splits, log_labels, without_train
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
-from mltrain.text import counted
+from mltrain.text import counted, part_of
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,8 @@ def _names(ids: list[str], path: Path | None) -> list[str]:
     missing = [key for key in ids if not names.get(key)]
     if missing:
         raise DataError(
-            f"{path}: no name for {len(missing)} of {len(ids)} classes, the first {missing[0]}; get the file of the "
+            f"{path}: no name for {part_of(len(missing), len(ids), 'class')}, the first {missing[0]}; get the "
+            "file of the "
             "same version as the classes, or dataset.descriptions=null"
         )
     given = [names[key] for key in ids]
@@ -175,7 +176,7 @@ def _read(
     codes = np.concatenate([block.codes for block in blocks])
     del blocks
     if not len(codes):
-        raise DataError(f"{path}: none of its {rows} rows is of one of the {len(classes.names)} classes")
+        raise DataError(f"{path}: its rows ({rows}) have none of the classes ({len(classes.names)})")
     known = counts > 0
     if known.all() and (heads[1:] > heads[:-1]).all():
         ids, row = heads, np.arange(len(heads))

@@ -15,6 +15,7 @@ from typing import IO, Any
 from mltrain import storage
 from mltrain.errors import DataError
 from mltrain.progress import track
+from mltrain.text import part_of
 
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 """first line by which Excel is told what separates the columns"""
@@ -39,7 +40,7 @@ def require_paths(what: str, paths: Sequence[str | os.PathLike[str]], how: str) 
     found = [storage.exists(place) for place in places]
     if all(found):
         return
-    lines = [f"{what}: {found.count(False)} of {len(found)} expected paths are missing"]
+    lines = [f"{what}: {part_of(found.count(False), len(found), 'expected path', 'are')} missing"]
     lines += [f"  {'found  ' if ok else 'missing'}  {place}" for ok, place in zip(found, places, strict=True)]
     raise DataError("\n".join([*lines, how]))
 

@@ -26,7 +26,7 @@ from mltrain.datasets.reading import check_choice, read_class_names, require_pat
 from mltrain.datasets.splits import Splits, check_fraction, make_splits
 from mltrain.errors import DataError
 from mltrain.progress import track
-from mltrain.text import first_few, first_lines
+from mltrain.text import first_few, first_lines, part_of
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def matching(root: str, pattern: str, part: str, how: str) -> list[str]:
     files = [file for text in texts for file in _matches(root, text)]
     missing = [text for text in texts if not _matches(root, text)]
     if missing or not files:
-        what = f"{len(missing)} of {len(texts)} files are missing" if len(texts) > 1 else "no such file"
+        what = f"{part_of(len(missing), len(texts), 'file', 'are')} missing" if len(texts) > 1 else "no such file"
         raise DataError(f"dataset.{part}={pattern}: {what} in {Path(root).absolute()}:{first_lines(missing)}\n{how}")
     return files
 
@@ -154,7 +154,8 @@ def _read(
         rows.values.append(_labels(os.path.join(root, files[side]), side, key, separator))  # noqa: PTH118
     if missing:
         raise DataError(
-            f"{where}: {len(missing)} of {len(samples)} samples lack an image or their labels ({side}); add them, or "
+            f"{where}: {part_of(len(missing), len(samples), 'sample', 'lack')} an image or their labels "
+            f"({side}); add them, or "
             f"remove these samples:{first_lines(missing)}"
         )
     log.info("%s: %d shards, labels from .%s", where, len(shards), side)

@@ -17,7 +17,7 @@ from mltrain.datasets.reading import require_paths as require_paths  # docs/data
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, match_classes
 from mltrain.seeding import hashed_order
-from mltrain.text import counted, first_few, first_lines
+from mltrain.text import counted, first_few, first_lines, part_of
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,12 @@ def in_class_order(splits: Splits, class_names: Sequence[str]) -> Splits:
     spelled = [class_names[pairs[k]] for k in range(len(own))]
     others = [f"{mine} as {theirs}" for mine, theirs in zip(own, spelled, strict=True) if mine != theirs]
     if others:
-        log.info("%s: %d classes are spelled as in the model: %s", splits.train.name, len(others), first_few(others))
+        log.info(
+            "%s: %s spelled as in the model: %s",
+            splits.train.name,
+            counted(len(others), "class", "are"),
+            first_few(others),
+        )
     if spelled != list(class_names):
         log.info("%s: classes put in the order of the model's %d", splits.train.name, len(class_names))
     train, val, test = (None if labels is None else labels.with_classes(class_names, pairs) for labels in splits)
@@ -212,7 +217,8 @@ def check_one_label(labels: LabelSet) -> None:
         names = [labels.class_names[c] for c in np.flatnonzero(labels.targets(i) == 1)]
         lines.append(f"{labels.file(i)}: {first_few(names) if names else 'no label'}")
     raise DataError(
-        f"{labels.name}: {len(wrong)} of {n} images have not exactly one label, as task=single_label needs; set "
+        f"{labels.name}: {part_of(len(wrong), n, 'image', 'have')} not exactly one label, as task=single_label "
+        "needs; set "
         f"task=multi_label and a loss such as loss=asl, or fix the labels:{first_lines(lines)}"
     )
 
@@ -252,6 +258,7 @@ def check_splits(splits: Splits) -> None:
         shared = [image.file for image in located(other) if image.path in trained_on]
         if shared:
             raise DataError(
-                f"{other.name} shares {len(shared)} of its {len(other)} images with {train.name}, so its figures would "
+                f"{other.name} shares {len(shared)} of its {counted(len(other), 'image')} with {train.name}, so its "
+                "figures would "
                 f"be those of the training set. Give each image to one split. Shared, for example:{first_lines(shared)}"
             )

@@ -13,7 +13,7 @@ from mltrain.datasets.listing import Listing, Place
 from mltrain.datasets.names import one_spelling
 from mltrain.datasets.table import Header, Layout, TablePart
 from mltrain.errors import DataError
-from mltrain.text import counted, did_you_mean, first_few
+from mltrain.text import counted, did_you_mean, first_few, part_of
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _check_names(listing: Listing, layout: Layout, header: Header) -> None:
         separator, count, certain = found
         message = (
             f"{path}: labels such as {in_cells.shown(labels, separator)} look like several labels each: "
-            f"{argument('separator', separator)} makes {count} classes of these {len(labels)}"
+            f"{argument('separator', separator)} makes {counted(count, 'class')} of these {len(labels)}"
         )
         if certain and not several:
             raise DataError(f"{message}. Set it. {keep}")
@@ -153,10 +153,11 @@ def _log_marks(listing: Listing, marks: list[tuple[Place, str]]) -> None:
     without = sum(one_spelling(name) not in negative for name in class_names)
     log.log(
         logging.WARNING if without else logging.INFO,
-        "%s: %d labels are marked as verified negatives, the first is %r in %s, so what a row does not list is "
-        "unknown; %d of %d classes have no known negative and cannot be evaluated. If a name begins with the mark, "
+        "%s: %s marked as verified negative, the first is %r in %s, so what a row does not list is "
+        "unknown; %s no known negative and cannot be evaluated. If a name begins with the mark, "
         "list the names in a file: dataset.classes=FILE",
-        *(listing.source, len(marks), text, place.entry, without, len(class_names)),
+        *(listing.source, counted(len(marks), "label", "are"), text, place.entry),
+        part_of(without, len(class_names), "class", "have"),
     )
 
 

@@ -26,6 +26,7 @@ from mltrain.datasets.table import Layout, Table, TablePart, read_header
 from mltrain.datasets.table_columns import read_columns
 from mltrain.datasets.table_labels import read_labels
 from mltrain.errors import DataError
+from mltrain.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def _found_images(root: Path, parts: list[TablePart]) -> tuple[Path, dict[str, s
         return found, {}
     places = find_by_name(root, images)
     if places:
-        log.info("%d images are found by their name in folders below %s", len(places), root)
+        log.info("%s found by name in folders below %s", counted(len(places), "image", "are"), root)
     return root, places
 
 

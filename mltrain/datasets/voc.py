@@ -21,7 +21,7 @@ from mltrain.datasets.splits import Splits, log_labels, without_train
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet
 from mltrain.progress import track
-from mltrain.text import first_few
+from mltrain.text import counted, first_few
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +137,8 @@ def _classes(name: str, images: list[ObjectImage]) -> Sequence[str]:
     if not other:
         return CLASSES
     log.warning(
-        "%s: %d classes of the annotations are none of VOC's 20 (%s), so the classes are those of the annotations: %s",
-        *(name, len(other), first_few(other), first_few(sorted(found), 20)),
+        "%s: of the annotations, %s none of VOC's 20 (%s), so the classes are those of the annotations: %s",
+        *(name, counted(len(other), "class", "are"), first_few(other), first_few(sorted(found), 20)),
     )
     return sorted(found)
 

@@ -148,7 +148,7 @@ def _read(name: str, places: Sequence[Path], names: list[str], base: Path, own: 
         raise DataError(f"{name}: no image in {where}; suffixes of images: {' '.join(SUFFIXES)}")
     if without == len(files):
         raise DataError(
-            f"{name}: none of {len(files)} images has a file of labels; expected, for the first, "
+            f"{name}: none of {counted(len(files), 'image')} has a file of labels; expected, for the first, "
             f"{_label_file(listed[0])}"
         )
     log.info(

@@ -204,7 +204,7 @@ class _MeanToken(nn.Module):
         return self.model.features(images)
 
     def classify(self, features: Features) -> Tensor:
-        return features.tokens.mean(dim=1)
+        return features.pooled
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +16,13 @@ from mltrain.engine.distributed import Distributed
 from mltrain.engine.run_folder import WEIGHTS
 from mltrain.engine.shard import whole
 from mltrain.engine.signals import StopSignal, from_flags, to_flags
-from mltrain.errors import DataError, Interrupted, NonFiniteError
+from mltrain.errors import DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
 from mltrain.metrics.summary import Summary
 from mltrain.models.classifier import Classifier
 from mltrain.pipeline.loader import Batch, EvalLoader
 from mltrain.progress import Meter, Mode
+from mltrain.text import did_you_mean, part_of
 
 Forward = Callable[[Mapping[str, Classifier], torch.Tensor], dict[str, torch.Tensor]]
 """Models by name and a batch of images -> their logits, fp32 (B, C)."""
@@ -62,7 +64,15 @@ class Evaluation:
     """kept instead of the predictions"""
 
     def best(self, by: str) -> str:
-        """Return the name of the weights with the higher figure `by`; the raw weights if both are equal."""
+        """Return the name of the weights with the higher figure `by`; the raw weights if both are equal.
+
+        Raises:
+            MltrainError: the figure is one of the user's own metrics, which did not give it, or gave NaN.
+        """
+        for name, summary in self.summaries.items():
+            if math.isnan(summary.scalars.get(by, math.nan)):
+                gave = "is NaN" if by in summary.scalars else f"is no figure{did_you_mean(by, summary.scalars)}"
+                raise MltrainError(f"metrics.best={by}: {gave} (of the {WEIGHTS.get(name, name)} weights)")
         return max(self.summaries, key=lambda name: self.summaries[name].scalars[by])
 
     def entries(self) -> dict[str, tuple[Any, ...]]:
@@ -228,9 +238,7 @@ def mean_probabilities(model: Classifier, loader: EvalLoader, inference: Inferen
 
 def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
     """Return logits, fp32 (B, C): the backbone runs under autocast, the head in fp32."""
-    with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-        features = model.features(images)
-    return model.classify(features.float()).float()
+    return model.classify(model.exact_features(images, amp_dtype)).float()
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:
@@ -245,7 +253,8 @@ def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:
 def _nan_error(name: str, images: list[int], loader: EvalLoader) -> NonFiniteError:
     weights = WEIGHTS.get(name, name)
     return NonFiniteError(
-        f"{loader.labels.name}: the {weights} weights give NaN for {len(images)} of {len(loader.labels)} images, first "
+        f"{loader.labels.name}: the {weights} weights give NaN for "
+        f"{part_of(len(images), len(loader.labels), 'image')}, first "
         f"for {loader.labels.path(images[0])}. Try runner.amp=off, a lower optimizer.lr or runner.clip_grad_norm=1."
     )
 

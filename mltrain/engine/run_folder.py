@@ -16,6 +16,7 @@
     report.html         the page of the run; a repeat of the training writes it if it is missing
     evaluation*.*, tuning.json    the same of a later evaluation (mltrain evaluate)
     thresholds.json     a threshold for each class (mltrain tune_thresholds)
+    train_features.npz  features of the training images (mltrain demo); can be deleted
     source.json, model.safetensors, classes.txt    weights that were trained elsewhere, or are to be published
 
 Figures of the raw weights are under "val" in all of them, those of the averaged weights under "ema": `WEIGHTS` has the
@@ -52,6 +53,7 @@ REPORT = "report.html"
 EVALUATION = "evaluation.json"
 TUNING = "tuning.json"
 THRESHOLDS = "thresholds.json"
+TRAIN_FEATURES = "train_features.npz"
 SOURCE = "source.json"
 EXTENDED = "extended.json"
 EPOCH = "epoch-{:04d}"  # a checkpoint, without .pt

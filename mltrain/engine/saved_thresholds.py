@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mltrain.errors import ConfigError
+from mltrain.text import counted
 
 
 def read_thresholds(path: Path) -> dict[str, Any]:
@@ -37,5 +38,5 @@ def best_identity(best: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wrong(values: np.ndarray, names: Sequence[str]) -> str:
     if values.shape != (len(names),):
-        return f"{values.size} thresholds for {len(names)} classes"
+        return f"{counted(values.size, 'threshold')} for {counted(len(names), 'class')}"
     return "" if ((values >= 0) & (values <= 1)).all() else "a threshold is no probability"

@@ -22,6 +22,7 @@ from mltrain.errors import CheckpointError
 from mltrain.labels import LabelStats, differences
 from mltrain.models.classifier import Classifier
 from mltrain.optim.ema import ModelEma
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ class TrainState:
             return
         found = differences(class_names, saved, "the dataset", "the checkpoint")
         raise CheckpointError(
-            f"{folder}: the checkpoint has {len(saved)} classes, the dataset {len(class_names)}: {found}. Give the "
+            f"{folder}: the checkpoint has {counted(len(saved), 'class')}, the dataset {len(class_names)}: "
+            f"{found}. Give the "
             "dataset the run was trained on"
         )
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mltrain.text import counted
+
 
 class LabelSet:
     """Images and their sparse targets; immutable.
@@ -311,11 +313,14 @@ def check_class_names(names: Iterable[str], place: str) -> None:
     """Raise ValueError if a class name has a line break or bytes that are no text: `classes.txt` could not hold it."""
     broken = [name for name in names if len(f"{name}.".splitlines()) > 1]
     if broken:
-        raise ValueError(f"{place}: {len(broken)} class names have line breaks: {broken[:5]}; rename these classes")
+        raise ValueError(
+            f"{place}: {counted(len(broken), 'class name', 'have')} line breaks: {broken[:5]}; rename them"
+        )
     foreign = [name for name in names if any("\ud800" <= sign <= "\udfff" for sign in name)]
     if foreign:
         raise ValueError(
-            f"{place}: {len(foreign)} class names are not UTF-8: {foreign[:5]}; rename these classes (or folders), or "
+            f"{place}: {counted(len(foreign), 'class name', 'are')} not UTF-8: {foreign[:5]}; rename the "
+            "classes (or folders), or "
             "set a UTF-8 locale: LC_ALL=C.UTF-8"
         )
 

@@ -19,7 +19,7 @@ from mltrain.longtail.fill import Chooser
 from mltrain.longtail.options import LongTailOptions
 from mltrain.longtail.published import published_selection
 from mltrain.longtail.split import write_split
-from mltrain.text import counted, first_few, first_lines
+from mltrain.text import counted, first_few, first_lines, part_of
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _targets(source: LabelSet, options: LongTailOptions, positives: np.ndarray, 
     short = np.flatnonzero(targets > available)
     if not len(short):
         return targets
-    problem = f"{source.name}: {len(short)} of {source.num_classes} classes have fewer images than wanted"
+    problem = f"{source.name}: {part_of(len(short), source.num_classes, 'class', 'have')} fewer images than wanted"
     if options.shortage == "clip":
         log.warning("%s; their targets are lowered", problem)
         return np.minimum(targets, available)
@@ -277,7 +277,8 @@ def _hold_out(source: LabelSet, options: LongTailOptions, chooser: Chooser, spar
     empty = [source.class_names[k] for k in np.flatnonzero((chooser.counts == 0) & (sizes > 0))]
     if empty:
         log.warning(
-            f"{len(empty)} of {source.num_classes} classes have no validation image, because training needs them all: "
+            f"{part_of(len(empty), source.num_classes, 'class', 'have')} no validation image, because training "
+            "needs them all: "
             f"{first_few(empty)}"
         )
     return np.flatnonzero(chooser.chosen)
@@ -311,12 +312,13 @@ def _log(longtail: LongTail) -> None:
         f"{longtail.name}: {counted(len(longtail.train), 'training image')}, {counted(counts.sum(), 'label')}, "
         f"classes from {counts.max()} to {counted(counts.min(), 'image')}; {groups}"
     )
-    exact, worst = np.count_nonzero(miss == 0), int(miss.argmax())
+    exact, worst = int(np.count_nonzero(miss == 0)), int(miss.argmax())
     if exact == len(counts):
-        log.info("all %d classes have exactly the wanted number of images", exact)
+        log.info("%s exactly the wanted number of images", part_of(exact, exact, "class", "have"))
     else:
         log.info(
-            f"{exact} of {len(counts)} classes have exactly the wanted number of images; {100 * miss.mean():.1f} % off "
+            f"{part_of(exact, len(counts), 'class', 'have')} exactly the wanted number of images; "
+            f"{100 * miss.mean():.1f} % off "
             f"on average, most at {longtail.train.class_names[worst]}: {counts[worst]} for {targets[worst]}"
         )
     if longtail.val is not None:

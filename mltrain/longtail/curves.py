@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mltrain.errors import DataError
 from mltrain.longtail.options import LARGEST
-from mltrain.text import did_you_mean, first_few
+from mltrain.text import did_you_mean, first_few, part_of
 
 
 def pareto(num_classes: int, *, max: int, min: int = 1, b: float = 6.0) -> np.ndarray:
@@ -53,7 +53,8 @@ def explicit(class_names: Sequence[str], counts: str | Mapping[str, int]) -> np.
     missing = [name for name in class_names if name not in found]
     if missing:
         raise DataError(
-            f"{where}: {len(missing)} of {len(class_names)} classes have no count: {first_few(missing)}; name every "
+            f"{where}: {part_of(len(missing), len(class_names), 'class', 'have')} no count: "
+            f"{first_few(missing)}; name every "
             "class (0: no training image with it)"
         )
     return np.array([found[name] for name in class_names], dtype=np.int64)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mltrain.errors import DataError
 from mltrain.labels import LabelStats
 from mltrain.losses.asl import AsymmetricLoss
+from mltrain.text import part_of
 
 ADVICE = "mltrain class_prior RUN writes such a file (columns: class, prior)"
 COLUMNS = (("class", "prior"), ("Classes", "avg_pred"))
@@ -162,7 +163,8 @@ def read_prior(path: str | Path, class_names: tuple[str, ...]) -> np.ndarray:
     missing = [name for name in class_names if name not in found]
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} of the dataset's {len(class_names)} classes are not in it, first {missing[0]!r}; "
+            f"{path}: of the dataset, {part_of(len(missing), len(class_names), 'class', 'are')} not in it, "
+            f"first {missing[0]!r}; "
             f"it must be of the same dataset; {ADVICE}"
         )
     return np.array([found[name] for name in class_names], dtype=np.float32)

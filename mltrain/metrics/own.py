@@ -6,6 +6,7 @@ import contextlib
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,9 @@ from mltrain.metrics.summary import Summary
 
 OwnMetric = Callable[[Tensor, Tensor], Mapping[str, float]]
 """(logits fp32 (N, C), targets int8 (N, C) of 1, 0, -1) -> value by name"""
+
+
+EMPTY: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,13 @@ class SummarizeWithOwn:
             MltrainError: a metric of one's own failed, or gave something other than numbers by new names.
         """
         summary = self.summarize(logits, targets, **settings)
-        scalars = dict(summary.scalars)
+        own = self.own(logits, targets, summary.scalars)
+        self.names.update(dict.fromkeys(own))
+        return replace(summary, scalars={**summary.scalars, **own})
+
+    def own(self, logits: Tensor, targets: Tensor, taken: Mapping[str, float] = EMPTY) -> dict[str, float]:
+        """Return the figures of one's own metrics alone, whose names must not be among `taken`; raises the same."""
+        found: dict[str, float] = {}
         for where, metric in self.metrics:
             try:
                 figures = metric(logits, targets)
@@ -43,9 +53,8 @@ class SummarizeWithOwn:
             if not isinstance(figures, Mapping):
                 raise MltrainError(f"{where} returned {figures!r:.100}; it returns a dict, e.g. {{'my_figure': 12.5}}")
             for name, value in figures.items():
-                scalars[_new_name(where, name, scalars)] = _number(where, name, value)
-                self.names[name] = None
-        return replace(summary, scalars=scalars)
+                found[_new_name(where, name, {**taken, **found})] = _number(where, name, value)
+        return found
 
 
 def _new_name(where: str, name: Any, taken: Mapping[str, float]) -> str:

@@ -25,6 +25,7 @@ from mltrain.metrics.average_precision import (
 )
 from mltrain.metrics.counts import Counts, mean, ratio
 from mltrain.metrics.summary import Absent, Summary, checked_indices
+from mltrain.text import part_of
 
 ZERO_RECALL = 0.001
 """the G-mean, which a single recall of 0 would make 0, takes it as this value"""
@@ -46,7 +47,8 @@ def labels_of(targets: Tensor) -> np.ndarray:
     if len(wrong):
         found = positives[wrong[0]]
         raise ValueError(
-            f"{len(wrong)} of {len(labels)} images have not exactly one label (the first, number {wrong[0]}, has "
+            f"{part_of(len(wrong), len(labels), 'image', 'have')} not exactly one label (the first, number "
+            f"{wrong[0]}, has "
             f"{found}): these metrics are for one label per image"
         )
     return np.where(positives == 1, labels.argmax(axis=1), -1)
@@ -197,7 +199,7 @@ def summarize_single_label(
         raise ValueError("no image has a known label: there is nothing to evaluate")
     if absent == "error" and missing.any():
         first = ", ".join(str(index) for index in np.flatnonzero(missing)[:5])
-        raise ValueError(f"{missing.sum()} of {classes} classes have no image (first indices: {first})")
+        raise ValueError(f"{part_of(int(missing.sum()), classes, 'class', 'have')} no image (first indices: {first})")
     evaluable = np.ones(classes, dtype=bool) if absent == "zero" else ~missing
 
     share = counts.positives / images

@@ -16,6 +16,7 @@ from torch import Tensor
 from mltrain.metrics.counts import Counts, count_at_topk, logit_of, overall_and_per_class, word_figures
 from mltrain.metrics.entries import DenseEntries, KnownEntries
 from mltrain.metrics.label_ranking import label_ranking
+from mltrain.text import counted, part_of
 
 Absent = Literal["exclude", "zero", "error"]
 TITLES = {"map": "mAP", "g_mean": "G-mean", "mauc": "MAUC", "balanced_accuracy": "balanced accuracy"}
@@ -90,9 +91,11 @@ def summarize(
     missing = np.isnan(ap)
     if absent == "error" and missing.any():
         first = ", ".join(str(index) for index in np.flatnonzero(missing)[:5])
-        raise ValueError(f"{missing.sum()} of {classes} classes have no positive (first indices: {first})")
+        raise ValueError(
+            f"{part_of(int(missing.sum()), classes, 'class', 'have')} no positive (first indices: {first})"
+        )
     if absent != "zero" and missing.all():
-        raise ValueError(f"none of the {classes} classes has a positive: there is nothing to evaluate")
+        raise ValueError(f"none of {counted(classes, 'class')} has a positive: there is nothing to evaluate")
     counts = entries.count_above(logit_of(threshold) if cuts is None else cuts)
     unsupported = ~missing & (counts.positives < min_positives)
     negatives = entries.negatives()
@@ -102,7 +105,8 @@ def summarize(
     evaluable = ~unsupported if absent == "zero" else ~(missing | unsupported)
     if not evaluable.any():
         raise ValueError(
-            f"none of the {classes} classes has {min_positives} known positives and {least_negatives} known negatives "
+            f"none of {counted(classes, 'class')} has {counted(min_positives, 'known positive')} and "
+            f"{counted(least_negatives, 'known negative')} "
             "(min_positives, min_negatives): there is nothing to evaluate"
         )
     ap_in_means = np.nan_to_num(ap)

@@ -24,6 +24,11 @@ class Features(NamedTuple):
     grid: tuple[int, int]  # (h, w)
     prefix: Tensor  # (B, P, D): CLS, distillation and register tokens; P may be 0
 
+    @property
+    def pooled(self) -> Tensor:
+        """One vector per image (B, D): the mean of its tokens."""
+        return self.tokens.mean(dim=1)
+
     def float(self) -> Features:
         """Return the features in fp32."""
         return Features(self.tokens.float(), self.grid, self.prefix.float())

@@ -16,7 +16,7 @@ import torch
 
 from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write
-from mltrain.text import close_matches, did_you_mean
+from mltrain.text import close_matches, did_you_mean, part_of
 
 FORMATS = ".npz (class_names, vectors), .pt or .pth (the same in a dict, or name -> vector), or word2vec or GloVe text"
 SHOWN = 5
@@ -65,7 +65,7 @@ def label_embeddings(
         shown = "".join(f"\n  {name}{did_you_mean(name, names, '{!r}')}" for name in missing[:SHOWN])
         more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise DataError(
-            f"{path}: {len(missing)} of {len(class_names)} classes are not in it:{shown}{more}\n"
+            f"{path}: {part_of(len(missing), len(class_names), 'class', 'are')} not in it:{shown}{more}\n"
             "Build one for these classes: mltrain build_label_embeddings"
         )
     return _checked(path, vectors[[row[name] for name in class_names]], class_names)
@@ -225,7 +225,7 @@ def _missing_words(path: Path, missing: Mapping[str, Sequence[str]], classes: in
         lines.append(f"  ... and {len(missing) - SHOWN} more: {', '.join(islice(missing, SHOWN, SHOWN + 20))}")
     return "\n".join(
         [
-            f"{path}: {len(missing)} of {classes} classes have no vector:",
+            f"{path}: {part_of(len(missing), classes, 'class', 'have')} no vector:",
             *lines,
             "Name other words for them: mltrain build_label_embeddings aliases=FILE, one line class=words per class",
         ]

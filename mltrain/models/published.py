@@ -18,6 +18,7 @@ from typing import Any
 from mltrain.errors import CheckpointError, DataError
 from mltrain.models.published_heads import HeadPart, read_head
 from mltrain.models.weights import StateDict, listed, strip_wrappers, tensors_of
+from mltrain.text import part_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = (224, 256, 288, 299, 320, 336, 368, 384, 416, 448, 512, 576, 640)
@@ -302,7 +303,7 @@ def names_by_id(names: Sequence[str], path: Path) -> tuple[str, ...]:
     missing = [name for name in names if name not in table]
     if missing:
         raise DataError(
-            f"{path}: has no name for {len(missing)} of the {len(names)} classes, the first {missing[0]!r}; expected "
+            f"{path}: has no name for {part_of(len(missing), len(names), 'class')}, the first {missing[0]!r}; expected "
             "is a csv with a line id,name for each of them"
         )
     given = [table[name] for name in names]

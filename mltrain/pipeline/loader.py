@@ -194,7 +194,8 @@ class TrainLoader:
         if len(self.corrupt) > self._corrupt_budget:
             first = "".join(f"\n  {line}" for line in list(self.corrupt)[:5])
             raise DataError(
-                f"{len(self.corrupt)} images cannot be decoded, more than corrupt_budget={self._corrupt_budget}; "
+                f"{counted(len(self.corrupt), 'image')} cannot be decoded, more than "
+                f"corrupt_budget={self._corrupt_budget}; "
                 f"the first of them:{first}\nFix or remove them, or raise the budget."
             )
 

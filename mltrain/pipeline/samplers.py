@@ -25,6 +25,7 @@ import torch
 from mltrain.errors import DataError
 from mltrain.labels import LabelSet, LabelStats
 from mltrain.seeding import ORDER, integer_generator, integer_hash
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -282,4 +283,6 @@ def _warn_of_empty_classes(labels: LabelSet, counts: np.ndarray) -> None:
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         names = ", ".join(labels.class_names[c] for c in empty[:5]) + (", ..." if len(empty) > 5 else "")
-        logger.warning("%s: %d classes have no image and are never drawn: %s", labels.name, len(empty), names)
+        logger.warning(
+            "%s: %s no image and cannot be drawn: %s", labels.name, counted(len(empty), "class", "have"), names
+        )

@@ -23,7 +23,7 @@ from mltrain.pipeline.decode import read_image
 from mltrain.pipeline.image_file import open_image
 from mltrain.prepare.download import disk_error
 from mltrain.progress import Meter
-from mltrain.text import first_lines
+from mltrain.text import counted, first_lines, part_of
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +74,14 @@ def shrink(sets: Sequence[LabelSet], base: Path, out: Path, *, size: int, qualit
     except OSError as error:
         raise disk_error(error, out, "out=DIR") from error
     counts = [done[what] for what in ("shrunk", "copied", "before")]
-    log.info("%s: %d images shrunk, %d copied as they are, %d done before", out, *counts)
+    log.info("%s: %s shrunk, %d copied, %d done before", out, counted(counts[0], "image"), *counts[1:])
     note = out / BROKEN
     note.unlink(missing_ok=True)
     if broken:
         note.write_text("".join(f"{line}\n" for line in broken), encoding="utf-8")
         raise DataError(
-            f"{len(broken)} of {sum(done.values())} images cannot be decoded (all in {note}):{first_lines(broken)}\n"
+            f"{part_of(len(broken), sum(done.values()), 'image')} cannot be decoded (all in "
+            f"{note}):{first_lines(broken)}\n"
             "Get these files again, or remove them from the labels, then repeat the command"
         )
 

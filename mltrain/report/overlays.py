@@ -34,9 +34,8 @@ def overlay(image: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
     height, width = image.shape[:2]
     small = Image.fromarray(strength(values, kind).astype(np.float32))
     share = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
-    colours = _colours(share)
     alpha = STRENGTH * share[..., None]
-    return np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return np.rint(image * (1 - alpha) + colours(share) * alpha).astype(np.uint8)
 
 
 def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np.ndarray]], kind: str) -> Image.Image:
@@ -53,23 +52,24 @@ def sheet(image: np.ndarray, overlays: Sequence[tuple[str, float, np.ndarray, np
     places = " x ".join(str(side) for side in overlays[0][3].shape)  # a coarse map looks as smooth as a fine one
     first = captioned(image, [("title", "image"), ("text", f"maps: {kind}, {places}")], width=TILE, rows=2)
     others = [
-        captioned(drawn, [("title", name), ("text", f"{score:.2f}{_peak(values, kind)}")], width=TILE, rows=2)
+        captioned(drawn, [("title", name), ("text", f"{score:.2f}   {peak(values, kind)}")], width=TILE, rows=2)
         for name, score, drawn, values in overlays
     ]
     low = "0, or less" if kind == "evidence" else "lowest of the map"
-    scale = np.rint(_colours(np.linspace(0, 1, 160)[None])).astype(np.uint8)
+    scale = np.rint(colours(np.linspace(0, 1, 160)[None])).astype(np.uint8)
     return with_scale(tiled([first, *others], COLUMNS), scale, f"{kind}: {low}", "highest of the map")
 
 
-def _colours(share: np.ndarray) -> np.ndarray:
+def colours(share: np.ndarray) -> np.ndarray:
     """Return the colours of shares 0..1 (...), as float64 (..., 3) in 0..255."""
     import matplotlib
 
-    colours: np.ndarray = matplotlib.colormaps["inferno"](share)[..., :3] * 255
-    return colours
+    found: np.ndarray = matplotlib.colormaps["inferno"](share)[..., :3] * 255
+    return found
 
 
-def _peak(values: np.ndarray, kind: str) -> str:
+def peak(values: np.ndarray, kind: str) -> str:
+    """Say how high a map is, which its colours do not: evidence in logits, attention as a multiple of its mean."""
     if kind == "attention":
-        return f"   peak {values.max() / values.mean():.1f} x mean"
-    return f"   peak {values.max():+.2g} logit" if values.max() > 0 else "   no evidence"
+        return f"peak {values.max() / values.mean():.1f} x mean"
+    return f"peak {values.max():+.2g} logit" if values.max() > 0 else "no evidence"

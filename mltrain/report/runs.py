@@ -76,13 +76,13 @@ def read_runs(folders: Iterable[Path], load: Load) -> list[RunRecord]:
     Raises:
         DataError: a folder does not exist.
     """
-    folders = list(folders)
+    folders = [followed(folder) for folder in folders]
     found: dict[Path, Path] = {}
     jobs: dict[tuple[str, ...], dict[str, Any]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name the folder of runs (paths.runs), or run folders")
-        for place, names, files in walk(followed(folder)):
+        for place, names, files in walk(folder):
             path = Path(place)
             if CONFIG in files:
                 found[path.resolve()] = path

@@ -49,7 +49,7 @@ from mltrain.runs.features import evaluation_cache, training_cache
 from mltrain.runs.folder import build_model, on_device
 from mltrain.runs.notices import describe_model, earlier_pooling, earlier_runs
 from mltrain.runs.offline import offline
-from mltrain.runs.own_parts import build_callbacks, with_own_metrics
+from mltrain.runs.own_parts import build_callbacks, check_own_best, with_own_metrics
 from mltrain.runs.same_data import remember
 from mltrain.runs.teacher import load_teacher
 from mltrain.seeding import seed_start
@@ -87,6 +87,8 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
     callbacks = build_callbacks(cfg)
     if cfg.metrics.best == "map_unseen":
         check_unseen(splits.val, stats, cfg.metrics.min_positives)
+    summarize_all = summarizer(cfg, stats)
+    check_own_best(cfg, summarize_all, splits.val)
     step, train_loader = build_training(cfg, dist, parts, extension)
     curriculum = _curriculum(cfg, parts, step, train_loader, folder)
     plain = OmegaConf.to_container(cfg, resolve=True)
@@ -122,7 +124,7 @@ def assemble(cfg: DictConfig, dist: distributed.Distributed) -> Runner:
         test_loader=None if splits.test is None else eval_loader(cfg, dist, splits.test, model),
         train_labels=splits.train,
         stats=stats,
-        summarize=summarizer(cfg, stats),
+        summarize=summarize_all,
         dist=dist,
         folder=folder,
         config=config,
@@ -305,8 +307,9 @@ def build_train_loader(cfg: DictConfig, dist: distributed.Distributed, parts: Pa
     sampler = instantiate(cfg.sampler, "sampler", labels=splits.train, stats=stats, seed=cfg.seed)
     if len(sampler) < parts_of_step:
         raise ConfigError(
-            f"{splits.train.name}: {len(sampler)} images per epoch are too few for runner.accumulate="
-            f"{cfg.runner.accumulate} over {dist.world_size} processes, which cut a step into {parts_of_step} parts"
+            f"{splits.train.name}: {counted(len(sampler), 'image', 'are')} too few in an epoch for runner.accumulate="
+            f"{cfg.runner.accumulate} over {counted(dist.world_size, 'process')}, which cut a step into "
+            f"{counted(parts_of_step, 'part')}"
         )
     augment = instantiate(cfg.augment, "augment", image_size=model.backbone.image_size)
     return TrainLoader(

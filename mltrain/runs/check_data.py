@@ -11,7 +11,7 @@ from mltrain.config.rules import SINGLE_LABEL
 from mltrain.datasets.splits import Splits, check_files, check_one_label, check_splits
 from mltrain.errors import ConfigError, DataError
 from mltrain.labels import LabelSet, LabelStats
-from mltrain.text import counted, first_few
+from mltrain.text import counted, first_few, part_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def _check_known(labels: LabelSet) -> None:
     known = len(labels) * labels.num_classes - listed[-1] if labels.fill == 0 else listed[1] + listed[0]
     if len(labels) and not known:
         raise DataError(
-            f"{labels.name}: all targets of the {len(labels)} images are unknown (-1), so there is nothing to learn; "
+            f"{labels.name}: all targets of {counted(len(labels), 'image')} are unknown (-1), so there is "
+            "nothing to learn; "
             "check the labels, dataset.unlabelled and partial"
         )
 
@@ -81,14 +82,15 @@ def _check_evaluable(labels: LabelSet, cfg: DictConfig, trained: int) -> None:
     enough = (positives >= metrics.min_positives) & (negatives >= metrics.min_negatives) & ((negatives > 0) | ~partial)
     if not (enough | (positives == 0) if absent == "zero" else enough & (positives > 0)).any():
         raise DataError(
-            f"{labels.name}: no class has {metrics.min_positives} known positives and {least_negatives} known "
-            "negatives, so there is nothing to evaluate: without a negative every ranking is perfect. Add verified "
+            f"{labels.name}: no class has {counted(metrics.min_positives, 'known positive')} and "
+            f"{counted(least_negatives, 'known negative')}, so there is nothing to evaluate: without a negative "
+            "every ranking is perfect. Add verified "
             "negatives, or lower metrics.min_positives or metrics.min_negatives if they are above 1"
         )
     if absent == "error" and len(empty):
         names = ", ".join(labels.class_names[k] for k in empty[:5])
         raise DataError(
-            f"{labels.name}: {len(empty)} of {labels.num_classes} classes have no positive ({names}"
+            f"{labels.name}: {part_of(len(empty), labels.num_classes, 'class', 'have')} no positive ({names}"
             f"{', ...' if len(empty) > 5 else ''}), and metrics.absent=error; metrics.absent=exclude leaves them out"
         )
 
@@ -120,7 +122,7 @@ def _refuse_unranked(labels: LabelSet, trained: int, *, single_label: bool) -> N
             *(labels.name, len(labels), first_few(sorted(only)), fix),
         )
         return
-    why = f"each class is that of all {len(labels)} images or of none"
+    why = f"each class is that of every image ({len(labels)}) or of none"
     if not labels.fully_labelled:
         why, fix = "because targets are unknown", "Add known negatives, or evaluate on another split"
     else:

@@ -233,13 +233,16 @@ def _names(published: Published, cfg: DictConfig, classes: str | None, dataset: 
         raise ConfigError(f"{file}: a zero-shot head answers for any classes: name them with classes=FILE")
     elif own is not None:
         raise CheckpointError(
-            f"{file}: names {len(own)} classes, and its head gives {wanted} logits; give the right names with "
+            f"{file}: names {counted(len(own), 'class')}, and its head gives {counted(wanted, 'logit')}; give "
+            "the right names with "
             "classes=FILE, one per line"
         )
     else:
         return _numbered(wanted, f"classes=FILE or dataset=NAME gives {wanted} names")
     if wanted is not None and len(names) != wanted:
-        raise ConfigError(f"{key}: {len(names)} classes, and the head of {file} gives {wanted} logits")
+        raise ConfigError(
+            f"{key}: {counted(len(names), 'class')}, and the head of {file} gives {counted(wanted, 'logit')}"
+        )
     return Names(names, origin, tuple(notes))
 
 

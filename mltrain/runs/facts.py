@@ -21,7 +21,7 @@ def facts(run: FinishedRun) -> dict[str, Any]:
         "task": cfg.task,
         "class_names": list(run.class_names),
         "thresholds": thresholds_of(run).tolist() if several else None,
-        "thresholds_from": _origin(run) if several else None,
+        "thresholds_from": thresholds_origin(run) if several else None,
         "image_size": size if isinstance(size, int) else list(size),
         "resize": resize.resize if ours else repr(resize),
         "crop_pct": resize.crop_pct if ours else None,
@@ -33,7 +33,8 @@ def facts(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def _origin(run: FinishedRun) -> str:
+def thresholds_origin(run: FinishedRun) -> str:
+    """Say where the thresholds of a run come from; raises as `load_thresholds`."""
     found = load_thresholds(run)
     if found is None:
         return "metrics.threshold, not tuned"

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from mltrain.config.build import instantiate
 from mltrain.config.compose import load_run
+from mltrain.engine.latest import followed
 from mltrain.engine.run_folder import EMA, RAW, STATS
 from mltrain.engine.state import TrainState, load_fitting, read_best
 from mltrain.errors import CheckpointError, ConfigError
@@ -80,7 +81,7 @@ def load_finished(
         ConfigError: no run folder, a wrong override, or EMA weights of a run that has none.
         CheckpointError: the weights are missing, damaged, or do not fit the config.
     """
-    folder = Path(folder)
+    folder = followed(Path(folder))
     cfg = load_run(folder, overrides, allow_targets=allow_targets) if config is None else config
     state = read_weights(cfg, folder)
     chosen = choose_weights(state, weights, folder)

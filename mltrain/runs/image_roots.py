@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from mltrain.errors import MltrainError
 logger = logging.getLogger(__name__)
 
 
-def image_roots(folder: Path) -> dict[str, Path]:
+def image_roots(folder: Path, imports: Sequence[str] = ()) -> dict[str, Path]:
     """Return the folder of a run's images for each split: that of its config, else that which its data set reads.
 
     The result is empty if the data set cannot be read; pages then have no pictures.
+
+    Args:
+        folder: of the run.
+        imports: packages that the run's config may name, see docs/security.md.
     """
     run, files = RunFolder(folder), dict[str, str]()
     for split in SPLITS:
@@ -42,7 +46,7 @@ def image_roots(folder: Path) -> dict[str, Path]:
     if len(found) == len(files):
         return found
     try:
-        splits = instantiate(load_run(folder).dataset, "dataset")
+        splits = instantiate(load_run(folder, allow_targets=imports).dataset, "dataset")
     except (MltrainError, OSError) as error:
         logger.info("no pictures: the data set cannot be read: %s", str(error).splitlines()[0])
         return found

@@ -26,6 +26,15 @@ def leading_runs(words: Sequence[str]) -> int:
     return max(1, len(list(runs)))
 
 
+def followed_argument(text: str) -> str:
+    """Return an argument of the command line, PATH or KEY=PATH, with `latest` replaced by the folder that it names."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        key, value = "", text
+    found = followed(Path(value))
+    return text if found == Path(value) else f"{key}{equals}{found}"
+
+
 def run_folder(
     word: str,
     words: Sequence[str] = (),

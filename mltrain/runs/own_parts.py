@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from mltrain.callbacks import Callback
 from mltrain.config.build import instantiate
+from mltrain.config.rules import BEST
 from mltrain.engine.callbacks import Callbacks, Named
-from mltrain.errors import ConfigError
+from mltrain.errors import ConfigError, MltrainError
+from mltrain.labels import LabelSet
 from mltrain.metrics.own import SummarizeWithOwn
 from mltrain.metrics.summary import Summary
+from mltrain.text import did_you_mean
 
 CALLBACKS = {"callbacks": True, "logger.callbacks": False}
 """lists of callbacks, and whether they count for the run's identity, so that they may end the training"""
@@ -37,6 +42,29 @@ def with_own_metrics(cfg: DictConfig, summarize: Callable[..., Summary]) -> Call
             raise ConfigError(f"{key}._target_={target}: made {_kind(made)}, which cannot be called; see __call__")
         metrics.append((f"{key} ({target})", made))
     return SummarizeWithOwn(summarize, metrics) if metrics else summarize
+
+
+def check_own_best(cfg: DictConfig, summarize: Callable[..., Summary], labels: LabelSet) -> None:
+    """Refuse a `metrics.best` that no metric of the user gives, before an epoch is trained.
+
+    The metrics see made-up logits of some images. One that cannot work with so few is asked after the first epoch.
+    """
+    best = cfg.metrics.best
+    if best in (None, *BEST[cfg.task]) or not isinstance(summarize, SummarizeWithOwn):
+        return
+    images = np.unique(labels.positive_pairs()[0])[:64]
+    targets = torch.from_numpy(labels.targets_batch(images))
+    logits = torch.randn(targets.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        given = summarize.own(logits, targets)
+    except MltrainError:
+        return
+    if best not in given:
+        known = [*given, *BEST[cfg.task]]
+        raise ConfigError(
+            f"metrics.best={best}: metrics.own gives no such figure{did_you_mean(best, known)}\n"
+            f"allowed: {', '.join(known)}"
+        )
 
 
 def _build(cfg: DictConfig, name: str) -> list[tuple[str, str, Any]]:

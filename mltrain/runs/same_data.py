@@ -27,6 +27,7 @@ from mltrain.errors import ConfigError, DataError
 from mltrain.files import atomic_write, remove_folder, sha256_of
 from mltrain.runs.debug import limited, with_validation
 from mltrain.runs.settings import WEIGHTS_FILE
+from mltrain.text import part_of
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def check_runs(configs: Iterable[DictConfig]) -> bool:
     if len(changed) == 1 and total == 1:
         raise DataError(_refusal(*changed[0]))
     if changed:
-        raise DataError(f"{len(changed)} of {total} runs are of other data. {_refusal(*changed[0])}")
+        raise DataError(f"{part_of(len(changed), total, 'run', 'are')} of other data. {_refusal(*changed[0])}")
     return checked
 
 

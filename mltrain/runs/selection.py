@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mltrain.config.overrides import granted_packages
+from mltrain.config.own_code import NAMES, OPTION, make_importable
 from mltrain.engine.latest import followed
 from mltrain.errors import ConfigError, DataError
 from mltrain.report.runs import Filter, RunRecord, known_keys, lookup, spelled
-from mltrain.text import did_you_mean
+from mltrain.text import counted, did_you_mean
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
@@ -22,6 +24,24 @@ def split_arguments(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
         else:
             filters.append(text)
     return folders, filters
+
+
+def without_imports(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the packages that `paths.imports=[mypkg]` allows, and the other arguments.
+
+    Raises:
+        ConfigError: there is no such package.
+    """
+    keys = tuple(f"paths.{name}=" for name in NAMES)
+    own: list[str] = []
+    rest: list[str] = []
+    for text in arguments:
+        (own if text.startswith(keys) else rest).append(text)
+    packages = [str(package) for package in granted_packages(own)]
+    for package in packages:
+        if (problem := make_importable(package)) is not None:
+            raise ConfigError(f"{OPTION}={package}: {problem}")
+    return packages, rest
 
 
 def select(records: Sequence[RunRecord], filters: Sequence[str], baseline: Sequence[str] = ()) -> list[RunRecord]:
@@ -44,7 +64,7 @@ def select(records: Sequence[RunRecord], filters: Sequence[str], baseline: Seque
 
 def _no_match(records: Sequence[RunRecord], filters: Sequence[Filter]) -> str:
     """Return a message with the filters that match no run, and the values that the runs have."""
-    lines = [f"none of {len(records)} runs is {' and '.join(item.text for item in filters)}"]
+    lines = [f"none of {counted(len(records), 'run')} is {' and '.join(item.text for item in filters)}"]
     for item in filters:
         if not any(item.matches(record) for record in records):
             values = sorted({spelled(value) for found, value in (lookup(r, item.key) for r in records) if found})

@@ -12,7 +12,7 @@ from mltrain.engine.teacher import Teacher
 from mltrain.errors import CheckpointError, ConfigError
 from mltrain.runs.folder import load_finished, on_device
 from mltrain.sizes import in_pixels
-from mltrain.text import first_few
+from mltrain.text import first_few, part_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ def load_teacher(cfg: DictConfig, class_names: tuple[str, ...], device: torch.de
     unknown = [name for name in class_names if name not in column]
     if unknown:
         raise ConfigError(
-            f"distill.teacher={folder}: does not know {len(unknown)} of {len(class_names)} classes of the data set: "
+            f"distill.teacher={folder}: does not know {part_of(len(unknown), len(class_names), 'class')} of the "
+            "data set: "
             f"{first_few(unknown)}; a teacher must have been trained on all of them"
         )
     logger.info(

@@ -29,6 +29,7 @@ from mltrain.metrics.summary import Summary
 from mltrain.metrics.thresholds import F1, Criterion, adjust_logits, best_cut, best_cuts, best_tau, crossed, folds
 from mltrain.report.tables import text_table
 from mltrain.runs.folder import FinishedRun
+from mltrain.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +291,7 @@ def plan_tuning(
     if tune_metric == "words_F1" and not 1 <= (cfg.metrics.words_k or 0) <= len(stats.class_names):
         raise ConfigError(f"tune_metric=words_F1: metrics.words_k={cfg.metrics.words_k} gives no such figure")
     if tune_folds is not None and tune_folds > len(splits.val):
-        raise ConfigError(f"tune_folds={tune_folds}: {splits.val.name} has {len(splits.val)} images")
+        raise ConfigError(f"tune_folds={tune_folds}: {splits.val.name} has {counted(len(splits.val), 'image')}")
     if tune_folds is None and (problem := no_other_split(splits)) is not None:
         raise ConfigError(f"tune: {problem}. {WAY_OUT}")
     tuner = Tuner(
@@ -316,7 +317,8 @@ def no_other_split(splits: Splits) -> str | None:
     shared = sorted(held & {os.path.realpath(path) for path in splits.test.image_paths})
     if shared:
         return (
-            f"{len(shared)} of the {len(splits.test)} images of {splits.test.name} are in {splits.val.name} too, "
+            f"of {counted(len(splits.test), 'image')} of {splits.test.name}, {len(shared)} can be found in "
+            f"{splits.val.name} too, "
             f"e.g. {shared[0]}: what is tuned on one must not be reported on the other"
         )
     return None

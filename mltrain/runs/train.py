@@ -117,7 +117,7 @@ def _finished(cfg: DictConfig, folder: Path, dist: distributed.Distributed) -> d
             logger.info("%s", left)
         if cfg.logger.report and not (folder / REPORT).exists():
             try:
-                images = image_roots(folder)
+                images = image_roots(folder, list(cfg.paths.imports))
             except Exception:  # noqa: BLE001  the report meets the same file, and says so
                 images = {}
             report_at_end(folder, images)

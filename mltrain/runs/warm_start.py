@@ -15,7 +15,7 @@ from mltrain.models.classifier import Classifier
 from mltrain.models.heads.take_over import take_over
 from mltrain.models.weights import HEAD, StoredWeights
 from mltrain.runs.settings import option_name
-from mltrain.text import first_few, spell
+from mltrain.text import first_few, part_of, spell
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _told(copied: set[int] | None, pairs: Mapping[int, int], names: tuple[str, .
     text = f"all {len(names)} classes taken over"
     if fresh:
         start = "starts" if len(fresh) == 1 else "start"
-        text = f"{len(copied)} of {len(names)} classes taken over; {first_few(fresh)} {start} fresh"
+        text = f"{part_of(len(copied), len(names), 'class')} taken over; {first_few(fresh)} {start} fresh"
     folded = [f"{old[j]} as {names[k]}" for k, j in pairs.items() if k in copied and old[j] != names[k]]
     text += f"; {first_few(folded)}" if folded else ""
     apart = [names[k] for k in pairs if k not in copied]

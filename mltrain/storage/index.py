@@ -224,8 +224,8 @@ def _records(archive: str, members: Iterable[Member]) -> np.ndarray:
     if not last.all():
         twice = os.fsdecode(records["name"][~last][0])
         _LOG.warning(
-            "%s: %d names are there more than once, such as %r; the last member of each counts, as for tar and unzip",
-            *(archive, int((~last).sum()), twice),
+            "%s: %s there more than once, such as %r; the last member of each counts, as for tar and unzip",
+            *(archive, counted(int((~last).sum()), "name", "are"), twice),
         )
     return records[last]
 

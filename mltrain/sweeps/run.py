@@ -41,6 +41,7 @@ from mltrain.sweeps import launchers
 from mltrain.sweeps.job import Work
 from mltrain.sweeps.record import ENDED, Check, Record, Sweep, done_by_interrupted_sweep
 from mltrain.sweeps.watch import Watch, summary
+from mltrain.text import part_of
 from mltrain.transcript import typed_words
 
 log = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ def _sum_up(sweep: Sweep, records: list[Record], ended: Exception | None) -> Non
     if failed:
         names = "; ".join(record.label for record in failed[:5])
         more = f"; and {len(failed) - 5} more, named above" if len(failed) > 5 else ""
-        raise MltrainError(f"{len(failed)} of {sweep.total or len(records)} jobs failed: {names}{more}")
+        raise MltrainError(f"{part_of(len(failed), sweep.total or len(records), 'job')} failed: {names}{more}")
     if ended is not None and lost:
         raise MltrainError(
             f"the launcher ended early, {type(ended).__name__}: {ended}\njobs without an end: "

@@ -41,7 +41,7 @@ def test_dataset_stats_says_that_it_takes_the_drawn_shapes(
 def test_missing_and_unreadable_images_are_counted(
     call: Call, odd: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    missing = "csv/train: 1 of 6 image files are missing"
+    missing = "csv/train: 1 of 6 image files is missing"
     for words in (["dataset_stats"], ["convert_labels", f"out={tmp_path}/out.csv"]):
         caplog.clear()
         assert call(*words, "dataset=csv", odd).code == 0

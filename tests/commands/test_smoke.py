@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,19 @@ def explain(call: Call, run: Path, folder: Path) -> None:
     done(call, "explain", run, photo(folder), "topk=1", "out=maps")
     assert (folder / "maps" / "photo.png").is_file()
     assert len(list((folder / "maps" / "photo").iterdir())) == 1
+
+
+@work
+def demo(call: Call, run: Path, folder: Path) -> None:
+    from mltrain.runs import demo_server
+
+    served: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_server, "import_gradio", lambda: None)
+        patch.setattr(demo_server, "serve", lambda gradio, opened, host, **settings: served.update(settings))
+        done(call, "demo", run, "port=0", "nearest=2")
+    beside, below = served["answer"](str(photo(folder)))
+    assert "20 classes" in beside and below.count("cosine") == 2
 
 
 @work

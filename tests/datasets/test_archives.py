@@ -126,7 +126,7 @@ def test_the_same_member_in_two_splits_is_noticed(tmp_path: Path) -> None:
         return LabelSet.from_lists(name="v", root=root, files=files, class_names=["c"], positives=[[0]] * len(files))
 
     for shared in (labels(archive, "0.png"), labels(tmp_path, "link.tar/0.png"), labels(archive, "hard.png")):
-        with pytest.raises(DataError, match=r"v shares 1 of its 1 images"):
+        with pytest.raises(DataError, match=r"v shares 1 of its 1 image with"):
             check_splits(Splits(labels(archive, "0.png", "1.png"), shared))
     check_splits(Splits(labels(archive, "0.png", "1.png"), labels(archive, "2.png")))
     check_splits(Splits(labels(archive, "0.png"), labels(tmp_path, "1.png")))

@@ -112,7 +112,7 @@ def test_corrections_that_do_not_fit_are_refused(content: str, message: str, fil
 
 def test_a_missing_file_is_named(file: Path) -> None:
     with pytest.raises(
-        DataError, match=r"corrections: 1 of 1 expected paths are missing\n  missing  .*corrections.csv\n"
+        DataError, match=r"corrections: 1 of 1 expected path is missing\n  missing  .*corrections.csv\n"
     ):
         read_corrections(file)
 

@@ -93,10 +93,10 @@ def test_data_sets_are_compared_part_by_part_and_read_back() -> None:
     new = Fingerprint.of(splits, {"model.checkpoint": "ac", "head.embeddings": "dd"})
     assert Fingerprint.from_arrays(content).differences(new, splits) == [
         "val: 1 with other labels (the first: v.jpg, now cat)",
-        "test: no such split then, 1 images now",
+        "test: no such split then, 1 image now",
         "model.checkpoint: the file has another content",
     ]
-    assert new.differences(old, Splits(train, val))[1] == "test: 1 images then, no such split now"
+    assert new.differences(old, Splits(train, val))[1] == "test: 1 image then, no such split now"
     with pytest.raises(KeyError):
         Fingerprint.from_arrays({"about": {}})
 

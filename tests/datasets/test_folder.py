@@ -68,7 +68,7 @@ def test_a_test_folder_is_read_on_demand(tmp_path: Path) -> None:
         (("train/cat/1.txt", "val/cat/2.jpg"), {}, "train: no image in its 1 folders"),
         (("train/cat/1.jpg", "val/cat/2.jpg"), {"train": "."}, "inside train"),
         (("train/cat/1.jpg",), {"val_fraction": 0.5}, "leaves train or val empty"),
-        (("train/cat/1.jpg",), {}, "1 of 2 expected paths are missing"),
+        (("train/cat/1.jpg",), {}, "1 of 2 expected paths is missing"),
         (("train/cat/1.jpg",), {}, "dataset.val_fraction=0.1"),
     ],
 )

@@ -122,7 +122,7 @@ def test_all_contradictions_are_listed_at_once(tmp_path: Path) -> None:
     [
         (targets(), ids()[:-1], "23 image ids, but class_freq.pkl has the labels of 24 images"),
         (targets(), [*ids()[:-1], ids()[0]], "1 image ids are listed twice"),
-        (targets(), [*ids()[:-1], "554625"], "1 of 24 image ids are none of VOC 2012's, the first '554625'"),
+        (targets(), [*ids()[:-1], "554625"], "1 of 24 image ids is none of VOC 2012's, the first '554625'"),
         (targets()[:, :19], ids(), "19 classes; VOC-MLT has 20 and COCO-MLT 80"),
         (targets() * 2, ids(), "other values than 0 and 1"),
     ],
@@ -158,7 +158,7 @@ def test_ids_in_a_real_pickle_are_refused(tmp_path: Path) -> None:
 def test_missing_files_are_listed(tmp_path: Path) -> None:
     write_official(tmp_path, targets(), ids())
     (tmp_path / "class_split.pkl").unlink()
-    with pytest.raises(DataError, match="1 of 3 expected paths are missing") as error:
+    with pytest.raises(DataError, match="1 of 3 expected paths is missing") as error:
         read_official(tmp_path)
     assert f"missing  {tmp_path / 'class_split.pkl'}" in str(error.value)
 

@@ -200,7 +200,7 @@ def test_images_are_found_by_name_in_other_folders(tmp_path: Path) -> None:
     assert splits.train.file(0) == "actor/1_11.jpg"
     check_files(splits.train)
     (tmp_path / "Flickr" / "lake" / "1_11.jpg").touch()
-    with pytest.raises(DataError, match=r"1 names stand for several files, the first 1_11\.jpg"):
+    with pytest.raises(DataError, match=r"1 name stands for several files, the first 1_11\.jpg"):
         nuswide_csv(file=file, root=str(tmp_path / "Flickr"), match_names=True)
     with pytest.raises(DataError, match="4 of 4 images are nowhere below it"):
         nuswide_csv(file=file, root=str(tmp_path / "x"), match_names=True)

@@ -175,7 +175,7 @@ def test_a_broken_row_is_named_with_its_line(
         ("", "no column ImageID; found an empty file"),
         ("ImageID,Source,LabelName\n", "no column Confidence"),
         (HEADER, "no row below the header"),
-        (rows((A, "/m/0none", "1")), "none of its 1 rows is of one of the 4 classes"),
+        (rows((A, "/m/0none", "1")), "its rows (1) have none of the classes (4)"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -91,7 +91,7 @@ def test_several_images_or_labels_in_a_sample_are_chosen(tmp_path: Path) -> None
         ({"1.jpg": b"x", "1.json": '{"labels": true}'}, "train-0.tar/1.jpg has the label True; expected a class index"),
         ({"1.jpg": b"x", "1.json": '{"labels": [1.5]}'}, "has the label 1.5"),
         ({"1.jpg": b"x", "1.json": '{"labels": ["a", 1]}'}, "some labels are class indices .1. and others are names"),
-        ({"1.jpg": b"x", "1.cls": "0", "2.jpg": b"x"}, "1 of 2 samples lack an image or their labels .cls."),
+        ({"1.jpg": b"x", "1.cls": "0", "2.jpg": b"x"}, "1 of 2 samples lacks an image or their labels .cls."),
         ({"1.jpg": b"x", "1.cls": "0", "2.cls": "0"}, "2: no image among cls"),
         ({"1.jpg": b"x"}, "labels are in .cls, .json or .txt files; found .jpg .1."),
         ({"1.jpg": b"x", "1.txt": "caat"}, "has the label 'caat', none of the 2 classes; did you mean 'cat'"),

@@ -46,7 +46,7 @@ def test_a_link_to_nothing_counts_as_missing(tmp_path: Path, kind: str) -> None:
     if kind == "broken link":
         root.mkdir()
         (root / "0.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    with pytest.raises(DataError, match="1 of 1 image files are missing"):
+    with pytest.raises(DataError, match="1 of 1 image file is missing"):
         check_files(labelled(root, ["0.jpg"]))
 
 
@@ -68,7 +68,7 @@ def test_an_image_that_is_no_regular_file_is_named_with_what_it_is(tmp_path: Pat
     else:
         os.mkfifo(path)
     with pytest.raises(
-        DataError, match=rf"1 of 2 images under .* are no regular files.*\n  0\.jpg: .*{re.escape(kind)}"
+        DataError, match=rf"of 2 images under .*, 1 cannot be read as a regular file.*\n  0\.jpg: .*{re.escape(kind)}"
     ):
         check_files(labelled(tmp_path, ["0.jpg", "1.jpg"]))
     check_files(labelled(tmp_path, ["1.jpg"]))
@@ -175,7 +175,7 @@ def test_all_expected_paths_are_listed_once_found_or_missing(tmp_path: Path) -> 
     with pytest.raises(DataError) as error:
         require_paths("x", [tmp_path / "here", tmp_path / "gone", tmp_path / "gone"], "get it there")
     assert str(error.value).splitlines() == [
-        "x: 1 of 2 expected paths are missing",
+        "x: 1 of 2 expected paths is missing",
         f"  found    {tmp_path / 'here'}",
         f"  missing  {tmp_path / 'gone'}",
         "get it there",

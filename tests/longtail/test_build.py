@@ -126,7 +126,7 @@ def test_a_class_without_a_validation_image_is_named(caplog: pytest.LogCaptureFi
     with caplog.at_level("WARNING"):
         longtail = build(labels, max=10)
     assert longtail.stats.positives.tolist() == [10, 1]
-    assert "1 of 2 classes have no validation image, because training needs them all: b" in caplog.text
+    assert "1 of 2 classes has no validation image, because training needs them all: b" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_images_and_another_gives_others() -> None:

@@ -177,7 +177,7 @@ def test_partial_asl_on_full_labels_is_asl() -> None:
     ("content", "message"),
     [
         ("class,share\na,1\n", "not class and prior"),
-        ("class,prior\na,0.5\n", "1 of the dataset's 2 classes are not in it, first 'b'"),
+        ("class,prior\na,0.5\n", "of the dataset, 1 of 2 classes is not in it, first 'b'"),
         ("class,prior\na,0.5\na,0.5\nb,0\n", "'a' is listed twice"),
         ("class,prior\na,1.5\nb,0\n", "line 2.*'1.5', not in 0 to 1"),
         ("class,prior\na,nan\nb,0\n", "not in 0 to 1"),

@@ -56,7 +56,7 @@ def test_absent_classes_count_as_zero_where_asked(example: tuple[Tensor, Tensor]
 
 def test_absent_classes_are_refused_where_asked(example: tuple[Tensor, Tensor]):
     logits, targets = example
-    with pytest.raises(ValueError, match=f"1 of 8 classes have no positive .*{ABSENT}"):
+    with pytest.raises(ValueError, match=f"1 of 8 classes has no positive .*{ABSENT}"):
         summarize(logits, targets, absent="error")
     present = targets.clone()
     present[0, ABSENT] = 1

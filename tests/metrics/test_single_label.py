@@ -137,7 +137,7 @@ def test_class_without_images_follows_the_policy(absent: str) -> None:
     assert got["g_mean"] == pytest.approx(100 * np.exp(np.log(np.maximum(each, 0.001)).mean()), abs=1e-9)
     assert got["classes_without_images"] == 1
     assert np.isnan(summary.per_class["recall"][3]) and np.isnan(summary.per_class["f1"][3])
-    with pytest.raises(ValueError, match=r"1 of 6 classes have no image.*3"):
+    with pytest.raises(ValueError, match=r"1 of 6 classes has no image.*3"):
         summarize_single_label(logits, one_hot(labels, 6), absent="error")
 
 

@@ -122,7 +122,7 @@ def test_npz_and_torch_files_give_vectors_by_name_in_any_order(tmp_path: Path) -
     torch.save({"a b": tensors[0], "ä": tensors[1], "unused": tensors[1]}, tmp_path / "dict.pth")
     for file in ("sub/e.npz", "pair.pt", "dict.pth"):
         np.testing.assert_array_equal(label_embeddings(tmp_path / file, ["ä", "a b"]), vectors[::-1])
-    with pytest.raises(DataError, match=r"1 of 2 classes are not in it:\s+a bb; did you mean 'a b'"):
+    with pytest.raises(DataError, match=r"1 of 2 classes is not in it:\s+a bb; did you mean 'a b'"):
         label_embeddings(tmp_path / "dict.pth", ["ä", "a bb"])
     with pytest.raises(ConfigError, match="aliases are for word vectors"):
         label_embeddings(tmp_path / "dict.pth", ["ä"], aliases={"ä": "a b"})

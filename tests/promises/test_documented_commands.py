@@ -13,6 +13,7 @@ import runpy
 import shutil
 import sys
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from mltrain.config.compose import load
 from mltrain.config.overrides import Source, scan_overrides
 from mltrain.config.sweep_settings import compose_settings
 from mltrain.errors import MltrainError
+from mltrain.runs import demo_server
 from tests.promises.documented import Command, commands
 from tests.promises.runs import ROOT, TINY, fit
 from tests.storage.made import make_tar, make_zip
@@ -108,6 +110,13 @@ def test_pages_have_commands() -> None:
     assert len(TRAINING) > 20 and len(OTHER_TOOLS) > 20
 
 
+def test_the_first_sweep_is_the_same_on_both_pages() -> None:
+    first = {
+        page: next(c for c in COMMANDS if c.page == page and "-m" in c.words) for page in ("README.md", "scale.md")
+    }
+    assert first["README.md"].words == first["scale.md"].words
+
+
 @pytest.mark.parametrize("command", TRAINING, **each)
 def test_documented_training_composes(command: Command) -> None:
     words = ["dataset=coco" if word == "dataset=..." else word for word in command.arguments]
@@ -176,6 +185,10 @@ def test_documented_tools_run(
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)  # made once, with the proxies of that time
     logging.getLogger("mltrain").handlers.clear()  # of another test's standard error
+    if command.tool == "tools/demo.py":  # all but the server, which would wait for Ctrl-C
+        monkeypatch.setattr(demo_server, "import_gradio", lambda: None)
+        monkeypatch.setattr(demo_server, "listening", lambda host, port: nullcontext())
+        monkeypatch.setattr(demo_server, "serve", lambda *arguments, **settings: None)
     monkeypatch.setattr(sys, "argv", [command.tool, *command.arguments, *SHORTER.get(command.tool, [])])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / command.tool), run_name="__main__")

@@ -42,7 +42,7 @@ def test_a_split_in_which_every_ranking_is_perfect_is_refused(tmp_path: Path) ->
     assert "csv/val: no class has both a positive and a negative image" in text and "mAP 100" in text
     assert "nothing to evaluate" in refused(tmp_path, [*rows[:2], "4.png,?a;?b,val"])
     text = refused(tmp_path, [*rows[:2], "2.png,a,train", "3.png,b,train", "4.png,a,val"])
-    assert "each class is that of all 1 images or of none" in text and "dataset.val_fraction=0.4" in text
+    assert "each class is that of every image (1) or of none" in text and "dataset.val_fraction=0.4" in text
     text = refused(tmp_path, [*rows[:2], *VAL, "2.png,a,test", "3.png,a,test"])
     assert "csv/test: no class has both" in text and "dataset.test_fraction=0.5" in text
 

@@ -32,7 +32,7 @@ from tests.promises.runs import ROOT, TINY, environment, fit
         (["head=ml_decoder", "head.ffn_dim=0"], ConfigError, r"head .*ffn_dim=0"),
         (["model.checkpoint=/nowhere/weights.pt"], CheckpointError, r"/nowhere/weights\.pt: no such file"),
         (["model.name=test_vit", "model.image_size=33"], ConfigError, r"model\.image_size=33"),
-        (["runner.accumulate=81"], ConfigError, r"80 images per epoch are too few for runner\.accumulate=81"),
+        (["runner.accumulate=81"], ConfigError, r"80 images are too few in an epoch for runner\.accumulate=81"),
         (["metrics.absent=error", "dataset.num_val=2"], DataError, r"shapes/val: \d+ of 20 classes.*metrics\.absent"),
         (["metrics.threshold=1"], ConfigError, r"metrics\.threshold=1.*exclusive"),
         (["metrics.medium_min=0"], ConfigError, r"metrics\.medium_min=0.*at least 1"),

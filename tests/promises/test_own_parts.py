@@ -22,6 +22,7 @@ from mltrain.config.compose import load
 from mltrain.config.identity import run_id
 from mltrain.engine.run_folder import read_result
 from mltrain.errors import ConfigError, MltrainError
+from mltrain.runs.obtain import followed_argument
 from tests.promises.documented import commands
 from tests.promises.runs import ROOT, TINY
 
@@ -157,3 +158,67 @@ def test_a_dotted_option_stands_for_a_file_with_that_target(outside: Path, data_
     by_file = load(["loss=mine", "paths.imports=[odd_parts]"], source=Source(extra=(outside / "configs",)))
     assert by_name.loss == by_file.loss and run_id(by_name) == run_id(by_file)
     assert by_name.name == "small-gap-Squares"
+
+
+READER = """
+from mltrain.datasets import read_csv
+from mltrain.datasets.splits import Splits
+from torch import nn
+
+def rows(*, where, name="rows"):
+    def split(part): return read_csv(where, root="photos", split=part, name=f"{name}/{part}")
+    return Splits(split("train"), split("val"), None)
+
+class Head(nn.Module):
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(in_features, num_classes)
+    def forward(self, tokens): return self.layer(tokens.mean(1))
+
+class Wrong:
+    def __call__(self, logits, targets): return {"minus_wrong": -float(((logits > 0) != (targets == 1)).float().mean())}
+
+class Nan:
+    def __call__(self, logits, targets): return {"mine": float("nan")}
+"""
+
+
+def test_every_command_takes_the_imports_of_a_run(outside: Path, data_folder: Path) -> None:
+    (outside / "my_own.py").write_text(READER)
+    (outside / "photos").mkdir()
+    lines = ["image,labels,split"]
+    for k in range(24):
+        Image.new("RGB", (40, 30), (10 * k, 100, 0)).save(outside / f"photos/{k}.jpg")
+        lines.append(f"{k}.jpg,{'sea' if k % 2 else 'sky'},{'train' if k < 16 else 'val'}")
+    (outside / "labels.csv").write_text("\n".join(lines) + "\n")
+    own, imports = ["dataset=my_own.rows", "dataset.where=labels.csv", "head=my_own.Head"], "paths.imports=[my_own]"
+    best = ["metrics.own=[{_target_: my_own.Wrong}]", "metrics.best=minus_wrong"]
+    type_command(["train", *own, *best, imports], data_folder)
+    (folder,) = (path.parent for path in (outside / "runs").rglob("result.json"))
+    result = read_result(folder)
+    assert result is not None and result["best"]["by"] == "minus_wrong"
+    weights = result["best"]["weights"]
+    assert result["best"]["minus_wrong"] == result[weights]["minus_wrong"]
+    assert result[weights]["minus_wrong"] == max(
+        result[name]["minus_wrong"] for name in ("val", "ema") if name in result
+    )
+    for words in (
+        ["evaluate", "runs/latest"],
+        ["predict", "runs/latest", "photos"],
+        ["tune_thresholds", str(folder)],
+        ["results"],
+        ["results", "runs/latest"],
+        ["report", "runs"],
+        ["report", str(folder), "out=page.html"],
+    ):
+        type_command([*map(followed_argument, words), imports], data_folder)
+    assert '"pictures":[{' in (outside / "page.html").read_text(encoding="utf-8"), "the data set was read"
+    with pytest.raises(ConfigError, match=r"paths.imports=my_onw: there is no package my_onw"):
+        type_command(["report", str(folder), "paths.imports=[my_onw]"], data_folder)
+    more = ["metrics.own=[{_target_: my_own.Wrong},{_target_: my_own.Nan}]", imports, "ema=none"]
+    with pytest.raises(ConfigError, match=r"metrics.best=minus_wrnog: .* did you mean minus_wrong"):
+        type_command(["train", *own, *more, "metrics.best=minus_wrnog"], data_folder)
+    with pytest.raises(MltrainError, match=r"metrics.best=mine: is NaN"):
+        type_command(["train", *own, *more, "metrics.best=mine"], data_folder)
+    with pytest.raises(ConfigError, match=r"no such figure; did you mean map.*or one that metrics.own gives"):
+        load(["metrics.best=mapp"])

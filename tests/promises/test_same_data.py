@@ -193,7 +193,7 @@ def test_a_sweep_refuses_before_anything_runs(place: Path) -> None:
     sweep = ["-m", *again(place, "seed=0,1", f"hydra.sweep.dir={place}/sweep")]
     change(place, "2.png,", "2.png,a;b;c;")
     text = refused(sweep)
-    assert text.startswith("nothing was run: 1 of 2 runs are of other data. ") and "2.png" in text
+    assert text.startswith("nothing was run: 1 of 2 runs is of other data. ") and "2.png" in text
     assert not (place / "sweep").exists()
 
 

@@ -61,7 +61,7 @@ def test_a_run_reports_seen_and_unseen_classes_and_evaluates_again_the_same(
     again = json.loads((folder / "evaluation.json").read_text())
     assert again["val"] == pytest.approx(result["val"])
     np.savez(file, class_names=CLASS_NAMES[1:], vectors=np.ones((19, 8)))
-    with pytest.raises(DataError, match=f"1 of 20 classes are not in it:\\s+{CLASS_NAMES[0]}"):
+    with pytest.raises(DataError, match=f"1 of 20 classes is not in it:\\s+{CLASS_NAMES[0]}"):
         train(load([*overrides, *HEAD, *HIDE, "seed=1"]))
 
 

@@ -141,9 +141,8 @@ def test_tensorboards_own_reader_shows_what_differs_between_runs(run: Path, over
     metrics = {info.name.tag for info in experiment.metric_infos}
     assert {"best/map", "final/OF1", "final/macro_F1", "final/seconds"} <= metrics
     assert experiment.metric_infos[0].name.tag == "best/map"
-    linked = {name for name in multiplexer.Runs() if name.startswith("latest/")}
-    assert linked == {"latest/tensorboard"}, "TensorBoard follows the link to the last run"
-    assert len(set(multiplexer.Runs()) - linked) == 2, "and lists each run once under its own name"
+    assert (runs / "latest").is_file()
+    assert len(multiplexer.Runs()) == 2, "each run once, the last too"
 
 
 def test_a_resumed_run_records_what_an_uninterrupted_one_does(

@@ -128,7 +128,7 @@ def test_tuned_thresholds_are_used_and_named(tmp_path: Path) -> None:
     [
         ({"best": {"epoch": 1, "step": 25}}, "of an earlier epoch"),
         ({"weights": "none"}, "is of the none weights"),
-        ({"thresholds": [0.5]}, "1 thresholds for 12 classes"),
+        ({"thresholds": [0.5]}, "1 threshold for 12 classes"),
     ],
 )
 def test_thresholds_that_do_not_fit_are_named_and_not_used(

@@ -227,7 +227,7 @@ def test_folds_give_a_table_that_corrects_the_labels_they_were_trained_on(
     table, page = find_label_errors([str(runs / "fold0"), str(runs / "fold1")])
     assert (table, page) == (runs / "label_errors.csv", runs / "label_errors.html") and page.is_file()
     assert "60 images (all 2 folds of the training images): " in caplog.text
-    assert "1 of 4 classes have no known positive or no known negative" in caplog.text
+    assert "1 of 4 classes has no known positive or no known negative" in caplog.text
     rows = rows_of(table)
     assert list(rows[0]) == ["image", "class", "given", "suggested", "kind", "probability", "score"]
     assert {(row["class"], row["kind"]) for row in rows[:2]} == {("sea", "missing"), ("sea", "wrong")}

@@ -25,6 +25,7 @@ from mltrain.report.results_table import (
     terminal,
     to_csv,
 )
+from mltrain.runs.obtain import followed_argument
 from tests.promises.runs import ROOT
 from tests.report.run_folders import predictions, records, write_run
 
@@ -73,20 +74,38 @@ def test_a_row_ends_in_its_folders_for_the_next_command(table: Comparison, monke
     assert [len(row["folder"].split()) for row in rows] == [1, 2, 0]
 
 
-def test_the_link_to_the_latest_run_is_no_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_is_a_path_to_the_last_run_and_no_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_run(tmp_path / "runs", "loss=bce", map=40.0)
     write_run(tmp_path / "runs", "loss=asl", map=41.0)
-    point_to(tmp_path / "runs" / "latest", folder)
     monkeypatch.chdir(tmp_path)
-    assert Path("runs/latest").readlink() == folder.relative_to(tmp_path / "runs"), "a relative link"
+    latest, relative = Path("runs/latest"), folder.relative_to(tmp_path)
+    latest.symlink_to(folder)  # as earlier versions did
     assert len(records(Path("runs"))) == 2
-    (only,) = records(Path("runs/latest"))
-    assert only.folder == folder.relative_to(tmp_path)
-    point_to(tmp_path / "runs" / "latest", tmp_path / "runs" / "gone")
-    assert len(records(Path("runs"))) == 2, "a link to nothing"
-    (tmp_path / "other" / "latest").mkdir(parents=True)
-    point_to(tmp_path / "other" / "latest", folder)
-    assert not (tmp_path / "other" / "latest").is_symlink(), "somebody's own folder stays"
+    point_to(latest, folder)
+    assert not latest.is_symlink() and latest.read_bytes() == f"{relative.relative_to('runs')}\n".encode()
+    assert len(records(Path("runs"))) == 2
+    (only,) = records(latest)
+    assert only.folder == relative
+    for text, expected in (
+        ("runs/latest", f"{relative}"),
+        ("model.checkpoint=runs/latest/best.pt", f"model.checkpoint={relative}/best.pt"),
+        ("name=latest", "name=latest"),
+        ("other/latest", "other/latest"),
+        ("loss=asl", "loss=asl"),
+    ):
+        assert followed_argument(text) == expected
+    point_to(latest, tmp_path / "runs" / "gone")
+    assert len(records(Path("runs"))) == 2, "a folder that is gone"
+    for own in (tmp_path / "a", tmp_path / "b"):
+        own.mkdir()
+    (tmp_path / "a" / "latest").mkdir()
+    (tmp_path / "b" / "latest").write_text("of somebody\nelse\n")
+    point_to(tmp_path / "a" / "latest", folder)
+    point_to(tmp_path / "b" / "latest", folder)
+    assert (tmp_path / "a" / "latest").is_dir(), "somebody's own folder stays"
+    assert (tmp_path / "b" / "latest").read_text() == "of somebody\nelse\n"
 
 
 def test_best_is_bold_where_there_is_bold(table: Comparison) -> None:

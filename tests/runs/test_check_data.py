@@ -92,5 +92,5 @@ def test_a_run_is_evaluated_without_its_training_images(tmp_path: Path) -> None:
     weights = before["best"]["weights"]
     assert after is not None and after[weights]["map"] == before[weights]["map"]
     (tmp_path / "20.jpg").unlink()
-    with pytest.raises(DataError, match="1 of 20 image files are missing"):
+    with pytest.raises(DataError, match="1 of 20 image files is missing"):
         evaluate(load_run(folder), folder)

@@ -150,7 +150,7 @@ def test_names_that_lead_outside_are_left_out_and_the_last_of_a_name_counts(tmp_
     assert list(storage.walk(path)) == [(str(path), [], ["1.jpg"])]
     assert storage.read_bytes(path / "1.jpg") == b"new"
     assert "3 members left out, because their names lead outside the archive, such as '../up.jpg'" in caplog.text
-    assert "1 names are there more than once, such as '1.jpg'" in caplog.text
+    assert "1 name is there more than once, such as '1.jpg'" in caplog.text
     with pytest.raises(DataError, match=r"no member '../odd.tar'"):
         storage.read_bytes(f"{path}/../odd.tar")
 
