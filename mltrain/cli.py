@@ -1,4 +1,4 @@
-"""Command line: `mltrain COMMAND ARGUMENTS`, or `mltrain COMMAND ARGUMENTS`.
+"""Command line: `mltrain COMMAND ARGUMENTS`.
 
     find the command -> parse -> show the help, or check config and options -> run
 
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from mltrain.console import exit_on_error, prepare_streams
+from mltrain.console import ending_as_rank, exit_on_error, prepare_streams
 from mltrain.errors import ConfigError
 from mltrain.text import counted, did_you_mean
 from mltrain.transcript import recording
@@ -115,7 +115,8 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
-    with recording() if "train" in (name, *arguments[:1]) else nullcontext(), exit_on_error():
+    transcript = recording() if "train" in (name, *arguments[:1]) else nullcontext()
+    with ending_as_rank(), transcript, exit_on_error():
         if name is None:
             if not arguments or arguments[0] in ("-h", "--help"):
                 sys.stdout.write(_overview())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import logging
@@ -73,6 +74,35 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(130)
     finally:
         threading.excepthook = hook
+
+
+@contextmanager
+def ending_as_rank() -> Iterator[None]:
+    """End the process with its exit code at the end of the block if torchrun started it; do nothing otherwise.
+
+    A thread of gloo may still hold the tensor of the last collective, and needs the GIL to release it. Python before
+    3.14 kills a thread that asks for the GIL while the interpreter shuts down. That aborts the process from within
+    C++, so a training that went well would end with SIGABRT. This function does what the interpreter does before that
+    point (it joins threads, calls the functions registered with atexit and flushes the streams) and then ends the
+    process directly.
+    """
+    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
+        yield
+        return
+    code: object = 0
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001 - printed as the interpreter would print it
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def prepare_streams() -> None:

@@ -122,3 +122,31 @@ def test_class_names_that_a_line_cannot_hold_are_refused_and_file_names_may_be_a
         labels(os.fsdecode(b"caf\xe9"))
     assert labels("b").file(0) == file and labels("b").path(0) == f"r/{file}"
     assert len(labels("b").fingerprint()) == 64
+
+
+RANK = """
+import sys, threading, time, torch
+from mltrain.console import ending_as_rank
+
+def multiply():
+    a = torch.ones(400, 400)
+    while True:
+        a @ a  # without the GIL, and asks for it afterwards
+
+with ending_as_rank():
+    threading.Thread(target=multiply, daemon=True).start()
+    time.sleep(0.1)
+    print("done")
+    {}
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(3)", 3), ("pass", 0), ("raise KeyError('x')", 1)])
+def test_a_rank_ends_with_its_exit_code_while_a_thread_of_torch_still_needs_the_gil(end: str, code: int) -> None:
+    """Without `ending_as_rank` Python before 3.14 aborts here, as it did after one in fifty trainings of two ranks."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
+    run = subprocess.run(
+        [sys.executable, "-c", RANK.format(end)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (run.returncode, run.stdout) == (code, "done\n"), run.stderr
+    assert ("KeyError: 'x'" in run.stderr) == (code == 1)

@@ -141,14 +141,15 @@ def choose_splits(listing: Listing, name: str, names: SplitNames) -> Splits:
             *(name, blank, counted(len(listing.rows), "image"), names.where),
             first_few([s for s in chosen.values() if s]),
         )
+    drawn = names.val_fraction > 0 and val in by_split
     unused = [
         f"{key} ({counted(len(images), 'image')})"
         for key, images in by_split.items()
-        if key not in (*chosen.values(), "")
+        if key not in (*chosen.values(), "", val if drawn else "")
     ]
     if unused:
         log.info("%s: splits not used: %s", name, ", ".join(unused))
-    if names.val_fraction > 0 and val in by_split:
+    if drawn:
         log.warning(
             "%s: validation images are drawn from train, so split %s (%s) is not used; without dataset.val_fraction "
             "and dataset.folds it is the validation set",
