@@ -63,7 +63,8 @@ def on_page_markdown(text: str, page: Page, **_: Any) -> str:
         return re.sub(r"(?<!\()\bdocs/([a-z_/]+)(\.md)?\b(?![/.\w])", lambda m: _link_to_page(m[1], up), text)
     # A link that leaves the folder of the pages leads nowhere on the site: its text stays.
     depth = page.file.src_uri.count("/") + 1
-    return re.sub(rf"\[([^\]]+)\]\((?:\.\./){{{depth}}}[^)]+\)", r"\1", text)
+    text = re.sub(rf"\[([^\]]+)\]\((?:\.\./){{{depth}}}[^)]+\)", r"\1", text)
+    return with_fences(text)
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -251,6 +252,42 @@ def _example(line: str) -> str:
     """Return a line of a help text, `COMMAND   what it does`, with the description as a comment above the command."""
     command, _, about = re.sub(r" {3,}", "\0", line.strip(), count=1).partition("\0")
     return f"# {about}\n{command}" if about else command
+
+
+def with_fences(text: str) -> str:
+    """Put indented code blocks into fences with their language, which colours them; those of lists stay."""
+    done: list[str] = []
+    block: list[str] = []
+    inside, in_list = False, False
+    for line in [*text.splitlines(), ""]:
+        inside ^= line.startswith("```")
+        code_line = (
+            line.startswith("    ") and not inside and not in_list and (block or not (done and done[-1].strip()))
+        )
+        if code_line or (block and not line.strip()):
+            block.append(line[4:])
+            continue
+        if block:
+            source = "\n".join(block).rstrip()
+            done += [fence(source, language(source)), ""]
+            block = []
+        if line.strip() and not line.startswith(" "):
+            in_list = bool(re.match(r"([-*]|\d+\.) ", line))
+        done.append(line)
+    if block:
+        source = "\n".join(block).rstrip()
+        done.append(fence(source, language(source)))
+    return "\n".join(done)
+
+
+def language(source: str) -> str:
+    """Return the language of a code block, by its first line."""
+    first = source.lstrip().partition("\n")[0]
+    if re.match(r"(# .*|\w+=\S*|python|mltrain|torchrun|pip|pytest|srun|sbatch|ray|git|docker)( |$)", first):
+        return "yaml" if first.startswith("# @package") else "bash"
+    if re.match(r"(from \S+ import|import|class|def|loss|@\w+)\b", first):
+        return "python"
+    return "text"
 
 
 def fence(text: str, language: str) -> str:
