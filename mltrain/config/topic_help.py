@@ -2,6 +2,8 @@
 
 Everything is read from where it is stated: values and comments from the YAML file of an option, types and defaults from
 the signature of its target, meanings of a loss's options from the docstring, built-in options from `schema`.
+
+`describe` and `section_rows` return it as data: the command line prints text, the documentation site tables.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import inspect
 import itertools
 import re
 import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +38,49 @@ from mltrain.text import did_you_mean, spell
 COMMAND = "mltrain train"
 
 
+@dataclass(frozen=True)
+class Row:
+    """One option: its key, and its default, type and meaning as text."""
+
+    key: str
+    default: str
+    kind: str
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}; {self.meaning}" if self.kind and self.meaning else self.kind or self.meaning
+
+
+@dataclass(frozen=True)
+class Description:
+    """The help on GROUP=OPTION."""
+
+    title: str
+    """the argument that chooses it"""
+    target: str = ""
+    """dotted name of its class or function"""
+    header: str = ""
+    """the comments at the top of its file"""
+    about: str = ""
+    """the docstring of the target up to its arguments; indented lines are formulas"""
+    brings: list[str] = field(default_factory=list)
+    """other settings that come with it"""
+    sets: str = ""
+    """the YAML of a recipe"""
+    rows: list[Row] = field(default_factory=list)
+    example: str = ""
+
+
 def topic_help(topic: str, source: Source) -> str:
     """Return the help on a GROUP, a GROUP=OPTION, a section, or one option of a section. Raises ConfigError."""
     group, equals, option = topic.lstrip("+").partition("=")
     if group in SECTIONS:
         return _section(group, SECTIONS[group], f"{group}.")
     if group in section_options(RootOptions) and group not in source.groups():
-        return _rows_of_section(RootOptions, "", only=group)
+        return _one_row(RootOptions, "", group)
     section, _, key = group.partition(".")
     if section in SECTIONS and key in section_options(SECTIONS[section]):
-        return _rows_of_section(SECTIONS[section], f"{section}.", only=key)
+        return _one_row(SECTIONS[section], f"{section}.", key)
     if section in source.groups() and key:
         raise ConfigError(f"{topic}: name an option of {section}, e.g. --help {section}={_first(section, source)}")
     if group not in source.groups():
@@ -52,7 +88,7 @@ def topic_help(topic: str, source: Source) -> str:
         raise ConfigError(
             f"{topic}: there is no help on {group}{did_you_mean(group, known)}\nallowed: {', '.join(known)}"
         )
-    return _option(group, option, source) if equals else _group(group, source)
+    return _text(describe(group, option, source)) if equals else _group(group, source)
 
 
 def _first(group: str, source: Source) -> str:
@@ -64,21 +100,25 @@ def _first(group: str, source: Source) -> str:
 
 def _section(name: str, section: type, prefix: str) -> str:
     example = next(f"{prefix}{key}={spell(option.default)}" for key, option in section_options(section).items())
-    return f"{name}: {inspect.getdoc(section)}\n\n{_rows_of_section(section, prefix)}\nExample: {COMMAND} {example}\n"
+    rows = _layout(section_rows(section, prefix))
+    return f"{name}: {inspect.getdoc(section)}\n\n{rows}\n\nExample: {COMMAND} {example}\n"
 
 
-def _rows_of_section(section: type, prefix: str, *, only: str | None = None) -> str:
+def section_rows(section: type, prefix: str) -> list[Row]:
+    """Return the options of a built-in section; `prefix` comes before each key."""
     comments = _field_comments(section)
-    options = {key: option for key, option in section_options(section).items() if only in (None, key)}
-    return (
-        aligned(
-            {
-                f"{prefix}{key}={spell(option.default)}": _with_type(_type_of(option), comments.get(key, ""))
-                for key, option in options.items()
-            }
-        )
-        + "\n"
-    )
+    return [
+        Row(f"{prefix}{key}", spell(option.default), _type_of(option), comments.get(key, ""))
+        for key, option in section_options(section).items()
+    ]
+
+
+def _layout(rows: list[Row]) -> str:
+    return aligned({f"{row.key}={row.default}": str(row) for row in rows})
+
+
+def _one_row(section: type, prefix: str, key: str) -> str:
+    return _layout([row for row in section_rows(section, prefix) if row.key == f"{prefix}{key}"]) + "\n"
 
 
 def _type_of(option: Option) -> str:
@@ -114,7 +154,8 @@ def headlines(group: str, source: Source) -> dict[str, str]:
     return {option: _headline(source.file(f"{group}/{option}.yaml")) for option in source.options(group)}
 
 
-def _option(group: str, option: str, source: Source) -> str:
+def describe(group: str, option: str, source: Source) -> Description:
+    """Return the help on an option of a group. ConfigError: the group has no such option."""
     names = source.options(group)
     file = source.file(f"{group}/{option}.yaml")
     if file is None and group == "model" and option.partition(".")[0] in timm_models():
@@ -129,7 +170,7 @@ def _option(group: str, option: str, source: Source) -> str:
     if group in (EXPERIMENT, DEBUG):
         plus = "+" if group == EXPERIMENT else ""
         body = "\n".join(itertools.dropwhile(lambda line: not line or line.startswith("#"), text.splitlines()))
-        return f"{plus}{group}={option}\n\n{header}\n\nIt sets:\n\n{textwrap.indent(body, '    ')}\n"
+        return Description(f"{plus}{group}={option}", header=header, sets=body)
     tree: Any = yaml.safe_load(text) or {}
     brings = [f"{k}={v}" for item in tree.get("defaults", []) if isinstance(item, dict) for k, v in _overrides(item)]
     if "@package _global_" in text:
@@ -137,18 +178,31 @@ def _option(group: str, option: str, source: Source) -> str:
         tree = tree.get(group, {})
     if group == "model" and file.stem == "timm":
         tree["name"] = option
-    target = tree.pop("_target_", None)
-    parts = [f"{group}={option}" + (f": {target}" if target else ""), header]
-    if target and (about := _about(str(target))):
-        parts.append(about)
-    if brings:
-        parts.append(f"It also chooses: {' '.join(brings)}")
-    rows = _rows(group, tree, str(target), _yaml_comments(text)) if target else {}
-    if rows:
-        number = next((key for key in tree if isinstance(tree[key], (int, float)) and tree[key] is not True), None)
-        key = number or next((key for key in tree if key != "name"), next(iter(tree), None))
-        example = f" {group}.{key}={spell(tree[key])}" if key else ""
-        parts += [aligned(rows), f"Example: {COMMAND} {group}={option}{example}"]
+    target = str(tree.pop("_target_", None) or "")
+    rows = _rows(group, tree, target, _yaml_comments(text)) if target else []
+    number = next((key for key in tree if isinstance(tree[key], (int, float)) and tree[key] is not True), None)
+    key = number or next((key for key in tree if key != "name"), next(iter(tree), None))
+    example = f" {group}.{key}={spell(tree[key])}" if key else ""
+    return Description(
+        f"{group}={option}",
+        target=target,
+        header=header,
+        about=_about(target) if target else "",
+        brings=brings,
+        rows=rows,
+        example=f"{COMMAND} {group}={option}{example}" if rows else "",
+    )
+
+
+def _text(described: Description) -> str:
+    if described.sets:
+        return f"{described.title}\n\n{described.header}\n\nIt sets:\n\n{textwrap.indent(described.sets, '    ')}\n"
+    parts = [f"{described.title}: {described.target}" if described.target else described.title]
+    parts += [described.header, described.about]
+    if described.brings:
+        parts.append(f"It also chooses: {' '.join(described.brings)}")
+    if described.rows:
+        parts += [_layout(described.rows), f"Example: {described.example}"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -156,26 +210,26 @@ def _overrides(item: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(key.removeprefix("override ").lstrip("/"), value) for key, value in item.items()]
 
 
-def _rows(group: str, tree: dict[str, Any], target: str, comments: dict[str, str]) -> dict[str, str]:
-    """Return `GROUP.KEY=DEFAULT` of every option of a target with its type and meaning."""
+def _rows(group: str, tree: dict[str, Any], target: str, comments: dict[str, str]) -> list[Row]:
+    """Return every option of a target, as GROUP.KEY."""
     try:
         signature = read_signature(target)
     except TargetError:  # of another package
         signature = Signature(target)
     meanings = docstring_arguments(target)
     values = {key: p.default for key, p in signature.parameters.items() if key not in INJECTED[group]} | tree
-    return {
-        f"{group}.{key}={'???' if value is UNKNOWN else spell(value)}": _with_type(
-            str(signature.parameters.get(key, Parameter()).kind), meanings.get(key) or comments.get(key, "")
+    rows = []
+    for key, value in values.items():
+        kind = str(signature.parameters.get(key, Parameter()).kind)
+        rows.append(
+            Row(
+                f"{group}.{key}",
+                "???" if value is UNKNOWN else spell(value),
+                "" if kind == "any value" else kind,
+                meanings.get(key) or comments.get(key, ""),
+            )
         )
-        for key, value in values.items()
-        if key != "defaults"
-    }
-
-
-def _with_type(kind: str, meaning: str) -> str:
-    kind = "" if kind == "any value" else kind
-    return f"{kind}; {meaning}" if kind and meaning else kind or meaning
+    return [row for row in rows if row.key != f"{group}.defaults"]
 
 
 def _headline(file: Path | None) -> str:

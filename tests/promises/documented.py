@@ -46,14 +46,25 @@ def commands(pages: list[Path]) -> list[Command]:
     return [command for page in pages for command in _of_page(page)]
 
 
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block of a page, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def _of_page(page: Path) -> Iterator[Command]:
     text = page.read_text(encoding="utf-8")
-    variables = dict(re.findall(r'^    (\w+)="([^"]*)"$', text, re.MULTILINE))  # as the page's shell has them
+    # as the page's shell has them
+    variables = dict(re.findall(r'^(?:    )?(\w+)="([^"]*)"$', text, re.MULTILINE))
     lines = enumerate(text.splitlines(), start=1)
+    fence = ""
     for number, line in lines:
+        if mark := re.match(r"\s*```(\w*)", line):
+            fence = "" if fence else mark[1] or "text"
+            continue
         while line.endswith("\\"):  # goes on in the next line
             line = line[:-1] + next(lines)[1].strip()
-        if not re.match(rf"\s{{4,}}((\w+=\S* )*)({'|'.join(PROGRAMS)}) ", line):
+        shell = r"\s*" if fence in ("bash", "sh") else r"\s{4,}"
+        if not re.match(rf"{shell}((\w+=\S* )*)({'|'.join(PROGRAMS)}) ", line):
             continue
         for name, value in variables.items():
             line = line.replace(f"${name}", " ".join(value.split()))
