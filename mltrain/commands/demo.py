@@ -169,12 +169,12 @@ class DemoPage:
 
     def _maps(self, image: np.ndarray, found: Look, rows: list[Row]) -> Part:
         """Return the maps of the predicted classes, or of the best one."""
+        from mltrain.models.explain import why_no_maps
         from mltrain.report.html.demo import Part, map_part
         from mltrain.runs.one_image import visible_part
 
         if found.maps is None:
-            head = type(self.predictor.model.head).__name__
-            return Part("Class maps", f"The head of this run, {head}, has no class maps.")
+            return Part("Class maps", f"There are none: {why_no_maps(self.predictor.model)}.")
         chosen = [row for row in rows if row.predicted] or rows[:1]
         indices = [self.predictor.class_names.index(row.name) for row in chosen]
         maps = found.maps.maps[0, indices].cpu().numpy()
