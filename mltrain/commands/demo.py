@@ -80,7 +80,7 @@ def demo(cfg: DictConfig, folder: Path, options: Options) -> None:
 
 @dataclass(frozen=True)
 class DemoPage:
-    """What the page needs to answer for an image."""
+    """Parts from which the page answers for an image."""
 
     run: FinishedRun
     predictor: Predictor

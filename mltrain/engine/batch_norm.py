@@ -8,6 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mltrain.models.classifier import Classifier
+from mltrain.pipeline.batch import to_device
 from mltrain.pipeline.loader import Batch
 from mltrain.progress import Meter, Mode
 
@@ -58,7 +59,7 @@ def estimate_batch_norm(
         with Meter("estimating batch norm", images, unit="images", mode=progress) as meter:
             for batch in batches:
                 if len(batch.targets):
-                    inputs = batch.inputs(device, memory_format)
+                    inputs = to_device(batch.images, device, memory_format)
                     with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
                         model(inputs)
                     meter.add(len(batch.targets))

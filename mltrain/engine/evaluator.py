@@ -19,7 +19,8 @@ from mltrain.engine.signals import StopSignal, from_flags, to_flags
 from mltrain.errors import DataError, Interrupted, MltrainError, NonFiniteError
 from mltrain.metrics.entries import KnownCollector, KnownEntries
 from mltrain.metrics.summary import Summary
-from mltrain.models.classifier import Classifier
+from mltrain.models.classifier import Classifier, exact_features
+from mltrain.pipeline.batch import to_device
 from mltrain.pipeline.loader import Batch, EvalLoader
 from mltrain.progress import Meter, Mode
 from mltrain.text import did_you_mean, part_of
@@ -210,7 +211,7 @@ def forward_batches(
         for _ in range(loader.rounds):  # the same number on every rank, so that all can agree on stopping
             batch = next(batches, None)
             if batch is not None:
-                images = batch.inputs(dist.device, memory_format)
+                images = to_device(batch.images, dist.device, memory_format)
                 if inference.forward is not None:
                     outputs = inference.forward(models, images)
                 else:
@@ -238,7 +239,7 @@ def mean_probabilities(model: Classifier, loader: EvalLoader, inference: Inferen
 
 def forward_logits(model: Classifier, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
     """Return logits, fp32 (B, C): the backbone runs under autocast, the head in fp32."""
-    return model.classify(model.exact_features(images, amp_dtype)).float()
+    return model.classify(exact_features(model, images, amp_dtype)).float()
 
 
 def _refuse_nan(name: str, logits: torch.Tensor, loader: EvalLoader) -> None:

@@ -166,7 +166,7 @@ def _like(value: Any, own: Any) -> Any:
 
 
 class SpreadModel:
-    """What callbacks see of a sharded model: they run on one rank, which has a part of the weights only."""
+    """Stand-in for a sharded model in callbacks: they run on one rank, which has a part of the weights only."""
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):  # copy, pickle and the like ask whether it has such a method

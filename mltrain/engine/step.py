@@ -21,7 +21,7 @@ from mltrain.optim import schedules
 from mltrain.optim.ema import ModelEma
 from mltrain.optim.schedules import Schedule
 from mltrain.optim.shards import is_sharded, own_part
-from mltrain.pipeline.batch import Batch
+from mltrain.pipeline.batch import Batch, to_device
 from mltrain.seeding import generator_for, seed_step
 
 # A loss scale below this has overflowed in every recent step: the model has diverged, and no scale will help.
@@ -158,7 +158,7 @@ class TrainStep:
 
     def _inputs(self, batch: Batch, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.dist.device
-        images = batch.inputs(device, self.memory_format)
+        images = to_device(batch.images, device, self.memory_format)
         targets = batch.targets.to(device, non_blocking=True)
         if self.mix is not None:
             images, targets = self.mix(images, targets, mix_generator(self.seed, step, micro, self.dist.rank))

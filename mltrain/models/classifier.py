@@ -83,12 +83,6 @@ class Classifier(nn.Module):
         grid = (1, 1) if tokens.shape[1] == 1 else self.backbone.grid
         return Features(tokens, grid, packed[:, :prefix].float())
 
-    def exact_features(self, images: Tensor, amp_dtype: torch.dtype | None) -> Features:
-        """Return the features for inference: the backbone under autocast (None: full precision), its tokens in fp32."""
-        with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-            features = self.features(images)
-        return features.float()
-
     def classify(self, features: Features) -> Tensor:
         """Return the head's logits for a backbone's features."""
         return self.head(features.tokens, **self.given(features))
@@ -105,6 +99,13 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))
+
+
+def exact_features(model: Classifier, images: Tensor, amp_dtype: torch.dtype | None) -> Features:
+    """Return the features for inference: the backbone under autocast (None: full precision), the result in fp32."""
+    with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+        features = model.features(images)
+    return features.float()
 
 
 def _grey(images: Tensor) -> Tensor:

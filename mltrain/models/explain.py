@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mltrain.models.classifier import HEADS, Classifier
+from mltrain.models.classifier import HEADS, Classifier, exact_features
 from mltrain.models.features import Features
 from mltrain.models.heads.common import CLS
 
@@ -55,15 +55,15 @@ def class_maps(model: Classifier, images: Tensor, *, amp_dtype: torch.dtype | No
     Raises:
         ValueError: the head has no `class_maps`, or pools no places of the image.
     """
-    return maps_of(model, model.exact_features(images, amp_dtype))
+    reason = why_no_maps(model)
+    if reason is not None:
+        raise ValueError(reason)
+    return maps_of(model, exact_features(model, images, amp_dtype))
 
 
 @torch.inference_mode()
 def maps_of(model: Classifier, features: Features) -> ClassMaps:
-    """Compute the maps of every class for fp32 features of the backbone; see `class_maps`, which raises the same."""
-    reason = why_no_maps(model)
-    if reason is not None:
-        raise ValueError(reason)
+    """Compute the maps of every class for fp32 features of the backbone of a model that has them (`why_no_maps`)."""
     logits = model.classify(features).float()
     flat: Tensor = model.head.class_maps(features.tokens, **model.given(features))  # type: ignore[operator]
     return ClassMaps(flat.float().unflatten(2, features.grid), logits, model.head.map_kind)  # type: ignore[arg-type]

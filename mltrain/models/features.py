@@ -214,7 +214,7 @@ class Backbone(nn.Module):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether no training changes its features: no parameter is trained, no part is in training mode."""
+        """True if no training changes its features: no parameter is trained, no part is in training mode."""
         was = self.training
         self.train()
         trained = any(p.requires_grad for p in self.parameters())

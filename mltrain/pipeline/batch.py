@@ -30,11 +30,12 @@ class Batch(NamedTuple):
     corrupt: list[str]
     """one line (path and reason) for each image that could not be decoded and is left out"""
 
-    def inputs(self, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
-        """Return the images on a device, in a memory format; stored features have but one."""
-        if self.images.ndim == 4:
-            return self.images.to(device, non_blocking=True, memory_format=memory_format)
-        return self.images.to(device, non_blocking=True)
+
+def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
+    """Return the images of a batch on a device, in a memory format; stored features have but one."""
+    if images.ndim == 4:
+        return images.to(device, non_blocking=True, memory_format=memory_format)
+    return images.to(device, non_blocking=True)
 
 
 class Layout(NamedTuple):
@@ -82,7 +83,7 @@ class ImageSource(Protocol):
 
 
 class Cache(ImageSource, Protocol):
-    """What was computed of every image and is read instead of the files: resized images, or features."""
+    """A source of what was computed from every image and is read instead of the files: resized images, or features."""
 
     def training(self, augment: Transform) -> Transform:
         """Return the transform of what `read` gives; `augment` is that of training images."""

@@ -22,6 +22,7 @@ from mltrain.engine.run_folder import TRAIN_FEATURES
 from mltrain.errors import DataError, NonFiniteError
 from mltrain.files import atomic_write, sha256_of
 from mltrain.labels import LabelSet
+from mltrain.models.classifier import exact_features
 from mltrain.pipeline.loader import EvalLoader
 from mltrain.progress import Meter
 from mltrain.runs.debug import limited
@@ -136,7 +137,7 @@ def _compute(predictor: Predictor, labels: LabelSet) -> tuple[np.ndarray, np.nda
             unread += batch.corrupt
             if len(batch.indices):
                 images = batch.images.to(predictor.device, memory_format=torch.channels_last)
-                found = predictor.model.exact_features(images, predictor.amp_dtype).pooled
+                found = exact_features(predictor.model, images, predictor.amp_dtype).pooled
                 if not found.isfinite().all():
                     raise NonFiniteError("the model gives NaN or infinity for a training image; try runner.amp=off")
                 features.append(torch.nn.functional.normalize(found, dim=1).half().cpu().numpy())

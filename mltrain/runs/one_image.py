@@ -1,4 +1,4 @@
-"""What a run says about one image: its labels, the map of each class, and the image's features."""
+"""Answer of a run to one image: its labels, the map of each class, and the image's features."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mltrain.models.classifier import exact_features
 from mltrain.models.explain import ClassMaps, maps_of, why_no_maps
 from mltrain.pipeline.augment import EvalResize
 from mltrain.runs.predictor import Label, Predictor
 
 
 class Look(NamedTuple):
-    """What one pass of the model over an image gives."""
+    """Result of one pass of the model over an image."""
 
     scores: np.ndarray
     """probabilities (C,), float64"""
@@ -36,7 +37,7 @@ def look(predictor: Predictor, image: np.ndarray) -> Look:
     """
     model = predictor.model
     pixels = predictor.resize(image)[None].to(predictor.device, memory_format=torch.channels_last)
-    features = model.exact_features(pixels, predictor.amp_dtype)
+    features = exact_features(model, pixels, predictor.amp_dtype)
     maps = maps_of(model, features) if why_no_maps(model) is None else None
     logits = (model.classify(features).float() if maps is None else maps.logits).cpu()
     labels = predictor.choose(logits)[0]

@@ -113,7 +113,7 @@ def demo(call: Call, run: Path, folder: Path) -> None:
         patch.setattr(demo_server, "serve", lambda gradio, opened, host, **settings: served.update(settings))
         done(call, "demo", run, "port=0", "nearest=2")
     beside, below = served["answer"](str(photo(folder)))
-    assert "20 classes" in beside and below.count("cosine") == 2
+    assert "20 classes" in beside and below.count("<span>cosine ") == 2
 
 
 @work

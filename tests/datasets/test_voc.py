@@ -147,7 +147,7 @@ def test_an_own_set_has_its_own_classes_and_suffixes(
     check_files(splits.train)
     check_files(splits.val)
     check_splits(splits)
-    assert "3 classes of the annotations are none of VOC's 20 (apron, hard hat, zebra)" in caplog.text
+    assert "of the annotations, 3 classes are none of VOC's 20 (apron, hard hat, zebra)" in caplog.text
     (place / "JPEGImages" / f"000005{suffix}").rename(place / "JPEGImages" / "000005.gif")
     (place / "JPEGImages" / "000005.bmp").touch()
     with pytest.raises(DataError, match=r"trainval\.txt, line 1: there are .*000005\.bmp, .*000005\.gif"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_config_file_composes_and_names_what_exists(path: Path) -> None:
 def test_a_recipe_says_its_command_and_source(path: Path) -> None:
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert header[0] == "# @package _global_"
-    assert header[1].startswith(f"# python tools/train.py +experiment={path.stem}")
+    assert re.match(rf"# python tools/train.py (-m )?\+experiment={path.stem}\b", header[1])
     assert len(header) > 2, "what it reproduces"
 
 

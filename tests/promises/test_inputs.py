@@ -30,7 +30,7 @@ VAL = ["4.png,a,val", "5.png,b,val"]
 
 def test_a_training_set_without_a_known_target_is_refused(tmp_path: Path) -> None:
     rows = ["0.png,?a;?b,train", "1.png,?a;?b,train", *VAL]
-    assert "csv/train: all targets of the 2 images are unknown (-1), so there is nothing to learn" in refused(
+    assert "csv/train: all targets of 2 images are unknown (-1), so there is nothing to learn" in refused(
         tmp_path, rows
     )
 

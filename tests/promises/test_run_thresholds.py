@@ -81,7 +81,7 @@ def without_test(table: Path) -> str:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"test_split": "val"}, "12 of the 12 images .* are in"),
+        ({"test_split": "val"}, "of 12 images of .*, 12 can be found in"),
         ({"file": "without_test.csv", "test_split": None}, "no test split"),
         ({"val_split": "train", "train_split": "val"}, "not the validation split here"),
     ],

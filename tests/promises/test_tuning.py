@@ -56,7 +56,11 @@ def test_without_images_of_its_own_to_report_on_tuning_is_refused(run: Path) -> 
     )
     for file, split, reason in (
         (without_test, None, "no test split"),
-        (same, "test", "1 of the 12 images of csv/test are in csv/val too.*30.png: what is tuned on one must not be"),
+        (
+            same,
+            "test",
+            "of 12 images of csv/test, 1 can be found in csv/val too.*30.png: what is tuned on one must not be",
+        ),
     ):
         cfg.dataset.file, cfg.dataset.test_split = str(file), split
         with pytest.raises(ConfigError, match=f"{reason}.*tune_folds=5"):

@@ -292,7 +292,7 @@ def test_ids_get_their_names_from_a_csv_of_descriptions(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text('LabelName,DisplayName\n/m/1,"Apple, red"\n/m/2,Pear\n/m/3,Pear\n/m/4,Fig\n')
     assert names_by_id(["/m/4", "/m/1"], tmp_path / "d.csv") == ("Fig", "Apple, red")
     assert names_by_id(["/m/2", "/m/3"], tmp_path / "d.csv") == ("Pear (/m/2)", "Pear (/m/3)")
-    with pytest.raises(MltrainError, match="no name for 1 of the 2 classes, the first '/m/9'"):
+    with pytest.raises(MltrainError, match="no name for 1 of 2 classes, the first '/m/9'"):
         names_by_id(["/m/9", "/m/1"], tmp_path / "d.csv")
 
 

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page says about the labels of an image, or why it cannot say anything."""
+    """Text of the page about the labels of an image, or the reason why there is none."""
 
     rows: Sequence[Row] = ()
     summary: str = ""
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def thresholds(self) -> bool:
-        """Whether the table has a column of thresholds."""
+        """Return whether the table has a column of thresholds."""
         return any(row.threshold is not None for row in self.rows)
 
 
