@@ -279,6 +279,7 @@ def test_a_loss_that_need_not_be_compiled_is_eager_where_compiling_fails(monkeyp
         compiled(x, y * 2)
 
 
+@pytest.mark.slow
 def test_with_a_broken_compiler_a_loss_is_eager_and_silent(tmp_path: Path) -> None:
     code = (
         "import torch; from mltrain.losses import AsymmetricLoss; loss = AsymmetricLoss(); "

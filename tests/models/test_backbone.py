@@ -37,7 +37,7 @@ FAMILIES = [
     ("deit_tiny_distilled_patch16_224", 64, "NLC", 192, 4, 2),
     ("eva02_tiny_patch14_224", 70, "NLC", 192, 5, 1),
     ("swin_tiny_patch4_window7_224", 224, "NHWC", 768, 7, 0),
-    ("swinv2_cr_tiny_224", 224, "NCHW", 768, 7, 0),
+    pytest.param("swinv2_cr_tiny_224", 224, "NCHW", 768, 7, 0, marks=pytest.mark.slow),
     ("mambaout_femto", 64, "NHWC", 288, 2, 0),
 ]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mltrain.errors import DataError
 from mltrain.pipeline.augment import EvalResize, TrainAugment
-from mltrain.pipeline.batch import Layout
+from mltrain.pipeline.batch import Layout, to_device
 from mltrain.pipeline.decode import read_image
 from mltrain.pipeline.features import cached_features
 from mltrain.pipeline.loader import EvalLoader, TrainLoader
@@ -45,7 +45,7 @@ def test_batches_hold_the_features_of_their_images(labels, tmp_path, workers):
     seen = 0
     for batch in loader:
         assert batch.images.dtype == torch.float16 and batch.images.shape[1:] == (4, 3)
-        assert torch.equal(batch.inputs(torch.device("cpu"), torch.channels_last), batch.images)
+        assert torch.equal(to_device(batch.images, torch.device("cpu"), torch.channels_last), batch.images)
         for features, index in zip(batch.images, batch.indices.tolist(), strict=True):
             assert torch.equal(features, expected(labels, index))
             seen += 1

@@ -208,6 +208,7 @@ def test_labels_of_validation_and_test_do_not_change_the_choice(
     assert_same(state(a)["model"], state(b)["model"])
 
 
+@pytest.mark.slow
 def test_two_ranks_choose_and_train_as_one_process(overrides: list[str], tmp_path: Path) -> None:
     # No batch-norm and no Adam, as in test_distributed; an odd number of training images.
     smooth = ["model.name=test_vit", "dataset.num_train=81", "optimizer=sgd", "optimizer.lr=1e-2"]

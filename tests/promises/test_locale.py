@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.promises.runs import ROOT, TINY
@@ -39,6 +40,7 @@ def table(folder: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_run_in_a_locale_that_has_no_umlauts(tmp_path: Path) -> None:
     settings = [text for text in TINY if not text.startswith(("dataset.", "runner.epochs", "logger.report"))]
     data = ["dataset=csv", f"dataset.file={table(tmp_path)}", "runner.epochs=1", f"paths.runs={tmp_path}/runs"]

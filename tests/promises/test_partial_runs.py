@@ -98,6 +98,7 @@ def partial_csv(folder: Path) -> list[str]:
     return ["dataset=csv", f"dataset.file={folder}/labels.csv", "runner.batch_size=8", "runner.epochs=1"]
 
 
+@pytest.mark.slow
 def test_evaluation_of_few_known_labels_is_the_same_kept_in_full_and_on_two_ranks(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

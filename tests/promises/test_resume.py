@@ -125,7 +125,7 @@ def test_signal_saves_and_exits_with_its_code(
 
 
 def test_two_ranks_stopped_and_resumed_equal_an_uninterrupted_run(overrides: list[str], tmp_path: Path) -> None:
-    options = [*overrides, "runner.epochs=10", "runner.checkpoint_every_minutes=0.001"]
+    options = [*overrides, "runner.epochs=6", "runner.checkpoint_every_minutes=0.001"]
     execute(torchrun(*options, f"paths.runs={tmp_path}/whole"))
     process = subprocess.Popen(torchrun(*options), env=environment(), stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
@@ -135,7 +135,7 @@ def test_two_ranks_stopped_and_resumed_equal_an_uninterrupted_run(overrides: lis
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0, errors
     folder = next((tmp_path / "runs").rglob("last.pt")).parent
-    assert 0 < state(folder)["step"] < 50, "stopped while it ran"
+    assert 0 < state(folder)["step"] < 30, "stopped while it ran"
     assert not (folder / "result.json").exists()
     execute(torchrun(*options))
     whole = next((tmp_path / "whole").rglob("last.pt")).parent
