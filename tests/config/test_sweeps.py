@@ -259,6 +259,7 @@ def test_a_signal_ends_the_sweep_and_the_command_repeated_goes_on(program: Progr
         assert "sweep: 2 finished before" in said
 
 
+@pytest.mark.slow
 def test_a_rerun_that_was_stopped_runs_again_only_what_it_had_not(program: Program) -> None:
     words = ["seed=0,1", "runner.max_steps=2", "rerun=true", "logger.report=false"]
 

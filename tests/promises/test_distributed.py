@@ -40,6 +40,7 @@ def test_two_ranks_train_and_evaluate_as_one_process(overrides: list[str], tmp_p
             assert results[1][weights][key] == pytest.approx(value, rel=1e-2, abs=0.5), key
 
 
+@pytest.mark.slow
 def test_odd_batch_over_two_ranks_is_refused_with_one_message(overrides: list[str]) -> None:
     done = execute(torchrun(*overrides, "runner.batch_size=9"), code=1)
     assert "runner.batch_size=9" in done.stderr

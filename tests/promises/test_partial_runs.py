@@ -48,6 +48,7 @@ def test_partial_labels_train_with_every_loss_made_for_them(overrides: list[str]
     assert 0 < result["val"]["map"] <= 100
 
 
+@pytest.mark.slow
 def test_a_first_run_gives_the_priors_of_a_second(overrides: list[str]) -> None:
     options = [*overrides, "partial=drop", "runner.epochs=1"]
     first = fit([*options, "loss=csl", "loss.mode=ignore"])
