@@ -43,7 +43,7 @@ BYTES = 9
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured."""
+    """Sizes of what is measured."""
 
     losses: tuple[tuple[int, int], ...] = ((128, 80), (256, 1000), (1024, 9605))
     ap: tuple[tuple[int, int], ...] = ((41_000, 80), (25_000, 9605))
@@ -76,7 +76,7 @@ TINY = Sizes(
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how large to measure; `keep` is a folder for logs."""
+    """Settings of a measurement: device, sizes, and `keep`, a folder for logs."""
 
     device: str
     sizes: Sizes

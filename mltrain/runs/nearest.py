@@ -23,7 +23,6 @@ from mltrain.errors import DataError, NonFiniteError
 from mltrain.files import atomic_write, sha256_of
 from mltrain.labels import LabelSet
 from mltrain.models.classifier import exact_features
-from mltrain.pipeline.loader import EvalLoader
 from mltrain.progress import Meter
 from mltrain.runs.debug import limited
 from mltrain.runs.folder import FinishedRun
@@ -123,14 +122,7 @@ def _read(file: Path, key: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 @torch.inference_mode()
 def _compute(predictor: Predictor, labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the images that can be read, int64 (M,), and their features, float16 (M, D)."""
-    loader = EvalLoader(
-        labels,
-        predictor.resize,
-        batch_size=predictor.batch_size,
-        num_workers=0 if len(labels) <= predictor.batch_size else predictor.num_workers,
-        pin_memory=predictor.device.type == "cuda",
-        on_corrupt="skip",
-    )
+    loader = predictor.loader(labels)
     indices, features, unread = [], [], list[str]()
     with closing(loader), Meter(f"features of {labels.name}", len(labels), unit="images") as meter:
         for batch in loader:

@@ -243,6 +243,18 @@ class Predictor:
             result.append([Label(self.class_names[c], float(score[c])) for c in classes[order].tolist()])
         return result
 
+    def loader(self, labels: LabelSet) -> EvalLoader:
+        """Return a loader of images at the input size of the model; it leaves out those that cannot be read."""
+        return EvalLoader(
+            labels,
+            self.resize,
+            batch_size=self.batch_size,
+            # One batch is read before it can be predicted: a worker would only have to be started.
+            num_workers=0 if len(labels) <= self.batch_size else self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            on_corrupt="skip",
+        )
+
     def predict(self, files: Sequence[str | Path]) -> Iterator[Prediction]:
         """Yield the labels of image files in their order, batch by batch; workers read ahead.
 
@@ -254,17 +266,8 @@ class Predictor:
         labels = LabelSet.from_lists(
             name="images", root="", files=names, class_names=[""], positives=[[] for _ in names]
         )
-        # One batch is read before it can be predicted: a worker would only have to be started.
-        loader = EvalLoader(
-            labels,
-            self.resize,
-            batch_size=self.batch_size,
-            num_workers=0 if len(names) <= self.batch_size else self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            on_corrupt="skip",
-        )
         done = 0
-        with closing(loader):
+        with closing(self.loader(labels)) as loader:
             for batch in loader:
                 found = self.choose(self.logits(batch.images)) if len(batch.indices) else []
                 predicted = dict(zip(batch.indices.tolist(), found, strict=True))

@@ -172,7 +172,7 @@ class Program:
         return found
 
     def records(self) -> list[dict[str, Any]]:
-        """Of the latest sweep."""
+        """Return the records of the jobs of the latest sweep."""
         folder = max(self.folder.glob("runs/multirun/*"), key=lambda path: path.stat().st_mtime_ns)
         return [json.loads(file.read_text()) for file in sorted(folder.glob("job-*.json"))]
 

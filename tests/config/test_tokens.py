@@ -1,4 +1,4 @@
-"""What heads pool by default, in new runs and in those of earlier versions; sizes and channels in a config."""
+"""Default pooling of heads, in new runs and in those of earlier versions; sizes and channels in a config."""
 
 from __future__ import annotations
 

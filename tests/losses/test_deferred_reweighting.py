@@ -28,7 +28,7 @@ def stats() -> LabelStats:
 
 
 def authors_weights(beta: float) -> np.ndarray:
-    """As in the authors' training script: effective numbers, weights that sum to the number of classes."""
+    """Return the weights of the authors' training script: effective numbers, scaled to sum to the number of classes."""
     effective = 1.0 - np.power(beta, np.maximum(COUNTS, 1))
     weights = (1.0 - beta) / effective
     return np.asarray(weights / weights.sum() * len(COUNTS))

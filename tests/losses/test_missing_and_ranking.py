@@ -194,7 +194,7 @@ def test_a_file_of_priors_that_does_not_fit_is_refused(tmp_path: Path, content: 
 
 
 def ghm_weights(x: Tensor, y: Tensor, bins: int) -> Tensor:
-    """Of each entry (0 for unknown ones), by the paper's formula with the bins that are not empty."""
+    """Return the weight of each entry (0 if unknown), by the paper's formula over the bins that are not empty."""
     norm, known = (torch.sigmoid(x.double()) - y).abs(), y >= 0
     which = np.digitize(norm.numpy(), np.linspace(0, 1, bins + 1)[1:-1])
     counts = {j: ((which == j) & known.numpy()).sum() for j in range(bins)}

@@ -1,4 +1,4 @@
-"""What a head pools: the class token, both, or timm's own pooling, with timm's own logits; grey and wide images."""
+"""Pooling of the class token, of both, and by timm itself gives timm's own logits; grey and wide images."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_page_in_a_browser(own: Path, images: Path, tmp_path: Path) -> None:
 
 
 def _answers(host: str, address: str, name: str) -> bool:
-    """Whether the page answers a request that calls the machine by a name."""
+    """Return whether the page answers a request that calls the machine by a name."""
     with socket.create_connection((host, int(address.rpartition(":")[2])), timeout=20) as line:
         line.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
         return b" 200 " in line.recv(64)

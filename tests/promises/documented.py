@@ -32,7 +32,7 @@ class Command:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What comes after the tool."""
+        """Return the words after the tool."""
         if self.program == "mltrain":
             return self.words[2:]
         return self.words[self.words.index(self.tool) + 1 :] if self.tool else self.words[1:]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def execute(arguments: list[str], *, code: int = 0, timeout: float = 240) -> sub
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, env=environment(), check=False)
     assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def stopped_ranks(options: list[str], folder: Path) -> Path:
+    """Start a run on two ranks, stop it after its first checkpoint inside an epoch, and return its run folder."""
+    process = subprocess.Popen(torchrun(*options), env=environment(), stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 240
+    while not list(folder.rglob("previous.pt")) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0, errors
+    return next(folder.rglob("last.pt")).parent
 
 
 def state(folder: Path, name: str = "last") -> dict[str, Any]:

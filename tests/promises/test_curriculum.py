@@ -55,7 +55,7 @@ def tables(folder: Path) -> list[dict[str, str]]:
 
 
 def shown(folder: Path) -> list[np.ndarray]:
-    """Of each stage in the last checkpoint how many images of each class were chosen."""
+    """Return how many images of each class every stage in the last checkpoint has chosen."""
     return [stage["sizes"].numpy() for stage in state(folder)["curriculum"]["stages"]]
 
 

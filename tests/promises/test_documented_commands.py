@@ -144,7 +144,7 @@ def test_documented_training_composes(command: Command) -> None:
 
 
 def local(command: Command) -> bool:
-    """Whether a test has the data of a training command."""
+    """Return whether a test has the data of a training command."""
     words = command.arguments
     named = [word.removeprefix("dataset=") for word in words if word.startswith("dataset=")]
     return (

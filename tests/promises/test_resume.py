@@ -21,6 +21,7 @@ from tests.promises.runs import (
     records,
     state,
     stop_at,
+    stopped_ranks,
     torchrun,
 )
 
@@ -127,14 +128,7 @@ def test_signal_saves_and_exits_with_its_code(
 def test_two_ranks_stopped_and_resumed_equal_an_uninterrupted_run(overrides: list[str], tmp_path: Path) -> None:
     options = [*overrides, "runner.epochs=6", "runner.checkpoint_every_minutes=0.001"]
     execute(torchrun(*options, f"paths.runs={tmp_path}/whole"))
-    process = subprocess.Popen(torchrun(*options), env=environment(), stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
-    while not list((tmp_path / "runs").rglob("previous.pt")) and time.monotonic() < end:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0, errors
-    folder = next((tmp_path / "runs").rglob("last.pt")).parent
+    folder = stopped_ranks(options, tmp_path / "runs")
     assert 0 < state(folder)["step"] < 30, "stopped while it ran"
     assert not (folder / "result.json").exists()
     execute(torchrun(*options))

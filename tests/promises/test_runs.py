@@ -1,4 +1,4 @@
-"""What a run leaves behind, and that evaluating it again gives the same numbers."""
+"""A run leaves its files behind, and evaluating it again gives the same numbers."""
 
 from __future__ import annotations
 

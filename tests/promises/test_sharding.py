@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -20,20 +18,9 @@ from tests.promises.runs import (
     fit,
     records,
     state,
+    stopped_ranks,
     torchrun,
 )
-
-
-def stopped(options: list[str], folder: Path) -> Path:
-    """Start a run on two ranks, stop it after its first checkpoint inside an epoch, and return its run folder."""
-    process = subprocess.Popen(torchrun(*options), env=environment(), stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 240
-    while not list(folder.rglob("previous.pt")) and time.monotonic() < end:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0, errors
-    return next(folder.rglob("last.pt")).parent
 
 
 @pytest.mark.slow
@@ -56,7 +43,7 @@ def test_two_sharded_ranks_train_as_whole_ones_and_resume_in_any_way(overrides: 
     assert {path.name for path in sharded.glob("*.pt")} >= {"best.pt", "last.pt", "previous.pt"}
     assert len(list(sharded.glob("epoch-*.pt"))) == 2
 
-    again = stopped([*options, "runner.shard=true"], tmp_path / "runs")
+    again = stopped_ranks([*options, "runner.shard=true"], tmp_path / "runs")
     assert 0 < state(again)["step"] < 30, "stopped while it ran"
     for name in ("whole", "one"):
         shutil.copytree(tmp_path / "runs", tmp_path / name, symlinks=True)  # runs/latest is one
